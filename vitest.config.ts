@@ -1,7 +1,7 @@
 import { defineConfig } from 'vitest/config'
 
 // Packages export their sources under this condition, so that tests need no build and see every edit.
-const conditions = ['@throughline/source', 'module', 'node', 'development|production']
+const conditions = ['@throughline/source', 'node', 'development|production']
 
 export default defineConfig({
   resolve: { conditions },

@@ -1,7 +1,62 @@
-import type { Attributes } from '@opentelemetry/api'
+import type { Attributes, AttributeValue } from '@opentelemetry/api'
+import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { dirname, join } from 'node:path'
+import * as semconv from './semconv.ts'
 
 /** Who made the spans; the shape of the official SDK's Resource. */
 export interface Resource {
   readonly attributes: Attributes
   readonly schemaUrl?: string | undefined
+  readonly asyncAttributesPending?: boolean | undefined
+  waitForAsyncAttributes?(): Promise<void>
+}
+
+/** The version of this package, as telemetry.sdk.version. */
+export const VERSION = '0.1.0'
+
+const UNKNOWN_SERVICE = 'unknown_service:node'
+
+/**
+ * The resource of this process: `given` wins over `fromEnvironment`, and both over what is detected. Neither the command
+ * line nor the environment is recorded: they hold secrets.
+ */
+export function describeProcess(
+  given: Record<string, AttributeValue>,
+  fromEnvironment: Record<string, AttributeValue>,
+): Resource {
+  const attributes: Attributes = {
+    [semconv.SERVICE_NAME]:
+      given[semconv.SERVICE_NAME] ?? fromEnvironment[semconv.SERVICE_NAME] ?? entryPackageName(),
+    [semconv.SERVICE_INSTANCE_ID]: randomUUID(),
+    [semconv.TELEMETRY_SDK_LANGUAGE]: 'nodejs',
+    [semconv.TELEMETRY_SDK_NAME]: 'throughline',
+    [semconv.TELEMETRY_SDK_VERSION]: VERSION,
+    [semconv.HOST_NAME]: hostname(),
+    [semconv.PROCESS_PID]: process.pid,
+    [semconv.PROCESS_RUNTIME_NAME]: 'nodejs',
+    [semconv.PROCESS_RUNTIME_VERSION]: process.versions.node,
+  }
+  return { attributes: Object.assign(attributes, fromEnvironment, given) }
+}
+
+/** The `name` in the package.json nearest to the script that was started. */
+function entryPackageName(): string {
+  const script = process.argv[1]
+  if (script === undefined) return UNKNOWN_SERVICE
+  for (let folder = dirname(script); ; folder = dirname(folder)) {
+    const name = packageName(join(folder, 'package.json'))
+    if (name !== undefined) return name
+    if (folder === dirname(folder)) return UNKNOWN_SERVICE
+  }
+}
+
+function packageName(file: string): string | undefined {
+  try {
+    const { name } = JSON.parse(readFileSync(file, 'utf8')) as { name?: unknown }
+    return typeof name === 'string' && name !== '' ? name : undefined
+  } catch {
+    return undefined
+  }
 }

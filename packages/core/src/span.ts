@@ -1,5 +1,22 @@
-import type { Attributes, HrTime, Link, SpanContext, SpanKind, SpanStatus } from '@opentelemetry/api'
+import {
+  SpanStatusCode,
+  TraceFlags,
+  type Attributes,
+  type AttributeValue,
+  type Context,
+  type Exception,
+  type HrTime,
+  type Link,
+  type Span as ApiSpan,
+  type SpanContext,
+  type SpanKind,
+  type SpanStatus,
+  type TimeInput,
+} from '@opentelemetry/api'
+import { between, now, readTime, toHrTime, type Ticks } from './clock.ts'
+import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
+import * as semconv from './semconv.ts'
 
 /** What made the span: a package's name and version. One object per tracer: official serializers group by identity. */
 export interface InstrumentationScope {
@@ -13,6 +30,11 @@ export interface TimedEvent {
   time: HrTime
   name: string
   attributes?: Attributes
+  droppedAttributesCount?: number
+}
+
+/** A link on a span, with the count of attributes that its limit cost it. */
+export interface RecordedLink extends Link {
   droppedAttributesCount?: number
 }
 
@@ -35,4 +57,309 @@ export interface ReadableSpan {
   readonly droppedAttributesCount: number
   readonly droppedEventsCount: number
   readonly droppedLinksCount: number
+}
+
+/** Where recorded spans go; the shape of the official SDK's SpanProcessor. Exported spans are ReadableSpans. */
+export interface SpanProcessor {
+  onStart(span: Span, parentContext: Context): void
+  onEnding?(span: Span): void
+  onEnd(span: ReadableSpan): void
+  forceFlush(): Promise<void>
+  shutdown(): Promise<void>
+}
+
+/** How much a span may hold (OpenTelemetry trace SDK, span limits). More is dropped and counted. */
+export interface SpanLimits {
+  readonly attributeCountLimit: number
+  readonly attributeValueLengthLimit: number
+  readonly eventCountLimit: number
+  readonly linkCountLimit: number
+  readonly attributePerEventCountLimit: number
+  readonly attributePerLinkCountLimit: number
+}
+
+/** What a span needs of the provider that made it. */
+export interface SpanHome {
+  readonly resource: Resource
+  readonly limits: SpanLimits
+  ended(span: Span): void
+}
+
+const UNSET: SpanStatus = { code: SpanStatusCode.UNSET }
+// Most spans have neither events nor links: they share these two, and get arrays of their own when they need them.
+const NO_EVENTS: TimedEvent[] = []
+const NO_LINKS: RecordedLink[] = []
+
+/** One timed operation: the API's Span for those who make it, the exporters' ReadableSpan for those who read it. */
+export class Span implements ApiSpan, ReadableSpan {
+  name: string
+  readonly kind: SpanKind
+  readonly parentSpanContext: SpanContext | undefined
+  readonly instrumentationScope: InstrumentationScope
+  attributes: Attributes
+  status: SpanStatus = UNSET
+  events: TimedEvent[] = NO_EVENTS
+  links: RecordedLink[] = NO_LINKS
+  ended = false
+  droppedAttributesCount = 0
+  droppedEventsCount = 0
+  droppedLinksCount = 0
+  /** The provider's list of open spans runs through these two. */
+  previousOpen: Span | undefined = undefined
+  nextOpen: Span | undefined = undefined
+  readonly #home: SpanHome
+  readonly #context: SpanContext
+  readonly #startTicks: Ticks
+  readonly #startGiven: HrTime | undefined
+  #endTicks: Ticks = 0
+  #endGiven: HrTime | undefined = undefined
+  #attributeCount: number
+
+  /** `attributes` become the span's own: they are neither copied nor checked here. */
+  constructor(
+    home: SpanHome,
+    scope: InstrumentationScope,
+    name: string,
+    kind: SpanKind,
+    context: SpanContext,
+    parent: SpanContext | undefined,
+    startTime: TimeInput | undefined,
+    attributes: Attributes,
+  ) {
+    this.name = name
+    this.kind = kind
+    this.parentSpanContext = parent
+    this.instrumentationScope = scope
+    this.attributes = attributes
+    this.#home = home
+    this.#context = context
+    this.#startTicks = now()
+    this.#startGiven = startTime === undefined ? undefined : readTime(startTime)
+    this.#attributeCount = countKeys(attributes)
+  }
+
+  spanContext(): SpanContext {
+    return this.#context
+  }
+
+  isRecording(): boolean {
+    return !this.ended
+  }
+
+  setAttribute(key: string, value: AttributeValue | undefined): this {
+    if (this.#isOpen('setAttribute')) this.#setAttribute(key, value)
+    return this
+  }
+
+  setAttributes(attributes: Attributes): this {
+    if (this.#isOpen('setAttributes')) {
+      for (const key in attributes) this.#setAttribute(key, attributes[key])
+    }
+    return this
+  }
+
+  addEvent(name: string, attributesOrTime?: Attributes | TimeInput, time?: TimeInput): this {
+    if (!this.#isOpen('addEvent')) return this
+    const { eventCountLimit, attributePerEventCountLimit } = this.#home.limits
+    if (this.events.length >= eventCountLimit) {
+      this.droppedEventsCount += 1
+      return this
+    }
+    const given = isTime(attributesOrTime)
+      ? { time: attributesOrTime }
+      : { attributes: attributesOrTime, time }
+    const event: TimedEvent = { time: readTime(given.time) ?? toHrTime(now()), name }
+    if (given.attributes !== undefined) {
+      const { attributes, dropped } = this.#limited(given.attributes, attributePerEventCountLimit)
+      event.attributes = attributes
+      if (dropped > 0) event.droppedAttributesCount = dropped
+    }
+    if (this.events === NO_EVENTS) this.events = []
+    this.events.push(event)
+    return this
+  }
+
+  addLink(link: Link): this {
+    if (!this.#isOpen('addLink')) return this
+    const { linkCountLimit, attributePerLinkCountLimit } = this.#home.limits
+    if (this.links.length >= linkCountLimit) {
+      this.droppedLinksCount += 1
+      return this
+    }
+    const recorded: RecordedLink = { context: link.context }
+    if (link.attributes !== undefined) {
+      const { attributes, dropped } = this.#limited(link.attributes, attributePerLinkCountLimit)
+      recorded.attributes = attributes
+      if (dropped > 0) recorded.droppedAttributesCount = dropped
+    }
+    if (this.links === NO_LINKS) this.links = []
+    this.links.push(recorded)
+    return this
+  }
+
+  addLinks(links: Link[]): this {
+    for (const link of links) this.addLink(link)
+    return this
+  }
+
+  /** Ok is final, Error wins over Unset, and only Error has a description (OpenTelemetry trace API, set status). */
+  setStatus(status: SpanStatus): this {
+    if (!this.#isOpen('setStatus')) return this
+    if (this.status.code === SpanStatusCode.OK || status.code === SpanStatusCode.UNSET) return this
+    const hasMessage = status.code === SpanStatusCode.ERROR && typeof status.message === 'string'
+    this.status = hasMessage
+      ? { code: status.code, message: status.message as string }
+      : { code: status.code }
+    return this
+  }
+
+  updateName(name: string): this {
+    if (this.#isOpen('updateName')) this.name = name
+    return this
+  }
+
+  /** Adds the event `exception` (OpenTelemetry semantic conventions, exceptions on spans). The status stays as it is. */
+  recordException(exception: Exception, time?: TimeInput): void {
+    this.addEvent(semconv.EXCEPTION_EVENT, exceptionAttributes(exception), time)
+  }
+
+  /** Ends the span and hands it to the processors. Later calls are ignored. */
+  end(endTime?: TimeInput): void {
+    if (!this.#isOpen('end')) return
+    this.#endTicks = now()
+    this.#endGiven = endTime === undefined ? undefined : readTime(endTime)
+    this.#home.ended(this)
+  }
+
+  get startTime(): HrTime {
+    return this.#startGiven ?? toHrTime(this.#startTicks)
+  }
+
+  /** [0, 0] while the span is open. A span never ends before it starts. */
+  get endTime(): HrTime {
+    if (!this.ended) return [0, 0]
+    const start = this.startTime
+    const end = this.#endGiven ?? toHrTime(this.#endTicks)
+    return end[0] < start[0] || (end[0] === start[0] && end[1] < start[1]) ? start : end
+  }
+
+  get duration(): HrTime {
+    return this.ended ? between(this.startTime, this.endTime) : [0, 0]
+  }
+
+  get resource(): Resource {
+    return this.#home.resource
+  }
+
+  /** For exporters written against version 1 of the official SDK. */
+  get parentSpanId(): string | undefined {
+    return this.parentSpanContext?.spanId
+  }
+
+  /** For exporters written against version 1 of the official SDK. */
+  get instrumentationLibrary(): InstrumentationScope {
+    return this.instrumentationScope
+  }
+
+  #isOpen(method: string): boolean {
+    if (this.ended)
+      reportOnce(`ended:${method}`, 'warn', `${method}() was called on the ended span "${this.name}"`)
+    return !this.ended
+  }
+
+  #setAttribute(key: string, value: AttributeValue | undefined): void {
+    if (value === undefined || value === null) return
+    if (key === '' || !isAttributeValue(value)) {
+      reportOnce(
+        `attribute:${key}`,
+        'warn',
+        `an attribute was not recorded: expected a string, number, boolean or an array of one of them, received ${typeof value} for "${key}"; for example span.setAttribute('order.id', 'A-7')`,
+      )
+      return
+    }
+    if (!Object.hasOwn(this.attributes, key)) {
+      if (this.#attributeCount >= this.#home.limits.attributeCountLimit) {
+        this.droppedAttributesCount += 1
+        return
+      }
+      this.#attributeCount += 1
+    }
+    this.attributes[key] = truncate(value, this.#home.limits.attributeValueLengthLimit)
+  }
+
+  #limited(given: Attributes, limit: number): { attributes: Attributes; dropped: number } {
+    const attributes: Attributes = {}
+    let kept = 0
+    let dropped = 0
+    for (const key in given) {
+      const value = given[key]
+      if (key === '' || value === undefined || !isAttributeValue(value)) continue
+      if (kept >= limit) {
+        dropped += 1
+        continue
+      }
+      kept += 1
+      attributes[key] = truncate(value, this.#home.limits.attributeValueLengthLimit)
+    }
+    return { attributes, dropped }
+  }
+}
+
+export function isSampled(span: Pick<ReadableSpan, 'spanContext'>): boolean {
+  return (span.spanContext().traceFlags & TraceFlags.SAMPLED) !== 0
+}
+
+function countKeys(attributes: Attributes): number {
+  let count = 0
+  for (const _ in attributes) count += 1
+  return count
+}
+
+function isTime(value: Attributes | TimeInput | undefined): value is TimeInput {
+  return typeof value === 'number' || value instanceof Date || Array.isArray(value)
+}
+
+function isAttributeValue(value: unknown): value is AttributeValue {
+  if (Array.isArray(value)) {
+    const type = typeof value.find((element) => element !== null && element !== undefined)
+    return value.every((element) => element === null || element === undefined || isPrimitive(element, type))
+  }
+  return isPrimitive(value, typeof value)
+}
+
+function isPrimitive(value: unknown, type: string): boolean {
+  return typeof value === type && (type === 'string' || type === 'number' || type === 'boolean')
+}
+
+// Arrays are copied: the caller may go on to change its own.
+function truncate(value: AttributeValue, limit: number): AttributeValue {
+  if (typeof value === 'string') return value.length > limit ? value.slice(0, limit) : value
+  if (!Array.isArray(value)) return value
+  return value.map((element) =>
+    typeof element === 'string' ? element.slice(0, limit) : element,
+  ) as AttributeValue
+}
+
+function exceptionAttributes(exception: Exception): Attributes {
+  if (typeof exception === 'string') return { [semconv.EXCEPTION_MESSAGE]: exception }
+  const attributes: Attributes = {}
+  const type = errorType(exception)
+  if (type !== undefined) attributes[semconv.EXCEPTION_TYPE] = type
+  if (typeof exception.message === 'string') attributes[semconv.EXCEPTION_MESSAGE] = exception.message
+  if (typeof exception.stack === 'string') attributes[semconv.EXCEPTION_STACKTRACE] = exception.stack
+  return attributes
+}
+
+/**
+ * What kind of error this is, in few different words: the code of a system error (ECONNREFUSED) or of a plain Error,
+ * else the name of its class; undefined for what is no error.
+ */
+export function errorType(error: unknown): string | undefined {
+  if (typeof error !== 'object' || error === null) return undefined
+  const { code, name, syscall } = error as { code?: unknown; name?: unknown; syscall?: unknown }
+  const className = error.constructor?.name
+  const ownName = typeof name === 'string' && name !== '' && name !== 'Error' ? name : className
+  const isPlain = ownName === undefined || ownName === 'Error' || ownName === 'Object'
+  if (typeof code === 'string' && code !== '' && (isPlain || syscall !== undefined)) return code
+  return ownName
 }

@@ -1,0 +1,321 @@
+import type { AttributeValue, TextMapPropagator } from '@opentelemetry/api'
+import type { BatchOptions, SpanExporter } from './batch.ts'
+import { randomIds, type IdGenerator } from './ids.ts'
+import { choice, expected, type Shape, validated } from './options.ts'
+import type { OtlpOptions } from './otlp/send.ts'
+import { baggagePropagator, compositePropagator, traceContextPropagator } from './propagation.ts'
+import { reportOnce } from './report.ts'
+import { describeProcess, type Resource } from './resource.ts'
+import { alwaysOff, alwaysOn, parentBased, traceIdRatio, type Sampler } from './sampling.ts'
+import * as semconv from './semconv.ts'
+import type { SpanLimits, SpanProcessor } from './span.ts'
+
+/** The options of `start()`. Each wins over the environment's variable of the same meaning. */
+export interface StartOptions {
+  /** `service.name`. */
+  serviceName?: string
+  /** Attributes to add to what is detected, or a Resource to use in its place. */
+  resource?: Record<string, AttributeValue> | Resource
+  /** The base URL of an OTLP/HTTP receiver; `/v1/traces` is added to it. */
+  endpoint?: string
+  headers?: Record<string, string>
+  protocol?: 'http/protobuf' | 'http/json'
+  /** Takes the place of OTLP, behind our batch. */
+  exporter?: SpanExporter
+  /** Take the place of our whole pipeline. */
+  spanProcessors?: SpanProcessor[]
+  sampler?: Sampler
+  /** The share of all new traces that is kept, 0 to 1. */
+  sampling?: number
+  propagator?: TextMapPropagator
+  idGenerator?: IdGenerator
+  /** Whether SIGTERM and SIGINT flush before they end the process. */
+  signals?: boolean
+}
+
+export interface Config {
+  isDisabled: boolean
+  resource: Resource
+  otlp: OtlpOptions
+  exporter: SpanExporter | (typeof EXPORTERS)[number]
+  spanProcessors: SpanProcessor[] | undefined
+  batch: BatchOptions
+  limits: SpanLimits
+  sampler: Sampler
+  propagator: TextMapPropagator | undefined
+  idGenerator: IdGenerator
+  signals: boolean
+}
+
+type Environment = Record<string, string | undefined>
+
+const EXPORTERS = ['otlp', 'console', 'none'] as const
+
+const DEFAULT_ENDPOINT = 'http://localhost:4318'
+const TRACES_PATH = 'v1/traces'
+
+// The standard's 2,048 loses the burst of a busy second; a span is about 300 bytes.
+const DEFAULT_QUEUE_SIZE = 16_384
+
+const SHAPE: Shape<StartOptions> = {
+  serviceName: expected('a non-empty string', "serviceName: 'orders'", (value) => isText(value)),
+  resource: expected(
+    'an object of attributes or a Resource',
+    "resource: { 'service.version': '1.4.0' }",
+    isObject,
+  ),
+  endpoint: expected('an http or https URL', "endpoint: 'http://localhost:4318'", isHttpUrl),
+  headers: expected('an object of strings', "headers: { authorization: 'Bearer …' }", isTextRecord),
+  protocol: choice('protocol', ['http/protobuf', 'http/json']),
+  exporter: expected('a SpanExporter', 'exporter: new OTLPTraceExporter()', (value) => has(value, 'export')),
+  spanProcessors: expected(
+    'an array of SpanProcessors',
+    'spanProcessors: [new BatchSpanProcessor(exporter)]',
+    (value) => Array.isArray(value) && value.every((element) => has(element, 'onEnd')),
+  ),
+  sampler: expected('a Sampler', 'sampler: new AlwaysOnSampler()', (value) => has(value, 'shouldSample')),
+  sampling: expected('a number from 0 to 1', 'sampling: 0.1', isRatio),
+  propagator: expected('a TextMapPropagator', 'propagator: new B3Propagator()', (value) =>
+    has(value, 'inject'),
+  ),
+  idGenerator: expected('an IdGenerator', 'idGenerator: new RandomIdGenerator()', (value) =>
+    has(value, 'generateTraceId'),
+  ),
+  signals: expected('true or false', 'signals: false', (value) => typeof value === 'boolean'),
+}
+
+/** Options and environment as one; throws a TypeError for an option that is unknown or of the wrong shape. */
+export function readConfig(given: StartOptions, environment: Environment = process.env): Config {
+  const options = validated('start()', SHAPE, given)
+  const env = reader(environment)
+  return {
+    isDisabled: env.flag('OTEL_SDK_DISABLED'),
+    resource: readResource(options, env),
+    otlp: readOtlp(options, env),
+    exporter: options.exporter ?? env.choice('OTEL_TRACES_EXPORTER', EXPORTERS) ?? 'otlp',
+    spanProcessors: options.spanProcessors,
+    batch: {
+      scheduledDelayMillis: env.count('OTEL_BSP_SCHEDULE_DELAY') ?? 5000,
+      exportTimeoutMillis: env.count('OTEL_BSP_EXPORT_TIMEOUT') ?? 30_000,
+      maxQueueSize: env.count('OTEL_BSP_MAX_QUEUE_SIZE', 1) ?? DEFAULT_QUEUE_SIZE,
+      maxExportBatchSize: env.count('OTEL_BSP_MAX_EXPORT_BATCH_SIZE', 1) ?? 512,
+    },
+    limits: readLimits(env),
+    sampler: readSampler(options, env),
+    propagator: options.propagator ?? readPropagator(env),
+    idGenerator: options.idGenerator ?? randomIds,
+    signals: options.signals ?? true,
+  }
+}
+
+/** Whether somebody said where traces should go, in the environment. */
+export function hasEndpoint(environment: Environment = process.env): boolean {
+  const { text } = reader(environment)
+  return (text('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT') ?? text('OTEL_EXPORTER_OTLP_ENDPOINT')) !== undefined
+}
+
+function readResource({ serviceName, resource }: StartOptions, env: Reader): Resource {
+  if (resource !== undefined && isResource(resource)) return resource
+  const given = { ...resource }
+  const fromEnvironment: Record<string, AttributeValue> = env.pairs('OTEL_RESOURCE_ATTRIBUTES') ?? {}
+  const nameFromEnvironment = env.text('OTEL_SERVICE_NAME')
+  if (nameFromEnvironment !== undefined) fromEnvironment[semconv.SERVICE_NAME] = nameFromEnvironment
+  if (serviceName !== undefined) given[semconv.SERVICE_NAME] = serviceName
+  return describeProcess(given, fromEnvironment)
+}
+
+function readOtlp({ endpoint, headers, protocol }: StartOptions, env: Reader): OtlpOptions {
+  const exact = endpoint === undefined ? env.url('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT') : undefined
+  const base = endpoint ?? env.url('OTEL_EXPORTER_OTLP_ENDPOINT')
+  const protocols = ['http/protobuf', 'http/json'] as const
+  const compressions = ['none', 'gzip'] as const
+  return {
+    url: exact ?? joined(base ?? DEFAULT_ENDPOINT),
+    headers: headers ?? {
+      ...env.pairs('OTEL_EXPORTER_OTLP_HEADERS'),
+      ...env.pairs('OTEL_EXPORTER_OTLP_TRACES_HEADERS'),
+    },
+    protocol:
+      protocol ??
+      env.choice('OTEL_EXPORTER_OTLP_TRACES_PROTOCOL', protocols) ??
+      env.choice('OTEL_EXPORTER_OTLP_PROTOCOL', protocols) ??
+      'http/protobuf',
+    compression:
+      env.choice('OTEL_EXPORTER_OTLP_TRACES_COMPRESSION', compressions) ??
+      env.choice('OTEL_EXPORTER_OTLP_COMPRESSION', compressions) ??
+      'none',
+    timeoutMillis:
+      env.count('OTEL_EXPORTER_OTLP_TRACES_TIMEOUT') ?? env.count('OTEL_EXPORTER_OTLP_TIMEOUT') ?? 10_000,
+    isDefault: exact === undefined && base === undefined,
+  }
+}
+
+/** The base with `/v1/traces` below it, and one slash between them (OTLP exporter, endpoint URLs for OTLP/HTTP). */
+function joined(base: string): string {
+  const url = new URL(base)
+  url.pathname = `${url.pathname.replace(/\/+$/, '')}/${TRACES_PATH}`
+  return url.href
+}
+
+function readLimits(env: Reader): SpanLimits {
+  return {
+    attributeCountLimit:
+      env.count('OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT') ?? env.count('OTEL_ATTRIBUTE_COUNT_LIMIT') ?? 128,
+    attributeValueLengthLimit:
+      env.count('OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT') ??
+      env.count('OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT') ??
+      Infinity,
+    eventCountLimit: env.count('OTEL_SPAN_EVENT_COUNT_LIMIT') ?? 128,
+    linkCountLimit: env.count('OTEL_SPAN_LINK_COUNT_LIMIT') ?? 128,
+    attributePerEventCountLimit: env.count('OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT') ?? 128,
+    attributePerLinkCountLimit: env.count('OTEL_LINK_ATTRIBUTE_COUNT_LIMIT') ?? 128,
+  }
+}
+
+function readSampler({ sampler, sampling }: StartOptions, env: Reader): Sampler {
+  if (sampler !== undefined) return sampler
+  if (sampling !== undefined) return parentBased(traceIdRatio(sampling))
+  const names = [
+    'always_on',
+    'always_off',
+    'traceidratio',
+    'parentbased_always_on',
+    'parentbased_always_off',
+    'parentbased_traceidratio',
+  ] as const
+  const name = env.choice('OTEL_TRACES_SAMPLER', names) ?? 'parentbased_always_on'
+  const ratio = () => traceIdRatio(env.ratio('OTEL_TRACES_SAMPLER_ARG') ?? 1)
+  switch (name) {
+    case 'always_on':
+      return alwaysOn
+    case 'always_off':
+      return alwaysOff
+    case 'traceidratio':
+      return ratio()
+    case 'parentbased_always_on':
+      return parentBased(alwaysOn)
+    case 'parentbased_always_off':
+      return parentBased(alwaysOff)
+    case 'parentbased_traceidratio':
+      return parentBased(ratio())
+  }
+}
+
+/** Undefined when the environment asks for no propagation at all. */
+function readPropagator(env: Reader): TextMapPropagator | undefined {
+  const known: Record<string, TextMapPropagator> = {
+    tracecontext: traceContextPropagator,
+    baggage: baggagePropagator,
+  }
+  const names = new Set(
+    (env.text('OTEL_PROPAGATORS') ?? 'tracecontext,baggage').split(',').map((name) => name.trim()),
+  )
+  if (names.has('none')) return undefined
+  const propagators = [...names].flatMap((name) => {
+    const propagator = known[name]
+    if (propagator === undefined) {
+      reportOnce(`propagator:${name}`, 'warn', `OTEL_PROPAGATORS: "${name}" is not known and is ignored`)
+    }
+    return propagator ?? []
+  })
+  return compositePropagator(propagators)
+}
+
+type Reader = ReturnType<typeof reader>
+
+/**
+ * Reads variables as the OpenTelemetry specification says: empty is unset, a bad value is warned about once and taken as
+ * unset, names of choices are read in any case.
+ */
+function reader(environment: Environment) {
+  function text(name: string): string | undefined {
+    const value = environment[name]?.trim()
+    return value === '' ? undefined : value
+  }
+
+  function checked<T>(name: string, wanted: string, read: (value: string) => T | undefined): T | undefined {
+    const value = text(name)
+    if (value === undefined) return undefined
+    const result = read(value)
+    if (result === undefined) {
+      reportOnce(`env:${name}`, 'warn', `${name} is ignored: expected ${wanted}, received "${value}"`)
+    }
+    return result
+  }
+
+  return {
+    text,
+    flag(name: string): boolean {
+      const read = (value: string) => ({ true: true, false: false })[value.toLowerCase()]
+      return checked(name, 'true or false', read) ?? false
+    },
+    count(name: string, least = 0): number | undefined {
+      return checked(name, `a whole number of at least ${least}`, (value) => {
+        const number = Number(value)
+        return Number.isSafeInteger(number) && number >= least ? number : undefined
+      })
+    },
+    ratio(name: string): number | undefined {
+      return checked(name, 'a number from 0 to 1', (value) =>
+        isRatio(Number(value)) ? Number(value) : undefined,
+      )
+    },
+    url(name: string): string | undefined {
+      return checked(name, 'an http or https URL', (value) =>
+        isHttpUrl(value) ? new URL(value).href : undefined,
+      )
+    },
+    choice<T extends string>(name: string, choices: readonly T[]): T | undefined {
+      return checked(name, `one of ${choices.join(', ')}`, (value) =>
+        choices.find((candidate) => candidate === value.toLowerCase()),
+      )
+    },
+    /** `k=v,k2=v2`, percent-encoded; one that cannot be decoded discards them all. */
+    pairs(name: string): Record<string, string> | undefined {
+      return checked(name, 'key=value,key2=value2', (value) => {
+        const pairs: Record<string, string> = {}
+        for (const member of value.split(',')) {
+          if (member.trim() === '') continue
+          const at = member.indexOf('=')
+          if (at < 1) return undefined
+          try {
+            pairs[decodeURIComponent(member.slice(0, at).trim())] = decodeURIComponent(
+              member.slice(at + 1).trim(),
+            )
+          } catch {
+            return undefined
+          }
+        }
+        return pairs
+      })
+    },
+  }
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function isResource(value: object): value is Resource {
+  return 'attributes' in value && isObject(value.attributes)
+}
+
+function isText(value: unknown): value is string {
+  return typeof value === 'string' && value !== ''
+}
+
+function isRatio(value: unknown): boolean {
+  return typeof value === 'number' && value >= 0 && value <= 1
+}
+
+function isHttpUrl(value: unknown): boolean {
+  return typeof value === 'string' && /^https?:\/\//i.test(value) && URL.canParse(value)
+}
+
+function isTextRecord(value: unknown): boolean {
+  return isObject(value) && Object.values(value).every((element) => typeof element === 'string')
+}
+
+function has(value: unknown, method: string): boolean {
+  return isObject(value) && typeof (value as Record<string, unknown>)[method] === 'function'
+}

@@ -1,0 +1,189 @@
+import {
+  context,
+  createContextKey,
+  ROOT_CONTEXT,
+  trace,
+  type Baggage,
+  type Context,
+  type ContextManager,
+  type Span,
+} from '@opentelemetry/api'
+import { AsyncLocalStorage } from 'node:async_hooks'
+import { EventEmitter } from 'node:events'
+
+// The API's and the official SDK's keys are made with Symbol.for, so that all copies of these packages agree on them.
+const SPAN_KEY = createContextKey('OpenTelemetry Context Key SPAN')
+const BAGGAGE_KEY = createContextKey('OpenTelemetry Baggage Key')
+const RPC_METADATA_KEY = createContextKey('OpenTelemetry SDK Context Key RPC_METADATA')
+const SUPPRESS_KEY = createContextKey('OpenTelemetry SDK Context Key SUPPRESS_TRACING')
+const IGNORED_KEY = createContextKey('throughline ignored')
+
+/** What the official HTTP instrumentation leaves in the context of a request whose SERVER span it has made. */
+export interface RpcMetadata {
+  type: string
+  span: Span
+  route?: string
+}
+
+/**
+ * An immutable Context with a field for each value that a request sets. The API's own Context copies a Map for every
+ * `setValue`; a request does three or four of them.
+ */
+export class SlottedContext implements Context {
+  readonly span: Span | undefined
+  readonly baggage: Baggage | undefined
+  readonly rpcMetadata: RpcMetadata | undefined
+  readonly suppressed: unknown
+  readonly others: ReadonlyMap<symbol, unknown> | undefined
+
+  constructor(
+    span: Span | undefined,
+    baggage: Baggage | undefined,
+    rpcMetadata: RpcMetadata | undefined,
+    suppressed: unknown,
+    others: ReadonlyMap<symbol, unknown> | undefined,
+  ) {
+    this.span = span
+    this.baggage = baggage
+    this.rpcMetadata = rpcMetadata
+    this.suppressed = suppressed
+    this.others = others
+  }
+
+  getValue(key: symbol): unknown {
+    if (key === SPAN_KEY) return this.span
+    if (key === BAGGAGE_KEY) return this.baggage
+    if (key === SUPPRESS_KEY) return this.suppressed
+    if (key === RPC_METADATA_KEY) return this.rpcMetadata
+    return this.others?.get(key)
+  }
+
+  setValue(key: symbol, value: unknown): Context {
+    if (key === SPAN_KEY) return this.withSpan(value as Span | undefined)
+    const { span, baggage, rpcMetadata, suppressed, others } = this
+    if (key === BAGGAGE_KEY)
+      return new SlottedContext(span, value as Baggage, rpcMetadata, suppressed, others)
+    if (key === SUPPRESS_KEY) return new SlottedContext(span, baggage, rpcMetadata, value, others)
+    if (key === RPC_METADATA_KEY)
+      return new SlottedContext(span, baggage, value as RpcMetadata, suppressed, others)
+    return new SlottedContext(span, baggage, rpcMetadata, suppressed, new Map(others).set(key, value))
+  }
+
+  deleteValue(key: symbol): Context {
+    if (this.others?.has(key) !== true)
+      return this.getValue(key) === undefined ? this : this.setValue(key, undefined)
+    const others = new Map(this.others)
+    others.delete(key)
+    return new SlottedContext(this.span, this.baggage, this.rpcMetadata, this.suppressed, others)
+  }
+
+  withSpan(span: Span | undefined): SlottedContext {
+    return new SlottedContext(span, this.baggage, this.rpcMetadata, this.suppressed, this.others)
+  }
+}
+
+export const root = new SlottedContext(undefined, undefined, undefined, undefined, undefined)
+
+/** `base` with this span as the current one; with none for undefined. */
+export function withSpan(base: Context, span: Span | undefined): Context {
+  if (base instanceof SlottedContext) return base.withSpan(span)
+  if (base === ROOT_CONTEXT) return root.withSpan(span)
+  return span === undefined ? trace.deleteSpan(base) : trace.setSpan(base, span)
+}
+
+/** `base` in which nothing is traced and nothing is injected: for our own exports. */
+export function suppressTracing(base: Context): Context {
+  return base.setValue(SUPPRESS_KEY, true)
+}
+
+export function isSuppressed(of: Context): boolean {
+  return of.getValue(SUPPRESS_KEY) === true
+}
+
+/** `base` of a request that the app asked to ignore: clients pass its context on, and make no spans of their own. */
+export function ignoreTracing(base: Context): Context {
+  return base.setValue(IGNORED_KEY, true)
+}
+
+export function isIgnored(of: Context): boolean {
+  return of.getValue(IGNORED_KEY) === true
+}
+
+export function rpcMetadata(of: Context): RpcMetadata | undefined {
+  return of.getValue(RPC_METADATA_KEY) as RpcMetadata | undefined
+}
+
+/** A ContextManager for the API on one AsyncLocalStorage. */
+export class AsyncContextManager implements ContextManager {
+  readonly #storage = new AsyncLocalStorage<Context>()
+
+  active(): Context {
+    return this.#storage.getStore() ?? root
+  }
+
+  with<A extends unknown[], F extends (...args: A) => ReturnType<F>>(
+    scope: Context,
+    fn: F,
+    thisArg?: ThisParameterType<F>,
+    ...args: A
+  ): ReturnType<F> {
+    // The common call has neither `this` nor arguments, and needs no closure then.
+    if (thisArg === undefined) return this.#storage.run(scope, fn, ...args)
+    return this.#storage.run(scope, () => Reflect.apply(fn, thisArg, args) as ReturnType<F>)
+  }
+
+  bind<T>(scope: Context, target: T): T {
+    if (target instanceof EventEmitter) {
+      emitIn(scope, target)
+      return target
+    }
+    return typeof target === 'function' ? bindFunction(scope, target as T & Callable) : target
+  }
+
+  enable(): this {
+    return this
+  }
+
+  disable(): this {
+    this.#storage.disable()
+    return this
+  }
+}
+
+type Callable = (this: unknown, ...args: unknown[]) => unknown
+
+function bindFunction<F extends Callable>(scope: Context, fn: F): F {
+  function bound(this: unknown, ...args: unknown[]): unknown {
+    return context.with(scope, () => Reflect.apply(fn, this, args))
+  }
+  // Frameworks tell an error handler from a handler by the number of its parameters.
+  Object.defineProperty(bound, 'length', { value: fn.length, configurable: true })
+  return bound as F
+}
+
+interface Binding {
+  readonly emit: EventEmitter['emit']
+  readonly scope: Context
+  readonly onClose: (() => void) | undefined
+}
+
+const BINDING = Symbol('throughline.binding')
+
+type Bound = EventEmitter & { [BINDING]?: Binding }
+
+/**
+ * Runs all listeners of an emitter in this context, those added by others before and after included, by one override
+ * of its `emit`. `onClose` is called before the listeners of 'close'. The app sees no listener of ours.
+ */
+export function emitIn(scope: Context, emitter: EventEmitter, onClose?: () => void): void {
+  const bound = emitter as Bound
+  bound[BINDING] = { emit: emitter.emit, scope, onClose }
+  emitter.emit = emitBound
+}
+
+function emitBound(this: Bound, ...args: [string | symbol, ...unknown[]]): boolean {
+  const { emit, scope, onClose } = this[BINDING] as Binding
+  if (onClose !== undefined && args[0] === 'close') onClose()
+  if (context.active() === scope) return Reflect.apply(emit, this, args) as boolean
+  return context.with(scope, emit, this as unknown as undefined, ...args)
+}

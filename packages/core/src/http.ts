@@ -1,0 +1,136 @@
+import type { Attributes } from '@opentelemetry/api'
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import { redactQuery } from './redact.ts'
+import * as semconv from './semconv.ts'
+
+// OpenTelemetry semantic conventions, HTTP: what both ends of a request have in common.
+const KNOWN_METHODS = [
+  'CONNECT',
+  'DELETE',
+  'GET',
+  'HEAD',
+  'OPTIONS',
+  'PATCH',
+  'POST',
+  'PUT',
+  'QUERY',
+  'TRACE',
+]
+const OTHER_METHOD = '_OTHER'
+
+let knownMethods: ReadonlySet<string> | undefined
+
+function isKnown(method: string): boolean {
+  if (knownMethods === undefined) {
+    const given = process.env['OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS']?.trim()
+    // The variable replaces the list, it does not add to it.
+    knownMethods = new Set(given ? given.split(',').map((name) => name.trim()) : KNOWN_METHODS)
+  }
+  return knownMethods.has(method)
+}
+
+/** `http.request.method`: the method where it is a known one, else `_OTHER`. */
+export function methodAttribute(method: string): string {
+  return isKnown(method) ? method : OTHER_METHOD
+}
+
+/** The span's name: the method, and the route or template where one is known; never a path. */
+export function spanName(method: string, target?: string): string {
+  const shown = isKnown(method) ? method : 'HTTP'
+  return target === undefined ? shown : `${shown} ${target}`
+}
+
+/** `host:8080`, `[::1]:8080`, `host`: the address without brackets, and the port if it is there. */
+export function splitHost(host: string): { address: string; port: number | undefined } {
+  const end = host.startsWith('[') ? host.indexOf(']') + 1 : host.lastIndexOf(':')
+  if (end <= 0) return { address: host, port: undefined }
+  const address = host.startsWith('[') ? host.slice(1, end - 1) : host.slice(0, end)
+  const digits = host.startsWith('[') ? host.slice(end + 1) : host.slice(end + 1)
+  const port = /^\d{1,5}$/.test(digits) ? Number(digits) : undefined
+  return { address, port }
+}
+
+/** Adds the named headers that are there, as `http.request.header.<name>: string[]`. Names are in lower case. */
+export function captureHeaders(
+  into: Attributes,
+  prefix: typeof semconv.HTTP_REQUEST_HEADER | typeof semconv.HTTP_RESPONSE_HEADER,
+  names: readonly string[],
+  header: (name: string) => IncomingHttpHeaders[string] | number,
+): void {
+  for (const name of names) {
+    const value = header(name)
+    if (value !== undefined) into[prefix + name] = Array.isArray(value) ? value : [String(value)]
+  }
+}
+
+/** What is known of a request when it arrives; with `trustProxy`, as the proxies in front tell it. */
+export function serverAttributes(
+  request: IncomingMessage,
+  trustProxy: boolean,
+  capture: readonly string[],
+): Attributes {
+  const { headers, socket } = request
+  const method = request.method ?? ''
+  const url = targetOf(request)
+  const known = methodAttribute(method)
+  const attributes: Attributes = {
+    [semconv.HTTP_REQUEST_METHOD]: known,
+    [semconv.URL_PATH]: pathOf(request),
+    [semconv.URL_SCHEME]: (trustProxy ? forwarded(request, 'proto') : undefined) ?? scheme(request),
+    [semconv.NETWORK_PROTOCOL_VERSION]: request.httpVersion === '2.0' ? '2' : request.httpVersion,
+  }
+  if (known !== method) attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
+  const query = url.indexOf('?')
+  if (query !== -1 && query < url.length - 1)
+    attributes[semconv.URL_QUERY] = redactQuery(url.slice(query + 1))
+
+  const host = (trustProxy ? forwarded(request, 'host') : undefined) ?? headers[':authority'] ?? headers.host
+  if (typeof host === 'string' && host !== '') {
+    const { address, port } = splitHost(host)
+    attributes[semconv.SERVER_ADDRESS] = address
+    if (port !== undefined) attributes[semconv.SERVER_PORT] = port
+  }
+  const peer = socket.remoteAddress
+  const client = (trustProxy ? forwarded(request, 'for') : undefined) ?? peer
+  if (client !== undefined) attributes[semconv.CLIENT_ADDRESS] = client
+  if (peer !== undefined) attributes[semconv.NETWORK_PEER_ADDRESS] = peer
+  if (socket.remotePort !== undefined) attributes[semconv.NETWORK_PEER_PORT] = socket.remotePort
+  const userAgent = headers['user-agent']
+  if (userAgent !== undefined) attributes[semconv.USER_AGENT_ORIGINAL] = userAgent
+  captureHeaders(attributes, semconv.HTTP_REQUEST_HEADER, capture, (name) => headers[name])
+  return attributes
+}
+
+/** The path of the request line. */
+export function pathOf(request: IncomingMessage): string {
+  const target = targetOf(request)
+  // The absolute form of a request line, as proxies send it.
+  const start =
+    target.startsWith('/') || !target.includes('://')
+      ? 0
+      : Math.max(0, target.indexOf('/', target.indexOf('://') + 3))
+  const end = target.search(/[?#]/)
+  return target.slice(start, end === -1 ? undefined : end) || '/'
+}
+
+function scheme({ socket }: IncomingMessage): string {
+  return 'encrypted' in socket && socket.encrypted === true ? 'https' : 'http'
+}
+
+/** The left-most value that proxies told: of `Forwarded` (RFC 7239) or else of the matching X-Forwarded header. */
+function forwarded({ headers }: IncomingMessage, parameter: 'for' | 'host' | 'proto'): string | undefined {
+  const standard = headers.forwarded
+  if (standard !== undefined) {
+    const [first = ''] = standard.split(',', 1)
+    const match = new RegExp(`(?:^|;)\\s*${parameter}\\s*=\\s*(?:"([^"]*)"|([^;\\s]*))`, 'i').exec(first)
+    const value = match?.[1] ?? match?.[2]
+    if (value) return parameter === 'for' ? splitHost(value).address : value
+  }
+  const [value] = String(headers[`x-forwarded-${parameter}`] ?? '').split(',', 1)
+  return value?.trim() || undefined
+}
+
+/** The request line's target as it came: frameworks rewrite `url` while they route, and keep this. */
+function targetOf(request: IncomingMessage & { originalUrl?: unknown }): string {
+  return typeof request.originalUrl === 'string' ? request.originalUrl : (request.url ?? '')
+}

@@ -1,0 +1,40 @@
+/**
+ * The shared core of Throughline. Apps use `span`, `start`, `flush` and `untrace`; adapters are made of the seams.
+ */
+
+// For apps.
+export { span } from './current.ts'
+export { flush, start, type Tracing } from './start.ts'
+export type { StartOptions } from './config.ts'
+export { untrace } from './patch.ts'
+export { traceRequest } from './server.ts'
+
+// The seams that adapters are made of: inbound, outbound, and what both need.
+export {
+  endRequest,
+  receiver,
+  recordError,
+  type Framework,
+  type Inbound,
+  type Receive,
+  type ReceivingOptions,
+} from './server.ts'
+export { sender, SENDING_SHAPE, type Call, type Library, type Sender, type SendingOptions } from './client.ts'
+export { captureHeaders, methodAttribute, spanName } from './http.ts'
+export { isTraced, override } from './patch.ts'
+export { redactQuery, redactUrl } from './redact.ts'
+export { expected, MATCH, type Match, type Shape, type TextMatch } from './options.ts'
+export { reportOnce } from './report.ts'
+export { errorType } from './span.ts'
+export * as semconv from './semconv.ts'
+
+// Propagation, for carriers of one's own.
+export { baggagePropagator, compositePropagator, traceContextPropagator } from './propagation.ts'
+export { formatTraceparent, parseTraceContext } from './trace-context.ts'
+
+// The shapes of what `start()` takes, equal to the official SDK's.
+export type { ExportResult, SpanExporter } from './batch.ts'
+export type { IdGenerator } from './ids.ts'
+export type { Resource } from './resource.ts'
+export type { Sampler } from './sampling.ts'
+export type { InstrumentationScope, ReadableSpan, Span, SpanProcessor, TimedEvent } from './span.ts'

@@ -1,0 +1,125 @@
+import { reportOnce } from './report.ts'
+
+/** What one option must be: in words, by example, and as a test. */
+export interface Expectation {
+  readonly wanted: string
+  readonly example: string
+  readonly accepts: (value: unknown) => boolean
+}
+
+/** An expectation for every option that there is. */
+export type Shape<T> = { readonly [Key in keyof Required<T>]: Expectation }
+
+/** A test of text (a path, a URL, a command): a string is compared whole. */
+export type TextMatch = string | RegExp
+
+/** Which subjects an option is about: by a function of the subject, or by the text that stands for it. */
+export type Match<Subject extends unknown[]> =
+  | ((...subject: Subject) => boolean)
+  | TextMatch
+  | readonly TextMatch[]
+
+export function expected(wanted: string, example: string, accepts: (value: unknown) => boolean): Expectation {
+  return { wanted, example, accepts }
+}
+
+export function choice(name: string, choices: readonly string[]): Expectation {
+  const wanted = `one of ${choices.map((value) => `'${value}'`).join(', ')}`
+  return expected(wanted, `${name}: '${choices[0]}'`, (value) => choices.includes(value as string))
+}
+
+export const BOOLEAN = (name: string): Expectation =>
+  expected('true or false', `${name}: true`, (value) => typeof value === 'boolean')
+
+export const FUNCTION = (example: string): Expectation =>
+  expected('a function', example, (value) => typeof value === 'function')
+
+export const MATCH = (example: string): Expectation =>
+  expected('a function, a string, a RegExp or a list of strings and RegExps', example, isMatch)
+
+/**
+ * The options as they were given, checked.
+ * @throws TypeError that says what was expected, what was received, and an example, for an option that is unknown or of
+ *   the wrong shape.
+ */
+export function validated<T extends object>(caller: string, shape: Shape<T>, given: T): T {
+  if (typeof given !== 'object' || given === null || Array.isArray(given)) {
+    const [example] = Object.values<Expectation>(shape)
+    throw new TypeError(
+      `${caller}: expected an object of options, received ${show(given)}; example: { ${example?.example} }`,
+    )
+  }
+  for (const [key, value] of Object.entries(given)) {
+    const expectation = (shape as Record<string, Expectation>)[key]
+    if (expectation === undefined || !Object.hasOwn(shape, key)) {
+      const names = Object.keys(shape).join(', ')
+      throw new TypeError(`${caller}: expected options among ${names}, received an unknown one, "${key}"`)
+    }
+    if (value !== undefined && !expectation.accepts(value)) {
+      const { wanted, example } = expectation
+      throw new TypeError(
+        `${caller}: expected ${key} to be ${wanted}, received ${show(value)}; example: { ${example} }`,
+      )
+    }
+  }
+  return given
+}
+
+/** A value as an error message shows it. */
+export function show(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value)
+  if (typeof value === 'function') return `a function${value.name === '' ? '' : ` (${value.name})`}`
+  if (Array.isArray(value)) return 'an array'
+  if (typeof value === 'object' && value !== null)
+    return `an object of ${value.constructor?.name ?? 'no class'}`
+  return String(value)
+}
+
+/**
+ * The app's function, or undefined where it gave none, as one that never throws: trouble is reported once, and the call
+ * answers undefined.
+ */
+export function guarded<A extends unknown[], R>(
+  name: string,
+  fn: ((...args: A) => R) | undefined,
+): ((...args: A) => R | undefined) | undefined {
+  if (fn === undefined) return undefined
+  return (...args) => {
+    try {
+      return fn(...args)
+    } catch (error) {
+      reportOnce(`callback:${name}`, 'error', `the function given as ${name} threw`, error)
+      return undefined
+    }
+  }
+}
+
+/**
+ * A Match as a predicate that never throws; undefined where none was given. `text` tells which text stands for the
+ * subject, and is asked only where the app gave texts.
+ */
+export function matcher<Subject extends unknown[]>(
+  name: string,
+  match: Match<Subject> | undefined,
+  text: (...subject: Subject) => string,
+): ((...subject: Subject) => boolean) | undefined {
+  if (match === undefined) return undefined
+  if (typeof match === 'function') {
+    const ask = guarded(name, match)
+    return (...subject) => ask?.(...subject) === true
+  }
+  const tests = (Array.isArray(match) ? match : [match]) as readonly TextMatch[]
+  return (...subject) => {
+    const candidate = text(...subject)
+    return tests.some((test) =>
+      typeof test === 'string' ? test === candidate : candidate.search(test) !== -1,
+    )
+  }
+}
+
+function isMatch(value: unknown): boolean {
+  if (typeof value === 'function') return true
+  return (Array.isArray(value) ? value : [value]).every(
+    (test) => typeof test === 'string' || test instanceof RegExp,
+  )
+}

@@ -1,0 +1,850 @@
+/**
+ * Spans to OTLP protobuf, written by hand: one pass over the spans into one buffer.
+ *
+ * The messages are those of opentelemetry-proto's `trace.proto`, `common.proto`, `resource.proto` and
+ * `trace_service.proto`; each tag below is `field number << 3 | wire type`.
+ *
+ * Functions that write take the position to write at and return the position after what they wrote. That keeps
+ * the position in a register, and undoing a half-written message is no more than forgetting the new position.
+ */
+import { diag, type Attributes, type HrTime, type Link } from '@opentelemetry/api'
+import type { Resource } from '../resource.ts'
+import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../span.ts'
+
+/** Arrays and objects nested deeper than this are written as empty values: an attribute may be cyclic. */
+export const DEPTH_LIMIT = 64
+
+/**
+ * An attribute's array or object is cut after this many values, nested ones included. Depth alone bounds
+ * nothing: `a = [a, a]` holds 2^64 values at depth 64.
+ */
+export const VALUES_LIMIT = 65_536
+
+/** What a collector says when it took the request but not all of its spans. */
+export interface PartialSuccess {
+  rejectedSpans: number
+  /** Cut to {@link MESSAGE_LIMIT} characters. */
+  errorMessage: string
+}
+
+/** A collector's message is for one line of a log. */
+export const MESSAGE_LIMIT = 1024
+
+/** 150 spans or so; most flushes of a quiet service never grow the buffer. */
+const INITIAL_BYTES = 64 * 1024
+
+/** A buffer that grew beyond 512 spans of 2 KiB is given back after the request that needed it. */
+const KEPT_BYTES = 1024 * 1024
+
+/** The most a padded length of four bytes can say, and four times what a collector accepts. */
+const REQUEST_LIMIT = 2 ** 28 - 1
+
+/** Keys come from code, so a process has a few dozen. One that makes them from data only costs itself the cache. */
+const KEYS_LIMIT = 1024
+const CACHED_KEY_LENGTH = 128
+
+/** Up to here a loop over the characters is cheaper than the call into native code that writes UTF-8. */
+const SHORT_TEXT = 56
+
+/** From here the call into native code that moves memory is cheaper than a loop. */
+const LONG_COPY = 128
+
+/** Enough for all of a span's fields of fixed size, tags and lengths included. */
+const SPAN_FIXED_BYTES = 160
+
+const HAS_IS_REMOTE = 0x100
+const IS_REMOTE = 0x200
+
+/** Character code to nibble; what is no hexadecimal digit has a bit above the nibble's. */
+const NIBBLES = new Uint8Array(256).fill(0x80)
+for (let digit = 0; digit < 16; digit++) {
+  NIBBLES[digit.toString(16).charCodeAt(0)] = digit
+  NIBBLES[digit.toString(16).toUpperCase().charCodeAt(0)] = digit
+}
+
+interface Key {
+  /** What begins a KeyValue of this key: the key's tag, length and bytes, and the tag of the value that follows. */
+  readonly bytes: Uint8Array
+  /** The same as little-endian words, the last one filled up with zeros. */
+  readonly words: Uint32Array
+  /** The last short text this request had under the key, and where its KeyValue stands in the buffer. */
+  text: string | undefined
+  from: number
+  to: number
+}
+
+interface ScopeGroup {
+  readonly scope: InstrumentationScope
+  /** Indices of spans; the ones between are found through `nextSpan`. */
+  readonly first: number
+  last: number
+}
+
+interface ResourceGroup {
+  readonly resource: Resource
+  readonly scopes: ScopeGroup[]
+}
+
+let bytes = Buffer.allocUnsafeSlow(INITIAL_BYTES)
+let view = new DataView(bytes.buffer)
+
+const keys = new Map<string, Key>()
+const repeated: Key[] = []
+let repeatedCount = 0
+
+const resources = new WeakMap<Resource, Uint8Array>()
+const scopes = new WeakMap<InstrumentationScope, Uint8Array>()
+
+let nextSpan = new Int32Array(512)
+let traceId = ''
+let traceIdAt = 0
+let valuesLeft = 0
+
+/**
+ * The spans as an ExportTraceServiceRequest, one ResourceSpans for each resource object and in it one ScopeSpans for
+ * each scope object, both in the order of their first span. No spans are no bytes.
+ *
+ * The bytes are the caller's: a copy of the right size, because a request waits for its answer and its retries while the
+ * next ones are encoded, and to hand over the buffer instead would cost an allocation of a whole buffer for a flush
+ * of three spans. Resources and scopes are encoded once in their life, so they must not change afterwards.
+ *
+ * Attributes that are `undefined` or `null` are left out; in an array they keep their place, as empty values, and so
+ * does `null` in an object. Integers are int64 as long as they fit, other numbers (and -0) are doubles; a bigint
+ * that does not fit is written as its digits. What is neither text, number, boolean, bytes, array nor plain object is
+ * written as `String()` gives it, and as an empty value if that throws.
+ *
+ * Never throws: a span that cannot be encoded (a getter that throws, a request above 256 MiB) is left out, and
+ * `diag` is told.
+ */
+export function encodeProtobuf(spans: readonly ReadableSpan[]): Uint8Array {
+  if (spans.length === 0) return new Uint8Array(0)
+  let at = 0
+  for (const resourceGroup of group(spans)) {
+    try {
+      at = writeResourceSpans(resourceGroup, spans, at)
+    } catch (error) {
+      forget()
+      diag.error('throughline: the spans of a resource could not be encoded and are left out', error)
+    }
+  }
+  const request = new Uint8Array(at)
+  request.set(bytes.subarray(0, at))
+  forget()
+  if (bytes.length > KEPT_BYTES) resize(INITIAL_BYTES, 0)
+  return request
+}
+
+// ---- Groups ----
+
+/** Chains spans of one scope by index (`nextSpan`) instead of collecting them in arrays: no allocation per span. */
+function group(spans: readonly ReadableSpan[]): ResourceGroup[] {
+  if (nextSpan.length < spans.length || nextSpan.length > 8 * Math.max(spans.length, 512)) {
+    nextSpan = new Int32Array(Math.max(spans.length, 512))
+  }
+  const groups: ResourceGroup[] = []
+  let current: ScopeGroup | undefined
+  let currentResource: Resource | undefined
+  let index = 0
+  for (const span of spans) {
+    const { resource, instrumentationScope: scope } = span
+    if (current === undefined || current.scope !== scope || currentResource !== resource) {
+      current = undefined
+      currentResource = resource
+      // A process has one resource and a handful of scopes: a walk over them is cheaper than a Map.
+      let resourceGroup: ResourceGroup | undefined
+      for (const candidate of groups) {
+        if (candidate.resource === resource) {
+          resourceGroup = candidate
+          break
+        }
+      }
+      if (resourceGroup === undefined) groups.push((resourceGroup = { resource, scopes: [] }))
+      for (const candidate of resourceGroup.scopes) {
+        if (candidate.scope === scope) {
+          current = candidate
+          break
+        }
+      }
+      if (current === undefined) {
+        current = { scope, first: index, last: index }
+        resourceGroup.scopes.push(current)
+      }
+    }
+    nextSpan[current.last] = index
+    nextSpan[index] = -1
+    current.last = index
+    index++
+  }
+  return groups
+}
+
+/** ResourceSpans { resource = 1, scope_spans = 2, schema_url = 3 } */
+function writeResourceSpans(
+  resourceGroup: ResourceGroup,
+  spans: readonly ReadableSpan[],
+  start: number,
+): number {
+  const { resource } = resourceGroup
+  let at = writeBytes(resources.get(resource) ?? encodeResource(resource, start), start + 5)
+  for (const scopeGroup of resourceGroup.scopes) at = writeScopeSpans(scopeGroup, spans, at)
+  bytes[start] = 0x0a // ExportTraceServiceRequest.resource_spans = 1
+  writeLength(start + 1, 4, at - start - 5)
+  return at
+}
+
+/** ScopeSpans { scope = 1, spans = 2, schema_url = 3 } */
+function writeScopeSpans(scopeGroup: ScopeGroup, spans: readonly ReadableSpan[], start: number): number {
+  const { scope } = scopeGroup
+  let at = writeBytes(scopes.get(scope) ?? encodeScope(scope, start), start + 5)
+  for (let index = scopeGroup.first; index !== -1; index = nextSpan[index] ?? -1) {
+    try {
+      at = writeSpan(spans[index] as ReadableSpan, at)
+    } catch (error) {
+      forget() // What is remembered may stand in the part that is about to be overwritten.
+      diag.error('throughline: a span could not be encoded and is left out', error)
+    }
+  }
+  bytes[start] = 0x12 // ResourceSpans.scope_spans = 2
+  writeLength(start + 1, 4, at - start - 5)
+  return at
+}
+
+/** ResourceSpans { resource = 1 { attributes = 1 }, schema_url = 3 }; `start` is where the buffer is free. */
+function encodeResource(resource: Resource, start: number): Uint8Array {
+  reserve(start, 5)
+  let at = start + 5
+  at = writeAttributes(0x0a, resource.attributes, at)
+  bytes[start] = 0x0a
+  writeLength(start + 1, 4, at - start - 5)
+  if (resource.schemaUrl) at = writeTextField(0x1a, resource.schemaUrl, at)
+  forget()
+  const encoded = Uint8Array.prototype.slice.call(bytes, start, at)
+  resources.set(resource, encoded)
+  return encoded
+}
+
+/** ScopeSpans { scope = 1 { name = 1, version = 2 }, schema_url = 3 }; `start` is where the buffer is free. */
+function encodeScope(scope: InstrumentationScope, start: number): Uint8Array {
+  reserve(start, 5)
+  let at = writeTextField(0x0a, scope.name, start + 5)
+  if (scope.version) at = writeTextField(0x12, scope.version, at)
+  bytes[start] = 0x0a
+  writeLength(start + 1, 4, at - start - 5)
+  if (scope.schemaUrl) at = writeTextField(0x1a, scope.schemaUrl, at)
+  const encoded = Uint8Array.prototype.slice.call(bytes, start, at)
+  scopes.set(scope, encoded)
+  return encoded
+}
+
+// ---- Span ----
+
+/** ScopeSpans.spans = 2, a Span of at most 16 fields, written in the order of their numbers. */
+function writeSpan(span: ReadableSpan, start: number): number {
+  reserve(start, SPAN_FIXED_BYTES)
+  const context = span.spanContext()
+  const parent = span.parentSpanContext
+  bytes[start] = 0x12
+  let at = start + 5
+  at = writeTraceId(context.traceId, at)
+  at = writeSpanId(0x12, context.spanId, at)
+  const traceState = context.traceState?.serialize()
+  if (traceState) at = reserved(writeTextField(0x1a, traceState, at), SPAN_FIXED_BYTES)
+  if (parent !== undefined) {
+    const withParent = writeSpanId(0x22, parent.spanId, at)
+    // An id of zeros is no id: whatever writeSpanId could not read, it wrote as zeros.
+    if (hasNonZero(at + 2, withParent)) at = withParent
+  }
+  at = reserved(writeTextField(0x2a, span.name, at), SPAN_FIXED_BYTES)
+  const kind = span.kind
+  if (kind >= 0 && kind <= 4) {
+    bytes[at] = 0x30
+    bytes[at + 1] = kind + 1
+    at += 2
+  }
+  bytes[at] = 0x39
+  writeTime(span.startTime, at + 1)
+  bytes[at + 9] = 0x41
+  writeTime(span.endTime, at + 10)
+  at = writeAttributes(0x4a, span.attributes, at + 18)
+  at = writeCount(0x50, span.droppedAttributesCount, at)
+  const { events, links, status } = span
+  for (const event of events) at = writeEvent(event, at)
+  at = writeCount(0x60, span.droppedEventsCount, at)
+  for (const link of links) at = writeLink(link, at)
+  at = writeCount(0x70, span.droppedLinksCount, at)
+  if (status.code === 1 || status.code === 2) {
+    // Status { message = 2, code = 3 }
+    const statusAt = reserved(at, 7)
+    at = statusAt + 5
+    if (status.message) at = writeTextField(0x12, status.message, at)
+    reserve(at, 2)
+    bytes[at] = 0x18
+    bytes[at + 1] = status.code
+    at += 2
+    bytes[statusAt] = 0x7a
+    writeLength(statusAt + 1, 4, at - statusAt - 5)
+  }
+  reserve(at, 6)
+  bytes[at] = 0x85 // flags = 16, fixed32: a tag of two bytes
+  bytes[at + 1] = 0x01
+  writeFlags(context.traceFlags, parent?.isRemote, at + 2)
+  at += 6
+  writeLength(start + 1, 4, at - start - 5)
+  return at
+}
+
+/** Span.Event { time_unix_nano = 1, name = 2, attributes = 3, dropped_attributes_count = 4 } */
+function writeEvent(event: TimedEvent, start: number): number {
+  reserve(start, 14)
+  bytes[start] = 0x5a
+  bytes[start + 5] = 0x09
+  writeTime(event.time, start + 6)
+  let at = writeTextField(0x12, event.name, start + 14)
+  if (event.attributes) at = writeAttributes(0x1a, event.attributes, at)
+  at = writeCount(0x20, event.droppedAttributesCount, at)
+  writeLength(start + 1, 4, at - start - 5)
+  return at
+}
+
+/** Span.Link { trace_id = 1, span_id = 2, trace_state = 3, attributes = 4, dropped_attributes_count = 5, flags = 6 } */
+function writeLink(link: Link, start: number): number {
+  reserve(start, SPAN_FIXED_BYTES)
+  const { context } = link
+  bytes[start] = 0x6a
+  let at = writeTraceId(context.traceId, start + 5)
+  at = writeSpanId(0x12, context.spanId, at)
+  const traceState = context.traceState?.serialize()
+  if (traceState) at = writeTextField(0x1a, traceState, at)
+  if (link.attributes) at = writeAttributes(0x22, link.attributes, at)
+  at = writeCount(0x28, link.droppedAttributesCount, at)
+  reserve(at, 5)
+  bytes[at] = 0x35
+  writeFlags(context.traceFlags, context.isRemote, at + 1)
+  at += 5
+  writeLength(start + 1, 4, at - start - 5)
+  return at
+}
+
+/** Bits 0-7 the trace flags, bit 8 "bit 9 is meant", bit 9 whether the span's parent (the link's context) is remote. */
+function writeFlags(traceFlags: number, isRemote: boolean | undefined, at: number): void {
+  view.setUint32(at, (traceFlags & 0xff) | HAS_IS_REMOTE | (isRemote === true ? IS_REMOTE : 0), true)
+}
+
+/** A uint32 that is left out when it is 0, as proto3 leaves out defaults. */
+function writeCount(tag: number, count: number | undefined, start: number): number {
+  if (!count) return start
+  reserve(start, 6)
+  bytes[start] = tag
+  return writeVarint(count >>> 0, 0, start + 1)
+}
+
+/**
+ * [seconds, nanoseconds] as fixed64 nanoseconds, exactly: a double holds no product of today's seconds and 10^9, so
+ * the seconds are multiplied in two parts, and neither product passes 2^53. A time that is no such number
+ * (negative, NaN, beyond 2^64 - 1) becomes 0, which is how the protocol says unknown.
+ */
+function writeTime(time: HrTime, at: number): void {
+  const seconds = Math.trunc(time[0])
+  const nanoseconds = Math.trunc(time[1])
+  let low = 0
+  let high = 0
+  if (seconds >= 0 && nanoseconds >= 0 && seconds < 2 ** 35 && nanoseconds < 2 ** 52) {
+    const upper = Math.floor(seconds / 0x10000) * 1e9
+    const sum = (upper & 0xffff) * 0x10000 + (seconds & 0xffff) * 1e9 + nanoseconds
+    high = Math.floor(upper / 0x10000) + Math.floor(sum / 2 ** 32)
+    if (high < 2 ** 32) low = sum >>> 0
+    else high = 0
+  }
+  view.setUint32(at, low, true)
+  view.setUint32(at + 4, high, true)
+}
+
+/**
+ * trace_id = 1, 16 bytes. Spans of one trace often stand side by side: the id of the one before is copied, which is
+ * a third of the work of reading 32 digits.
+ */
+function writeTraceId(id: string, at: number): number {
+  bytes[at] = 0x0a
+  bytes[at + 1] = 16
+  if (id === traceId) {
+    copyWords(traceIdAt, at + 2, 16)
+  } else {
+    writeHex(id, 16, at + 2)
+    traceId = id
+    traceIdAt = at + 2
+  }
+  return at + 18
+}
+
+function writeSpanId(tag: number, id: string, at: number): number {
+  bytes[at] = tag
+  bytes[at + 1] = 8
+  writeHex(id, 8, at + 2)
+  return at + 10
+}
+
+/** An id that is not hexadecimal or not of that many bytes is written as zeros: collectors refuse any other length. */
+function writeHex(id: string, count: number, at: number): void {
+  if (id.length === count * 2) {
+    const buffer = bytes
+    let seen = 0
+    for (let index = 0; index < count; index++) {
+      const high = NIBBLES[id.charCodeAt(index * 2)] ?? 0x80
+      const low = NIBBLES[id.charCodeAt(index * 2 + 1)] ?? 0x80
+      seen |= high | low
+      buffer[at + index] = (high << 4) | low
+    }
+    if (seen < 0x80) return
+  }
+  bytes.fill(0, at, at + count)
+}
+
+function hasNonZero(from: number, to: number): boolean {
+  for (let at = from; at < to; at++) if (bytes[at] !== 0) return true
+  return false
+}
+
+// ---- Attributes ----
+
+/** Repeated KeyValue { key = 1, value = 2 } under the tag of the field they belong to. Own enumerable keys only. */
+function writeAttributes(tag: number, attributes: Attributes, start: number): number {
+  let at = start
+  for (const name in attributes) {
+    if (!Object.hasOwn(attributes, name)) continue
+    const value: unknown = attributes[name]
+    if (value == null) continue
+    valuesLeft = VALUES_LIMIT
+    at = writeAttribute(tag, name, value, 1, at)
+  }
+  return at
+}
+
+/** A KeyValue of any value. */
+function writeAttribute(tag: number, name: string, value: unknown, depth: number, start: number): number {
+  const key = keys.get(name) ?? learn(name)
+  if (typeof value === 'string') return writeTextAttribute(tag, key, value, start)
+  if ((typeof value === 'number' || typeof value === 'boolean') && key.bytes.length < 112) {
+    // Short form: with at most 11 bytes of value, both lengths are one byte.
+    reserve(start, 128)
+    const buffer = bytes
+    const valueAt = writeKey(key, start + 2)
+    let end = valueAt + 3
+    if (typeof value === 'boolean') {
+      buffer[valueAt + 1] = 0x10 // AnyValue.bool_value = 2
+      buffer[valueAt + 2] = value ? 1 : 0
+    } else end = writeNumber(value, valueAt + 1)
+    buffer[start] = tag
+    buffer[start + 1] = end - start - 2
+    buffer[valueAt] = end - valueAt - 1
+    return end
+  }
+  reserve(start, 5)
+  const valueAt = writeBytes(key.bytes, start + 5)
+  const end = writeValue(value, depth, reserved(valueAt, 4) + 4)
+  bytes[start] = tag
+  writeLength(start + 1, 4, end - start - 5)
+  writeLength(valueAt, 4, end - valueAt - 4)
+  return end
+}
+
+/**
+ * Optimistic short form: when key and text are short, all three lengths are one byte if the text is ASCII, so it is
+ * written as if it were, and again in the long form if it was not. Saves measuring the text first.
+ *
+ * Repeated text: when the key's last text in this request was the same, its whole KeyValue is copied. Methods,
+ * schemes, hosts and statement texts are the same in most spans of a request.
+ */
+function writeTextAttribute(tag: number, key: Key, text: string, start: number): number {
+  const { length } = text
+  if (key.text === text) {
+    const { from, to } = key
+    const size = to - from
+    reserve(start, size + 4)
+    bytes[start] = tag
+    if (size > LONG_COPY) bytes.copyWithin(start + 1, from, to)
+    else copyWords(from, start + 1, size)
+    return start + 1 + size
+  }
+  if (length <= SHORT_TEXT && key.bytes.length + length < 124) {
+    reserve(start, 256)
+    const buffer = bytes
+    const valueAt = writeKey(key, start + 2)
+    const textAt = valueAt + 3
+    let index = 0
+    for (; index < length; index++) {
+      const code = text.charCodeAt(index)
+      if (code > 0x7f) break
+      buffer[textAt + index] = code
+    }
+    if (index === length) {
+      const end = textAt + length
+      buffer[start] = tag
+      buffer[start + 1] = end - start - 2
+      buffer[valueAt] = length + 2
+      buffer[valueAt + 1] = 0x0a // AnyValue.string_value = 1
+      buffer[valueAt + 2] = length
+      remember(key, text, start + 1, end)
+      return end
+    }
+  }
+  const keyLength = key.bytes.length
+  const size = length < 1024 ? length * 3 : Buffer.byteLength(text)
+  const width = widthOf(keyLength + size + 16)
+  reserve(start, keyLength + size + 16)
+  const valueAt = writeBytes(key.bytes, start + 1 + width)
+  const textAt = valueAt + 2 * width + 1
+  const end = textAt + bytes.write(text, textAt)
+  bytes[start] = tag
+  writeLength(start + 1, width, end - start - 1 - width)
+  writeLength(valueAt, width, end - valueAt - width)
+  bytes[valueAt + width] = 0x0a
+  writeLength(valueAt + width + 1, width, end - textAt)
+  if (length <= 1024) remember(key, text, start + 1, end)
+  return end
+}
+
+/** The inside of an AnyValue. */
+function writeValue(value: unknown, depth: number, start: number): number {
+  reserve(start, 16)
+  switch (typeof value) {
+    case 'string':
+      return writeTextField(0x0a, value, start)
+    case 'boolean':
+      bytes[start] = 0x10
+      bytes[start + 1] = value ? 1 : 0
+      return start + 2
+    case 'number':
+      return writeNumber(value, start)
+    case 'bigint':
+      if (BigInt.asIntN(64, value) !== value) return writeTextField(0x0a, value.toString(), start)
+      bytes[start] = 0x18
+      return writeVarint(Number(value & 0xffffffffn), Number((value >> 32n) & 0xffffffffn), start + 1)
+    case 'undefined':
+      return start
+    default:
+      if (value === null || depth > DEPTH_LIMIT) return start
+      try {
+        return writeObject(value, depth, start)
+      } catch {
+        forget() // What is remembered may stand in the part that is about to be overwritten.
+        return start
+      }
+  }
+}
+
+/** int_value = 3 for integers that fit in 64 bits, double_value = 4 for all others. */
+function writeNumber(value: number, start: number): number {
+  if ((value & 0xfffff) === value && value !== 0) {
+    // Status codes, ports, counts: one to three bytes, without halves.
+    const buffer = bytes
+    buffer[start] = 0x18
+    if (value < 0x80) {
+      buffer[start + 1] = value
+      return start + 2
+    }
+    buffer[start + 1] = (value & 0x7f) | 0x80
+    if (value < 0x4000) {
+      buffer[start + 2] = value >>> 7
+      return start + 3
+    }
+    buffer[start + 2] = ((value >>> 7) & 0x7f) | 0x80
+    buffer[start + 3] = value >>> 14
+    return start + 4
+  }
+  if (Number.isInteger(value) && value >= -(2 ** 63) && value < 2 ** 63 && !Object.is(value, -0)) {
+    bytes[start] = 0x18
+    // Both halves are exact: >>> takes an integer modulo 2^32, and a division by a power of two loses nothing.
+    return writeVarint(value >>> 0, Math.floor(value / 2 ** 32) >>> 0, start + 1)
+  }
+  bytes[start] = 0x21
+  view.setFloat64(start + 1, value, true)
+  return start + 9
+}
+
+/** bytes_value = 7, array_value = 5 { values = 1 }, kvlist_value = 6 { values = 1 }; all else as text. */
+function writeObject(value: unknown, depth: number, start: number): number {
+  if (value instanceof Uint8Array) {
+    reserve(start, value.length + 5)
+    bytes[start] = 0x3a
+    bytes.set(value, start + 5)
+    writeLength(start + 1, 4, value.length)
+    return start + 5 + value.length
+  }
+  let at = start + 5
+  if (Array.isArray(value)) {
+    bytes[start] = 0x2a
+    for (let index = 0; index < value.length && valuesLeft-- > 0; index++) {
+      const itemAt = reserved(at, 5)
+      at = writeValue(value[index], depth + 1, at + 5)
+      bytes[itemAt] = 0x0a
+      writeLength(itemAt + 1, 4, at - itemAt - 5)
+    }
+  } else if (isPlain(value)) {
+    bytes[start] = 0x32
+    for (const key in value) {
+      if (!Object.hasOwn(value, key)) continue
+      const item = value[key]
+      if (item === undefined) continue
+      if (valuesLeft-- <= 0) break
+      at = writeAttribute(0x0a, key, item, depth + 1, at)
+    }
+  } else {
+    return writeTextField(0x0a, String(value), start)
+  }
+  writeLength(start + 1, 4, at - start - 5)
+  return at
+}
+
+/** Whether a value is a record of values, and not an instance of something that has its own way to be text. */
+export function isPlain(value: unknown): value is Record<string, unknown> {
+  if (typeof value !== 'object' || value === null) return false
+  const prototype: unknown = Object.getPrototypeOf(value)
+  return prototype === Object.prototype || prototype === null
+}
+
+// ---- Keys and repeated text ----
+
+function learn(name: string): Key {
+  const length = Buffer.byteLength(name)
+  const width = widthOf(length)
+  const encoded = Buffer.alloc(length + width + 2)
+  encoded[0] = 0x0a // KeyValue.key = 1
+  setLength(encoded, 1, width, length)
+  encoded.write(name, 1 + width)
+  encoded[length + width + 1] = 0x12 // KeyValue.value = 2
+  const words = new Uint32Array(Math.ceil(encoded.length / 4))
+  for (const [index, byte] of encoded.entries()) {
+    words[index >> 2] = (words[index >> 2] ?? 0) | (byte << (8 * (index & 3)))
+  }
+  const key: Key = { bytes: encoded, words, text: undefined, from: 0, to: 0 }
+  if (name.length <= CACHED_KEY_LENGTH) {
+    // Starting over, not refusing: keys made from data must not lock the real ones out.
+    if (keys.size >= KEYS_LIMIT) keys.clear()
+    keys.set(name, key)
+  }
+  return key
+}
+
+function remember(key: Key, text: string, from: number, to: number): void {
+  if (key.text === undefined) repeated[repeatedCount++] = key
+  key.text = text
+  key.from = from
+  key.to = to
+}
+
+/** Positions are of one request, and a text must not be kept alive by a cache of keys. */
+function forget(): void {
+  for (let index = 0; index < repeatedCount; index++) (repeated[index] as Key).text = undefined
+  if (repeated.length > KEYS_LIMIT) repeated.length = 0
+  repeatedCount = 0
+  traceId = ''
+}
+
+// ---- Wire ----
+
+/** A string field under a tag of one byte. */
+function writeTextField(tag: number, text: string, start: number): number {
+  const { length } = text
+  if (length <= SHORT_TEXT) {
+    reserve(start, 256)
+    const buffer = bytes
+    let index = 0
+    for (; index < length; index++) {
+      const code = text.charCodeAt(index)
+      if (code > 0x7f) break
+      buffer[start + 2 + index] = code
+    }
+    if (index === length) {
+      buffer[start] = tag
+      buffer[start + 1] = length
+      return start + 2 + length
+    }
+  }
+  const size = length < 1024 ? length * 3 : Buffer.byteLength(text)
+  const width = widthOf(size)
+  reserve(start, size + 5)
+  const written = bytes.write(text, start + 1 + width)
+  bytes[start] = tag
+  writeLength(start + 1, width, written)
+  return start + 1 + width + written
+}
+
+function writeBytes(from: Uint8Array, at: number): number {
+  reserve(at, from.length)
+  bytes.set(from, at)
+  return at + from.length
+}
+
+/**
+ * Word copy: four bytes a store, for the short runs of bytes where a call into native code costs more than the bytes.
+ * Up to three bytes behind the key are overwritten; they are room that is reserved and not yet written.
+ */
+function writeKey(key: Key, at: number): number {
+  const { words } = key
+  const target = view
+  for (let index = 0; index < words.length; index++) {
+    target.setUint32(at + index * 4, words[index] as number, true)
+  }
+  return at + key.bytes.length
+}
+
+/** A word copy inside the buffer, from what stands before `at`. */
+function copyWords(from: number, at: number, size: number): void {
+  const target = view
+  for (let offset = 0; offset < size; offset += 4) {
+    target.setUint32(at + offset, target.getUint32(from + offset, true), true)
+  }
+}
+
+/** A 64-bit integer of two unsigned halves in as few bytes as it takes; ten for a negative one. */
+function writeVarint(low: number, high: number, start: number): number {
+  let at = start
+  let rest = low
+  let upper = high
+  while (upper !== 0) {
+    bytes[at++] = (rest & 0x7f) | 0x80
+    rest = ((rest >>> 7) | (upper << 25)) >>> 0
+    upper >>>= 7
+  }
+  while (rest > 0x7f) {
+    bytes[at++] = (rest & 0x7f) | 0x80
+    rest >>>= 7
+  }
+  bytes[at++] = rest
+  return at
+}
+
+/** How many bytes a padded length needs that will be at most `size`. */
+function widthOf(size: number): number {
+  return size < 2 ** 7 ? 1 : size < 2 ** 14 ? 2 : 4
+}
+
+/**
+ * Padded length: a varint in more bytes than it needs, by continuation bits with nothing behind them, which the wire
+ * format allows. It can be written after its message without moving the message, so nothing is measured beforehand.
+ */
+function writeLength(at: number, width: number, length: number): void {
+  setLength(bytes, at, width, length)
+}
+
+function setLength(target: Uint8Array, at: number, width: number, length: number): void {
+  if (width === 1) {
+    target[at] = length
+  } else if (width === 2) {
+    target[at] = (length & 0x7f) | 0x80
+    target[at + 1] = length >>> 7
+  } else {
+    target[at] = (length & 0x7f) | 0x80
+    target[at + 1] = ((length >>> 7) & 0x7f) | 0x80
+    target[at + 2] = ((length >>> 14) & 0x7f) | 0x80
+    target[at + 3] = length >>> 21
+  }
+}
+
+// ---- Buffer ----
+
+function reserve(at: number, size: number): void {
+  if (at + size > bytes.length) grow(at, size)
+}
+
+/** `at`, with room for so many bytes behind it. */
+function reserved(at: number, size: number): number {
+  reserve(at, size)
+  return at
+}
+
+/** @throws RangeError when the request would pass REQUEST_LIMIT; the span at hand is then left out. */
+function grow(at: number, size: number): void {
+  // The lengths that are still to be written, tags included, must also stay below the limit.
+  if (at + size > REQUEST_LIMIT)
+    throw new RangeError(`The request would be larger than ${REQUEST_LIMIT} bytes`)
+  let length = bytes.length * 2
+  while (length < at + size) length *= 2
+  resize(length, at)
+}
+
+function resize(length: number, kept: number): void {
+  const larger = Buffer.allocUnsafeSlow(length)
+  if (kept > 0) bytes.copy(larger, 0, 0, kept)
+  bytes = larger
+  view = new DataView(larger.buffer)
+}
+
+// ---- Response ----
+
+interface Reader {
+  readonly bytes: Uint8Array
+  at: number
+}
+
+/**
+ * Reads an ExportTraceServiceResponse { partial_success = 1 { int64 rejected_spans = 1, string error_message = 2 } }.
+ * Undefined when it says nothing (a full success) and when it is not such a message; never throws.
+ */
+export function decodePartialSuccess(response: Uint8Array): PartialSuccess | undefined {
+  const reader: Reader = { bytes: response, at: 0 }
+  const result: PartialSuccess = { rejectedSpans: 0, errorMessage: '' }
+  while (reader.at < response.length) {
+    const tag = readVarint(reader)
+    if (tag !== 0x0a) {
+      if (!skip(reader, tag)) return undefined
+      continue
+    }
+    const length = readVarint(reader)
+    const end = reader.at + length
+    // Written so that a NaN, which is what an unreadable varint gives, is refused as well.
+    if (!(end <= response.length)) return undefined
+    while (reader.at < end) {
+      const inner = readVarint(reader)
+      if (inner === 0x08) {
+        const rejected = readVarint(reader)
+        if (Number.isNaN(rejected)) return undefined
+        result.rejectedSpans = rejected < 2 ** 63 ? rejected : 0 // A negative count is none.
+      } else if (inner === 0x12) {
+        const size = readVarint(reader)
+        if (!(reader.at + size <= end)) return undefined
+        const text = Buffer.from(response.buffer, response.byteOffset + reader.at, size)
+        result.errorMessage = text.toString('utf8', 0, 4 * MESSAGE_LIMIT).slice(0, MESSAGE_LIMIT)
+        reader.at += size
+      } else if (!skip(reader, inner)) return undefined
+    }
+    if (reader.at !== end) return undefined
+  }
+  return result.rejectedSpans === 0 && result.errorMessage === '' ? undefined : result
+}
+
+/** NaN when the bytes end inside it or it is longer than ten bytes. Above 2^53 the value is rounded. */
+function readVarint(reader: Reader): number {
+  let value = 0
+  for (let index = 0; index < 10; index++) {
+    const byte = reader.bytes[reader.at]
+    if (byte === undefined) return Number.NaN
+    reader.at++
+    value += (byte & 0x7f) * 2 ** (7 * index)
+    if (byte < 0x80) return value
+  }
+  return Number.NaN
+}
+
+/** Past an unknown field; false when its tag is none or its wire type is not 0, 1, 2 or 5. */
+function skip(reader: Reader, tag: number): boolean {
+  if (!(tag >= 8)) return false
+  switch (tag % 8) {
+    case 0:
+      return !Number.isNaN(readVarint(reader))
+    case 1:
+      reader.at += 8
+      break
+    case 2: {
+      const size = readVarint(reader)
+      reader.at += size
+      break
+    }
+    case 5:
+      reader.at += 4
+      break
+    default:
+      return false
+  }
+  return reader.at <= reader.bytes.length
+}

@@ -1,0 +1,65 @@
+/**
+ * Overrides of methods on one instance. Prototypes and modules are left as they are, so nothing else that uses the
+ * library is touched; the mark on the instance is shared by all copies of this package, so wrapping twice is nothing.
+ */
+const PATCHES = Symbol.for('throughline.patches')
+
+type Method = (this: unknown, ...args: never[]) => unknown
+
+interface Patch {
+  readonly key: PropertyKey
+  readonly before: PropertyDescriptor | undefined
+  readonly replacement: Method
+  isOn: boolean
+}
+
+type Patched = object & { [PATCHES]?: Patch[] }
+
+/** Whether this very object (not its prototype) has been wrapped. */
+export function isTraced(target: object): boolean {
+  return Object.hasOwn(target, PATCHES)
+}
+
+/**
+ * Puts `wrap(original)` in place of the method, on this object only. The replacement keeps the original's name and
+ * number of parameters, and cannot be seen by enumeration.
+ */
+export function override<T extends object, K extends keyof T>(
+  target: T,
+  key: K,
+  wrap: (original: T[K] & Method) => T[K] & Method,
+): void {
+  const original = target[key] as T[K] & Method
+  const traced = wrap(original)
+  const patch: Patch = { key, before: Object.getOwnPropertyDescriptor(target, key), replacement, isOn: true }
+  function replacement(this: unknown, ...args: never[]): unknown {
+    return Reflect.apply(patch.isOn ? traced : original, this, args)
+  }
+  Object.defineProperty(replacement, 'name', { value: original.name, configurable: true })
+  Object.defineProperty(replacement, 'length', { value: original.length, configurable: true })
+  Object.defineProperty(target, key, {
+    value: replacement,
+    writable: true,
+    configurable: true,
+    enumerable: false,
+  })
+  patchesOf(target).push(patch)
+}
+
+/** Undoes every wrap of this object. Where somebody has wrapped ours since, ours stays and only passes calls on. */
+export function untrace(target: object): void {
+  const patched = target as Patched
+  if (!isTraced(target)) return
+  for (const patch of patched[PATCHES]?.toReversed() ?? []) {
+    patch.isOn = false
+    if (Object.getOwnPropertyDescriptor(target, patch.key)?.value !== patch.replacement) continue
+    if (patch.before === undefined) Reflect.deleteProperty(target, patch.key)
+    else Object.defineProperty(target, patch.key, patch.before)
+  }
+  delete patched[PATCHES]
+}
+
+function patchesOf(target: Patched): Patch[] {
+  if (!isTraced(target)) Object.defineProperty(target, PATCHES, { value: [], configurable: true })
+  return target[PATCHES] as Patch[]
+}

@@ -1,0 +1,62 @@
+/**
+ * What must not leave the process in a URL: credentials, and the values of query keys that carry signatures
+ * (OpenTelemetry semantic conventions, url.full and url.query). Keys are compared exactly, case included.
+ */
+const SECRET_KEYS = new Set([
+  'X-Amz-Signature',
+  'X-Amz-Credential',
+  'X-Amz-Security-Token',
+  'AWSAccessKeyId',
+  'Signature',
+  'sig',
+  'X-Goog-Signature',
+])
+
+const REDACTED = 'REDACTED'
+
+/** `https://user:pass@host/?sig=x` → `https://REDACTED:REDACTED@host/?sig=REDACTED`. */
+export function redactUrl(url: string): string {
+  const start = url.indexOf('?')
+  if (start === -1) return redactCredentials(url)
+  const fragment = url.indexOf('#', start)
+  const end = fragment === -1 ? url.length : fragment
+  return redactCredentials(url.slice(0, start + 1)) + redactQuery(url.slice(start + 1, end)) + url.slice(end)
+}
+
+/** `a=1&sig=x` → `a=1&sig=REDACTED`. The query stands without its `?`. */
+export function redactQuery(query: string): string {
+  if (!mayHoldSecret(query)) return query
+  return query
+    .split('&')
+    .map((pair) => {
+      const key = pair.split('=', 1)[0] as string
+      return key.length < pair.length && SECRET_KEYS.has(decoded(key)) ? `${key}=${REDACTED}` : pair
+    })
+    .join('&')
+}
+
+// Most queries hold no such key: this spares them the splitting. A percent sign may hide one.
+function mayHoldSecret(query: string): boolean {
+  return /sig|Signature|X-Amz|AWSAccess|%/.test(query)
+}
+
+function decoded(key: string): string {
+  try {
+    return decodeURIComponent(key)
+  } catch {
+    return key
+  }
+}
+
+// Credentials stand between `//` and the last `@` before the path.
+function redactCredentials(url: string): string {
+  const scheme = url.indexOf('://')
+  if (scheme === -1) return url
+  const start = scheme + 3
+  const authority = /[/?#]/.exec(url.slice(start))
+  const end = authority === null ? url.length : start + authority.index
+  const at = url.lastIndexOf('@', end - 1)
+  if (at < start) return url
+  const credentials = url.slice(start, at).includes(':') ? `${REDACTED}:${REDACTED}` : REDACTED
+  return `${url.slice(0, start)}${credentials}${url.slice(at)}`
+}

@@ -1,0 +1,48 @@
+import { diag } from '@opentelemetry/api'
+
+/**
+ * Trouble of our own is said once, never thrown: to the logger that the app gave the API's `diag`, else on stderr, since
+ * `diag` without a logger drops what it is told. `OTEL_LOG_LEVEL=none` silences the latter.
+ */
+type Level = 'error' | 'warn' | 'info'
+
+const RANK = { none: 0, error: 1, warn: 2, info: 3, debug: 4, verbose: 5, all: 6 } as const
+// One entry per place in the code that can report, and a few user callbacks: a bound only so that there is one.
+const MOST_REMEMBERED = 1000
+
+const said = new Set<string>()
+
+/** Reports the first time it is called with this key, and is silent after that. */
+export function reportOnce(key: string, level: Level, message: string, cause?: unknown): void {
+  if (said.has(key)) return
+  if (said.size >= MOST_REMEMBERED) said.clear()
+  said.add(key)
+  report(level, message, cause)
+}
+
+/** Reports each time. The caller sees to it that this is not once per request. */
+export function report(level: Level, message: string, cause?: unknown): void {
+  const args = cause === undefined ? [] : [cause]
+  try {
+    if (hasDiagLogger()) diag[level](`throughline: ${message}`, ...args)
+    else if (RANK[level] <= stderrRank()) console.error(`throughline: ${message}`, ...args)
+  } catch {
+    // A logger that throws is not allowed to break the app that is being traced.
+  }
+}
+
+/** Forgets what was said, so that a second life of the process's tracing may say it again. */
+export function forgetReports(): void {
+  said.clear()
+}
+
+// The API keeps what is registered on one global object per major version, shared by all its copies.
+function hasDiagLogger(): boolean {
+  const global = (globalThis as Record<symbol, unknown>)[Symbol.for('opentelemetry.js.api.1')]
+  return typeof global === 'object' && global !== null && 'diag' in global && global.diag !== undefined
+}
+
+function stderrRank(): number {
+  const level = process.env['OTEL_LOG_LEVEL']?.toLowerCase() ?? ''
+  return level in RANK ? RANK[level as keyof typeof RANK] : RANK.info
+}

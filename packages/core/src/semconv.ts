@@ -1,0 +1,56 @@
+/**
+ * The attribute names that Throughline uses, of the OpenTelemetry semantic conventions 1.44 (stable names unless said
+ * otherwise). A test holds them against @opentelemetry/semantic-conventions.
+ */
+export const HTTP_REQUEST_METHOD = 'http.request.method'
+export const HTTP_REQUEST_METHOD_ORIGINAL = 'http.request.method_original'
+export const HTTP_RESPONSE_STATUS_CODE = 'http.response.status_code'
+export const HTTP_ROUTE = 'http.route'
+export const HTTP_REQUEST_HEADER = 'http.request.header.'
+export const HTTP_RESPONSE_HEADER = 'http.response.header.'
+
+export const URL_FULL = 'url.full'
+export const URL_PATH = 'url.path'
+export const URL_QUERY = 'url.query'
+export const URL_SCHEME = 'url.scheme'
+
+export const SERVER_ADDRESS = 'server.address'
+export const SERVER_PORT = 'server.port'
+export const CLIENT_ADDRESS = 'client.address'
+export const NETWORK_PEER_ADDRESS = 'network.peer.address'
+export const NETWORK_PEER_PORT = 'network.peer.port'
+export const NETWORK_PROTOCOL_VERSION = 'network.protocol.version'
+export const USER_AGENT_ORIGINAL = 'user_agent.original'
+
+export const DB_SYSTEM_NAME = 'db.system.name'
+export const DB_NAMESPACE = 'db.namespace'
+export const DB_OPERATION_NAME = 'db.operation.name'
+export const DB_OPERATION_BATCH_SIZE = 'db.operation.batch.size'
+export const DB_QUERY_TEXT = 'db.query.text'
+export const DB_QUERY_SUMMARY = 'db.query.summary'
+export const DB_RESPONSE_STATUS_CODE = 'db.response.status_code'
+export const DB_STORED_PROCEDURE_NAME = 'db.stored_procedure.name'
+
+export const ERROR_TYPE = 'error.type'
+export const EXCEPTION_EVENT = 'exception'
+export const EXCEPTION_TYPE = 'exception.type'
+export const EXCEPTION_MESSAGE = 'exception.message'
+export const EXCEPTION_STACKTRACE = 'exception.stacktrace'
+
+export const SERVICE_NAME = 'service.name'
+/** In development. */
+export const SERVICE_INSTANCE_ID = 'service.instance.id'
+export const TELEMETRY_SDK_LANGUAGE = 'telemetry.sdk.language'
+export const TELEMETRY_SDK_NAME = 'telemetry.sdk.name'
+export const TELEMETRY_SDK_VERSION = 'telemetry.sdk.version'
+/** In development. */
+export const PROCESS_PID = 'process.pid'
+/** In development. */
+export const PROCESS_RUNTIME_NAME = 'process.runtime.name'
+/** In development. */
+export const PROCESS_RUNTIME_VERSION = 'process.runtime.version'
+/** In development. */
+export const HOST_NAME = 'host.name'
+
+/** Our own: the span was not ended by what it stands for, but by the close of a socket or of the process. */
+export const INCOMPLETE = 'throughline.incomplete'

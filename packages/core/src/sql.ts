@@ -1,0 +1,66 @@
+import { summarizer } from './sql/summary.ts'
+import { sanitizer } from './sql/text.ts'
+import { eachToken } from './sql/token.ts'
+
+/** What a span may say about a statement. */
+export interface SqlDescription {
+  /** db.query.text without its literals. */
+  readonly text: string
+  /** db.query.summary, at most 255 characters; empty if the text holds no statement. */
+  readonly summary: string
+}
+
+/** Far more than an application has distinct statements; with the next limit, at most some 8 MB. */
+const CACHE_ENTRIES = 1000
+
+/** In UTF-16 units. Longer texts are bulk statements, rarely the same twice. */
+const CACHED_LENGTH = 4096
+
+/** In UTF-16 units. Reading this much takes about ten milliseconds of the host's only thread; no span is worth more. */
+const READ_LENGTH = 128 * 1024
+
+const cache = new Map<string, SqlDescription>()
+
+/**
+ * Describes a statement in PostgreSQL's dialect (semantic conventions, database spans).
+ *
+ * `text` holds `?` for every literal and no comments; doing it twice changes nothing. What lies behind the
+ * first 128 Ki characters is not read and stands as one `?`. Never throws; any text will do, and what
+ * cannot be told apart from a value is hidden with it.
+ */
+export function describeSql(text: string): SqlDescription {
+  const known = cache.get(text)
+  if (known) return known
+
+  const read = text.length > READ_LENGTH ? text.slice(0, READ_LENGTH) : text
+  const sanitized = sanitizer(read)
+  const summary = summarizer(read)
+  eachToken(read, (kind, start, end) => {
+    sanitized.visit(kind, start, end)
+    summary.visit(kind, start, end)
+  })
+  const shown = sanitized.finish()
+  const description: SqlDescription = {
+    // The caller's own string where nothing changed, so that the cache holds it once.
+    text: read.length < text.length ? `${shown}?` : shown === text ? text : shown,
+    summary: summary.finish(),
+  }
+
+  if (text.length <= CACHED_LENGTH) {
+    if (cache.size >= CACHE_ENTRIES) forgetOldest()
+    cache.set(text, description)
+  }
+  return description
+}
+
+/** The summary alone, for parameterised text that is kept as it is: `SELECT orders customers`. */
+export function summarizeSql(text: string): string {
+  return describeSql(text).summary
+}
+
+function forgetOldest(): void {
+  for (const text of cache.keys()) {
+    cache.delete(text)
+    return
+  }
+}

@@ -1,0 +1,266 @@
+import {
+  context,
+  INVALID_SPAN_CONTEXT,
+  SamplingDecision,
+  SpanKind,
+  trace,
+  TraceFlags,
+  type Attributes,
+  type Context,
+  type Link,
+  type Span as ApiSpan,
+  type SpanContext,
+  type SpanOptions,
+  type Tracer as ApiTracer,
+  type TracerProvider as ApiTracerProvider,
+} from '@opentelemetry/api'
+import { isSuppressed, withSpan } from './context.ts'
+import { randomIds, type IdGenerator } from './ids.ts'
+import { reportOnce } from './report.ts'
+import type { Resource } from './resource.ts'
+import { ignoresAttributes, type Sampler } from './sampling.ts'
+import * as semconv from './semconv.ts'
+import {
+  Span,
+  type InstrumentationScope,
+  type SpanHome,
+  type SpanLimits,
+  type SpanProcessor,
+} from './span.ts'
+
+/** Trace flag bit 1: the right-most 7 bytes of the trace id are random (W3C Trace Context Level 2). */
+const RANDOM_FLAG = 0x02
+
+/**
+ * How many open spans are remembered, to be ended at shutdown. Beyond it spans are as good as any other, but if nobody
+ * ends them they are not exported.
+ */
+const MOST_OPEN = 20_000
+
+const NO_LINKS: Link[] = []
+
+/**
+ * A span's options whose attributes are built only when somebody asks for them, so that an unsampled span costs none.
+ * The engine takes the object as it is, so `build` must return a fresh one.
+ */
+export class LazyOptions implements SpanOptions {
+  readonly kind: SpanKind
+  readonly links: Link[]
+  readonly #build: () => Attributes
+  #built: Attributes | undefined
+
+  constructor(kind: SpanKind, build: () => Attributes, links: Link[] = NO_LINKS) {
+    this.kind = kind
+    this.links = links
+    this.#build = build
+  }
+
+  get attributes(): Attributes {
+    return (this.#built ??= this.#build())
+  }
+}
+
+export interface ProviderConfig {
+  resource: Resource
+  limits: SpanLimits
+  sampler: Sampler
+  idGenerator: IdGenerator
+  processors: readonly SpanProcessor[]
+}
+
+/** Makes tracers and spans, and hands them to the processors. */
+export class TracerProvider implements ApiTracerProvider, SpanHome {
+  readonly resource: Resource
+  readonly limits: SpanLimits
+  readonly sampler: Sampler
+  readonly idGenerator: IdGenerator
+  readonly #processors: readonly SpanProcessor[]
+  readonly #tracers = new Map<string, Tracer>()
+  /** How many spans have ended; whoever flushes can tell whether there is anything new. */
+  endedCount = 0
+  #openCount = 0
+  #newestOpen: Span | undefined
+  #stopping: Promise<void> | undefined
+
+  constructor(config: ProviderConfig) {
+    this.resource = config.resource
+    this.limits = config.limits
+    this.sampler = config.sampler
+    this.idGenerator = config.idGenerator
+    this.#processors = config.processors
+  }
+
+  getTracer(name: string, version?: string, options?: { schemaUrl?: string }): Tracer {
+    const key = `${name}@${version ?? ''}:${options?.schemaUrl ?? ''}`
+    let tracer = this.#tracers.get(key)
+    if (tracer === undefined) {
+      tracer = new Tracer(this, { name, version, schemaUrl: options?.schemaUrl })
+      this.#tracers.set(key, tracer)
+    }
+    return tracer
+  }
+
+  get isStopped(): boolean {
+    return this.#stopping !== undefined
+  }
+
+  started(span: Span, parent: Context): void {
+    if (this.#openCount < MOST_OPEN) {
+      this.#openCount += 1
+      span.nextOpen = this.#newestOpen
+      if (this.#newestOpen !== undefined) this.#newestOpen.previousOpen = span
+      this.#newestOpen = span
+    }
+    for (const processor of this.#processors) {
+      guard('onStart', () => processor.onStart(span, parent))
+    }
+  }
+
+  ended(span: Span): void {
+    this.endedCount += 1
+    this.#forget(span)
+    for (const processor of this.#processors) {
+      if (processor.onEnding !== undefined) guard('onEnding', () => processor.onEnding?.(span))
+    }
+    span.ended = true
+    for (const processor of this.#processors) {
+      guard('onEnd', () => processor.onEnd(span))
+    }
+  }
+
+  /** Resolves when every processor has passed on what it had; rejects with the first of their errors. */
+  async forceFlush(): Promise<void> {
+    await Promise.all(this.#processors.map((processor) => processor.forceFlush()))
+  }
+
+  /** Ends the spans that are open, marked as incomplete, and stops the processors. Later calls await the first. */
+  shutdown(): Promise<void> {
+    this.#stopping ??= this.#stop()
+    return this.#stopping
+  }
+
+  async #stop(): Promise<void> {
+    while (this.#newestOpen !== undefined) {
+      this.#newestOpen.setAttribute(semconv.INCOMPLETE, true).end()
+    }
+    await Promise.all(this.#processors.map((processor) => processor.shutdown()))
+  }
+
+  #forget(span: Span): void {
+    const { previousOpen, nextOpen } = span
+    if (previousOpen === undefined && this.#newestOpen !== span) return
+    if (previousOpen === undefined) this.#newestOpen = nextOpen
+    else previousOpen.nextOpen = nextOpen
+    if (nextOpen !== undefined) nextOpen.previousOpen = previousOpen
+    span.previousOpen = undefined
+    span.nextOpen = undefined
+    this.#openCount -= 1
+  }
+}
+
+export class Tracer implements ApiTracer {
+  readonly #provider: TracerProvider
+  readonly #scope: InstrumentationScope
+
+  constructor(provider: TracerProvider, scope: InstrumentationScope) {
+    this.#provider = provider
+    this.#scope = scope
+  }
+
+  startSpan(name: string, options: SpanOptions = {}, parentContext: Context = context.active()): ApiSpan {
+    if (this.#provider.isStopped || isSuppressed(parentContext))
+      return trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
+
+    const { idGenerator, sampler } = this.#provider
+    const parent = options.root === true ? undefined : validParent(parentContext)
+    const traceId = parent === undefined ? idGenerator.generateTraceId() : parent.traceId
+    const kind = options.kind ?? SpanKind.INTERNAL
+
+    // Order of the SDK specification: trace id, sampler, a span id also for a span that is dropped, span.
+    const asked = parent === undefined ? withSpan(parentContext, undefined) : parentContext
+    const known = ignoresAttributes(sampler) ? {} : { ...options.attributes }
+    const verdict = sample(sampler, asked, traceId, name, kind, known, options.links ?? [])
+    const spanId = idGenerator.generateSpanId()
+    const random = parent === undefined ? this.#randomFlag() : parent.traceFlags & RANDOM_FLAG
+    const isSampled = verdict.decision === SamplingDecision.RECORD_AND_SAMPLED
+    const spanContext: SpanContext = {
+      traceId,
+      spanId,
+      traceFlags: isSampled ? random | TraceFlags.SAMPLED : random,
+    }
+    const traceState = verdict.traceState ?? parent?.traceState
+    if (traceState !== undefined) spanContext.traceState = traceState
+    if (verdict.decision === SamplingDecision.NOT_RECORD) return trace.wrapSpanContext(spanContext)
+
+    const isOurs = options instanceof LazyOptions
+    const attributes = isOurs ? options.attributes : {}
+    const span = new Span(
+      this.#provider,
+      this.#scope,
+      name,
+      kind,
+      spanContext,
+      parent,
+      options.startTime,
+      attributes,
+    )
+    if (!isOurs && options.attributes !== undefined) span.setAttributes(options.attributes)
+    if (verdict.attributes !== undefined) span.setAttributes(verdict.attributes)
+    if (options.links !== undefined) span.addLinks(options.links)
+    this.#provider.started(span, parentContext)
+    return span
+  }
+
+  startActiveSpan<F extends (span: ApiSpan) => ReturnType<F>>(name: string, fn: F): ReturnType<F>
+  startActiveSpan<F extends (span: ApiSpan) => ReturnType<F>>(
+    name: string,
+    options: SpanOptions,
+    fn: F,
+  ): ReturnType<F>
+  startActiveSpan<F extends (span: ApiSpan) => ReturnType<F>>(
+    name: string,
+    options: SpanOptions,
+    parentContext: Context,
+    fn: F,
+  ): ReturnType<F>
+  startActiveSpan<F extends (span: ApiSpan) => ReturnType<F>>(
+    name: string,
+    ...rest: [F] | [SpanOptions, F] | [SpanOptions, Context, F]
+  ): ReturnType<F> {
+    const fn = rest.at(-1) as F
+    const options = rest.length > 1 ? (rest[0] as SpanOptions) : {}
+    const parentContext = rest.length > 2 ? (rest[1] as Context) : context.active()
+    const span = this.startSpan(name, options, parentContext)
+    return context.with(withSpan(parentContext, span), fn, undefined, span)
+  }
+
+  // A generator of the app's own says with its ids nothing about their randomness.
+  #randomFlag(): number {
+    return this.#provider.idGenerator === randomIds ? RANDOM_FLAG : TraceFlags.NONE
+  }
+}
+
+function validParent(of: Context): SpanContext | undefined {
+  const parent = trace.getSpan(of)?.spanContext()
+  return parent !== undefined && trace.isSpanContextValid(parent) ? parent : undefined
+}
+
+function sample(
+  sampler: Sampler,
+  ...asked: Parameters<Sampler['shouldSample']>
+): ReturnType<Sampler['shouldSample']> {
+  try {
+    return sampler.shouldSample(...asked)
+  } catch (error) {
+    reportOnce('sampler', 'error', `the sampler ${String(sampler)} threw; the span is recorded`, error)
+    return { decision: SamplingDecision.RECORD_AND_SAMPLED }
+  }
+}
+
+function guard(step: string, run: () => void): void {
+  try {
+    run()
+  } catch (error) {
+    reportOnce(`processor:${step}`, 'error', `a span processor threw in ${step}`, error)
+  }
+}
