@@ -1,11 +1,13 @@
 import {
   context,
+  propagation,
   SpanKind,
   SpanStatusCode,
   trace,
   type Attributes,
   type Context,
   type Span,
+  type TimeInput,
 } from '@opentelemetry/api'
 import { isIgnored, isSuppressed, withSpan } from './context.ts'
 import { tracerFor } from './current.ts'
@@ -44,6 +46,15 @@ export interface Library<Subject extends unknown[]> {
   text(...subject: Subject): string
 }
 
+/** How a call ended. */
+export interface Ending<Outcome> {
+  /** What the app's `attributes` is called with; it is not called where this is left out. */
+  readonly outcome?: Outcome
+  /** `error.type`, and the status's description where the attributes do not say it already. */
+  readonly failure?: { readonly type: string; readonly message?: string }
+  readonly endTime?: TimeInput | undefined
+}
+
 export interface Sender<Subject extends unknown[], Outcome extends unknown[]> {
   /** Starts a CLIENT span; undefined when this call is to have none. `attributes` is asked only for a span that records. */
   begin(subject: Subject, name: () => string, attributes: () => Attributes): Call | undefined
@@ -51,6 +62,8 @@ export interface Sender<Subject extends unknown[], Outcome extends unknown[]> {
   succeed(call: Call, ...outcome: Outcome): void
   /** Ends the span of a call that did not: status Error, with the error's message unless another text is given. */
   fail(call: Call, error: unknown, type?: string, message?: string): void
+  /** Ends the span of a call whose end is neither of the two. */
+  conclude(call: Call, ending: Ending<Outcome>): void
   /** Ends the call's span when the promise settles; the promise that is returned stands for the same. */
   settle<T>(call: Call, promise: Promise<T>, ...outcome: Outcome): Promise<T>
 }
@@ -95,18 +108,26 @@ export function sender<
     }
   }
 
-  function succeed({ span }: Call, ...outcome: Outcome): void {
+  function conclude({ span }: Call, { outcome, failure, endTime }: Ending<Outcome>): void {
     if (!span.isRecording()) return
-    const more = moreAttributes?.(...outcome)
+    if (failure !== undefined) {
+      const { type, message } = failure
+      span.setAttribute(semconv.ERROR_TYPE, type)
+      span.setStatus(
+        message === undefined ? { code: SpanStatusCode.ERROR } : { code: SpanStatusCode.ERROR, message },
+      )
+    }
+    const more = outcome === undefined ? undefined : moreAttributes?.(...outcome)
     if (more !== undefined) span.setAttributes(more)
-    span.end()
+    span.end(endTime)
   }
 
-  function fail({ span }: Call, error: unknown, type = errorType(error), message = messageOf(error)): void {
-    if (!span.isRecording()) return
-    span.setAttribute(semconv.ERROR_TYPE, type ?? '_OTHER')
-    span.setStatus({ code: SpanStatusCode.ERROR, message })
-    span.end()
+  function succeed(call: Call, ...outcome: Outcome): void {
+    conclude(call, { outcome })
+  }
+
+  function fail(call: Call, error: unknown, type = errorType(error), message = messageOf(error)): void {
+    conclude(call, { failure: { type: type ?? '_OTHER', message } })
   }
 
   function settle<T>(call: Call, promise: Promise<T>, ...outcome: Outcome): Promise<T> {
@@ -122,9 +143,22 @@ export function sender<
     )
   }
 
-  return { begin, succeed, fail, settle }
+  return { begin, succeed, fail, conclude, settle }
 }
 
+// An error that stands for several (one for each address that was tried) has a code and no message.
 function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
+  if (!(error instanceof Error)) return String(error)
+  return error.message || (errorType(error) ?? '')
+}
+
+/** The headers that carry this context: traceparent and tracestate, baggage, or what the app's propagator sends. */
+export function headersOf(from: Context): Record<string, string> {
+  const headers: Record<string, string> = {}
+  try {
+    propagation.inject(from, headers)
+  } catch (error) {
+    reportOnce('inject', 'error', 'the propagator threw, so a call carries no trace context', error)
+  }
+  return headers
 }

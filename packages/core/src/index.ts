@@ -19,14 +19,17 @@ export {
   type Receive,
   type ReceivingOptions,
 } from './server.ts'
-export { sender, SENDING_SHAPE, type Call, type Library, type Sender, type SendingOptions } from './client.ts'
+export { headersOf, sender, SENDING_SHAPE, type Call, type Library, type Sender, type SendingOptions } from './client.ts'
 export { captureHeaders, methodAttribute, spanName } from './http.ts'
 export { isTraced, override } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
-export { expected, MATCH, type Match, type Shape, type TextMatch } from './options.ts'
+export { BOOLEAN, expected, FUNCTION, MATCH, matcher, type Match, type Shape, type TextMatch } from './options.ts'
 export { reportOnce } from './report.ts'
 export { errorType } from './span.ts'
 export * as semconv from './semconv.ts'
+
+// What adapters need of the API, so that they depend on this package alone.
+export { context, type Attributes, type Context } from '@opentelemetry/api'
 
 // Propagation, for carriers of one's own.
 export { baggagePropagator, compositePropagator, traceContextPropagator } from './propagation.ts'

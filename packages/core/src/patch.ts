@@ -27,10 +27,10 @@ export function isTraced(target: object): boolean {
 export function override<T extends object, K extends keyof T>(
   target: T,
   key: K,
-  wrap: (original: T[K] & Method) => T[K] & Method,
+  wrap: (original: T[K]) => T[K],
 ): void {
-  const original = target[key] as T[K] & Method
-  const traced = wrap(original)
+  const original = target[key] as Method
+  const traced = wrap(target[key]) as Method
   const patch: Patch = { key, before: Object.getOwnPropertyDescriptor(target, key), replacement, isOn: true }
   function replacement(this: unknown, ...args: never[]): unknown {
     return Reflect.apply(patch.isOn ? traced : original, this, args)

@@ -1,0 +1,133 @@
+import { context, isTraced, override, type Context } from '@throughline/core'
+import type { Dispatcher } from 'undici'
+import type { Attempt, HttpResponse, RequestTracer } from './request.ts'
+
+type Options = Dispatcher.DispatchOptions
+type Headers = Options['headers']
+type Method = (...args: unknown[]) => unknown
+
+// What the process-wide form finds in the headers of a request whose span this one has made.
+const covered = new Set<string>()
+// The same for those that are sent without our headers, by the context that they are made in.
+const coveredContexts = new WeakSet<Context>()
+
+/** Whether a request with this traceparent, made in this context, is one that a traced dispatcher has under way. */
+export function isCovered(traceparent: string | undefined, made: Context): boolean {
+  return (traceparent !== undefined && covered.has(traceparent)) || coveredContexts.has(made)
+}
+
+/** Overrides `dispatch` on this instance: undici's other methods come through it. */
+export function traceDispatcher<D extends Dispatcher>(dispatcher: D, begin: RequestTracer): D {
+  if (isTraced(dispatcher)) return dispatcher
+  override(dispatcher as Dispatcher, 'dispatch', (original) => {
+    return function dispatch(
+      this: Dispatcher,
+      options: Options,
+      handler: Dispatcher.DispatchHandler,
+    ): boolean {
+      const request = { method: options.method, origin: options.origin ?? originOf(this), path: options.path }
+      const attempt = begin(request, (name) => headerIn(options.headers, name))
+      const headers = withHeaders(options.headers, attempt.headers)
+      const sent = { ...options, headers } as Options
+      if (attempt.call === undefined) return original.call(this, sent, handler)
+
+      const { traceparent } = attempt.headers
+      if (traceparent === undefined) coveredContexts.add(attempt.call.context)
+      else covered.add(traceparent)
+      const watched = watch(handler, attempt, () => covered.delete(traceparent as string))
+      try {
+        return context.with(attempt.call.context, () => original.call(this, sent, watched))
+      } catch (error) {
+        covered.delete(traceparent as string)
+        attempt.failed(error)
+        throw error
+      }
+    }
+  })
+  return dispatcher
+}
+
+/**
+ * The handler with its end noticed, in either of undici's interfaces: `onHeaders` and so on, or from version 7
+ * `onResponseStart` and so on. What it calls runs in the caller's context, not in that of whoever freed a connection.
+ */
+function watch(
+  handler: Dispatcher.DispatchHandler,
+  attempt: Attempt,
+  forget: () => void,
+): Dispatcher.DispatchHandler {
+  const caller = attempt.call?.caller ?? context.active()
+  const end = (finish: () => void) => {
+    forget()
+    finish()
+  }
+  const notice: Record<string, (...args: never[]) => void> = {
+    onHeaders: (status: number, raw: readonly Buffer[]) => answered(status, fromPairs(raw)),
+    onResponseStart: (_controller: unknown, status: number, headers: HttpResponse['headers']) =>
+      answered(status, headers),
+    onUpgrade: (status: number, raw: readonly Buffer[]) => upgraded(status, fromPairs(raw)),
+    onRequestUpgrade: (_controller: unknown, status: number, headers: HttpResponse['headers']) =>
+      upgraded(status, headers),
+    onComplete: () => end(attempt.completed),
+    onResponseEnd: () => end(attempt.completed),
+    onError: (error: unknown) => end(() => attempt.failed(error)),
+    onResponseError: (_controller: unknown, error: unknown) => end(() => attempt.failed(error)),
+  }
+  function answered(statusCode: number, headers: HttpResponse['headers']): void {
+    if (statusCode >= 200) attempt.answered({ statusCode, headers })
+  }
+  function upgraded(statusCode: number, headers: HttpResponse['headers']): void {
+    attempt.answered({ statusCode, headers })
+    end(attempt.completed)
+  }
+
+  return new Proxy(handler, {
+    get(target, name) {
+      const method: unknown = Reflect.get(target, name, target)
+      if (typeof method !== 'function') return method
+      const before = notice[String(name)] as Method | undefined
+      return (...args: unknown[]) => {
+        before?.(...args)
+        return context.with(caller, () => Reflect.apply(method as Method, target, args))
+      }
+    },
+  })
+}
+
+/** A Client and a Pool know where they lead to, and keep it under a symbol of their own; an Agent is told each time. */
+function originOf(dispatcher: Dispatcher): string {
+  const key = Object.getOwnPropertySymbols(dispatcher).find(({ description }) => description === 'url')
+  const url: unknown = key === undefined ? undefined : Reflect.get(dispatcher, key)
+  return url instanceof URL ? url.origin : ''
+}
+
+/** A copy of the headers, in whichever of undici's forms they came, with these in place of those of the same name. */
+function withHeaders(given: Headers, added: Record<string, string>): Headers {
+  const names = Object.keys(added)
+  if (names.length === 0) return given
+  const kept = pairsOf(given).filter(([name]) => !names.includes(name.toLowerCase()))
+  return [...kept, ...Object.entries(added)].flat() as string[]
+}
+
+function headerIn(given: Headers, name: string): string | undefined {
+  return pairsOf(given).find(([candidate]) => candidate.toLowerCase() === name)?.[1] as string | undefined
+}
+
+function pairsOf(given: Headers): [string, unknown][] {
+  if (given === undefined || given === null) return []
+  if (Array.isArray(given)) {
+    if (Array.isArray(given[0])) return given as unknown as [string, unknown][]
+    return given.flatMap((name, index) =>
+      index % 2 === 0 ? [[String(name), given[index + 1]] as [string, unknown]] : [],
+    )
+  }
+  if (Symbol.iterator in given) return [...(given as Iterable<[string, unknown]>)]
+  return Object.entries(given)
+}
+
+function fromPairs(raw: readonly Buffer[]): HttpResponse['headers'] {
+  const pairs = raw.flatMap((name, index) =>
+    index % 2 === 0 ? [[String(name).toLowerCase(), String(raw[index + 1])] as const] : [],
+  )
+  return Object.fromEntries(pairs)
+}

@@ -1,0 +1,38 @@
+import type { Dispatcher } from 'undici'
+import { onAttempts } from './attempts.ts'
+import { traceDispatcher } from './dispatcher.ts'
+import { requestTracer, type TracingOptions } from './request.ts'
+
+export type { TracingOptions }
+
+/**
+ * Traces the HTTP requests of this process that undici makes, global `fetch` included: a CLIENT span for each attempt on
+ * the wire, and its trace context in the headers. Calling it again while it is on changes nothing.
+ *
+ * @returns a function that ends it.
+ * @throws TypeError for an option that is unknown or of the wrong shape.
+ */
+export function traceUndici(options?: TracingOptions): () => void
+/**
+ * Traces what is sent through this dispatcher (Agent, Pool, Client, …) and gives the same object back. The parent is the
+ * span that is current when the request is made, also on a pool that is busy.
+ *
+ * @throws TypeError for an option that is unknown or of the wrong shape.
+ */
+export function traceUndici<D extends Dispatcher>(dispatcher: D, options?: TracingOptions): D
+export function traceUndici<D extends Dispatcher>(
+  target: D | TracingOptions = {},
+  options: TracingOptions = {},
+): D | (() => void) {
+  if (isDispatcher(target)) return traceDispatcher(target, requestTracer('traceUndici(dispatcher)', options))
+  return onAttempts(requestTracer('traceUndici()', target))
+}
+
+function isDispatcher(target: object): target is Dispatcher {
+  return (
+    typeof target === 'object' &&
+    target !== null &&
+    'dispatch' in target &&
+    typeof target.dispatch === 'function'
+  )
+}

@@ -1,0 +1,291 @@
+import { context, SpanKind, SpanStatusCode, trace, type Attributes } from '@opentelemetry/api'
+import { span, untrace, type ReadableSpan } from '@throughline/core'
+import { afterEach, describe, expect, test } from 'vitest'
+import { record } from '../recording.ts'
+
+/** A client library as the contract sees it. `Target` is what the adapter wraps. */
+export interface ClientUnderTest<Target> {
+  /** A target that nobody has traced yet, connected to a real server. */
+  open(): Promise<{ target: Target; close(): Promise<void> }>
+  /** The adapter. `undefined` for its form that traces the whole process and answers a function that ends it. */
+  trace(target: Target, options?: object): unknown
+  isProcessWide?: boolean
+  /** A call that goes well. */
+  call(target: Target): Promise<unknown>
+  /** What it comes to. */
+  result: unknown
+  /** The same call with a callback, where the library has that form. */
+  callBack?(target: Target, done: (error: unknown, result: unknown) => void): void
+  /** A call that the server refuses. */
+  fail(target: Target): Promise<unknown>
+  /** The span of `call`: its name, and attributes that it must have. */
+  name: string
+  attributes: Attributes
+  /** `error.type` of the span of `fail`, and whether the library rejects it. */
+  failure: { type: string; rejects: boolean }
+  scope: string
+  /** What `ignore` is given to ignore `call` by its text. */
+  ignoredText: string | RegExp
+  /** A value that `call` sends, and that must be found nowhere in a span. */
+  secret?: string
+}
+
+const SUPPRESS = Symbol.for('OpenTelemetry SDK Context Key SUPPRESS_TRACING')
+
+/** The promise that is common to everything that sends. An adapter's own test holds only what is different there. */
+export function clientContract<Target>(library: string, client: ClientUnderTest<Target>): void {
+  const closing: (() => unknown)[] = []
+
+  afterEach(async () => {
+    for (const close of closing.splice(0).toReversed()) await close()
+  })
+
+  async function opened(): Promise<Target> {
+    const { target, close } = await client.open()
+    closing.push(close)
+    return target
+  }
+
+  function traced(target: Target, options?: object): unknown {
+    const answer = client.trace(target, options)
+    if (client.isProcessWide === true) closing.push(answer as () => void)
+    return answer
+  }
+
+  describe(`${library} keeps the promise of every client`, () => {
+    test('a call is one CLIENT span under the span of its caller, and nothing more', async () => {
+      const recording = record()
+      const target = await opened()
+      traced(target)
+      await span('caller', () => client.call(target))
+
+      const [call, caller] = await recording.all(2)
+      expect(call).toMatchObject({
+        name: client.name,
+        kind: SpanKind.CLIENT,
+        status: { code: SpanStatusCode.UNSET },
+      })
+      expect(call?.attributes).toMatchObject(client.attributes)
+      expect(call?.attributes).not.toHaveProperty('error.type')
+      expect(call?.instrumentationScope).toMatchObject({ name: client.scope, version: '0.1.0' })
+      expect(call?.parentSpanContext?.spanId).toBe(caller?.spanContext().spanId)
+      expect(call?.spanContext().traceId).toBe(caller?.spanContext().traceId)
+    })
+
+    test('the call comes to what it came to before', async () => {
+      record()
+      const target = await opened()
+      traced(target)
+      expect(await client.call(target)).toEqual(client.result)
+    })
+
+    test('a call outside of any span starts a trace', async () => {
+      const recording = record()
+      const target = await opened()
+      traced(target)
+      await client.call(target)
+      const [call] = await recording.all(1)
+      expect(call?.parentSpanContext).toBeUndefined()
+    })
+
+    test('calls that are made at the same time each have their own caller as parent', async () => {
+      const recording = record()
+      const target = await opened()
+      traced(target)
+      const callers = Array.from({ length: 20 }, (_, index) => `caller ${index}`)
+      await Promise.all(callers.map((name) => span(name, () => client.call(target))))
+
+      const spans = await recording.all(40)
+      for (const name of callers) {
+        const caller = spans.find((candidate) => candidate.name === name)
+        expect(childrenOf(spans, caller)).toHaveLength(1)
+      }
+    })
+
+    test('what follows a call runs in the context of its caller', async () => {
+      record()
+      const target = await opened()
+      traced(target)
+      await span('caller', async (caller) => {
+        await client.call(target)
+        expect(trace.getActiveSpan()).toBe(caller)
+      })
+    })
+
+    test('a call that the server refuses is an error span with a type, and the same error for the app', async () => {
+      const recording = record()
+      const target = await opened()
+      const before = await outcome(client.fail(target))
+      traced(target)
+      const after = await outcome(client.fail(target))
+
+      expect(after).toEqual(before)
+      expect('error' in after).toBe(client.failure.rejects)
+      const [call] = await recording.all(1)
+      expect(call?.status.code).toBe(SpanStatusCode.ERROR)
+      expect(call?.attributes).toMatchObject({ 'error.type': client.failure.type })
+    })
+
+    test('an unsampled caller has no spans made for it, and nothing else changes', async () => {
+      const recording = record({ sampling: 0 })
+      const target = await opened()
+      traced(target)
+      await span('caller', async () => {
+        expect(await client.call(target)).toEqual(client.result)
+      })
+      expect(recording.spans).toHaveLength(0)
+    })
+
+    test('a call in a context where tracing is suppressed has no span', async () => {
+      const recording = record()
+      const target = await opened()
+      traced(target)
+      await context.with(context.active().setValue(SUPPRESS, true), () => client.call(target))
+      await client.call(target)
+      await recording.all(1)
+    })
+
+    test('with requireParent a call outside of any span has none', async () => {
+      const recording = record()
+      const target = await opened()
+      traced(target, { requireParent: true })
+      await client.call(target)
+      await span('caller', () => client.call(target))
+      expect((await recording.all(2)).map(({ name }) => name)).toEqual([client.name, 'caller'])
+    })
+
+    test.each([
+      ['text', () => client.ignoredText],
+      ['a function', () => () => true],
+      ['a list', () => ['something else', client.ignoredText]],
+    ])('a call that is ignored by %s has no span', async (_form, ignore) => {
+      const recording = record()
+      const target = await opened()
+      traced(target, { ignore: ignore() })
+      await span('caller', async () => {
+        expect(await client.call(target)).toEqual(client.result)
+      })
+      expect((await recording.all(1))[0]?.name).toBe('caller')
+    })
+
+    test('attributes of the app are added when the call has ended', async () => {
+      const recording = record()
+      const target = await opened()
+      traced(target, { attributes: (...given: unknown[]) => ({ 'app.given': given.length }) })
+      await client.call(target)
+      expect((await recording.all(1))[0]?.attributes).toMatchObject({ ...client.attributes, 'app.given': 2 })
+    })
+
+    test('a function of the app that throws costs its attributes and nothing else', async () => {
+      const recording = record()
+      const target = await opened()
+      const broken = () => {
+        throw new Error('of the app')
+      }
+      traced(target, { attributes: broken, ignore: broken })
+      expect(await client.call(target)).toEqual(client.result)
+      expect((await recording.all(1))[0]?.attributes).toMatchObject(client.attributes)
+    })
+
+    test('values that the call sends are found nowhere in its span', async () => {
+      const recording = record()
+      const target = await opened()
+      traced(target)
+      await client.call(target)
+      const [{ name, attributes, status, events } = {} as ReadableSpan] = await recording.all(1)
+      if (client.secret !== undefined) {
+        expect(JSON.stringify({ name, attributes, status, events })).not.toContain(client.secret)
+      }
+    })
+
+    test('an option that does not exist, or of the wrong shape, is a TypeError at set-up', async () => {
+      const target = await opened()
+      expect(() => client.trace(target, { ignored: true })).toThrow(
+        expect.objectContaining({
+          name: 'TypeError',
+          message: expect.stringMatching(/expected.*received.*"ignored"/),
+        }),
+      )
+      expect(() => client.trace(target, { requireParent: 'yes' })).toThrow(
+        /expected requireParent to be true or false, received "yes"; example: \{ requireParent: true \}/,
+      )
+    })
+
+    if (client.callBack !== undefined) {
+      const callBack = client.callBack.bind(client)
+
+      test('a callback gets what it got before, once, in the context of the caller', async () => {
+        const recording = record()
+        const target = await opened()
+        traced(target)
+        const result = await span(
+          'caller',
+          (caller) =>
+            new Promise((resolve, reject) => {
+              callBack(target, (error, value) => {
+                expect(trace.getActiveSpan()).toBe(caller)
+                if (error) reject(error)
+                else resolve(value)
+              })
+            }),
+        )
+        expect(result).toEqual(client.result)
+        const [call, caller] = await recording.all(2)
+        expect(call?.parentSpanContext?.spanId).toBe(caller?.spanContext().spanId)
+      })
+    }
+
+    if (client.isProcessWide === true) {
+      test('tracing that is switched on twice makes one span, and ends when it is ended', async () => {
+        const recording = record()
+        const target = await opened()
+        const stop = traced(target) as () => void
+        traced(target)
+        await client.call(target)
+        await recording.all(1)
+        stop()
+        await client.call(target)
+        expect(recording.spans).toHaveLength(1)
+      })
+    } else {
+      test('the same object comes back, and wrapping it twice is wrapping it once', async () => {
+        const recording = record()
+        const target = await opened()
+        expect(traced(target)).toBe(target)
+        expect(traced(target)).toBe(target)
+        await client.call(target)
+        await recording.all(1)
+      })
+
+      test('untrace gives back the object as it was', async () => {
+        const recording = record()
+        const target = (await opened()) as Target & object
+        const before = Reflect.ownKeys(target)
+        traced(target)
+        untrace(target)
+        expect(Reflect.ownKeys(target)).toEqual(before)
+        expect(await client.call(target)).toEqual(client.result)
+        expect(recording.spans).toHaveLength(0)
+      })
+
+      test('no property that can be enumerated is added to the object', async () => {
+        const target = (await opened()) as Target & object
+        const before = Object.keys(target)
+        traced(target)
+        expect(Object.keys(target)).toEqual(before)
+      })
+    }
+  })
+}
+
+function childrenOf(spans: readonly ReadableSpan[], parent: ReadableSpan | undefined): ReadableSpan[] {
+  return spans.filter((candidate) => candidate.parentSpanContext?.spanId === parent?.spanContext().spanId)
+}
+
+async function outcome(promise: Promise<unknown>): Promise<{ value: unknown } | { error: unknown }> {
+  try {
+    return { value: await promise }
+  } catch (error) {
+    return { error }
+  }
+}

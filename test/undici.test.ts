@@ -1,0 +1,325 @@
+import { context, SpanStatusCode } from '@opentelemetry/api'
+import { span } from '@throughline/core'
+import { traceUndici } from '@throughline/undici'
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import * as undici from 'undici'
+import * as undici6 from 'undici6'
+import { afterEach, describe, expect, test } from 'vitest'
+import { clientContract } from './contract/client.ts'
+import { record } from './recording.ts'
+
+interface Listening {
+  url: string
+  port: number
+  requests: IncomingMessage[]
+  server: Server
+}
+
+const closing: (() => unknown)[] = []
+
+afterEach(async () => {
+  for (const close of closing.splice(0).toReversed()) await close()
+})
+
+async function serve(answer: RequestListener = respond): Promise<Listening> {
+  const requests: IncomingMessage[] = []
+  const server = createServer((request, response) => {
+    requests.push(request)
+    answer(request, response)
+  })
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  const { port } = server.address() as AddressInfo
+  return { url: `http://127.0.0.1:${port}`, port, requests, server }
+}
+
+async function served(answer?: RequestListener): Promise<Listening> {
+  const listening = await serve(answer)
+  closing.push(() => close(listening.server))
+  return listening
+}
+
+function close(server: Server): Promise<unknown> {
+  server.closeAllConnections()
+  return new Promise((resolve) => server.close(resolve))
+}
+
+const respond: RequestListener = (request, response) => {
+  response.statusCode = request.url?.startsWith('/none') ? 404 : 200
+  response.end('hello')
+}
+
+function traceparents({ rawHeaders }: IncomingMessage): string[] {
+  return rawHeaders.filter(
+    (_value, index) => rawHeaders[index - 1]?.toLowerCase() === 'traceparent' && index % 2 === 1,
+  )
+}
+
+const PATH = '/stock?sig=s3cret'
+
+const common = {
+  result: 'hello',
+  name: 'GET',
+  scope: '@throughline/undici',
+  attributes: {
+    'http.request.method': 'GET',
+    'http.response.status_code': 200,
+    'server.address': '127.0.0.1',
+  },
+  failure: { type: '404', rejects: false },
+  ignoredText: /\/stock/,
+  secret: 's3cret',
+}
+
+clientContract<string>('global fetch', {
+  ...common,
+  isProcessWide: true,
+  async open() {
+    const { url, server } = await serve()
+    return { target: url, close: async () => void (await close(server)) }
+  },
+  trace: (_url, options) => traceUndici(options),
+  call: async (url) => (await fetch(url + PATH)).text(),
+  fail: async (url) => (await fetch(`${url}/none`)).text(),
+})
+
+for (const [version, library] of [
+  ['7', undici],
+  ['6', undici6 as unknown as typeof undici],
+] as const) {
+  clientContract<undici.Pool>(`a pool of undici ${version}`, {
+    ...common,
+    async open() {
+      const { url, server } = await serve()
+      const pool = new library.Pool(url, { connections: 2 })
+      return {
+        target: pool,
+        async close() {
+          await pool.close()
+          await close(server)
+        },
+      }
+    },
+    trace: (pool, options) => traceUndici(pool, options),
+    call: async (pool) => (await pool.request({ method: 'GET', path: PATH })).body.text(),
+    fail: async (pool) => (await pool.request({ method: 'GET', path: '/none' })).body.text(),
+  })
+
+  describe(`undici ${version}`, () => {
+    test('fifty callers of a pool with one connection each find their own span as parent', async () => {
+      const recording = record()
+      const { url, requests } = await served()
+      const pool = traceUndici(new library.Pool(url, { connections: 1 }))
+      closing.push(() => pool.close())
+      const callers = Array.from({ length: 50 }, (_, index) => `caller ${index}`)
+      await Promise.all(
+        callers.map((name) =>
+          span(name, async () => (await pool.request({ method: 'GET', path: '/' })).body.text()),
+        ),
+      )
+
+      const spans = await recording.all(100)
+      const ids = new Map(spans.map((each) => [each.name, each.spanContext()]))
+      const sent = requests.flatMap(traceparents)
+      expect(new Set(sent)).toHaveLength(50)
+      for (const call of spans.filter(({ name }) => name === 'GET')) {
+        const { traceId, spanId } = call.spanContext()
+        expect(sent).toContain(`00-${traceId}-${spanId}-03`)
+        const parent = callers.find((name) => ids.get(name)?.spanId === call.parentSpanContext?.spanId)
+        expect(ids.get(parent as string)?.traceId).toBe(traceId)
+      }
+      expect(new Set(spans.map((each) => each.parentSpanContext?.spanId))).toHaveLength(51)
+    })
+
+    test('both forms together make one span, also where no header may be sent', async () => {
+      const recording = record()
+      const { url, requests } = await served()
+      for (const options of [{}, { propagateTo: 'https://nobody.example' }]) {
+        const pool = traceUndici(new library.Pool(url), options)
+        const stop = traceUndici(options)
+        await (await pool.request({ method: 'GET', path: '/' })).body.text()
+        stop()
+        await pool.close()
+      }
+      await recording.all(2)
+      expect(requests.map((request) => traceparents(request).length)).toEqual([1, 0])
+    })
+
+    test.each([
+      ['an object', { TraceParent: 'old', 'x-own': '1' }],
+      ['a flat list', ['TraceParent', 'old', 'x-own', '1']],
+      ['a Map', new Map([['TraceParent', 'old'], ['x-own', '1']])], // prettier-ignore
+    ])(
+      'headers given as %s are sent with one traceparent, and are not changed for the app',
+      async (_form, headers) => {
+        const recording = record()
+        const { url, requests } = await served()
+        const pool = traceUndici(new library.Pool(url))
+        closing.push(() => pool.close())
+        const before = structuredClone(headers)
+        await (
+          await pool.request({
+            method: 'GET',
+            path: '/',
+            headers: headers as undici.Dispatcher.RequestOptions['headers'] as never,
+          })
+        ).body.text()
+        const [call] = await recording.all(1)
+        expect(headers).toEqual(before)
+        expect(traceparents(requests[0] as IncomingMessage)).toEqual([
+          `00-${call?.spanContext().traceId}-${call?.spanContext().spanId}-03`,
+        ])
+        expect(requests[0]?.headers).toMatchObject({ 'x-own': '1' })
+      },
+    )
+
+    test('a request that nobody answers is an error with the code of the system', async () => {
+      const recording = record()
+      const { url, server } = await served()
+      await close(server)
+      const pool = traceUndici(new library.Pool(url))
+      closing.push(() => pool.destroy())
+      await expect(pool.request({ method: 'GET', path: '/' })).rejects.toThrow('ECONNREFUSED')
+      const [call] = await recording.all(1)
+      expect(call?.attributes).toMatchObject({ 'error.type': 'ECONNREFUSED' })
+      expect(call?.attributes).not.toHaveProperty('http.response.status_code')
+    })
+  })
+}
+
+describe('global fetch', () => {
+  function started(options = {}): void {
+    closing.push(traceUndici(options))
+  }
+
+  test('the server gets one traceparent, of the span of the request, in place of any other', async () => {
+    const recording = record()
+    const { url, requests } = await served()
+    started()
+    await (
+      await fetch(url, {
+        headers: { traceparent: '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01' },
+      })
+    ).text()
+    const [call] = await recording.all(1)
+    const { traceId, spanId } = call?.spanContext() ?? {}
+    expect(traceparents(requests[0] as IncomingMessage)).toEqual([`00-${traceId}-${spanId}-03`])
+  })
+
+  test('an unsampled caller tells the server so', async () => {
+    record({ sampling: 0 })
+    const { url, requests } = await served()
+    started()
+    await (await fetch(url)).text()
+    expect(traceparents(requests[0] as IncomingMessage)).toEqual([expect.stringMatching(/-02$/)])
+  })
+
+  test('credentials and signatures in a URL are masked, and the port is always there', async () => {
+    const recording = record()
+    const { url, port } = await served()
+    started()
+    await (await fetch(`${url}/a?sig=x&b=1`)).text()
+    const [call] = await recording.all(1)
+    expect(call?.attributes).toMatchObject({
+      'url.full': `http://127.0.0.1:${port}/a?sig=REDACTED&b=1`,
+      'server.port': port,
+    })
+  })
+
+  test('a refused connection is an error with the code of the system and its message', async () => {
+    const recording = record()
+    const { url, server } = await served()
+    await close(server)
+    started()
+    await expect(fetch(url)).rejects.toThrow('fetch failed')
+    const [call] = await recording.all(1)
+    expect(call?.attributes).toMatchObject({ 'error.type': 'ECONNREFUSED' })
+    expect(call?.status).toMatchObject({
+      code: SpanStatusCode.ERROR,
+      message: expect.stringContaining('ECONNREFUSED'),
+    })
+  })
+
+  test('an abort by the caller is no error, and a timeout is one', async () => {
+    const recording = record()
+    const { url } = await served(() => {})
+    started()
+    const controller = new AbortController()
+    const aborted = fetch(url, { signal: controller.signal })
+    controller.abort()
+    await expect(aborted).rejects.toThrow('aborted')
+    await expect(fetch(url, { signal: AbortSignal.timeout(20) })).rejects.toThrow('timeout')
+
+    const spans = await recording.all(recording.spans.length)
+    const timedOut = await recording.span((each) => each.attributes['error.type'] !== undefined)
+    expect(timedOut.attributes).toMatchObject({ 'error.type': 'TimeoutError' })
+    expect(spans.filter((each) => each.status.code === SpanStatusCode.ERROR)).toEqual([timedOut])
+  })
+
+  test('each hop of a redirect is a span of its own, with a traceparent of its own', async () => {
+    const recording = record()
+    const { url, requests } = await served((request, response) => {
+      if (request.url === '/old') response.writeHead(302, { location: '/new' }).end()
+      else response.end('hello')
+    })
+    started()
+    await span('caller', async () => (await fetch(`${url}/old`)).text())
+    const spans = await recording.all(3)
+    expect(spans.map((each) => each.attributes['http.response.status_code'])).toEqual([302, 200, undefined])
+    expect(spans[0]?.parentSpanContext).toEqual(spans[1]?.parentSpanContext)
+    expect(requests.map((request) => traceparents(request)[0]?.slice(36, 52))).toEqual(
+      spans.slice(0, 2).map((each) => each.spanContext().spanId),
+    )
+  })
+
+  test('only those named by propagateTo get our headers, and the span is made all the same', async () => {
+    const recording = record()
+    const { url, requests } = await served()
+    started({ propagateTo: [`${url}/ours`, /\/also$/] })
+    for (const path of ['/ours/a', '/also', '/theirs']) await (await fetch(url + path)).text()
+    await recording.all(3)
+    expect(requests.map((request) => traceparents(request).length)).toEqual([1, 1, 0])
+  })
+
+  test('an ignored request still carries the trace of its caller', async () => {
+    const recording = record()
+    const { url, requests } = await served()
+    started({ ignore: () => true })
+    await span('caller', async () => (await fetch(url)).text())
+    const [caller] = await recording.all(1)
+    expect(traceparents(requests[0] as IncomingMessage)[0]).toContain(caller?.spanContext().spanId)
+  })
+
+  test('named headers are recorded, and no others', async () => {
+    const recording = record()
+    const { url } = await served((_request, response) => response.setHeader('x-region', 'eu').end())
+    started({ capture: { requestHeaders: ['X-Tenant'], responseHeaders: ['X-Region'] } })
+    await (await fetch(url, { headers: { 'x-tenant': 'acme', authorization: 'secret' } })).text()
+    const [call] = await recording.all(1)
+    expect(call?.attributes).toMatchObject({
+      'http.request.header.x-tenant': ['acme'],
+      'http.response.header.x-region': ['eu'],
+    })
+    expect(JSON.stringify(call?.attributes)).not.toContain('secret')
+  })
+
+  test('a method that the API writes otherwise is recorded as it was sent', async () => {
+    const recording = record()
+    const { url } = await served()
+    started()
+    await (await fetch(url, { method: 'post', body: 'x' })).text()
+    await (await fetch(url, { method: 'PROPFIND' })).text()
+    const [posted, found] = await recording.all(2)
+    expect(posted).toMatchObject({ name: 'POST', attributes: { 'http.request.method': 'POST' } })
+    expect(found).toMatchObject({
+      name: 'HTTP',
+      attributes: { 'http.request.method': '_OTHER', 'http.request.method_original': 'PROPFIND' },
+    })
+  })
+})
+
+test('what traceUndici gets must be a dispatcher or options', () => {
+  expect(() => traceUndici('http://localhost' as never)).toThrow(TypeError)
+  expect(context.active()).toBeDefined()
+})
