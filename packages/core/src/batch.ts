@@ -1,3 +1,5 @@
+import { context } from '@opentelemetry/api'
+import { root, suppressTracing } from './context.ts'
 import { reportOnce, report } from './report.ts'
 import { isSampled, type ReadableSpan, type SpanProcessor } from './span.ts'
 
@@ -27,13 +29,16 @@ interface Waiter {
   resolve: () => void
 }
 
+// What an exporter does is not traced, whoever wrote it, and holds on to nobody's request.
+const quiet = suppressTracing(root)
+
 // While spans are lost because the queue is full, the count is said this often.
 const LOSS_REPORT_INTERVAL_MS = 60_000
 
 /**
  * A bounded queue in front of an exporter. Batches leave one at a time: when one is full, when the delay has passed since
  * the first span came, or when somebody flushes. What finds the queue full is dropped, counted and said
- * (OpenTelemetry trace SDK, batching processor).
+ * (OpenTelemetry trace SDK, batching processor). The exporter runs where nothing is traced.
  */
 export function batchProcessor(exporter: SpanExporter, options: BatchOptions): SpanProcessor {
   const { scheduledDelayMillis, exportTimeoutMillis, maxQueueSize } = options
@@ -65,11 +70,13 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
   }
 
   function schedule(): void {
-    timer ??= setTimeout(() => {
-      timer = undefined
-      flushUntil = accepted
-      exportNext()
-    }, scheduledDelayMillis).unref()
+    timer ??= context.with(quiet, setTimeout, undefined, due, scheduledDelayMillis).unref()
+  }
+
+  function due(): void {
+    timer = undefined
+    flushUntil = accepted
+    exportNext()
   }
 
   // Full batches leave at once; a part of one leaves only when the delay or a flush asks for what it holds.
@@ -104,15 +111,20 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
       }
       // A burst is handed over in a turn of its own, not in the middle of the request that filled the batch.
       setImmediate(() => {
-        try {
-          exporter.export(batch, resolve)
-        } catch (error) {
-          resolve({ code: 1, error: error as Error })
-        }
+        context.with(quiet, handOver, undefined, batch).then(resolve, (error: unknown) => {
+          resolve({ code: 1, error: error instanceof Error ? error : new Error(String(error)) })
+        })
       })
     })
     clearTimeout(deadline)
     tally(result, batch.length)
+  }
+
+  async function handOver(batch: ReadableSpan[]): Promise<ExportResult> {
+    for (const { resource } of batch) {
+      if (resource.asyncAttributesPending === true) await resource.waitForAsyncAttributes?.()
+    }
+    return new Promise((resolve) => exporter.export(batch, resolve))
   }
 
   // A collector that is down is said when it goes and when it comes back, not once per batch.
@@ -154,18 +166,21 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
         exportNext()
       })
     }
-    await exporter.forceFlush?.()
+    await context.with(quiet, async () => exporter.forceFlush?.())
   }
 
   let stopping: Promise<void> | undefined
   async function stop(): Promise<void> {
     const flushed = forceFlush()
     isStopped = true
-    await flushed
-    clearTimeout(timer)
-    sayLoss()
-    if (lost > 0 && !isSilent) report('warn', `${lost} spans were lost because they could not be exported`)
-    await exporter.shutdown()
+    try {
+      await flushed
+    } finally {
+      clearTimeout(timer)
+      sayLoss()
+      if (lost > 0 && !isSilent) report('warn', `${lost} spans were lost because they could not be exported`)
+      await context.with(quiet, async () => exporter.shutdown())
+    }
   }
 
   return {

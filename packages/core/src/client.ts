@@ -96,11 +96,13 @@ export function sender<
 
   function begin(subject: Subject, name: () => string, attributes: () => Attributes): Call | undefined {
     try {
+      // First of all: with the default start comes the propagator, for calls without a span too.
+      const maker = tracer()
       const active = context.active()
       if (isSuppressed(active) || isIgnored(active)) return undefined
       if (requireParent && trace.getSpan(active) === undefined) return undefined
       if (isIgnoredCall?.(...subject) === true) return undefined
-      const span = tracer().startSpan(name(), new LazyOptions(SpanKind.CLIENT, attributes), active)
+      const span = maker.startSpan(name(), new LazyOptions(SpanKind.CLIENT, attributes), active)
       return { span, context: withSpan(active, span), caller: active }
     } catch (error) {
       reportOnce(`send:${library.scope.name}`, 'error', 'a call could not be traced', error)

@@ -2,31 +2,68 @@ import type { HrTime, TimeInput } from '@opentelemetry/api'
 
 /**
  * Ticks are milliseconds of the monotonic clock (`performance.now()`): they never run backwards, and a read costs
- * 0.05 µs. They become wall-clock time through one anchor, read once per process, so that durations and the order of
- * spans are right even when the wall clock is set while they run.
+ * 0.05 µs. They become wall-clock time through an anchor, so that durations and the order of spans are right even when
+ * the wall clock is set while they run.
  */
 export type Ticks = number
+
+/** The wall-clock time at tick zero. A span keeps the one that it started with. */
+export interface Anchor {
+  // Whole seconds and the milliseconds above them: ticks added to a small number keep their sub-microsecond digits,
+  // which ticks added to 1.8e12 milliseconds would lose.
+  readonly seconds: number
+  readonly rest: number
+}
 
 const MS_PER_SECOND = 1000
 const NS_PER_MS = 1e6
 const NS_PER_SECOND = 1e9
+const LAST_NANOSECOND = NS_PER_SECOND - 1
 
-// The anchor is kept as whole seconds and the milliseconds above them: ticks added to a small number keep their
-// sub-microsecond digits, which ticks added to 1.8e12 milliseconds would lose.
-const anchorMs = Date.now() - performance.now()
-const anchorSeconds = Math.floor(anchorMs / MS_PER_SECOND)
-const anchorRest = anchorMs - anchorSeconds * MS_PER_SECOND
+/** `Date.now()` counts whole milliseconds: two clocks that agree differ by less than this. */
+const SAME_MS = 2
+/** A laptop that slept, or a clock that was set; what time servers adjust by and by is less. */
+const MOST_DRIFT_MS = 1000
+
+let anchor = firstAnchor()
 
 export function now(): Ticks {
   return performance.now()
 }
 
+/** The anchor for spans that start now. */
+export function latestAnchor(): Anchor {
+  return anchor
+}
+
+/**
+ * The same, after a look at the wall clock. The monotonic clock stands still while a machine sleeps: asked where a trace
+ * enters the process, this notices, and spans from then on have the time of day again.
+ */
+export function checkedAnchor(ticks: Ticks): Anchor {
+  const zero = Date.now() - ticks
+  if (Math.abs(zero - (anchor.seconds * MS_PER_SECOND + anchor.rest)) > MOST_DRIFT_MS) anchor = anchorAt(zero)
+  return anchor
+}
+
+// The process's time origin is read to the microsecond: with it, services on one machine agree on what came first.
+function firstAnchor(): Anchor {
+  const zero = Date.now() - performance.now()
+  return anchorAt(Math.abs(zero - performance.timeOrigin) < SAME_MS ? performance.timeOrigin : zero)
+}
+
+function anchorAt(epochMs: number): Anchor {
+  const seconds = Math.floor(epochMs / MS_PER_SECOND)
+  return { seconds, rest: epochMs - seconds * MS_PER_SECOND }
+}
+
 /** Ticks as [seconds, nanoseconds] since the Unix epoch. */
-export function toHrTime(ticks: Ticks): HrTime {
-  const ms = anchorRest + ticks
+export function toHrTime(ticks: Ticks, from: Anchor = anchor): HrTime {
+  const ms = from.rest + ticks
   const seconds = Math.floor(ms / MS_PER_SECOND)
-  const nanos = Math.floor((ms - seconds * MS_PER_SECOND) * NS_PER_MS)
-  return [anchorSeconds + seconds, nanos]
+  // The division rounds: just below a full second it may give the next one.
+  const nanos = Math.min(Math.max(Math.floor((ms - seconds * MS_PER_SECOND) * NS_PER_MS), 0), LAST_NANOSECOND)
+  return [from.seconds + seconds, nanos]
 }
 
 function fromMilliseconds(ms: number): HrTime {

@@ -1,11 +1,12 @@
-import type { AttributeValue, TextMapPropagator } from '@opentelemetry/api'
+import type { Attributes, AttributeValue, TextMapPropagator } from '@opentelemetry/api'
+import { validateHeaderName, validateHeaderValue } from 'node:http'
 import type { BatchOptions, SpanExporter } from './batch.ts'
 import { randomIds, type IdGenerator } from './ids.ts'
 import { choice, expected, type Shape, validated } from './options.ts'
 import type { OtlpOptions } from './otlp/send.ts'
 import { baggagePropagator, compositePropagator, traceContextPropagator } from './propagation.ts'
 import { reportOnce } from './report.ts'
-import { describeProcess, type Resource } from './resource.ts'
+import { describeProcess, extended, type Resource } from './resource.ts'
 import { alwaysOff, alwaysOn, parentBased, traceIdRatio, type Sampler } from './sampling.ts'
 import * as semconv from './semconv.ts'
 import type { SpanLimits, SpanProcessor } from './span.ts'
@@ -14,7 +15,7 @@ import type { SpanLimits, SpanProcessor } from './span.ts'
 export interface StartOptions {
   /** `service.name`. */
   serviceName?: string
-  /** Attributes to add to what is detected, or a Resource to use in its place. */
+  /** Attributes, or a Resource that has them, to add to what is detected. */
   resource?: Record<string, AttributeValue> | Resource
   /** The base URL of an OTLP/HTTP receiver; `/v1/traces` is added to it. */
   endpoint?: string
@@ -54,6 +55,9 @@ const EXPORTERS = ['otlp', 'console', 'none'] as const
 const DEFAULT_ENDPOINT = 'http://localhost:4318'
 const TRACES_PATH = 'v1/traces'
 
+/** The longest time that a timer of Node can wait; a longer one would fire at once. */
+const MOST_TIMER_MS = 2 ** 31 - 1
+
 // The standard's 2,048 loses the burst of a busy second; a span is about 300 bytes.
 const DEFAULT_QUEUE_SIZE = 16_384
 
@@ -65,7 +69,11 @@ const SHAPE: Shape<StartOptions> = {
     isObject,
   ),
   endpoint: expected('an http or https URL', "endpoint: 'http://localhost:4318'", isHttpUrl),
-  headers: expected('an object of strings', "headers: { authorization: 'Bearer …' }", isTextRecord),
+  headers: expected(
+    'an object of header names and texts',
+    "headers: { authorization: 'Bearer …' }",
+    isHeaders,
+  ),
   protocol: choice('protocol', ['http/protobuf', 'http/json']),
   exporter: expected('a SpanExporter', 'exporter: new OTLPTraceExporter()', (value) => has(value, 'export')),
   spanProcessors: expected(
@@ -78,8 +86,10 @@ const SHAPE: Shape<StartOptions> = {
   propagator: expected('a TextMapPropagator', 'propagator: new B3Propagator()', (value) =>
     has(value, 'inject'),
   ),
-  idGenerator: expected('an IdGenerator', 'idGenerator: new RandomIdGenerator()', (value) =>
-    has(value, 'generateTraceId'),
+  idGenerator: expected(
+    'an IdGenerator',
+    'idGenerator: new RandomIdGenerator()',
+    (value) => has(value, 'generateTraceId') && has(value, 'generateSpanId'),
   ),
   signals: expected('true or false', 'signals: false', (value) => typeof value === 'boolean'),
 }
@@ -95,8 +105,8 @@ export function readConfig(given: StartOptions, environment: Environment = proce
     exporter: options.exporter ?? env.choice('OTEL_TRACES_EXPORTER', EXPORTERS) ?? 'otlp',
     spanProcessors: options.spanProcessors,
     batch: {
-      scheduledDelayMillis: env.count('OTEL_BSP_SCHEDULE_DELAY') ?? 5000,
-      exportTimeoutMillis: env.count('OTEL_BSP_EXPORT_TIMEOUT') ?? 30_000,
+      scheduledDelayMillis: env.milliseconds('OTEL_BSP_SCHEDULE_DELAY') ?? 5000,
+      exportTimeoutMillis: env.milliseconds('OTEL_BSP_EXPORT_TIMEOUT') ?? 30_000,
       maxQueueSize: env.count('OTEL_BSP_MAX_QUEUE_SIZE', 1) ?? DEFAULT_QUEUE_SIZE,
       maxExportBatchSize: env.count('OTEL_BSP_MAX_EXPORT_BATCH_SIZE', 1) ?? 512,
     },
@@ -109,19 +119,20 @@ export function readConfig(given: StartOptions, environment: Environment = proce
 }
 
 /** Whether somebody said where traces should go, in the environment. */
-export function hasEndpoint(environment: Environment = process.env): boolean {
+export function hasDestination(environment: Environment = process.env): boolean {
   const { text } = reader(environment)
-  return (text('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT') ?? text('OTEL_EXPORTER_OTLP_ENDPOINT')) !== undefined
+  const names = ['OTEL_EXPORTER_OTLP_TRACES_ENDPOINT', 'OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_TRACES_EXPORTER']
+  return names.some((name) => text(name) !== undefined)
 }
 
 function readResource({ serviceName, resource }: StartOptions, env: Reader): Resource {
-  if (resource !== undefined && isResource(resource)) return resource
-  const given = { ...resource }
-  const fromEnvironment: Record<string, AttributeValue> = env.pairs('OTEL_RESOURCE_ATTRIBUTES') ?? {}
+  const fromEnvironment: Attributes = env.pairs('OTEL_RESOURCE_ATTRIBUTES') ?? {}
   const nameFromEnvironment = env.text('OTEL_SERVICE_NAME')
   if (nameFromEnvironment !== undefined) fromEnvironment[semconv.SERVICE_NAME] = nameFromEnvironment
-  if (serviceName !== undefined) given[semconv.SERVICE_NAME] = serviceName
-  return describeProcess(given, fromEnvironment)
+  const name: Attributes = serviceName === undefined ? {} : { [semconv.SERVICE_NAME]: serviceName }
+  return resource !== undefined && isResource(resource)
+    ? extended(resource, fromEnvironment, name)
+    : describeProcess({ ...resource, ...name }, fromEnvironment)
 }
 
 function readOtlp({ endpoint, headers, protocol }: StartOptions, env: Reader): OtlpOptions {
@@ -132,8 +143,8 @@ function readOtlp({ endpoint, headers, protocol }: StartOptions, env: Reader): O
   return {
     url: exact ?? joined(base ?? DEFAULT_ENDPOINT),
     headers: headers ?? {
-      ...env.pairs('OTEL_EXPORTER_OTLP_HEADERS'),
-      ...env.pairs('OTEL_EXPORTER_OTLP_TRACES_HEADERS'),
+      ...env.headers('OTEL_EXPORTER_OTLP_HEADERS'),
+      ...env.headers('OTEL_EXPORTER_OTLP_TRACES_HEADERS'),
     },
     protocol:
       protocol ??
@@ -145,7 +156,9 @@ function readOtlp({ endpoint, headers, protocol }: StartOptions, env: Reader): O
       env.choice('OTEL_EXPORTER_OTLP_COMPRESSION', compressions) ??
       'none',
     timeoutMillis:
-      env.count('OTEL_EXPORTER_OTLP_TRACES_TIMEOUT') ?? env.count('OTEL_EXPORTER_OTLP_TIMEOUT') ?? 10_000,
+      env.milliseconds('OTEL_EXPORTER_OTLP_TRACES_TIMEOUT') ??
+      env.milliseconds('OTEL_EXPORTER_OTLP_TIMEOUT') ??
+      10_000,
     isDefault: exact === undefined && base === undefined,
   }
 }
@@ -203,22 +216,27 @@ function readSampler({ sampler, sampling }: StartOptions, env: Reader): Sampler 
 
 /** Undefined when the environment asks for no propagation at all. */
 function readPropagator(env: Reader): TextMapPropagator | undefined {
-  const known: Record<string, TextMapPropagator> = {
-    tracecontext: traceContextPropagator,
-    baggage: baggagePropagator,
-  }
+  const known = new Map([
+    ['tracecontext', traceContextPropagator],
+    ['baggage', baggagePropagator],
+  ])
   const names = new Set(
-    (env.text('OTEL_PROPAGATORS') ?? 'tracecontext,baggage').split(',').map((name) => name.trim()),
+    env
+      .text('OTEL_PROPAGATORS')
+      ?.toLowerCase()
+      .split(/[\s,]+/),
   )
   if (names.has('none')) return undefined
+  names.delete('')
   const propagators = [...names].flatMap((name) => {
-    const propagator = known[name]
+    const propagator = known.get(name)
     if (propagator === undefined) {
       reportOnce(`propagator:${name}`, 'warn', `OTEL_PROPAGATORS: "${name}" is not known and is ignored`)
     }
     return propagator ?? []
   })
-  return compositePropagator(propagators)
+  // What is ignored is as good as unset.
+  return compositePropagator(propagators.length === 0 ? [...known.values()] : propagators)
 }
 
 type Reader = ReturnType<typeof reader>
@@ -233,27 +251,42 @@ function reader(environment: Environment) {
     return value === '' ? undefined : value
   }
 
-  function checked<T>(name: string, wanted: string, read: (value: string) => T | undefined): T | undefined {
+  function checked<T>(
+    name: string,
+    wanted: string,
+    read: (value: string) => T | undefined,
+    isSecret = false,
+  ): T | undefined {
     const value = text(name)
     if (value === undefined) return undefined
     const result = read(value)
     if (result === undefined) {
-      reportOnce(`env:${name}`, 'warn', `${name} is ignored: expected ${wanted}, received "${value}"`)
+      const received = isSecret ? 'something else' : `"${value}"`
+      reportOnce(`env:${name}`, 'warn', `${name} is ignored: expected ${wanted}, received ${received}`)
     }
     return result
+  }
+
+  function count(name: string, least = 0): number | undefined {
+    return checked(name, `a whole number of at least ${least}`, (value) => {
+      const number = Number(value)
+      return Number.isSafeInteger(number) && number >= least ? number : undefined
+    })
   }
 
   return {
     text,
     flag(name: string): boolean {
-      const read = (value: string) => ({ true: true, false: false })[value.toLowerCase()]
+      const read = (value: string) => {
+        const lower = value.toLowerCase()
+        return lower === 'true' || lower === 'false' ? lower === 'true' : undefined
+      }
       return checked(name, 'true or false', read) ?? false
     },
-    count(name: string, least = 0): number | undefined {
-      return checked(name, `a whole number of at least ${least}`, (value) => {
-        const number = Number(value)
-        return Number.isSafeInteger(number) && number >= least ? number : undefined
-      })
+    count,
+    milliseconds(name: string): number | undefined {
+      const value = count(name)
+      return value === undefined ? undefined : Math.min(value, MOST_TIMER_MS)
     },
     ratio(name: string): number | undefined {
       return checked(name, 'a number from 0 to 1', (value) =>
@@ -272,24 +305,33 @@ function reader(environment: Environment) {
     },
     /** `k=v,k2=v2`, percent-encoded; one that cannot be decoded discards them all. */
     pairs(name: string): Record<string, string> | undefined {
-      return checked(name, 'key=value,key2=value2', (value) => {
-        const pairs: Record<string, string> = {}
-        for (const member of value.split(',')) {
-          if (member.trim() === '') continue
-          const at = member.indexOf('=')
-          if (at < 1) return undefined
-          try {
-            pairs[decodeURIComponent(member.slice(0, at).trim())] = decodeURIComponent(
-              member.slice(at + 1).trim(),
-            )
-          } catch {
-            return undefined
-          }
-        }
-        return pairs
-      })
+      return checked(name, 'key=value,key2=value2', readPairs)
+    },
+    /** The same, of names and values that a request can have. They hold keys, so a bad one is not shown. */
+    headers(name: string): Record<string, string> | undefined {
+      const read = (value: string) => {
+        const pairs = readPairs(value)
+        return isHeaders(pairs) ? pairs : undefined
+      }
+      return checked(name, 'name=value,name2=value2', read, true)
     },
   }
+}
+
+function readPairs(value: string): Record<string, string> | undefined {
+  const pairs: Record<string, string> = {}
+  for (const member of value.split(',')) {
+    if (member.trim() === '') continue
+    const at = member.indexOf('=')
+    const key = member.slice(0, Math.max(at, 0)).trim()
+    if (key === '') return undefined
+    try {
+      pairs[decodeURIComponent(key)] = decodeURIComponent(member.slice(at + 1).trim())
+    } catch {
+      return undefined
+    }
+  }
+  return pairs
 }
 
 function isObject(value: unknown): value is object {
@@ -312,8 +354,18 @@ function isHttpUrl(value: unknown): boolean {
   return typeof value === 'string' && /^https?:\/\//i.test(value) && URL.canParse(value)
 }
 
-function isTextRecord(value: unknown): boolean {
-  return isObject(value) && Object.values(value).every((element) => typeof element === 'string')
+function isHeaders(value: unknown): boolean {
+  if (!isObject(value)) return false
+  try {
+    for (const [name, text] of Object.entries(value)) {
+      validateHeaderName(name)
+      validateHeaderValue(name, text)
+      if (typeof text !== 'string') return false
+    }
+    return true
+  } catch {
+    return false
+  }
 }
 
 function has(value: unknown, method: string): boolean {

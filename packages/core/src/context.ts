@@ -10,6 +10,7 @@ import {
 } from '@opentelemetry/api'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
+import { reportOnce } from './report.ts'
 
 // The API's and the official SDK's keys are made with Symbol.for, so that all copies of these packages agree on them.
 const SPAN_KEY = createContextKey('OpenTelemetry Context Key SPAN')
@@ -134,7 +135,8 @@ export class AsyncContextManager implements ContextManager {
 
   bind<T>(scope: Context, target: T): T {
     if (target instanceof EventEmitter) {
-      emitIn(scope, target)
+      // A frozen one cannot be helped, and is not to throw.
+      if (Object.isExtensible(target)) emitIn(scope, target)
       return target
     }
     return typeof target === 'function' ? bindFunction(scope, target as T & Callable) : target
@@ -163,8 +165,8 @@ function bindFunction<F extends Callable>(scope: Context, fn: F): F {
 
 interface Binding {
   readonly emit: EventEmitter['emit']
-  readonly scope: Context
-  readonly onClose: (() => void) | undefined
+  scope: Context
+  readonly onClose: (() => void)[]
 }
 
 const BINDING = Symbol('throughline.binding')
@@ -173,17 +175,34 @@ type Bound = EventEmitter & { [BINDING]?: Binding }
 
 /**
  * Runs all listeners of an emitter in this context, those added by others before and after included, by one override
- * of its `emit`. `onClose` is called before the listeners of 'close'. The app sees no listener of ours.
+ * of its `emit`. `onClose` is called before the listeners of 'close'. The app sees no listener of ours. An emitter that
+ * is bound already keeps its one override, and what was to be called at its close; the context is the newest one.
  */
 export function emitIn(scope: Context, emitter: EventEmitter, onClose?: () => void): void {
   const bound = emitter as Bound
-  bound[BINDING] = { emit: emitter.emit, scope, onClose }
+  const binding = bound[BINDING]
+  if (binding !== undefined) {
+    binding.scope = scope
+    if (onClose !== undefined) binding.onClose.push(onClose)
+    return
+  }
+  bound[BINDING] = { emit: emitter.emit, scope, onClose: onClose === undefined ? [] : [onClose] }
   emitter.emit = emitBound
 }
 
 function emitBound(this: Bound, ...args: [string | symbol, ...unknown[]]): boolean {
   const { emit, scope, onClose } = this[BINDING] as Binding
-  if (onClose !== undefined && args[0] === 'close') onClose()
+  if (args[0] === 'close') closed(onClose)
   if (context.active() === scope) return Reflect.apply(emit, this, args) as boolean
   return context.with(scope, emit, this as unknown as undefined, ...args)
+}
+
+function closed(callbacks: readonly (() => void)[]): void {
+  for (const callback of callbacks) {
+    try {
+      callback()
+    } catch (error) {
+      reportOnce('close', 'error', 'what was to be done at the close of a request failed', error)
+    }
+  }
 }

@@ -40,14 +40,12 @@ export function spanName(method: string, target?: string): string {
   return target === undefined ? shown : `${shown} ${target}`
 }
 
-/** `host:8080`, `[::1]:8080`, `host`: the address without brackets, and the port if it is there. */
+/** `host:8080`, `[::1]:8080`, `::1`, `host`: the address without brackets, and the port if it is there. */
 export function splitHost(host: string): { address: string; port: number | undefined } {
-  const end = host.startsWith('[') ? host.indexOf(']') + 1 : host.lastIndexOf(':')
-  if (end <= 0) return { address: host, port: undefined }
-  const address = host.startsWith('[') ? host.slice(1, end - 1) : host.slice(0, end)
-  const digits = host.startsWith('[') ? host.slice(end + 1) : host.slice(end + 1)
-  const port = /^\d{1,5}$/.test(digits) ? Number(digits) : undefined
-  return { address, port }
+  const match = /^(?:\[([^\]]*)\]|([^:]*))(?::(\d{0,5}))?$/.exec(host)
+  if (match === null) return { address: host, port: undefined }
+  const [, bracketed, name = '', digits] = match
+  return { address: bracketed ?? name, port: digits ? Number(digits) : undefined }
 }
 
 /** Adds the named headers that are there, as `http.request.header.<name>: string[]`. Names are in lower case. */
@@ -104,13 +102,9 @@ export function serverAttributes(
 /** The path of the request line. */
 export function pathOf(request: IncomingMessage): string {
   const target = targetOf(request)
-  // The absolute form of a request line, as proxies send it.
-  const start =
-    target.startsWith('/') || !target.includes('://')
-      ? 0
-      : Math.max(0, target.indexOf('/', target.indexOf('://') + 3))
-  const end = target.search(/[?#]/)
-  return target.slice(start, end === -1 ? undefined : end) || '/'
+  const [upToQuery = ''] = target.split(/[?#]/, 1)
+  // The absolute form of a request line, as clients send it to proxies, begins with `http://host`.
+  return upToQuery.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '') || '/'
 }
 
 function scheme({ socket }: IncomingMessage): string {
@@ -126,8 +120,10 @@ function forwarded({ headers }: IncomingMessage, parameter: 'for' | 'host' | 'pr
     const value = match?.[1] ?? match?.[2]
     if (value) return parameter === 'for' ? splitHost(value).address : value
   }
-  const [value] = String(headers[`x-forwarded-${parameter}`] ?? '').split(',', 1)
-  return value?.trim() || undefined
+  const [first = ''] = String(headers[`x-forwarded-${parameter}`] ?? '').split(',', 1)
+  const value = first.trim()
+  // Some proxies add the client's port.
+  return (parameter === 'for' ? splitHost(value).address : value) || undefined
 }
 
 /** The request line's target as it came: frameworks rewrite `url` while they route, and keep this. */

@@ -1,5 +1,6 @@
-import { INVALID_SPANID, INVALID_TRACEID } from '@opentelemetry/api'
+import { INVALID_SPANID, INVALID_TRACEID, isValidSpanId, isValidTraceId } from '@opentelemetry/api'
 import { randomFillSync } from 'node:crypto'
+import { reportOnce } from './report.ts'
 
 /** Makes ids; the shape of the official SDK's IdGenerator. Trace ids are 32, span ids 16 lower-case hex digits. */
 export interface IdGenerator {
@@ -37,4 +38,29 @@ export const randomIds: IdGenerator = {
     const id = take(SPAN_DIGITS)
     return id === INVALID_SPANID ? randomIds.generateSpanId() : id
   },
+}
+
+/** The app's generator; where it throws or gives what is no id, a random id is taken, and that is said once. */
+export function guardedIds(generator: IdGenerator): IdGenerator {
+  if (generator === randomIds) return generator
+  return {
+    generateTraceId: () =>
+      guarded('generateTraceId', isValidTraceId, generator) ?? randomIds.generateTraceId(),
+    generateSpanId: () => guarded('generateSpanId', isValidSpanId, generator) ?? randomIds.generateSpanId(),
+  }
+}
+
+function guarded(
+  method: keyof IdGenerator,
+  isValid: (id: string) => boolean,
+  generator: IdGenerator,
+): string | undefined {
+  try {
+    const id = generator[method]()
+    if (isValid(id)) return id
+    reportOnce(`ids:${method}`, 'error', `the idGenerator's ${method}() gave no valid id: "${String(id)}"`)
+  } catch (error) {
+    reportOnce(`ids:${method}`, 'error', `the idGenerator's ${method}() threw`, error)
+  }
+  return undefined
 }

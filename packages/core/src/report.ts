@@ -1,21 +1,20 @@
 import { diag } from '@opentelemetry/api'
 
-/**
- * Trouble of our own is said once, never thrown: to the logger that the app gave the API's `diag`, else on stderr, since
- * `diag` without a logger drops what it is told. `OTEL_LOG_LEVEL=none` silences the latter.
- */
+// Trouble of our own is said once, never thrown: to the logger that the app gave the API's `diag`, else on stderr, since
+// `diag` without a logger drops what it is told. `OTEL_LOG_LEVEL=none` silences the latter.
+
 type Level = 'error' | 'warn' | 'info'
 
 const RANK = { none: 0, error: 1, warn: 2, info: 3, debug: 4, verbose: 5, all: 6 } as const
-// One entry per place in the code that can report, and a few user callbacks: a bound only so that there is one.
-const MOST_REMEMBERED = 1000
+// Places in the code that can report, names of settings and attributes: where there are more, they are made of data, and
+// the thousandth says nothing that the first did not.
+const MOST_SAID = 200
 
 const said = new Set<string>()
 
 /** Reports the first time it is called with this key, and is silent after that. */
 export function reportOnce(key: string, level: Level, message: string, cause?: unknown): void {
-  if (said.has(key)) return
-  if (said.size >= MOST_REMEMBERED) said.clear()
+  if (said.has(key) || said.size >= MOST_SAID) return
   said.add(key)
   report(level, message, cause)
 }
@@ -44,5 +43,5 @@ function hasDiagLogger(): boolean {
 
 function stderrRank(): number {
   const level = process.env['OTEL_LOG_LEVEL']?.toLowerCase() ?? ''
-  return level in RANK ? RANK[level as keyof typeof RANK] : RANK.info
+  return Object.hasOwn(RANK, level) ? RANK[level as keyof typeof RANK] : RANK.info
 }

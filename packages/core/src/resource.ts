@@ -1,4 +1,4 @@
-import type { Attributes, AttributeValue } from '@opentelemetry/api'
+import type { Attributes } from '@opentelemetry/api'
 import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
@@ -16,29 +16,48 @@ export interface Resource {
 /** The version of this package, as telemetry.sdk.version. */
 export const VERSION = '0.1.0'
 
+/** Whose spans these are is not for the app to say: `opentelemetry` is the official SDK's alone. */
+const SDK: Attributes = {
+  [semconv.TELEMETRY_SDK_LANGUAGE]: 'nodejs',
+  [semconv.TELEMETRY_SDK_NAME]: 'throughline',
+  [semconv.TELEMETRY_SDK_VERSION]: VERSION,
+}
+
 const UNKNOWN_SERVICE = 'unknown_service:node'
 
 /**
  * The resource of this process: `given` wins over `fromEnvironment`, and both over what is detected. Neither the command
  * line nor the environment is recorded: they hold secrets.
  */
-export function describeProcess(
-  given: Record<string, AttributeValue>,
-  fromEnvironment: Record<string, AttributeValue>,
-): Resource {
+export function describeProcess(given: Attributes, fromEnvironment: Attributes): Resource {
   const attributes: Attributes = {
     [semconv.SERVICE_NAME]:
       given[semconv.SERVICE_NAME] ?? fromEnvironment[semconv.SERVICE_NAME] ?? entryPackageName(),
     [semconv.SERVICE_INSTANCE_ID]: randomUUID(),
-    [semconv.TELEMETRY_SDK_LANGUAGE]: 'nodejs',
-    [semconv.TELEMETRY_SDK_NAME]: 'throughline',
-    [semconv.TELEMETRY_SDK_VERSION]: VERSION,
     [semconv.HOST_NAME]: hostname(),
     [semconv.PROCESS_PID]: process.pid,
     [semconv.PROCESS_RUNTIME_NAME]: 'nodejs',
     [semconv.PROCESS_RUNTIME_VERSION]: process.versions.node,
   }
-  return { attributes: Object.assign(attributes, fromEnvironment, given) }
+  return { attributes: { ...attributes, ...fromEnvironment, ...given, ...SDK } }
+}
+
+/**
+ * The resource of this process with the attributes of one that the app gave, which may be a detector's and still be on
+ * their way; `name` wins over all.
+ */
+export function extended(given: Resource, fromEnvironment: Attributes, name: Attributes): Resource {
+  const { attributes } = describeProcess(name, fromEnvironment)
+  return {
+    get attributes() {
+      return { ...attributes, ...given.attributes, ...name, ...SDK }
+    },
+    get asyncAttributesPending() {
+      return given.asyncAttributesPending
+    },
+    schemaUrl: given.schemaUrl,
+    waitForAsyncAttributes: async () => given.waitForAsyncAttributes?.(),
+  }
 }
 
 /** The `name` in the package.json nearest to the script that was started. */

@@ -8,6 +8,7 @@ import {
   type SamplingResult,
   type SpanKind,
 } from '@opentelemetry/api'
+import { reportOnce } from './report.ts'
 
 /** Decides at a span's start whether it is recorded; the shape of the official SDK's Sampler. */
 export interface Sampler {
@@ -30,6 +31,12 @@ export interface HeadSampler extends Sampler {
 // The verdicts are shared: a decision allocates nothing.
 const KEEP: SamplingResult = { decision: SamplingDecision.RECORD_AND_SAMPLED }
 const DROP: SamplingResult = { decision: SamplingDecision.NOT_RECORD }
+
+const DECISIONS = new Set<unknown>([
+  SamplingDecision.NOT_RECORD,
+  SamplingDecision.RECORD,
+  SamplingDecision.RECORD_AND_SAMPLED,
+])
 
 // The right-most 14 digits of a trace id are its 56 random bits (W3C Trace Context Level 2, random-trace-id).
 const RANDOM_DIGITS = 14
@@ -82,4 +89,22 @@ export function parentBased(rootSampler: Sampler): Sampler {
 
 export function ignoresAttributes(sampler: Sampler): sampler is HeadSampler {
   return 'ignoresAttributes' in sampler
+}
+
+// What is asked where the app's sampler fails.
+const fallback = parentBased(alwaysOn)
+
+/** The sampler's verdict; where it throws or gives none, the default sampler's, and that is said once. */
+export function decide(
+  sampler: Sampler,
+  ...asked: Parameters<Sampler['shouldSample']>
+): ReturnType<Sampler['shouldSample']> {
+  try {
+    const verdict = sampler.shouldSample(...asked)
+    if (DECISIONS.has(verdict.decision)) return verdict
+    reportOnce('sampler', 'error', `the sampler gave no decision but ${String(verdict.decision)}`)
+  } catch (error) {
+    reportOnce('sampler', 'error', 'the sampler threw; the default one decides', error)
+  }
+  return fallback.shouldSample(...asked)
 }

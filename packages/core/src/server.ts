@@ -80,6 +80,7 @@ interface Exchange {
   readonly span: Span
   readonly end: (exchange: Exchange) => void
   hasEnded: boolean
+  isComplete: boolean
   error: unknown
   errorTicks: number
 }
@@ -154,6 +155,8 @@ export function receiver<Subject, Given extends unknown[]>(
 
   /** The context for the request; from here on its listeners run in it, and its close ends the span. */
   function begin(request: Received, response: ServerResponse, subject: Subject): Context {
+    // First of all: with the default start come the propagator and the context that the rest relies on.
+    const maker = tracer()
     const active = context.active()
     const instrumented = rpcMetadata(active)
     if (instrumented?.span !== undefined) return enrich(request, response, subject, active, instrumented)
@@ -172,12 +175,15 @@ export function receiver<Subject, Given extends unknown[]>(
       () => serverAttributes(request, trustProxy, requestHeaders),
       treatment === 'restart' ? linkTo(extracted) : undefined,
     )
-    const span = tracer().startSpan(spanName(request.method ?? ''), started, parent)
+    const span = maker.startSpan(spanName(request.method ?? ''), started, parent)
     const scope = withSpan(parent, span)
-    const exchange: Exchange = { span, end, hasEnded: false, error: undefined, errorTicks: 0 }
+    const exchange = exchangeOf(span, end)
     request[EXCHANGE] = exchange
-    emitIn(scope, request)
+    emitIn(scope, request, () => {
+      if (isForsaken(request, response)) end(exchange)
+    })
     emitIn(scope, response, () => end(exchange))
+    if (responseHeaders.length > 0) rememberHeaders(response)
     if (serverTiming) announce(response, span)
     return scope
 
@@ -185,8 +191,11 @@ export function receiver<Subject, Given extends unknown[]>(
       if (ending.hasEnded) return
       ending.hasEnded = true
       if (!span.isRecording()) return
-      conclude(ending, request, response, subject)
-      span.end()
+      try {
+        conclude(ending, request, response, subject)
+      } finally {
+        span.end()
+      }
     }
   }
 
@@ -198,10 +207,11 @@ export function receiver<Subject, Given extends unknown[]>(
     active: Context,
     metadata: RpcMetadata,
   ): Context {
-    const exchange: Exchange = { span: metadata.span, end, hasEnded: false, error: undefined, errorTicks: 0 }
+    const exchange = exchangeOf(metadata.span, end)
     request[EXCHANGE] = exchange
     emitIn(active, request)
     emitIn(active, response, () => end(exchange))
+    if (responseHeaders.length > 0) rememberHeaders(response)
     return active
 
     function end(ending: Exchange): void {
@@ -226,13 +236,14 @@ export function receiver<Subject, Given extends unknown[]>(
     span.setAttributes(attributes)
     if (route !== undefined) span.updateName(spanName(request.method ?? '', route))
 
-    const isComplete = response.writableFinished
+    // A response of HTTP/2 says that it is finished also when it was cut off: only the app can have ended it.
+    const isComplete = exchange.isComplete || (response.writableEnded && response.writableFinished)
     if (!isComplete || response.statusCode >= 500)
       fail(exchange, isComplete ? response.statusCode : undefined)
 
     const given = framework.given(subject, response)
     const more = moreAttributes?.(...given)
-    if (more !== undefined) span.setAttributes(more)
+    if (typeof more === 'object' && more !== null) span.setAttributes(more)
     const name = nameOf?.(...given)
     if (typeof name === 'string') span.updateName(name)
   }
@@ -249,10 +260,16 @@ export function recordError(request: IncomingMessage, error: unknown): void {
   exchange.errorTicks = now()
 }
 
-/** Ends the SERVER span of a request whose response will never close. */
+/** Ends the SERVER span of a request whose response is complete, for responses that do not close, or say so too late. */
 export function endRequest(request: IncomingMessage): void {
   const exchange = (request as Received)[EXCHANGE]
-  if (exchange !== undefined && exchange !== null) exchange.end(exchange)
+  if (exchange === undefined || exchange === null) return
+  exchange.isComplete = true
+  exchange.end(exchange)
+}
+
+function exchangeOf(span: Span, end: Exchange['end']): Exchange {
+  return { span, end, hasEnded: false, isComplete: false, error: undefined, errorTicks: 0 }
 }
 
 type Plain = [request: IncomingMessage, response: ServerResponse]
@@ -286,7 +303,7 @@ export function traceRequest<T>(
   return receive(request, response, request, () => {
     try {
       const result = run()
-      // Watched on the side: the promise that the caller gets is the one that `run` made, rejections included.
+      // The caller's promise settles as the one that `run` made: a rejection that nobody handles still surfaces, once.
       if (result instanceof Promise) return watched(request, result) as T
       return result
     } catch (error) {
@@ -335,6 +352,18 @@ function fail({ span, error, errorTicks }: Exchange, status: number | undefined)
 function linkTo(extracted: Context): Link[] | undefined {
   const spanContext = trace.getSpanContext(extracted)
   return spanContext === undefined ? undefined : [{ context: spanContext }]
+}
+
+// A response that waits behind another one on its connection is not told when the client leaves; its request is.
+function isForsaken(request: IncomingMessage, response: ServerResponse): boolean {
+  return response.socket === null && !response.writableFinished && request.socket.destroyed
+}
+
+// Headers that are all given to `writeHead` cannot be asked for later, unless the response had one of its own before.
+function rememberHeaders(response: ServerResponse): void {
+  if (response.headersSent || response.getHeaderNames().length > 0) return
+  response.setHeader('server-timing', '')
+  response.removeHeader('server-timing')
 }
 
 function announce(response: ServerResponse, span: Span): void {

@@ -13,7 +13,16 @@ import {
   type SpanStatus,
   type TimeInput,
 } from '@opentelemetry/api'
-import { between, now, readTime, toHrTime, type Ticks } from './clock.ts'
+import {
+  between,
+  checkedAnchor,
+  latestAnchor,
+  now,
+  readTime,
+  toHrTime,
+  type Anchor,
+  type Ticks,
+} from './clock.ts'
 import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
 import * as semconv from './semconv.ts'
@@ -109,13 +118,15 @@ export class Span implements ApiSpan, ReadableSpan {
   nextOpen: Span | undefined = undefined
   readonly #home: SpanHome
   readonly #context: SpanContext
+  readonly #anchor: Anchor
   readonly #startTicks: Ticks
   readonly #startGiven: HrTime | undefined
+  /** Zero while the span is open: no span ends at the very start of its process. */
   #endTicks: Ticks = 0
   #endGiven: HrTime | undefined = undefined
   #attributeCount: number
 
-  /** `attributes` become the span's own: they are neither copied nor checked here. */
+  /** `attributes` become the span's own: unless they pass a limit they are neither copied nor checked. */
   constructor(
     home: SpanHome,
     scope: InstrumentationScope,
@@ -134,8 +145,16 @@ export class Span implements ApiSpan, ReadableSpan {
     this.#home = home
     this.#context = context
     this.#startTicks = now()
+    this.#anchor =
+      parent === undefined || parent.isRemote === true ? checkedAnchor(this.#startTicks) : latestAnchor()
     this.#startGiven = startTime === undefined ? undefined : readTime(startTime)
     this.#attributeCount = countKeys(attributes)
+    const { attributeCountLimit, attributeValueLengthLimit } = home.limits
+    if (this.#attributeCount > attributeCountLimit || attributeValueLengthLimit !== Infinity) {
+      this.attributes = {}
+      this.#attributeCount = 0
+      this.setAttributes(attributes)
+    }
   }
 
   spanContext(): SpanContext {
@@ -168,7 +187,7 @@ export class Span implements ApiSpan, ReadableSpan {
     const given = isTime(attributesOrTime)
       ? { time: attributesOrTime }
       : { attributes: attributesOrTime, time }
-    const event: TimedEvent = { time: readTime(given.time) ?? toHrTime(now()), name }
+    const event: TimedEvent = { time: readTime(given.time) ?? toHrTime(now(), this.#anchor), name }
     if (given.attributes !== undefined) {
       const { attributes, dropped } = this.#limited(given.attributes, attributePerEventCountLimit)
       event.attributes = attributes
@@ -180,7 +199,7 @@ export class Span implements ApiSpan, ReadableSpan {
   }
 
   addLink(link: Link): this {
-    if (!this.#isOpen('addLink')) return this
+    if (!this.#isOpen('addLink') || link?.context === undefined) return this
     const { linkCountLimit, attributePerLinkCountLimit } = this.#home.limits
     if (this.links.length >= linkCountLimit) {
       this.droppedLinksCount += 1
@@ -223,28 +242,28 @@ export class Span implements ApiSpan, ReadableSpan {
     this.addEvent(semconv.EXCEPTION_EVENT, exceptionAttributes(exception), time)
   }
 
-  /** Ends the span and hands it to the processors. Later calls are ignored. */
+  /** Ends the span and hands it to the processors. Later calls are ignored, those of a processor included. */
   end(endTime?: TimeInput): void {
-    if (!this.#isOpen('end')) return
+    if (!this.#isOpen('end') || this.#endTicks !== 0) return
     this.#endTicks = now()
     this.#endGiven = endTime === undefined ? undefined : readTime(endTime)
     this.#home.ended(this)
   }
 
   get startTime(): HrTime {
-    return this.#startGiven ?? toHrTime(this.#startTicks)
+    return this.#startGiven ?? toHrTime(this.#startTicks, this.#anchor)
   }
 
   /** [0, 0] while the span is open. A span never ends before it starts. */
   get endTime(): HrTime {
-    if (!this.ended) return [0, 0]
+    if (this.#endTicks === 0) return [0, 0]
     const start = this.startTime
-    const end = this.#endGiven ?? toHrTime(this.#endTicks)
+    const end = this.#endGiven ?? toHrTime(this.#endTicks, this.#anchor)
     return end[0] < start[0] || (end[0] === start[0] && end[1] < start[1]) ? start : end
   }
 
   get duration(): HrTime {
-    return this.ended ? between(this.startTime, this.endTime) : [0, 0]
+    return this.#endTicks === 0 ? [0, 0] : between(this.startTime, this.endTime)
   }
 
   get resource(): Resource {
@@ -269,7 +288,7 @@ export class Span implements ApiSpan, ReadableSpan {
 
   #setAttribute(key: string, value: AttributeValue | undefined): void {
     if (value === undefined || value === null) return
-    if (key === '' || !isAttributeValue(value)) {
+    if (!isKey(key) || !isAttributeValue(value)) {
       reportOnce(
         `attribute:${key}`,
         'warn',
@@ -293,7 +312,7 @@ export class Span implements ApiSpan, ReadableSpan {
     let dropped = 0
     for (const key in given) {
       const value = given[key]
-      if (key === '' || value === undefined || !isAttributeValue(value)) continue
+      if (!isKey(key) || value === undefined || value === null || !isAttributeValue(value)) continue
       if (kept >= limit) {
         dropped += 1
         continue
@@ -319,6 +338,11 @@ function isTime(value: Attributes | TimeInput | undefined): value is TimeInput {
   return typeof value === 'number' || value instanceof Date || Array.isArray(value)
 }
 
+// An assignment to `__proto__` sets no property.
+function isKey(key: string): boolean {
+  return key !== '' && key !== '__proto__'
+}
+
 function isAttributeValue(value: unknown): value is AttributeValue {
   if (Array.isArray(value)) {
     const type = typeof value.find((element) => element !== null && element !== undefined)
@@ -340,13 +364,16 @@ function truncate(value: AttributeValue, limit: number): AttributeValue {
   ) as AttributeValue
 }
 
-function exceptionAttributes(exception: Exception): Attributes {
-  if (typeof exception === 'string') return { [semconv.EXCEPTION_MESSAGE]: exception }
+// Anything can be thrown, and what is caught is passed on as it is: null, a number, an object of no class.
+function exceptionAttributes(exception: unknown): Attributes {
+  if (typeof exception !== 'object' || exception === null)
+    return { [semconv.EXCEPTION_MESSAGE]: String(exception) }
+  const { message, stack } = exception as { message?: unknown; stack?: unknown }
   const attributes: Attributes = {}
   const type = errorType(exception)
   if (type !== undefined) attributes[semconv.EXCEPTION_TYPE] = type
-  if (typeof exception.message === 'string') attributes[semconv.EXCEPTION_MESSAGE] = exception.message
-  if (typeof exception.stack === 'string') attributes[semconv.EXCEPTION_STACKTRACE] = exception.stack
+  if (typeof message === 'string') attributes[semconv.EXCEPTION_MESSAGE] = message
+  if (typeof stack === 'string') attributes[semconv.EXCEPTION_STACKTRACE] = stack
   return attributes
 }
 
@@ -357,8 +384,9 @@ function exceptionAttributes(exception: Exception): Attributes {
 export function errorType(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null) return undefined
   const { code, name, syscall } = error as { code?: unknown; name?: unknown; syscall?: unknown }
-  const className = error.constructor?.name
-  const ownName = typeof name === 'string' && name !== '' && name !== 'Error' ? name : className
+  const className: unknown = error.constructor?.name
+  const isNamed = typeof name === 'string' && name !== '' && name !== 'Error'
+  const ownName = isNamed ? name : typeof className === 'string' && className !== '' ? className : undefined
   const isPlain = ownName === undefined || ownName === 'Error' || ownName === 'Object'
   if (typeof code === 'string' && code !== '' && (isPlain || syscall !== undefined)) return code
   return ownName

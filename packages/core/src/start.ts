@@ -1,6 +1,6 @@
-import { context, propagation, trace } from '@opentelemetry/api'
+import { context, propagation, trace, type TracerProvider as ApiTracerProvider } from '@opentelemetry/api'
 import { batchProcessor, type SpanExporter } from './batch.ts'
-import { hasEndpoint, readConfig, type Config, type StartOptions } from './config.ts'
+import { hasDestination, readConfig, type Config, type StartOptions } from './config.ts'
 import { AsyncContextManager } from './context.ts'
 import { onFirstSpan, registeredProvider } from './current.ts'
 import { otlpExporter, type Patience } from './otlp/send.ts'
@@ -26,7 +26,10 @@ interface Engine extends Tracing {
 }
 
 let running: Engine | undefined
-let state: 'new' | 'running' | 'disabled' | 'stopped' = 'new'
+/** What stands for the engine while OTEL_SDK_DISABLED says that there is to be none. */
+let disabled: Tracing | undefined
+/** The first span starts tracing by itself only where nobody has ever started or stopped it. */
+let isUntouched = true
 
 /**
  * Starts tracing in this process. Nobody has to: without it, the first span that is to be made starts with the
@@ -35,6 +38,7 @@ let state: 'new' | 'running' | 'disabled' | 'stopped' = 'new'
  */
 export function start(options: StartOptions = {}): Tracing {
   const config = readConfig(options)
+  if (disabled !== undefined) return disabled
   if (running !== undefined) {
     report(
       'warn',
@@ -60,15 +64,20 @@ export async function flush(): Promise<void> {
 }
 
 onFirstSpan(() => {
-  if (state !== 'new') return
-  const config = readConfig({})
-  // A test run is nobody's traffic: it reaches a receiver only when one was named.
-  if (isTestRun() && !hasEndpoint() && process.env['OTEL_TRACES_EXPORTER'] === undefined)
-    config.exporter = 'none'
-  launch(config)
+  if (!isUntouched) return
+  try {
+    const config = readConfig({})
+    // A test run is nobody's traffic: it reaches a receiver only when one was named.
+    if (isTestRun() && !hasDestination()) config.exporter = 'none'
+    launch(config)
+  } catch (error) {
+    isUntouched = false
+    reportOnce('default start', 'error', 'tracing could not be started', error)
+  }
 })
 
 function launch(config: Config): Tracing {
+  isUntouched = false
   const manager = new AsyncContextManager()
   const isManager = context.setGlobalContextManager(manager.enable())
   const isPropagator = config.propagator !== undefined && propagation.setGlobalPropagator(config.propagator)
@@ -78,25 +87,29 @@ function launch(config: Config): Tracing {
   }
   if (config.isDisabled) {
     // The standard: a disabled SDK makes no spans, and still passes the context on.
-    state = 'disabled'
     const shutdown = async () => {
       undoGlobals()
-      state = 'stopped'
+      disabled = undefined
     }
-    return { flush: async () => {}, shutdown }
+    disabled = { flush: async () => {}, shutdown }
+    return disabled
   }
 
   const { processors, setPatience } = pipeline(config)
   const provider = new TracerProvider({ ...config, processors })
   trace.setGlobalTracerProvider(provider)
 
-  const unhook = [onExit(provider, () => hurry('once', EXIT_DEADLINE_MS))]
-  if (config.signals) unhook.push(onSignals(() => hurry('once', EXIT_DEADLINE_MS)))
+  const finish = () => hurry('once', EXIT_DEADLINE_MS)
+  const unhook = [refuseSuccessors(), onExit(provider, finish)]
+  if (config.signals) unhook.push(onSignals(finish, () => void provider.forceFlush().catch(sayFailed)))
 
+  const paces: Patience[] = []
   async function hurry(patience: Patience, deadline: number): Promise<void> {
-    setPatience(patience)
+    paces.push(patience)
+    setPatience(strictest(paces))
     await settledWithin(deadline, () => provider.forceFlush())
-    setPatience('patient')
+    paces.splice(paces.indexOf(patience), 1)
+    setPatience(strictest(paces))
   }
 
   async function stop(): Promise<void> {
@@ -104,8 +117,8 @@ function launch(config: Config): Tracing {
     undoGlobals()
     for (const undo of unhook) undo()
     running = undefined
-    state = 'stopped'
-    setPatience('brief')
+    paces.push('brief')
+    setPatience(strictest(paces))
     await settledWithin(FLUSH_DEADLINE_MS, () => provider.shutdown())
     forgetReports()
   }
@@ -117,8 +130,29 @@ function launch(config: Config): Tracing {
     shutdown: () => (stopping ??= stop()),
   }
   running = engine
-  state = 'running'
   return engine
+}
+
+function strictest(paces: readonly Patience[]): Patience {
+  return (['once', 'brief'] as const).find((pace) => paces.includes(pace)) ?? 'patient'
+}
+
+/** The API lets nobody follow us while we run, and says so only to its logger: here whoever tries is told what to do. */
+function refuseSuccessors(): () => void {
+  const { setGlobalTracerProvider } = trace
+  function refuse(this: typeof trace, provider: ApiTracerProvider): boolean {
+    const name = provider.constructor?.name ?? 'an OpenTelemetry SDK'
+    reportOnce(
+      'SDK too late',
+      'error',
+      `${name} was registered after Throughline had started, and stays unused. Either register it before the first span is made, and Throughline uses it; or leave it out, and give its exporter or span processors to Throughline's start()`,
+    )
+    return Reflect.apply(setGlobalTracerProvider, this, [provider]) as boolean
+  }
+  trace.setGlobalTracerProvider = refuse
+  return () => {
+    if (trace.setGlobalTracerProvider === refuse) trace.setGlobalTracerProvider = setGlobalTracerProvider
+  }
 }
 
 /** Exporters of others have a pace of their own. */
@@ -187,24 +221,52 @@ function onExit(provider: TracerProvider, finish: () => Promise<void>): () => vo
 }
 
 /**
- * A signal that would have ended the process still does, after a flush. Where the app listens itself, the end is its own
- * affair: we flush, and what ends during its drain leaves with `beforeExit` or `shutdown()`.
+ * A signal that would have ended the process still does, after a flush: `finish`. Where the app listens itself, the end
+ * is its own affair: we `begin` a flush, and what ends during its drain leaves with `beforeExit` or `shutdown()`.
  */
-function onSignals(finish: () => Promise<void>): () => void {
+function onSignals(finish: () => Promise<void>, begin: () => void): () => void {
   const signals = ['SIGTERM', 'SIGINT'] as const
+  let isOn = true
+  let isEnding = false
+
   const undo = () => {
+    isOn = false
     for (const signal of signals) process.off(signal, listener)
   }
-  function listener(signal: NodeJS.Signals): void {
-    const isAlone = process.listenerCount(signal) === 1
-    const flushed = finish()
-    if (!isAlone) return
+  const die = (signal: NodeJS.Signals) => {
     undo()
-    void flushed.then(() => process.kill(process.pid, signal))
+    process.kill(process.pid, signal)
+  }
+  function listener(signal: NodeJS.Signals): void {
+    if (process.listenerCount(signal) - 1 > politeListeners()) {
+      // Whoever counts the listeners to find out whether to end the process is not to count ours.
+      process.off(signal, listener)
+      setImmediate(() => {
+        if (isOn) process.prependListener(signal, listener)
+      })
+      begin()
+    } else if (isEnding) {
+      die(signal)
+    } else {
+      isEnding = true
+      void finish().then(() => die(signal))
+    }
   }
   // In front of the app's own listeners: those added with `once` are gone by the time that a later one is called.
   for (const signal of signals) process.prependListener(signal, listener)
   return undo
+}
+
+/**
+ * How many listeners of a signal are the signal-exit package's, whose versions tell one another so. It ends the process
+ * if nobody but itself listens: without this, it would wait for us and we for it.
+ */
+function politeListeners(): number {
+  const emitters = [
+    (globalThis as Record<symbol, unknown>)[Symbol.for('signal-exit emitter')],
+    (process as unknown as Record<string, unknown>)['__signal_exit_emitter__'],
+  ] as ({ count?: unknown } | undefined)[]
+  return emitters.reduce((sum, emitter) => sum + (typeof emitter?.count === 'number' ? emitter.count : 0), 0)
 }
 
 /** Waits for the work, but not longer than this, and never rejects. The timer keeps the process alive meanwhile. */
@@ -219,10 +281,14 @@ async function settledWithin(milliseconds: number, work: () => Promise<unknown>)
   try {
     await Promise.race([work(), late])
   } catch (error) {
-    reportOnce('flush failed', 'error', 'the spans could not be flushed', error)
+    sayFailed(error)
   } finally {
     clearTimeout(timer)
   }
+}
+
+function sayFailed(error: unknown): void {
+  reportOnce('flush failed', 'error', 'the spans could not be flushed', error)
 }
 
 function isTestRun(): boolean {

@@ -1,6 +1,7 @@
 import {
   context,
   INVALID_SPAN_CONTEXT,
+  ProxyTracerProvider,
   SamplingDecision,
   SpanKind,
   trace,
@@ -15,10 +16,10 @@ import {
   type TracerProvider as ApiTracerProvider,
 } from '@opentelemetry/api'
 import { isSuppressed, withSpan } from './context.ts'
-import { randomIds, type IdGenerator } from './ids.ts'
+import { guardedIds, randomIds, type IdGenerator } from './ids.ts'
 import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
-import { ignoresAttributes, type Sampler } from './sampling.ts'
+import { decide, ignoresAttributes, type Sampler } from './sampling.ts'
 import * as semconv from './semconv.ts'
 import {
   Span,
@@ -37,7 +38,11 @@ const RANDOM_FLAG = 0x02
  */
 const MOST_OPEN = 20_000
 
+// What a proxy of the API delegates to as long as nobody has registered a provider.
+const NOBODY = new ProxyTracerProvider().getDelegate()
+
 const NO_LINKS: Link[] = []
+const NO_ATTRIBUTES: Attributes = {}
 
 /**
  * A span's options whose attributes are built only when somebody asks for them, so that an unsampled span costs none.
@@ -86,7 +91,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.resource = config.resource
     this.limits = config.limits
     this.sampler = config.sampler
-    this.idGenerator = config.idGenerator
+    this.idGenerator = guardedIds(config.idGenerator)
     this.#processors = config.processors
   }
 
@@ -112,7 +117,11 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
       this.#newestOpen = span
     }
     for (const processor of this.#processors) {
-      guard('onStart', () => processor.onStart(span, parent))
+      try {
+        processor.onStart(span, parent)
+      } catch (error) {
+        failed('onStart', error)
+      }
     }
   }
 
@@ -120,17 +129,26 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.endedCount += 1
     this.#forget(span)
     for (const processor of this.#processors) {
-      if (processor.onEnding !== undefined) guard('onEnding', () => processor.onEnding?.(span))
+      if (processor.onEnding === undefined) continue
+      try {
+        processor.onEnding(span)
+      } catch (error) {
+        failed('onEnding', error)
+      }
     }
     span.ended = true
     for (const processor of this.#processors) {
-      guard('onEnd', () => processor.onEnd(span))
+      try {
+        processor.onEnd(span)
+      } catch (error) {
+        failed('onEnd', error)
+      }
     }
   }
 
   /** Resolves when every processor has passed on what it had; rejects with the first of their errors. */
   async forceFlush(): Promise<void> {
-    await Promise.all(this.#processors.map((processor) => processor.forceFlush()))
+    await all(this.#processors, (processor) => processor.forceFlush())
   }
 
   /** Ends the spans that are open, marked as incomplete, and stops the processors. Later calls await the first. */
@@ -143,7 +161,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     while (this.#newestOpen !== undefined) {
       this.#newestOpen.setAttribute(semconv.INCOMPLETE, true).end()
     }
-    await Promise.all(this.#processors.map((processor) => processor.shutdown()))
+    await all(this.#processors, (processor) => processor.shutdown())
   }
 
   #forget(span: Span): void {
@@ -168,8 +186,8 @@ export class Tracer implements ApiTracer {
   }
 
   startSpan(name: string, options: SpanOptions = {}, parentContext: Context = context.active()): ApiSpan {
-    if (this.#provider.isStopped || isSuppressed(parentContext))
-      return trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
+    if (isSuppressed(parentContext)) return trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
+    if (this.#provider.isStopped) return this.#successor().startSpan(name, options, parentContext)
 
     const { idGenerator, sampler } = this.#provider
     const parent = options.root === true ? undefined : validParent(parentContext)
@@ -178,8 +196,8 @@ export class Tracer implements ApiTracer {
 
     // Order of the SDK specification: trace id, sampler, a span id also for a span that is dropped, span.
     const asked = parent === undefined ? withSpan(parentContext, undefined) : parentContext
-    const known = ignoresAttributes(sampler) ? {} : { ...options.attributes }
-    const verdict = sample(sampler, asked, traceId, name, kind, known, options.links ?? [])
+    const known = ignoresAttributes(sampler) ? NO_ATTRIBUTES : { ...options.attributes }
+    const verdict = decide(sampler, asked, traceId, name, kind, known, options.links ?? NO_LINKS)
     const spanId = idGenerator.generateSpanId()
     const random = parent === undefined ? this.#randomFlag() : parent.traceFlags & RANDOM_FLAG
     const isSampled = verdict.decision === SamplingDecision.RECORD_AND_SAMPLED
@@ -229,9 +247,23 @@ export class Tracer implements ApiTracer {
   ): ReturnType<F> {
     const fn = rest.at(-1) as F
     const options = rest.length > 1 ? (rest[0] as SpanOptions) : {}
-    const parentContext = rest.length > 2 ? (rest[1] as Context) : context.active()
+    const parentContext = (rest.length > 2 ? (rest[1] as Context | undefined) : undefined) ?? context.active()
     const span = this.startSpan(name, options, parentContext)
     return context.with(withSpan(parentContext, span), fn, undefined, span)
+  }
+
+  /**
+   * Who makes spans after our shutdown: tracers are kept for as long as the process lives, and a second `start()` is to
+   * reach them too. While there is nobody, the caller's context passes through.
+   */
+  #successor(): ApiTracer {
+    const registered = trace.getTracerProvider()
+    // Not by instanceof: the proxy that is registered may be another copy's of the API.
+    const provider =
+      'getDelegate' in registered ? (registered as ProxyTracerProvider).getDelegate() : registered
+    const { name, version, schemaUrl } = this.#scope
+    const heir = provider === this.#provider ? NOBODY : provider
+    return heir.getTracer(name, version, schemaUrl === undefined ? undefined : { schemaUrl })
   }
 
   // A generator of the app's own says with its ids nothing about their randomness.
@@ -245,22 +277,15 @@ function validParent(of: Context): SpanContext | undefined {
   return parent !== undefined && trace.isSpanContextValid(parent) ? parent : undefined
 }
 
-function sample(
-  sampler: Sampler,
-  ...asked: Parameters<Sampler['shouldSample']>
-): ReturnType<Sampler['shouldSample']> {
-  try {
-    return sampler.shouldSample(...asked)
-  } catch (error) {
-    reportOnce('sampler', 'error', `the sampler ${String(sampler)} threw; the span is recorded`, error)
-    return { decision: SamplingDecision.RECORD_AND_SAMPLED }
-  }
+function failed(step: string, error: unknown): void {
+  reportOnce(`processor:${step}`, 'error', `a span processor threw in ${step}`, error)
 }
 
-function guard(step: string, run: () => void): void {
-  try {
-    run()
-  } catch (error) {
-    reportOnce(`processor:${step}`, 'error', `a span processor threw in ${step}`, error)
-  }
+// One that fails, or fails to answer a promise, keeps none of the others from theirs.
+async function all(
+  processors: readonly SpanProcessor[],
+  step: (processor: SpanProcessor) => Promise<void>,
+): Promise<void> {
+  const results = await Promise.allSettled(processors.map(async (processor) => step(processor)))
+  for (const result of results) if (result.status === 'rejected') throw result.reason
 }

@@ -3,7 +3,7 @@ import { onAttempts } from './attempts.ts'
 import { traceDispatcher } from './dispatcher.ts'
 import { requestTracer, type TracingOptions } from './request.ts'
 
-export type { TracingOptions }
+export type { HttpRequest, HttpResponse, TracingOptions, UrlMatch } from './request.ts'
 
 /**
  * Traces the HTTP requests of this process that undici makes, global `fetch` included: a CLIENT span for each attempt on

@@ -122,8 +122,8 @@ export function requestTracer(caller: string, options: TracingOptions): RequestT
       failed(error) {
         clearTimeout(unread)
         // The caller's own abort is no error (semantic conventions, HTTP client spans); a timeout is.
-        if (isAbort(error)) client.succeed(call, request, response)
-        else client.fail(call, error, codeOf(error) ?? errorType(error))
+        const failure = isAbort(error) ? {} : { failure: failureOf(error) }
+        client.conclude(call, { outcome: [request, response], ...failure })
       },
     }
 
@@ -176,7 +176,9 @@ function isAbort(error: unknown): boolean {
   return error instanceof Error && error.name === 'AbortError'
 }
 
-function codeOf(error: unknown): string | undefined {
-  const code = error instanceof Error && 'code' in error ? error.code : undefined
-  return typeof code === 'string' ? code : undefined
+function failureOf(error: unknown): { type: string; message: string } {
+  const { code, message } = error as { code?: unknown; message?: unknown }
+  const type = typeof code === 'string' ? code : (errorType(error) ?? '_OTHER')
+  // An error that stands for several, one for each address that was tried, has no message.
+  return { type, message: typeof message === 'string' && message !== '' ? message : type }
 }

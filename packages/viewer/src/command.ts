@@ -4,6 +4,7 @@ import { collect } from './collector.ts'
 import type { Trace } from './collector.ts'
 import { toOtlpJson } from './otlp-json.ts'
 import { receive } from './receiver.ts'
+import { terminal } from './terminal.ts'
 import { waterfall } from './waterfall.ts'
 
 type Signal = 'SIGINT' | 'SIGTERM'
@@ -38,8 +39,6 @@ const defaults = { port: '4318', host: '127.0.0.1', quiet: '6000' }
 const maxQuiet = 2 ** 31 - 1
 
 /** Columns of an output that is no terminal. */
-const defaultWidth = 100
-
 /**
  * The command `throughline`, given its arguments without node and script. Traces go to stdout, everything else to
  * stderr. Resolves to the exit code: 0 after SIGINT, SIGTERM or when stdout was closed, 1 when it cannot listen,
@@ -165,7 +164,7 @@ function print(trace: Trace, json: boolean, host: Host): void {
     else host.stdout.write(line)
   }
   if (json) host.stdout.write(`${toOtlpJson(trace.spans)}\n`)
-  else host.stdout.write(`${waterfall(trace.spans, { width: widthOf(host), color: isColorful(host) })}\n\n`)
+  else host.stdout.write(`${waterfall(trace.spans, terminal(host.stdout, host.env))}\n\n`)
 }
 
 /** What the picture cannot say of itself. */
@@ -175,18 +174,6 @@ function remarks({ revision, lateSpans, droppedSpans, forgotten }: Trace): strin
     revision > 1 && `updated, ${lateSpans} late ${lateSpans === 1 ? 'span' : 'spans'}`,
     droppedSpans > 0 && `too large, ${droppedSpans} ${droppedSpans === 1 ? 'span' : 'spans'} dropped`,
   ].filter((remark) => remark !== false)
-}
-
-function widthOf({ stdout }: Host): number {
-  return stdout.columns || defaultWidth
-}
-
-/** no-color.org first; then FORCE_COLOR, as Node reads it; then what stdout is. */
-function isColorful({ stdout, env }: Host): boolean {
-  if (env['NO_COLOR']) return false
-  const forced = env['FORCE_COLOR']
-  if (forced !== undefined) return forced !== '0' && forced !== 'false'
-  return stdout.isTTY === true && env['TERM'] !== 'dumb'
 }
 
 function reasonOf(error: unknown): string {

@@ -20,6 +20,7 @@ export { collect } from './collector.ts'
 export type { CollectOptions, Collector, Trace } from './collector.ts'
 
 // Showing: as a picture, and as a line that any OTLP tool reads.
+export { terminal } from './terminal.ts'
 export { waterfall } from './waterfall.ts'
 export type { WaterfallOptions } from './waterfall.ts'
 export { toOtlpJson } from './otlp-json.ts'

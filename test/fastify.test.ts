@@ -1,0 +1,543 @@
+import { trace } from '@opentelemetry/api'
+import { tracing } from '@throughline/fastify'
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import { once } from 'node:events'
+import { request as get } from 'node:http'
+import { connect } from 'node:http2'
+import { createRequire } from 'node:module'
+import type { AddressInfo } from 'node:net'
+import { PassThrough } from 'node:stream'
+import { afterEach, describe, expect, test } from 'vitest'
+import { serverContract, type Adapter, type Exchange, type Routes } from './contract/server.ts'
+import { record } from './recording.ts'
+
+const fastify4 = createRequire(import.meta.url)('fastify4') as typeof fastify
+
+serverContract('Fastify 5', adapter(fastify))
+serverContract('Fastify 4', adapter(fastify4))
+
+describe.each([
+  ['Fastify 5', fastify],
+  ['Fastify 4', fastify4],
+])('%s', (_name, create) => {
+  describe('the route is the pattern that was registered', () => {
+    test('with the prefixes of its scopes', async () => {
+      const app = traced()
+      app.register(
+        async (api) => {
+          api.register(async (orgs) => orgs.get('/:org/users/:id', ok), { prefix: '/orgs' })
+        },
+        { prefix: '/api' },
+      )
+      const span = await trace1(app, '/api/orgs/7/users/8')
+      expect(span.name).toBe('GET /api/orgs/:org/users/:id')
+      expect(span.attributes['http.route']).toBe('/api/orgs/:org/users/:id')
+    })
+
+    test('as Fastify writes it: wildcards, and parameters that are RegExps', async () => {
+      const app = traced()
+      app.get('/files/*', ok)
+      app.get('/v:version(^\\d+$)/status', ok)
+      const recording = record()
+      await ask(app, '/files/a/b')
+      await ask(app, '/v2/status')
+      const spans = await recording.all(2)
+      expect(spans.map(({ name }) => name)).toEqual(['GET /files/*', 'GET /v:version(^\\d+$)/status'])
+    })
+
+    test('for a HEAD that a GET route answers', async () => {
+      const app = traced()
+      app.get('/users/:id', ok)
+      expect((await trace1(app, '/users/1', { method: 'HEAD' })).name).toBe('HEAD /users/:id')
+    })
+
+    test('and is kept when the handler answers 404', async () => {
+      const app = traced()
+      app.get('/users/:id', (_request, reply) => reply.code(404).send({ error: 'no such user' }))
+      const span = await trace1(app, '/users/1')
+      expect(span.name).toBe('GET /users/:id')
+      expect(span.status.code).toBe(0)
+    })
+
+    test('and is kept when a hook turns the request away', async () => {
+      const app = traced()
+      app.addHook('preHandler', (_request, reply) => reply.code(401).send())
+      app.get('/users/:id', ok)
+      expect((await trace1(app, '/users/1')).name).toBe('GET /users/:id')
+    })
+  })
+
+  describe('there is no route', () => {
+    test.each(['/nothing', '/api/nothing'])('for a 404 at %s', async (path) => {
+      const app = traced()
+      app.register(
+        async (api) => {
+          api.get('/users/:id', ok)
+          api.setNotFoundHandler((_request, reply) => reply.code(404).send({ nothing: 'here' }))
+        },
+        { prefix: '/api' },
+      )
+      const span = await trace1(app, path)
+      expect(span.name).toBe('GET')
+      expect(span.attributes).not.toHaveProperty('http.route')
+      expect(span.attributes['http.response.status_code']).toBe(404)
+    })
+
+    test('for a request that the handler gives to the handler of 404s', async () => {
+      const app = traced()
+      app.get('/*', (_request, reply) => reply.callNotFound())
+      expect((await trace1(app, '/nothing')).name).toBe('GET')
+    })
+  })
+
+  describe('wherever it is registered', () => {
+    test('it sees the routes of all scopes, of those that came before it too', async () => {
+      const app = create()
+      app.register(async (early) => early.get('/early', ok))
+      app.register(tracing)
+      app.register(async (late) => late.get('/late', ok))
+      app.get('/root', ok)
+      const recording = record()
+      for (const path of ['/early', '/late', '/root']) await ask(app, path)
+      const spans = await recording.all(3)
+      expect(spans.map(({ name }) => name)).toEqual(['GET /early', 'GET /late', 'GET /root'])
+    })
+
+    test('in a scope, it sees that scope only', async () => {
+      const app = create()
+      app.register(async (scope) => {
+        scope.register(tracing)
+        scope.get('/in', ok)
+      })
+      app.get('/out', ok)
+      const recording = record()
+      await ask(app, '/out')
+      await ask(app, '/in')
+      const spans = await recording.all(1)
+      expect(spans.map(({ name }) => name)).toEqual(['GET /in'])
+    })
+
+    test('twice, it makes one span', async () => {
+      const app = traced()
+      app.register(tracing)
+      app.get('/', ok)
+      expect((await trace1(app, '/')).name).toBe('GET /')
+    })
+
+    test('other plugins can ask for it by name', async () => {
+      const app = traced()
+      await app.ready()
+      expect(app.hasPlugin('@throughline/fastify')).toBe(true)
+    })
+
+    test('Fastify has nothing to warn of', async () => {
+      const warnings: string[] = []
+      const listen = (warning: Error) => warnings.push(warning.message)
+      process.on('warning', listen)
+      const app = traced()
+      app.get('/', ok)
+      await trace1(app, '/')
+      await ask(app, '/nothing')
+      await new Promise(setImmediate)
+      process.off('warning', listen)
+      expect(warnings).toEqual([])
+    })
+  })
+
+  describe('an error', () => {
+    test.each<[string, (app: FastifyInstance, bug: Error) => void]>([
+      ['thrown by an async handler', (app, bug) => app.get('/', () => Promise.reject(bug))],
+      [
+        'thrown by a handler with a callback',
+        (app, bug) =>
+          app.get('/', (_request, _reply) => {
+            throw bug
+          }),
+      ],
+      ['that is the reply', (app, bug) => app.get('/', (_request, reply) => reply.send(bug))],
+      [
+        'thrown by a hook before the handler',
+        (app, bug) => app.addHook('preValidation', () => Promise.reject(bug)).get('/', ok),
+      ],
+      [
+        'thrown by a hook of the first moment',
+        (app, bug) => app.addHook('onRequest', (_request, _reply, done) => done(bug)).get('/', ok),
+      ],
+      [
+        'thrown by a hook after the handler',
+        (app, bug) => app.addHook('onSend', (_request, _reply, _payload, done) => done(bug)).get('/', ok),
+      ],
+      [
+        'thrown by the serializer',
+        (app, bug) =>
+          app.get('/', (_request, reply) =>
+            reply
+              .serializer(() => {
+                throw bug
+              })
+              .send({ a: 1 }),
+          ),
+      ],
+      [
+        'that the app’s error handler answers in its own words',
+        (app, bug) => {
+          app.setErrorHandler((_error, _request, reply) => reply.code(503).send({ sorry: true }))
+          app.get('/', () => Promise.reject(bug))
+        },
+      ],
+      [
+        'that the error handler replaces by another one',
+        (app, bug) => {
+          app.setErrorHandler(() => Promise.reject(new Error('worse')))
+          app.get('/', () => Promise.reject(bug))
+        },
+      ],
+    ])('%s is recorded once', async (_title, prepare) => {
+      const app = traced()
+      await app.after()
+      prepare(app, new TypeError('no such thing'))
+      const span = await trace1(app, '/')
+      expect(span).toMatchObject({ name: 'GET /', status: { code: 2, message: 'no such thing' } })
+      expect(span.attributes['error.type']).toBe('TypeError')
+      expect(exceptions(span)).toEqual(['no such thing'])
+    })
+
+    test('that the app’s error handler recovers from is not recorded', async () => {
+      const app = traced()
+      app.setErrorHandler((_error, _request, reply) => reply.code(200).send({ fine: true }))
+      app.get('/', () => Promise.reject(new Error('flaky')))
+      const span = await trace1(app, '/')
+      expect(span.status.code).toBe(0)
+      expect(span.events).toEqual([])
+      expect(span.attributes).not.toHaveProperty('error.type')
+    })
+
+    test('of validation is the client’s: 400, and the span is not in error', async () => {
+      const app = traced()
+      const schema = {
+        querystring: { type: 'object', required: ['page'], properties: { page: { type: 'number' } } },
+      }
+      app.get('/', { schema }, ok)
+      const span = await trace1(app, '/')
+      expect(span.attributes['http.response.status_code']).toBe(400)
+      expect(span.status.code).toBe(0)
+      expect(span.events).toEqual([])
+    })
+
+    test('reaches the other onError hooks and the error handler as it was thrown', async () => {
+      const bug = new Error('it')
+      const seen: unknown[] = []
+      const app = traced()
+      app.addHook('onError', async (_request, _reply, error) => {
+        seen.push(error)
+      })
+      app.setErrorHandler((error, _request, reply) => {
+        seen.push(error)
+        return reply.code(500).send()
+      })
+      app.get('/', () => Promise.reject(bug))
+      await trace1(app, '/')
+      expect(seen).toEqual([bug, bug])
+      expect(seen.every((error) => error === bug)).toBe(true)
+    })
+  })
+
+  describe('a request by app.inject', () => {
+    test('has its span, with its status, and no error', async () => {
+      const app = traced()
+      app.get('/users/:id', async () => ({ id: 1 }))
+      const recording = record()
+      const answer = await app.inject('/users/1')
+      expect(answer.json()).toEqual({ id: 1 })
+      const [span] = await recording.all(1)
+      expect(span).toMatchObject({ name: 'GET /users/:id', status: { code: 0 } })
+      expect(span?.attributes['http.response.status_code']).toBe(200)
+      expect(span?.attributes).not.toHaveProperty('error.type')
+    })
+
+    test('has it as well when the handler answers at once', async () => {
+      const app = traced()
+      app.get('/', (_request, reply) => {
+        reply.send('ok')
+      })
+      const recording = record()
+      await app.inject('/')
+      const [span] = await recording.all(1)
+      expect(span).toMatchObject({ name: 'GET /', status: { code: 0 } })
+    })
+
+    test('that fails is in error', async () => {
+      const app = traced()
+      app.get('/', () => Promise.reject(new TypeError('no such thing')))
+      const recording = record()
+      expect((await app.inject('/')).statusCode).toBe(500)
+      const [span] = await recording.all(1)
+      expect(span?.attributes).toMatchObject({ 'error.type': 'TypeError', 'http.response.status_code': 500 })
+      expect(exceptions(span)).toEqual(['no such thing'])
+    })
+
+    test('with a body, and a streamed answer, ends once', async () => {
+      const app = traced()
+      app.post('/', (request, reply) => {
+        const body = new PassThrough()
+        reply.send(body)
+        setImmediate(() => body.end(JSON.stringify(request.body)))
+      })
+      const recording = record()
+      expect((await app.inject({ method: 'POST', url: '/', payload: { a: 1 } })).json()).toEqual({ a: 1 })
+      const [span] = await recording.all(1)
+      expect(span?.status.code).toBe(0)
+    })
+
+    test('whose response is destroyed is an abort', async () => {
+      const app = traced()
+      app.get('/', (_request, reply) => {
+        reply.hijack()
+        reply.raw.destroy()
+      })
+      const recording = record()
+      await app.inject('/').catch(() => {})
+      const [span] = await recording.all(1)
+      expect(span?.attributes['error.type']).toBe('aborted')
+    })
+  })
+
+  test('a streamed body ends the span at its last byte', async () => {
+    const app = traced()
+    const body = new PassThrough()
+    app.get('/', (_request, reply) => reply.send(body))
+    const recording = record()
+    const asked = get(await origin(app)).end()
+    body.write('first')
+    const [response] = await once(asked, 'response')
+    await once(response, 'data')
+    expect(recording.spans).toEqual([])
+    body.end('last')
+    response.resume()
+    const [span] = await recording.all(1)
+    expect(span?.status.code).toBe(0)
+  })
+
+  test('a hijacked reply ends the span when it closes', async () => {
+    const app = traced()
+    app.get('/', (_request, reply) => {
+      reply.hijack()
+      reply.raw.writeHead(202).end('by hand')
+    })
+    const span = await trace1(app, '/')
+    expect(span.attributes['http.response.status_code']).toBe(202)
+    expect(span.status.code).toBe(0)
+  })
+
+  test('the current span is the request’s in all that follows: hooks, parsers, the handler, its events', async () => {
+    const seen = new Map<string, string | undefined>()
+    const look = (where: string) => seen.set(where, trace.getActiveSpan()?.spanContext().spanId)
+    const app = create()
+    app.register(tracing)
+    app.addContentTypeParser('text/csv', async (_request: unknown, payload: AsyncIterable<Buffer>) => {
+      for await (const _chunk of payload) look('parser')
+      return 'parsed'
+    })
+    app.register(async (scope) => {
+      scope.addHook('onRequest', async () => void look('onRequest'))
+      scope.addHook('preParsing', async () => void look('preParsing'))
+      scope.addHook('preValidation', (_request, _reply, done) =>
+        setImmediate(() => (look('preValidation'), done())),
+      )
+      scope.addHook('onSend', async () => void look('onSend'))
+      scope.addHook('onResponse', async () => void look('onResponse'))
+      scope.post('/', async (_request, reply) => {
+        look('handler')
+        reply.raw.on('close', () => look('close'))
+        await new Promise(setImmediate)
+        look('later')
+        return 'ok'
+      })
+    })
+    const span = await trace1(app, '/', {
+      method: 'POST',
+      body: 'a;b',
+      headers: { 'content-type': 'text/csv' },
+    })
+    const spanId = span.spanContext().spanId
+    const places = [
+      'onRequest',
+      'preParsing',
+      'parser',
+      'preValidation',
+      'handler',
+      'later',
+      'onSend',
+      'onResponse',
+      'close',
+    ]
+    expect(Object.fromEntries(seen)).toEqual(Object.fromEntries(places.map((place) => [place, spanId])))
+  })
+
+  test('the functions of the app are given the request, and at the end the reply', async () => {
+    const app = create()
+    app.register(tracing, {
+      ignore: (request) => request.url === '/health',
+      inbound: (request) => (request.headers['x-internal'] === undefined ? 'ignore' : 'continue'),
+      attributes: (request, reply) => ({
+        'app.query': String(request.query),
+        'app.status': reply.statusCode,
+      }),
+      spanName: (request, reply) => `${request.method} ${reply.statusCode}`,
+    })
+    app.get('/health', ok)
+    app.get('/', (_request, reply) => reply.code(201).send())
+    const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
+    const recording = record()
+    await ask(app, '/health')
+    await ask(app, '/', { headers: { traceparent } })
+    await ask(app, '/', { headers: { traceparent, 'x-internal': 'yes' } })
+    const [first, second] = await recording.all(2)
+    expect(first).toMatchObject({ name: 'GET 201', attributes: { 'app.status': 201, 'http.route': '/' } })
+    expect(first?.parentSpanContext).toBeUndefined()
+    expect(second?.parentSpanContext?.spanId).toBe('b7ad6b7169203331')
+  })
+
+  test('paths to ignore are taken as texts and RegExps too', async () => {
+    const app = create()
+    app.register(tracing, { ignore: ['/health', /^\/assets\//], inbound: 'ignore' })
+    app.get('/health', ok)
+    app.get('/assets/*', ok)
+    app.get('/', ok)
+    const recording = record()
+    for (const path of ['/health', '/assets/a.css', '/']) await ask(app, path)
+    expect((await recording.all(1))[0]?.name).toBe('GET /')
+  })
+
+  describe('options are checked', () => {
+    test('an unknown one is a TypeError from ready()', async () => {
+      const app = create()
+      app.register(tracing, { ignored: '/health' } as never)
+      await expect(app.ready()).rejects.toThrow(
+        /^@throughline\/fastify: tracing\(\): expected options among ignore, .*"ignored"/,
+      )
+    })
+
+    test('those that Fastify gives to every plugin are none of ours', async () => {
+      const app = create()
+      app.register(tracing, { prefix: '/api', logLevel: 'warn', logSerializers: {}, trustProxy: true })
+      await expect(app.ready()).resolves.toBeDefined()
+    })
+  })
+
+  test('HTTP/2 requests have their spans', async () => {
+    const app = create({ http2: true })
+    app.register(tracing)
+    app.get('/users/:id', ok)
+    const recording = record()
+    const client = connect(await origin(app as unknown as FastifyInstance))
+    try {
+      const stream = client.request({ ':path': '/users/1' })
+      stream.resume()
+      await once(stream, 'end')
+      const [span] = await recording.all(1)
+      expect(span).toMatchObject({ name: 'GET /users/:id', status: { code: 0 } })
+      expect(span?.attributes['network.protocol.version']).toBe('2')
+    } finally {
+      client.close()
+    }
+  })
+
+  function traced(): FastifyInstance {
+    const app = create()
+    app.register(tracing)
+    return app
+  }
+})
+
+test('a Fastify outside the range of the package refuses it', () => {
+  const { peerDependencies } = createRequire(import.meta.url)('@throughline/fastify/package.json')
+  const meta: unknown = Reflect.get(tracing, Symbol.for('plugin-meta'))
+  expect(meta).toMatchObject({ fastify: peerDependencies.fastify })
+})
+
+/** The contract's app on this copy of Fastify. */
+function adapter(create: typeof fastify): Adapter {
+  return {
+    async serve({ routes = {}, mounted, onError }, options, mounts) {
+      const plugin = await import('@throughline/fastify')
+      const app = create({ forceCloseConnections: true })
+      for (let i = 0; i < mounts; i += 1)
+        app.register(plugin.tracing, options as Parameters<typeof tracing>[1])
+      // The contract's bodies are text, or none of Fastify's business.
+      app.removeAllContentTypeParsers()
+      app.addContentTypeParser('*', (_request, _payload, done) => done(null))
+      if (onError !== undefined) {
+        app.setErrorHandler((error, request, reply) => onError(error, exchange(request, reply)))
+      }
+      app.register(async (scope) => add(scope, routes))
+      if (mounted !== undefined)
+        app.register(async (scope) => add(scope, mounted.routes), { prefix: mounted.prefix })
+      await app.listen({ port: 0, host: '127.0.0.1' })
+      return { port: (app.server.address() as AddressInfo).port, close: () => app.close() }
+    },
+  }
+}
+
+function add(app: FastifyInstance, routes: Routes): void {
+  for (const [key, handler] of Object.entries(routes)) {
+    const [method = '', url = ''] = key.split(' ')
+    app.route({
+      method,
+      url,
+      async handler(request, reply) {
+        await handler(exchange(request, reply))
+        return reply
+      },
+    })
+  }
+}
+
+function exchange(request: FastifyRequest, reply: FastifyReply): Exchange {
+  return {
+    params: request.params as Exchange['params'],
+    request: request.raw,
+    response: reply.raw,
+    answer: (status, body = '') => void reply.code(status).type('text/plain').send(body),
+    stream: (body) => void reply.send(body),
+  }
+}
+
+async function ok(): Promise<string> {
+  return 'ok'
+}
+
+const apps: FastifyInstance[] = []
+
+afterEach(async () => {
+  await Promise.all(apps.splice(0).map((app) => app.close()))
+})
+
+async function origin(app: FastifyInstance): Promise<string> {
+  if (!apps.includes(app)) {
+    apps.push(app)
+    await app.listen()
+  }
+  return `http://localhost:${(app.server.address() as AddressInfo).port}`
+}
+
+async function ask(app: FastifyInstance, path: string, init: RequestInit = {}): Promise<Response> {
+  const response = await fetch((await origin(app)) + path, init)
+  await response.text()
+  return response
+}
+
+/** The one span of one request. */
+async function trace1(app: FastifyInstance, path: string, init?: RequestInit) {
+  const recording = record()
+  await ask(app, path, init)
+  const [span] = await recording.all(1)
+  if (span === undefined) throw new Error('there is no span')
+  return span
+}
+
+function exceptions(span: Awaited<ReturnType<typeof trace1>> | undefined) {
+  return span?.events
+    .filter(({ name }) => name === 'exception')
+    .map(({ attributes }) => attributes?.['exception.message'])
+}
