@@ -120,6 +120,8 @@ function launch(config: Config): Tracing {
     paces.push('brief')
     setPatience(strictest(paces))
     await settledWithin(FLUSH_DEADLINE_MS, () => provider.shutdown())
+    // What could not be sent by now is tried a last time, and the sockets close.
+    setPatience('once')
     forgetReports()
   }
 

@@ -73,7 +73,7 @@ function routeOf(ctx: Context & Routed): string | undefined {
   const layer = routes.find(({ path }) => path === entered) ?? routes[0]
   if (layer === undefined) return undefined
   const mount = mountOf(ctx, layer)
-  const path = typeof layer.path === 'string' ? layer.path : layer.path.source
+  const path = typeof layer.path === 'string' ? layer.path : String(layer.path)
   return path === '/' && mount !== '' ? mount : mount + path
 }
 
