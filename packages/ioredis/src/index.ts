@@ -1,0 +1,105 @@
+import { isTraced, override, reportOnce, sender } from '@throughline/core'
+import type { Redis } from 'ioredis'
+import { traceCommand, type Client, type Command, type IORedisOptions, type RedisSender } from './command.ts'
+import { tracePipeline, type Pipeline } from './pipeline.ts'
+
+export type { IORedisOptions, RedisCommand } from './command.ts'
+
+const SCOPE = { name: '@throughline/ioredis', version: '0.1.0' }
+
+/** What ioredis sends by itself to set up a connection, and what it sends as soon as one is ready. */
+const HANDSHAKE = new Set(['auth', 'client', 'hello', 'himport', 'info', 'readonly', 'select'])
+const RESUMPTION = new Set(['client', 'psubscribe', 'readonly', 'select', 'ssubscribe', 'subscribe'])
+
+/**
+ * Traces the commands of a Redis client, each as a CLIENT span (semantic conventions, redis), a pipeline or a transaction
+ * as one, and gives the same object back. Twice is once. A `duplicate()` is another client: it is not traced by itself.
+ *
+ * @throws TypeError for what is no Redis of ioredis, and for an option that is unknown or of the wrong shape.
+ */
+export function traceIORedis<Target extends Pick<Redis, 'status' | 'isCluster' | 'disconnect'>>(
+  redis: Target,
+  options: IORedisOptions = {},
+): Target {
+  if (!isRedis(redis)) {
+    throw new TypeError(
+      `traceIORedis: expected a Redis of ioredis, received ${nameOf(redis)}; example: traceIORedis(new Redis())`,
+    )
+  }
+  const send: RedisSender = sender(
+    { scope: SCOPE, text: (command: string, _args: readonly unknown[]) => command },
+    'traceIORedis',
+    options,
+  )
+  if (isTraced(redis) || isInstrumented(redis)) return redis
+  const client: Client = redis
+  // A command that has to wait for a connection, or that is sent again on a new one, passes more than once.
+  const seen = new WeakSet<Command>()
+  let isResuming = false
+
+  override(client, 'sendCommand', (original) => {
+    return function sendCommand(this: unknown, command, stream, ...rest) {
+      // Those of a pipeline come with a stream.
+      if (stream || seen.has(command)) return Reflect.apply(original, this, [command, stream, ...rest])
+      seen.add(command)
+      if (isOfLibrary(command)) return Reflect.apply(original, this, [command, stream, ...rest])
+      return traceCommand(send, client, command, () =>
+        Reflect.apply(original, this, [command, stream, ...rest]),
+      )
+    }
+  })
+
+  override(client, 'pipeline', (original) => {
+    return function pipeline(this: unknown, ...args) {
+      return tracePipeline(send, client, 'PIPELINE', Reflect.apply(original, this, args) as Pipeline)
+    }
+  })
+
+  override(client, 'multi', (original) => {
+    return function multi(this: unknown, ...args) {
+      const result = Reflect.apply(original, this, args) as Pipeline
+      // With `pipeline: false` it is a command like others.
+      return result.isPipeline === true ? tracePipeline(send, client, 'MULTI', result) : result
+    }
+  })
+
+  // When a connection is ready ioredis restores what the last one had, at once, before anybody can be told.
+  override(client, 'setStatus', (original) => {
+    return function setStatus(this: unknown, ...args) {
+      if (args[0] === 'ready') {
+        isResuming = true
+        queueMicrotask(() => {
+          isResuming = false
+        })
+      }
+      return Reflect.apply(original, this, args)
+    }
+  })
+
+  return redis
+
+  function isOfLibrary({ name }: Command): boolean {
+    return client.status === 'connect' ? HANDSHAKE.has(name) : isResuming && RESUMPTION.has(name)
+  }
+}
+
+function isRedis(target: unknown): target is Client {
+  const { sendCommand, duplicate, isCluster } = (target ?? {}) as Partial<Client>
+  return typeof sendCommand === 'function' && typeof duplicate === 'function' && isCluster !== true
+}
+
+/** Whether the official instrumentation, whose mark is on the prototype's method, is at work: then ours yields to it. */
+function isInstrumented(client: Client): boolean {
+  if (!('__wrapped' in client.sendCommand)) return false
+  reportOnce(
+    `instrumented:${SCOPE.name}`,
+    'warn',
+    'another instrumentation traces ioredis already, so traceIORedis does not',
+  )
+  return true
+}
+
+function nameOf(target: unknown): string {
+  if (typeof target === 'function') return `a function (${target.name})`
+  return (target as { isCluster?: boolean } | undefined)?.isCluster === true ? 'a Cluster' : String(target)
+}

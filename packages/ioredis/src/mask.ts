@@ -1,0 +1,95 @@
+/** Whether the argument at this index is a key, a field or a word of the command's own, and no value. */
+type Shown = (index: number, args: readonly unknown[]) => boolean
+
+const first: Shown = (index) => index === 0
+const firstTwo: Shown = (index) => index < 2
+const all: Shown = () => true
+const allButLast: Shown = (index, args) => index < args.length - 1
+const evenOnes: Shown = (index) => index % 2 === 0
+const keyAndFields: Shown = (index) => index === 0 || index % 2 === 1
+
+/** The number of keys at `at`, and so many keys behind it. */
+function counted(at: number, before: Shown = () => false): Shown {
+  return (index, args) => {
+    const count = Number(args[at])
+    const isCount = Number.isInteger(count) && count >= 0 && count < args.length - at
+    return before(index, args) || (isCount && index >= at && index <= at + count)
+  }
+}
+
+/** The word STREAMS, and the keys: the first half of what follows it. */
+const streams: Shown = (index, args) => {
+  const start = args.findIndex((arg) => String(arg).toUpperCase() === 'STREAMS')
+  return start !== -1 && index >= start && index <= start + (args.length - 1 - start) / 2
+}
+
+/** Which arguments of which commands are shown. What is not in this table is a value: so are all of an unknown command. */
+const SHOWN = new Map<string, Shown>()
+show(
+  first,
+  `APPEND BITCOUNT BITFIELD BITFIELD_RO BITPOS DECR DECRBY DELEX DIGEST DUMP EXPIRE EXPIREAT EXPIRETIME GEOADD GEODIST
+   GEOHASH GEOPOS GEORADIUS GEORADIUS_RO GEORADIUSBYMEMBER GEORADIUSBYMEMBER_RO GEOSEARCH GET GETBIT GETDEL GETEX
+   GETRANGE GETSET HGETALL HKEYS HLEN HRANDFIELD HSCAN HVALS INCR INCRBY INCRBYFLOAT LINDEX LINSERT LLEN LPOP LPOS LPUSH
+   LPUSHX LRANGE LREM LSET LTRIM MOVE PERSIST PEXPIRE PEXPIREAT PEXPIRETIME PFADD PSETEX PTTL PUBLISH RESTORE RPOP RPUSH
+   RPUSHX SADD SCARD SELECT SET SETBIT SETEX SETNX SETRANGE SISMEMBER SMEMBERS SMISMEMBER SORT SORT_RO SPOP SPUBLISH
+   SRANDMEMBER SREM SSCAN STRLEN SUBSTR TTL TYPE VADD VCARD VDIM VSIM XACK XADD XAUTOCLAIM XCLAIM XDEL XLEN XPENDING
+   XRANGE XREVRANGE XSETID XTRIM ZADD ZCARD ZCOUNT ZINCRBY ZLEXCOUNT ZMSCORE ZPOPMAX ZPOPMIN ZRANDMEMBER ZRANGE
+   ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREM ZREMRANGEBYLEX ZREMRANGEBYRANK ZREMRANGEBYSCORE ZREVRANGE ZREVRANGEBYLEX
+   ZREVRANGEBYSCORE ZREVRANK ZSCAN ZSCORE`,
+)
+// A command's own word comes first: CONFIG SET ? ?
+show(first, 'ACL CLIENT CLUSTER COMMAND CONFIG DEBUG FUNCTION INFO LATENCY MODULE PUBSUB SCRIPT SLOWLOG')
+show(firstTwo, 'COPY GEOSEARCHSTORE HEXISTS HGET HINCRBY HINCRBYFLOAT HSETNX HSTRLEN SMOVE ZRANGESTORE')
+show(firstTwo, 'BLMOVE BRPOPLPUSH LMOVE MEMORY OBJECT RPOPLPUSH XGROUP XINFO')
+show(
+  all,
+  `BITOP DEL EXISTS HDEL HMGET MGET PFCOUNT PFMERGE PSUBSCRIBE PUNSUBSCRIBE RENAME RENAMENX SDIFF SDIFFSTORE SINTER
+   SINTERSTORE SSUBSCRIBE SUBSCRIBE SUNION SUNIONSTORE SUNSUBSCRIBE TOUCH UNLINK UNSUBSCRIBE WATCH`,
+)
+show(allButLast, 'BLPOP BRPOP BZPOPMAX BZPOPMIN')
+show(evenOnes, 'MSET MSETNX')
+show(keyAndFields, 'HMSET HSET')
+show(counted(0), 'LMPOP SINTERCARD ZDIFF ZINTER ZINTERCARD ZMPOP ZUNION')
+show(counted(1), 'BLMPOP BZMPOP EVAL EVAL_RO')
+show(counted(1, first), 'EVALSHA EVALSHA_RO FCALL FCALL_RO ZDIFFSTORE ZINTERSTORE ZUNIONSTORE')
+show(streams, 'XREAD XREADGROUP')
+
+function show(shown: Shown, names: string): void {
+  for (const name of names.split(/\s+/)) SHOWN.set(name, shown)
+}
+
+/** An MGET of thousands of keys is no better understood by all of them. */
+const MOST_ARGUMENTS = 64
+/** In UTF-16 units, for a pipeline of thousands of commands likewise. */
+const MOST_TEXT = 4096
+
+/** A command in the syntax of the redis CLI, with `?` for every value: `HMSET user:7 name ? email ?`. */
+export function maskedCommand(name: string, args: readonly unknown[]): string {
+  const shown = SHOWN.get(name)
+  let text = name
+  for (const [index, arg] of args.entries()) {
+    if (index === MOST_ARGUMENTS) return `${text} …`
+    text += shown?.(index, args) === true ? ` ${quoted(String(arg))}` : ' ?'
+  }
+  return text
+}
+
+/** Commands that go together, in the syntax of the redis CLI, up to a length that a reader can take in. */
+export function maskedBatch(commands: readonly { name: string; args: readonly unknown[] }[]): string {
+  let text = ''
+  for (const { name, args } of commands) {
+    if (text.length > MOST_TEXT) return `${text}; …`
+    text += `${text === '' ? '' : '; '}${maskedCommand(name.toUpperCase(), args)}`
+  }
+  return text
+}
+
+/** An error's message without what it quotes, from the first quotation mark to the last: a value may hold some itself. */
+export function maskedMessage(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error)
+  return message.replace(/(?<=^|[\s(:,])(['"`])[^]*\1/, '$1?$1')
+}
+
+function quoted(word: string): string {
+  return /^[^\s"'?]+$/.test(word) ? word : JSON.stringify(word)
+}
