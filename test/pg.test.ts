@@ -548,7 +548,7 @@ describe('errors surface as before', () => {
       /expected a Pool or a Client of pg, received undefined; example: tracePg\(new Pool\(\)\)/,
     ],
     ['the class', Pool, /received a function \(BoundPool\)/],
-    ['a connection string', url, /received postgres/],
+    ['a connection string', url, /received "postgres/],
   ])('%s cannot be traced', (_, target, message) => {
     expect(() => tracePg(target as never)).toThrow(TypeError)
     expect(() => tracePg(target as never)).toThrow(message)

@@ -64,8 +64,6 @@ export interface Sender<Subject extends unknown[], Outcome extends unknown[]> {
   fail(call: Call, error: unknown, type?: string, message?: string): void
   /** Ends the span of a call whose end is neither of the two. */
   conclude(call: Call, ending: Ending<Outcome>): void
-  /** Ends the call's span when the promise settles; the promise that is returned stands for the same. */
-  settle<T>(call: Call, promise: Promise<T>, ...outcome: Outcome): Promise<T>
 }
 
 export const SENDING_SHAPE = {
@@ -132,20 +130,7 @@ export function sender<
     conclude(call, { failure: { type: type ?? '_OTHER', message } })
   }
 
-  function settle<T>(call: Call, promise: Promise<T>, ...outcome: Outcome): Promise<T> {
-    return promise.then(
-      (value) => {
-        succeed(call, ...outcome)
-        return value
-      },
-      (error: unknown) => {
-        fail(call, error)
-        throw error
-      },
-    )
-  }
-
-  return { begin, succeed, fail, conclude, settle }
+  return { begin, succeed, fail, conclude }
 }
 
 // An error that stands for several (one for each address that was tried) has a code and no message.

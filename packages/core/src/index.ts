@@ -19,11 +19,29 @@ export {
   type Receive,
   type ReceivingOptions,
 } from './server.ts'
-export { headersOf, sender, SENDING_SHAPE, type Call, type Library, type Sender, type SendingOptions } from './client.ts'
+export {
+  headersOf,
+  sender,
+  SENDING_SHAPE,
+  type Call,
+  type Library,
+  type Sender,
+  type SendingOptions,
+} from './client.ts'
 export { captureHeaders, methodAttribute, spanName } from './http.ts'
-export { isTraced, override } from './patch.ts'
+export { isTraced, override, yieldsTo } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
-export { BOOLEAN, expected, FUNCTION, MATCH, matcher, type Match, type Shape, type TextMatch } from './options.ts'
+export {
+  BOOLEAN,
+  expected,
+  FUNCTION,
+  MATCH,
+  matcher,
+  show,
+  type Match,
+  type Shape,
+  type TextMatch,
+} from './options.ts'
 export { reportOnce } from './report.ts'
 export { errorType } from './span.ts'
 export * as semconv from './semconv.ts'

@@ -1,3 +1,4 @@
+import { redactUrl } from './redact.ts'
 import { reportOnce } from './report.ts'
 
 /** What one option must be: in words, by example, and as a test. */
@@ -65,9 +66,9 @@ export function validated<T extends object>(caller: string, shape: Shape<T>, giv
   return given
 }
 
-/** A value as an error message shows it. */
+/** A value as an error message shows it; a connection string without its password. */
 export function show(value: unknown): string {
-  if (typeof value === 'string') return JSON.stringify(value)
+  if (typeof value === 'string') return JSON.stringify(redactUrl(value))
   if (typeof value === 'function') return `a function${value.name === '' ? '' : ` (${value.name})`}`
   if (Array.isArray(value)) return 'an array'
   if (typeof value === 'object' && value !== null)

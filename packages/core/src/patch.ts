@@ -1,3 +1,5 @@
+import { reportOnce } from './report.ts'
+
 /**
  * Overrides of methods on one instance. Prototypes and modules are left as they are, so nothing else that uses the
  * library is touched; the mark on the instance is shared by all copies of this package, so wrapping twice is nothing.
@@ -62,4 +64,15 @@ export function untrace(target: object): void {
 function patchesOf(target: Patched): Patch[] {
   if (!isTraced(target)) Object.defineProperty(target, PATCHES, { value: [], configurable: true })
   return target[PATCHES] as Patch[]
+}
+
+/**
+ * Whether another instrumentation has wrapped this method already: its mark is on the function. Ours yields to it then,
+ * and says so once.
+ */
+export function yieldsTo(method: object, library: string, ours: string): boolean {
+  if (!('__wrapped' in method)) return false
+  const message = `another instrumentation traces ${library} already, so ${ours} does not`
+  reportOnce(`instrumented:${library}`, 'warn', message)
+  return true
 }

@@ -70,8 +70,9 @@ export interface ReadableSpan {
 
 /** Where recorded spans go; the shape of the official SDK's SpanProcessor. Exported spans are ReadableSpans. */
 export interface SpanProcessor {
-  onStart(span: Span, parentContext: Context): void
-  onEnding?(span: Span): void
+  // Not our class: processors that were written for the official SDK's fit only what both of them are.
+  onStart(span: ApiSpan & ReadableSpan, parentContext: Context): void
+  onEnding?(span: ApiSpan & ReadableSpan): void
   onEnd(span: ReadableSpan): void
   forceFlush(): Promise<void>
   shutdown(): Promise<void>

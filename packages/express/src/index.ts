@@ -25,7 +25,7 @@ export function tracing(options: TracingOptions = {}): RequestHandler {
     options,
   )
   return function tracing(request, response, next) {
-    watchRouter(request)
+    watchRouter(request, tracing)
     receive(request, response, request, next)
   }
 }

@@ -1,5 +1,5 @@
 import { recordError } from '@throughline/core'
-import type { Request, RequestHandler } from 'express'
+import type { ErrorRequestHandler, Request, RequestHandler } from 'express'
 
 /**
  * Express keeps a request's way through its layers to itself: `req.baseUrl` holds the values of a mount path's
@@ -7,18 +7,35 @@ import type { Request, RequestHandler } from 'express'
  * layer. So each layer object (never its prototype) reports when a request enters and leaves it.
  */
 interface Layer {
-  readonly handle: RequestHandler & { stack?: Layer[] }
+  readonly handle: RequestHandler & Partial<Router> & Partial<App>
   readonly route?: { path: string | RegExp | readonly (string | RegExp)[] } | undefined
   /** Router 2.3 and newer. */
   readonly rawPath?: string | RegExp | readonly (string | RegExp)[]
   /** Express 4. */
-  readonly regexp?: RegExp & { fast_slash?: boolean; fast_star?: boolean }
+  readonly regexp?: RegExp & { fast_slash?: boolean }
   readonly keys?: readonly { name: string | number }[]
-  /** Router 2.0 to 2.2: parameters of the latest match. */
+  /** Router 2.0 to 2.2: parameters and text of the latest match. */
   readonly params?: Record<string, string>
+  readonly path?: string | undefined
   match(path: string): unknown
   handleRequest?: RequestHandler
+  handleError?: ErrorRequestHandler
+  /** Express 4. */
   handle_request?: RequestHandler
+  handle_error?: ErrorRequestHandler
+}
+
+interface Router {
+  readonly stack: Layer[]
+}
+
+interface App {
+  /** Express 4 throws when its long removed `router` is read, and makes this one late. */
+  readonly _router?: Router
+  readonly router?: Router
+  readonly lazyrouter?: unknown
+  /** The app that it was mounted in. */
+  readonly parent?: App
 }
 
 interface Way {
@@ -30,29 +47,39 @@ interface Way {
   route: string | undefined
 }
 
-interface Router {
-  stack: Layer[]
-}
-
 const ways = new WeakMap<object, Way>()
 const watched = new WeakSet<Layer>()
 const seen = new WeakMap<Layer[], number>()
 
-/** Watches the layers that the app's router has by now; to be called by each request, since layers come late too. */
-export function watchRouter(request: Request): void {
-  const stack = stackOf(request)
-  if (stack !== undefined) watch(stack)
-}
-
-function stackOf({ app }: Request): Layer[] | undefined {
-  const own = app as unknown as { _router?: Router; router?: Router }
-  // Express 4 throws when its long removed `router` is read.
-  return (own._router ?? own.router)?.stack
+/**
+ * Watches the layers that the request's app and those above it have by now; to be called by each request, since layers
+ * come late too. `tracing` is the middleware that calls.
+ */
+export function watchRouter(request: Request, tracing: RequestHandler): void {
+  const apps = appsOf(request)
+  for (const app of apps) watch(stackOf(app))
+  if (request.baseUrl !== '' && !ways.has(request)) enteredUnseen(request, tracing, apps)
 }
 
 /** The pattern of the route that answered, mount paths included; undefined when no route did. */
 export function routeOf(request: Request): string | undefined {
   return ways.get(request)?.route
+}
+
+/** The app that has the request, after those that it is mounted in. */
+function appsOf({ app }: Request): App[] {
+  const apps: App[] = []
+  for (let at: App | undefined = app as unknown as App; at !== undefined; at = at.parent) apps.unshift(at)
+  return apps
+}
+
+function stackOf(app: App): Layer[] {
+  return (app.lazyrouter === undefined ? app.router : app._router)?.stack ?? []
+}
+
+/** What is mounted by this layer: a router, or an app that was mounted in a router. */
+function stackIn({ handle }: Layer): Layer[] | undefined {
+  return handle.stack ?? ('lazyrouter' in handle || 'router' in handle ? stackOf(handle) : undefined)
 }
 
 function watch(stack: Layer[]): void {
@@ -62,7 +89,9 @@ function watch(stack: Layer[]): void {
     if (watched.has(layer)) continue
     watched.add(layer)
     if (layer.handleRequest !== undefined) layer.handleRequest = entered(layer, layer.handleRequest)
-    else if (layer.handle_request !== undefined) layer.handle_request = entered(layer, layer.handle_request)
+    if (layer.handleError !== undefined) layer.handleError = failed(layer.handleError)
+    if (layer.handle_request !== undefined) layer.handle_request = entered(layer, layer.handle_request)
+    if (layer.handle_error !== undefined) layer.handle_error = failed(layer.handle_error)
   }
 }
 
@@ -71,52 +100,92 @@ function entered(layer: Layer, handle: RequestHandler): RequestHandler {
     const way = wayOf(request)
     const { mount, baseUrl } = way
     if (layer.route !== undefined) {
-      way.route = joined(mount, routePattern(layer, request.path))
+      // Once there is an answer, whoever sees the request after that has not given it.
+      if (!response.headersSent) way.route = joined(mount, routePattern(layer, request.path))
     } else if (request.baseUrl.length > baseUrl.length) {
       way.mount = joined(mount, mountPattern(layer, request.baseUrl.slice(baseUrl.length)))
       way.baseUrl = request.baseUrl
     }
-    if (layer.handle.stack !== undefined) watch(layer.handle.stack)
+    const mounted = stackIn(layer)
+    if (mounted !== undefined) watch(mounted)
     const { app } = request
 
     handle.call(this, request, response, function left(error?: unknown) {
       way.mount = mount
       way.baseUrl = baseUrl
-      const isError = error !== undefined && error !== null && error !== 'route' && error !== 'router'
       // An error handler answers for the route that failed; after a pass, somebody else answers.
-      if (isError) recordError(request, error)
-      else if (layer.route !== undefined) way.route = undefined
+      if (Boolean(error) && error !== 'route' && error !== 'router') recordError(request, error)
+      else if (layer.route !== undefined && !response.headersSent) way.route = undefined
       next(error)
     })
-    if (request.app !== app) metApp(request, way)
+    if (request.app !== app) metApps(request, way)
+  }
+}
+
+/** Errors that come from no layer, such as those in loading a parameter, are seen where they go. */
+function failed(handle: ErrorRequestHandler): ErrorRequestHandler {
+  return function handleError(this: Layer, error, request, response, next) {
+    recordError(request, error)
+    handle.call(this, error, request, response, next)
   }
 }
 
 /** A mounted app shows itself only by having taken the request; what it did with the first one is found out afterwards. */
-function metApp(request: Request, way: Way): void {
-  const stack = stackOf(request)
-  if (stack === undefined || seen.has(stack)) return
-  watch(stack)
-  if (way.route === undefined && request.route !== undefined) {
-    const found = locate(
-      stack,
-      request.route,
-      request.originalUrl.slice(way.baseUrl.length).replace(/\?.*/, ''),
-    )
-    if (found !== undefined) way.route = joined(way.mount, found)
-  }
+function metApps(request: Request, way: Way): void {
+  const apps = appsOf(request).filter((app) => !seen.has(stackOf(app)))
+  const [first, ...inner] = apps
+  if (first === undefined) return
+  for (const app of apps) watch(stackOf(app))
+  const { route } = request
+  if (way.route !== undefined || route === undefined) return
+  const path = pathOf(request).slice(way.baseUrl.length)
+  const found = locate(stackOf(first), way.baseUrl, path, inner, (layer, _base, rest) =>
+    layer.route === route ? routePattern(layer, rest) : undefined,
+  )
+  if (found !== undefined) way.route = joined(way.mount, found)
 }
 
-function locate(stack: Layer[], route: unknown, path: string): string | undefined {
+/** Tracing is in something mounted, whose layers were not watched when this request went by. */
+function enteredUnseen(request: Request, tracing: RequestHandler, [top, ...inner]: App[]): void {
+  const way = wayOf(request)
+  way.baseUrl = request.baseUrl
+  way.mount = locate(stackOf(top as App), '', pathOf(request), inner, (layer, base) => {
+    if (layer.handle !== tracing) return undefined
+    way.baseUrl = base
+    return '/'
+  })
+}
+
+/**
+ * The patterns on the way down this path to the layer for which `end` has one, that one included; the layers on the way
+ * are watched. Layers that mount an app do not show which: `apps` are those on the way, from the outermost.
+ */
+function locate(
+  stack: Layer[],
+  base: string,
+  path: string,
+  apps: App[],
+  end: (layer: Layer, base: string, path: string) => string | undefined,
+): string | undefined {
   for (const layer of stack) {
-    if (layer.route !== undefined && layer.route === route) return routePattern(layer, path)
-    const mounted = layer.handle.stack
+    const found = end(layer, base, path)
+    if (found !== undefined) return found
+    const [app, ...inner] = apps
+    const isApp = app !== undefined && layer.handle.name === 'mounted_app'
+    const mounted = isApp ? stackOf(app) : stackIn(layer)
     const segment = mounted === undefined ? undefined : matchedText(layer, path)
-    const inner =
-      segment === undefined ? undefined : locate(mounted as Layer[], route, path.slice(segment.length) || '/')
-    if (inner !== undefined) return joined(mountPattern(layer, segment as string), inner)
+    if (mounted === undefined || segment === undefined) continue
+    const rest = path.slice(segment.length) || '/'
+    const below = locate(mounted, base + segment, rest, isApp ? inner : apps, end)
+    if (below === undefined) continue
+    watch(mounted)
+    return joined(mountPattern(layer, segment), below)
   }
   return undefined
+}
+
+function pathOf({ originalUrl }: Request): string {
+  return originalUrl.replace(/\?.*/, '')
 }
 
 function wayOf(request: Request): Way {
@@ -171,7 +240,8 @@ function matchedText(layer: Layer, path: string): string | undefined {
   if (layer.regexp?.fast_slash === true) return ''
   if (layer.regexp !== undefined) return layer.regexp.exec(path)?.[0].replace(/\/$/, '')
   const match = layer.match(path)
-  return typeof match === 'object' && match !== null && 'path' in match ? String(match.path) : undefined
+  if (typeof match === 'object' && match !== null && 'path' in match) return String(match.path)
+  return match === true ? layer.path : undefined
 }
 
 /** `/api` and `/users` → `/api/users`; `/api` and `/` → `/api`. */

@@ -1,4 +1,4 @@
-import { isTraced, override, reportOnce, sender } from '@throughline/core'
+import { isTraced, override, sender, show, yieldsTo } from '@throughline/core'
 import type { Redis } from 'ioredis'
 import { traceCommand, type Client, type Command, type IORedisOptions, type RedisSender } from './command.ts'
 import { tracePipeline, type Pipeline } from './pipeline.ts'
@@ -23,7 +23,7 @@ export function traceIORedis<Target extends Pick<Redis, 'status' | 'isCluster' |
 ): Target {
   if (!isRedis(redis)) {
     throw new TypeError(
-      `traceIORedis: expected a Redis of ioredis, received ${nameOf(redis)}; example: traceIORedis(new Redis())`,
+      `traceIORedis: expected a Redis of ioredis, received ${received(redis)}; example: traceIORedis(new Redis())`,
     )
   }
   const send: RedisSender = sender(
@@ -31,7 +31,7 @@ export function traceIORedis<Target extends Pick<Redis, 'status' | 'isCluster' |
     'traceIORedis',
     options,
   )
-  if (isTraced(redis) || isInstrumented(redis)) return redis
+  if (isTraced(redis) || yieldsTo((redis as Client).sendCommand, 'ioredis', 'traceIORedis')) return redis
   const client: Client = redis
   // A command that has to wait for a connection, or that is sent again on a new one, passes more than once.
   const seen = new WeakSet<Command>()
@@ -88,18 +88,7 @@ function isRedis(target: unknown): target is Client {
   return typeof sendCommand === 'function' && typeof duplicate === 'function' && isCluster !== true
 }
 
-/** Whether the official instrumentation, whose mark is on the prototype's method, is at work: then ours yields to it. */
-function isInstrumented(client: Client): boolean {
-  if (!('__wrapped' in client.sendCommand)) return false
-  reportOnce(
-    `instrumented:${SCOPE.name}`,
-    'warn',
-    'another instrumentation traces ioredis already, so traceIORedis does not',
-  )
-  return true
-}
-
-function nameOf(target: unknown): string {
-  if (typeof target === 'function') return `a function (${target.name})`
-  return (target as { isCluster?: boolean } | undefined)?.isCluster === true ? 'a Cluster' : String(target)
+// ioredis mixes an EventEmitter into its Cluster, constructor included, so its class does not tell.
+function received(target: unknown): string {
+  return (target as { isCluster?: boolean } | undefined)?.isCluster === true ? 'a Cluster' : show(target)
 }

@@ -1,4 +1,4 @@
-import { context, isTraced, override, reportOnce, sender } from '@throughline/core'
+import { context, isTraced, override, sender, show, yieldsTo } from '@throughline/core'
 import type { ClientBase, Pool } from 'pg'
 import {
   begin,
@@ -36,11 +36,12 @@ let passing: ClientBase | undefined
 export function tracePg<Target extends Pool | ClientBase>(target: Target, options: PgOptions = {}): Target {
   if (typeof target?.query !== 'function' || typeof target.connect !== 'function') {
     throw new TypeError(
-      `tracePg: expected a Pool or a Client of pg, received ${nameOf(target)}; example: tracePg(new Pool())`,
+      `tracePg: expected a Pool or a Client of pg, received ${show(target)}; example: tracePg(new Pool())`,
     )
   }
   const send: PgSender = sender({ scope: SCOPE, text: (text: string) => text }, 'tracePg', options)
-  if (isTraced(target) || isInstrumented(target)) return target
+  const { query } = isPool(target) ? ((target as OpenPool).Client?.prototype ?? target) : target
+  if (isTraced(target) || yieldsTo(query, 'pg', 'tracePg')) return target
   senders.set(target, send)
   if (isPool(target)) tracePool(target)
   else traceClient(target, target)
@@ -130,23 +131,7 @@ function isPool(target: Pool | ClientBase): target is Pool {
   return 'totalCount' in target
 }
 
-/** Whether the official instrumentation, whose mark is on the prototype's method, is at work: then ours yields to it. */
-function isInstrumented(target: Pool | ClientBase): boolean {
-  const { query } = isPool(target) ? ((target as OpenPool).Client?.prototype ?? target) : target
-  if (!('__wrapped' in query)) return false
-  reportOnce(
-    `instrumented:${SCOPE.name}`,
-    'warn',
-    'another instrumentation traces pg already, so tracePg does not',
-  )
-  return true
-}
-
 // The overloads of pg's methods are many, and all pass through as they are.
 function methodsOf(target: object): Record<'query' | 'connect' | 'emit', Method> {
   return target as Record<'query' | 'connect' | 'emit', Method>
-}
-
-function nameOf(target: unknown): string {
-  return typeof target === 'function' ? `a function (${target.name})` : String(target)
 }
