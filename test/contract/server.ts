@@ -572,36 +572,41 @@ export function serverContract(name: string, { serve, gaps = {} }: Adapter): voi
       const note = (place: string) => () => {
         seen.set(place, trace.getActiveSpan()?.spanContext().spanId)
       }
+      const arrived = signal()
       const closed = signal()
-      const span = await spanOf(
-        async ({ request, response, answer }) => {
-          note('handler')()
-          request.on('data', note('data'))
-          request.on('end', note('end'))
-          response.on('finish', note('finish'))
-          response.on('close', () => {
-            note('close')()
-            closed.give()
-          })
-          await once(request, 'end')
-          note('after an event')()
-          await new Promise((resolve) => setTimeout(resolve, 1))
-          note('after a timer')()
-          await new Promise<void>((resolve) => {
-            setImmediate(() => {
-              note('immediate')()
-              process.nextTick(() => {
-                note('tick')()
-                resolve()
-              })
+      const recording = record()
+      const serving = await served(async ({ request, response, answer }) => {
+        note('handler')()
+        request.on('data', note('data'))
+        request.on('end', note('end'))
+        response.on('finish', note('finish'))
+        response.on('close', () => {
+          note('close')()
+          closed.give()
+        })
+        arrived.give()
+        await once(request, 'end')
+        note('after an event')()
+        await new Promise((resolve) => setTimeout(resolve, 1))
+        note('after a timer')()
+        await new Promise<void>((resolve) => {
+          setImmediate(() => {
+            note('immediate')()
+            process.nextTick(() => {
+              note('tick')()
+              resolve()
             })
           })
-          answer(200, 'ok')
-        },
-        '/',
-        { method: 'POST', body: 'hello' },
-      )
+        })
+        answer(200, 'ok')
+      })
+      const asked = asking(serving, '/', { method: 'POST' }, '')
+      asked.flushHeaders()
+      await arrived.given
+      asked.end('what comes later, from the socket')
+      await once(asked, 'response')
       await closed.given
+      const span = await theOnly(recording)
       const places = [
         'handler',
         'data',
@@ -705,17 +710,23 @@ export function serverContract(name: string, { serve, gaps = {} }: Adapter): voi
       const headers = { traceparent: TRACEPARENT, tracestate: 'a=1', baggage: 'user=42' }
       const inHandler: Record<string, string> = {}
       const inListener: Record<string, string> = {}
+      const arrived = signal()
       const serving = await served(
         async ({ request, answer }) => {
-          request.on('end', () => propagation.inject(context.active(), inListener))
-          request.resume()
+          request.on('data', () => propagation.inject(context.active(), inListener))
+          arrived.give()
           await once(request, 'end')
           propagation.inject(context.active(), inHandler)
           answer(200)
         },
         { ignore: '/' },
       )
-      await ask(serving, '/', { headers })
+      const asked = asking(serving, '/', { method: 'POST', headers }, '')
+      asked.flushHeaders()
+      await arrived.given
+      asked.end('what comes later, from the socket')
+      const [response] = (await once(asked, 'response')) as [IncomingMessage]
+      await once(response.resume(), 'close')
       expect(inHandler).toEqual(headers)
       expect(inListener).toEqual(headers)
       expect(recording.spans).toEqual([])

@@ -18,7 +18,6 @@ export interface Anchor {
 const MS_PER_SECOND = 1000
 const NS_PER_MS = 1e6
 const NS_PER_SECOND = 1e9
-const LAST_NANOSECOND = NS_PER_SECOND - 1
 
 /** `Date.now()` counts whole milliseconds: two clocks that agree differ by less than this. */
 const SAME_MS = 2
@@ -61,8 +60,7 @@ function anchorAt(epochMs: number): Anchor {
 export function toHrTime(ticks: Ticks, from: Anchor = anchor): HrTime {
   const ms = from.rest + ticks
   const seconds = Math.floor(ms / MS_PER_SECOND)
-  // The division rounds: just below a full second it may give the next one.
-  const nanos = Math.min(Math.max(Math.floor((ms - seconds * MS_PER_SECOND) * NS_PER_MS), 0), LAST_NANOSECOND)
+  const nanos = Math.floor((ms - seconds * MS_PER_SECOND) * NS_PER_MS)
   return [from.seconds + seconds, nanos]
 }
 

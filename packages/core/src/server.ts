@@ -191,11 +191,8 @@ export function receiver<Subject, Given extends unknown[]>(
       if (ending.hasEnded) return
       ending.hasEnded = true
       if (!span.isRecording()) return
-      try {
-        conclude(ending, request, response, subject)
-      } finally {
-        span.end()
-      }
+      conclude(ending, request, response, subject)
+      span.end()
     }
   }
 
@@ -223,7 +220,21 @@ export function receiver<Subject, Given extends unknown[]>(
     }
   }
 
+  // Called while the app's own events are on their way: nothing may leave here.
   function conclude(exchange: Exchange, request: Received, response: ServerResponse, subject: Subject): void {
+    try {
+      describe(exchange, request, response, subject)
+    } catch (error) {
+      reportOnce(
+        `conclude:${framework.scope.name}`,
+        'error',
+        'the end of a request could not be described',
+        error,
+      )
+    }
+  }
+
+  function describe(exchange: Exchange, request: Received, response: ServerResponse, subject: Subject): void {
     const { span } = exchange
     const attributes: Attributes = {}
     const route = routeOf?.(subject)
@@ -238,6 +249,7 @@ export function receiver<Subject, Given extends unknown[]>(
 
     // A response of HTTP/2 says that it is finished also when it was cut off: only the app can have ended it.
     const isComplete = exchange.isComplete || (response.writableEnded && response.writableFinished)
+    if (!isComplete) span.setAttribute(semconv.INCOMPLETE, true)
     if (!isComplete || response.statusCode >= 500)
       fail(exchange, isComplete ? response.statusCode : undefined)
 
@@ -286,6 +298,8 @@ const NO_OPTIONS = {}
  * Traces one request of a plain `node:http` server, or of a framework that there is no package for: runs `run` inside
  * the request's SERVER span and returns what it returns. An error that it throws or rejects with is recorded.
  *
+ * @param options are read once for each object: keep it outside of the handler.
+ * @throws TypeError for an option that is unknown or of the wrong shape.
  * @example
  * createServer((req, res) => traceRequest(req, res, () => handle(req, res)))
  */

@@ -88,6 +88,7 @@ function launch(config: Config): Tracing {
   if (config.isDisabled) {
     // The standard: a disabled SDK makes no spans, and still passes the context on.
     const shutdown = async () => {
+      if (disabled === undefined) return
       undoGlobals()
       disabled = undefined
     }

@@ -99,11 +99,16 @@ function entered(layer: Layer, handle: RequestHandler): RequestHandler {
   return function handleRequest(this: Layer, request, response, next) {
     const way = wayOf(request)
     const { mount, baseUrl } = way
+    const segment = request.baseUrl.slice(baseUrl.length)
     if (layer.route !== undefined) {
       // Once there is an answer, whoever sees the request after that has not given it.
-      if (!response.headersSent) way.route = joined(mount, routePattern(layer, request.path))
-    } else if (request.baseUrl.length > baseUrl.length) {
-      way.mount = joined(mount, mountPattern(layer, request.baseUrl.slice(baseUrl.length)))
+      if (!response.headersSent) {
+        way.route = segment === '' ? joined(mount, routePattern(layer, request.path)) : undefined
+      }
+    } else if (segment !== '') {
+      // More than this layer matches is what a mount that was not seen took.
+      way.mount =
+        matchedText(layer, segment) === segment ? joined(mount, mountPattern(layer, segment)) : undefined
       way.baseUrl = request.baseUrl
     }
     const mounted = stackIn(layer)
@@ -140,7 +145,7 @@ function metApps(request: Request, way: Way): void {
   if (way.route !== undefined || route === undefined) return
   const path = pathOf(request).slice(way.baseUrl.length)
   const found = locate(stackOf(first), way.baseUrl, path, inner, (layer, _base, rest) =>
-    layer.route === route ? routePattern(layer, rest) : undefined,
+    layer.route === route && matchedText(layer, rest) !== undefined ? routePattern(layer, rest) : undefined,
   )
   if (found !== undefined) way.route = joined(way.mount, found)
 }

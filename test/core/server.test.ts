@@ -1,0 +1,308 @@
+import {
+  context,
+  createContextKey,
+  propagation,
+  ROOT_CONTEXT,
+  SpanKind,
+  trace,
+  type Span,
+} from '@opentelemetry/api'
+import { endRequest, recordError, traceRequest, type ReceivingOptions } from '@throughline/core'
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { connect, createServer as createHttp2Server } from 'node:http2'
+import type { AddressInfo } from 'node:net'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { httpAdapter } from '../contract/http.ts'
+import { ask, listening, serverContract, type Serving } from '../contract/server.ts'
+import { record } from '../recording.ts'
+
+serverContract('node:http', httpAdapter)
+
+type Listener = (request: IncomingMessage, response: ServerResponse) => unknown
+type Options = ReceivingOptions<IncomingMessage, [IncomingMessage, ServerResponse]>
+
+async function serve(listener: Listener): Promise<Serving> {
+  const serving = await listening(createServer((request, response) => void listener(request, response)))
+  onTestFinished(() => serving.close())
+  return serving
+}
+
+/** The one span of one request that this listener answers, inside `traceRequest`. */
+async function spanOf(listener: Listener, options?: Options) {
+  const recording = record()
+  const serving = await serve((request, response) =>
+    traceRequest(request, response, () => listener(request, response), options),
+  )
+  await ask(serving, '/')
+  const [span] = await recording.all(1)
+  if (span === undefined) throw new Error('there is no span')
+  return span
+}
+
+describe('traceRequest', () => {
+  test('returns what the handler returns, at once where that is at once', async () => {
+    const seen: unknown[] = []
+    record()
+    const value = { answer: 42 }
+    const serving = await serve(async (request, response) => {
+      seen.push(traceRequest(request, response, () => value))
+      seen.push(await traceRequest(request, response, async () => value))
+      response.end()
+    })
+    await ask(serving, '/')
+    expect(seen).toEqual([value, value])
+    expect(seen[0]).toBe(value)
+    expect(seen[1]).toBe(value)
+  })
+
+  test('throws and rejects with the very error that the handler did', async () => {
+    const bug = new RangeError('it broke')
+    const seen: unknown[] = []
+    const recording = record()
+    const serving = await serve(async (request, response) => {
+      try {
+        traceRequest(request, response, () => {
+          throw bug
+        })
+      } catch (error) {
+        seen.push(error)
+      }
+      await traceRequest(request, response, () => Promise.reject(bug)).catch((error: unknown) =>
+        seen.push(error),
+      )
+      response.writeHead(500).end()
+    })
+    await ask(serving, '/')
+    expect(seen).toEqual([bug, bug])
+    expect(seen.every((error) => error === bug)).toBe(true)
+    const [span] = await recording.all(1)
+    expect(span?.events).toHaveLength(1)
+  })
+
+  test('a rejection that nobody handles surfaces as ever, once', async () => {
+    const bug = new RangeError('it broke')
+    const before = process.listeners('unhandledRejection')
+    process.removeAllListeners('unhandledRejection')
+    onTestFinished(() => {
+      process.removeAllListeners('unhandledRejection')
+      for (const listener of before) process.on('unhandledRejection', listener)
+    })
+    const seen: unknown[] = []
+    process.on('unhandledRejection', (reason) => seen.push(reason))
+    await spanOf((_request, response) => {
+      response.end()
+      return Promise.reject(bug)
+    })
+    await new Promise((resolve) => setImmediate(resolve))
+    expect(seen).toEqual([bug])
+  })
+
+  test('what the handler leaves behind is no context of those outside', async () => {
+    record()
+    const seen: unknown[] = []
+    const serving = await serve((request, response) => {
+      traceRequest(request, response, () => {
+        seen.push(trace.getActiveSpan() === undefined)
+        response.end()
+      })
+      seen.push(trace.getActiveSpan() === undefined)
+    })
+    await ask(serving, '/')
+    expect(seen).toEqual([false, true])
+  })
+})
+
+describe('response headers', () => {
+  test.each<[string, Listener]>([
+    [
+      'an object',
+      (_request, response) => response.writeHead(200, { 'X-Id': 'a', 'X-Many': ['b', 'c'] }).end(),
+    ],
+    [
+      'a message and an object',
+      (_request, response) => response.writeHead(200, 'Fine', { 'X-Id': 'a', 'X-Many': ['b', 'c'] }).end(),
+    ],
+    [
+      'one after the other',
+      (_request, response) =>
+        response.setHeader('x-id', 'a').setHeader('X-Many', ['b', 'c']).writeHead(200).end(),
+    ],
+  ])('are recorded when they are given as %s', async (_title, listener) => {
+    const { attributes } = await spanOf(listener, {
+      capture: { responseHeaders: ['x-id', 'x-many', 'x-none'] },
+    })
+    const headers = Object.entries(attributes).filter(([key]) => key.includes('.header.'))
+    expect(Object.fromEntries(headers)).toEqual({
+      'http.response.header.x-id': ['a'],
+      'http.response.header.x-many': ['b', 'c'],
+    })
+  })
+})
+
+test('serverTiming is added to what is there', async () => {
+  record()
+  const serving = await serve((request, response) => {
+    response.setHeader('Server-Timing', 'edge;dur=1')
+    traceRequest(request, response, () => response.end(), { serverTiming: true })
+  })
+  const { headers } = await ask(serving, '/')
+  expect(headers['server-timing']).toMatch(/^edge;dur=1, trace;desc=00-[0-9a-f]{32}-[0-9a-f]{16}-03$/)
+})
+
+describe('attributes', () => {
+  test.each([null, undefined, 'text', 7])('a function that returns %j adds none', async (value) => {
+    const { attributes } = await spanOf((_request, response) => response.end(), {
+      attributes: (() => value) as unknown as NonNullable<Options['attributes']>,
+    })
+    expect(Object.keys(attributes).filter((key) => !/^(http|url|server|client|network)\./.test(key))).toEqual(
+      [],
+    )
+  })
+
+  test('are the app’s last word: they win over ours', async () => {
+    const { attributes } = await spanOf((_request, response) => response.end(), {
+      attributes: () => ({ 'http.route': '/mine' }),
+    })
+    expect(attributes['http.route']).toBe('/mine')
+  })
+})
+
+describe('the parent', () => {
+  test('is not what was current when the server was made', async () => {
+    const recording = record()
+    const serving = await trace.getTracer('app').startActiveSpan('boot', async (boot) => {
+      const made = await serve((request, response) => traceRequest(request, response, () => response.end()))
+      boot.end()
+      return made
+    })
+    await ask(serving, '/')
+    const [, span] = await recording.all(2)
+    expect(span?.kind).toBe(SpanKind.SERVER)
+    expect(span?.parentSpanContext).toBeUndefined()
+  })
+})
+
+describe('where the official HTTP instrumentation has made the span', () => {
+  test('that one is enriched, and there is no second', async () => {
+    const recording = record()
+    const key = createContextKey('OpenTelemetry SDK Context Key RPC_METADATA')
+    const inside: unknown[] = []
+    let theirs: Span | undefined
+    const serving = await serve((request, response) => {
+      const official = trace.getTracer('official').startSpan('GET', { kind: SpanKind.SERVER })
+      theirs = official
+      response.on('close', () => official.end())
+      const metadata = { type: 'http', span: official }
+      const scope = trace.setSpan(context.active(), official).setValue(key, metadata)
+      context.with(scope, () =>
+        traceRequest(
+          request,
+          response,
+          () => {
+            inside.push(trace.getActiveSpan())
+            recordError(request, new RangeError('it broke'))
+            response.writeHead(500).end()
+          },
+          { attributes: () => ({ 'app.tenant': 'acme' }) },
+        ),
+      )
+    })
+    await ask(serving, '/')
+    const [span] = await recording.all(1)
+    expect(inside).toEqual([theirs])
+    expect(span?.instrumentationScope.name).toBe('official')
+    expect(span?.attributes).toMatchObject({ 'app.tenant': 'acme', 'error.type': 'RangeError' })
+    expect(span?.events).toHaveLength(1)
+  })
+})
+
+describe('the seam for adapters', () => {
+  test('a request that nobody traces has nothing to record or to end', async () => {
+    const recording = record()
+    const serving = await serve((request, response) => {
+      recordError(request, new Error('it broke'))
+      endRequest(request)
+      response.end('ok')
+    })
+    expect((await ask(serving, '/')).body).toBe('ok')
+    expect(recording.spans).toEqual([])
+  })
+
+  test('endRequest ends a request as complete, and its close does not end it again', async () => {
+    const recording = record()
+    const serving = await serve((request, response) =>
+      traceRequest(request, response, () => {
+        response.flushHeaders()
+        endRequest(request)
+        response.end()
+      }),
+    )
+    await ask(serving, '/')
+    const [span] = await recording.all(1)
+    expect(span?.status.code).toBe(0)
+    expect(span?.attributes['http.response.status_code']).toBe(200)
+  })
+})
+
+test('HTTP/2: a request has its span, to the authority, and aborts are aborts', async () => {
+  const recording = record()
+  const server = createHttp2Server((request, response) => {
+    const http1 = [request, response] as unknown as [IncomingMessage, ServerResponse]
+    traceRequest(
+      ...http1,
+      () => {
+        if (request.url === '/slow') stream?.close(8)
+        else response.writeHead(200, { 'x-id': 'a' }).end('ok')
+      },
+      { capture: { responseHeaders: ['x-id'] }, serverTiming: true },
+    )
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  const client = connect(`http://127.0.0.1:${port}`)
+  onTestFinished(() => {
+    client.destroy()
+    server.close()
+  })
+  let stream = client.request({
+    ':path': '/fast?a=1',
+    traceparent: `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01`,
+  })
+  const [headers] = (await once(stream, 'response')) as [Record<string, string>]
+  stream.resume()
+  await once(stream, 'end')
+  stream = client.request({ ':path': '/slow' })
+  stream.on('error', () => {})
+  const [fast, slow] = await recording.all(2)
+  expect(headers['server-timing']).toContain(fast?.spanContext().spanId)
+  expect(fast?.parentSpanContext?.spanId).toBe('b'.repeat(16))
+  expect(fast?.attributes).toMatchObject({
+    'url.path': '/fast',
+    'url.query': 'a=1',
+    'network.protocol.version': '2',
+    'server.address': '127.0.0.1',
+    'server.port': port,
+    'http.response.header.x-id': ['a'],
+  })
+  expect(fast?.status.code).toBe(0)
+  expect(slow?.attributes['error.type']).toBe('aborted')
+})
+
+test('a context manager of the app’s without a span in it keeps its values', async () => {
+  const recording = record()
+  const key = createContextKey('tenant')
+  const seen: unknown[] = []
+  const serving = await serve((request, response) =>
+    context.with(ROOT_CONTEXT.setValue(key, 'acme'), () =>
+      traceRequest(request, response, () => {
+        seen.push(context.active().getValue(key), propagation.getActiveBaggage())
+        response.end()
+      }),
+    ),
+  )
+  await ask(serving, '/')
+  await recording.all(1)
+  expect(seen).toEqual(['acme', undefined])
+})
