@@ -7,6 +7,7 @@ import type { OtlpOptions } from './otlp/send.ts'
 import { baggagePropagator, compositePropagator, traceContextPropagator } from './propagation.ts'
 import { reportOnce } from './report.ts'
 import { describeProcess, extended, type Resource } from './resource.ts'
+import { ruleBased, type SamplingRule } from './rules.ts'
 import { alwaysOff, alwaysOn, parentBased, traceIdRatio, type Sampler } from './sampling.ts'
 import * as semconv from './semconv.ts'
 import type { SpanLimits, SpanProcessor } from './span.ts'
@@ -26,8 +27,8 @@ export interface StartOptions {
   /** Take the place of our whole pipeline. */
   spanProcessors?: SpanProcessor[]
   sampler?: Sampler
-  /** The share of all new traces that is kept, 0 to 1. */
-  sampling?: number
+  /** The share of all new traces that is kept, 0 to 1; or rules, of which the first that matches decides. */
+  sampling?: number | readonly SamplingRule[]
   propagator?: TextMapPropagator
   idGenerator?: IdGenerator
   /** Whether SIGTERM and SIGINT flush before they end the process. */
@@ -82,7 +83,11 @@ const SHAPE: Shape<StartOptions> = {
     (value) => Array.isArray(value) && value.every((element) => has(element, 'onEnd')),
   ),
   sampler: expected('a Sampler', 'sampler: new AlwaysOnSampler()', (value) => has(value, 'shouldSample')),
-  sampling: expected('a number from 0 to 1', 'sampling: 0.1', isRatio),
+  sampling: expected(
+    'a number from 0 to 1 or a list of rules',
+    "sampling: [{ match: { path: '/health' }, rate: 0 }]",
+    (value) => isRatio(value) || Array.isArray(value),
+  ),
   propagator: expected('a TextMapPropagator', 'propagator: new B3Propagator()', (value) =>
     has(value, 'inject'),
   ),
@@ -187,7 +192,8 @@ function readLimits(env: Reader): SpanLimits {
 
 function readSampler({ sampler, sampling }: StartOptions, env: Reader): Sampler {
   if (sampler !== undefined) return sampler
-  if (sampling !== undefined) return parentBased(traceIdRatio(sampling))
+  if (typeof sampling === 'number') return parentBased(traceIdRatio(sampling))
+  if (sampling !== undefined) return parentBased(ruleBased(sampling))
   const names = [
     'always_on',
     'always_off',

@@ -1,0 +1,111 @@
+import type { Attributes, AttributeValue, SpanKind } from '@opentelemetry/api'
+import { matcher, MATCH, expected, validated, type Match, type Shape } from './options.ts'
+import { traceIdRatio, type HeadSampler, type Sampler } from './sampling.ts'
+import * as semconv from './semconv.ts'
+
+/** What a new trace's first span must be like for a rule; what is left out is not asked. */
+export interface RuleMatch {
+  kind?: 'internal' | 'server' | 'client' | 'producer' | 'consumer'
+  method?: Match<[string]>
+  path?: Match<[string]>
+  name?: Match<[string]>
+  /** By attribute; a number or a boolean is compared as its text. */
+  attributes?: Record<string, Match<[string]>>
+}
+
+/** The share of the new traces that it matches which is kept, 0 to 1. */
+export interface SamplingRule {
+  match: RuleMatch
+  rate: number
+}
+
+type Test = (name: string, kind: SpanKind, attributes: Attributes) => boolean
+
+const KINDS = ['internal', 'server', 'client', 'producer', 'consumer'] as const
+
+const RULE: Shape<SamplingRule> = {
+  match: expected(
+    'an object',
+    "match: { path: '/health' }",
+    (value) => typeof value === 'object' && value !== null,
+  ),
+  rate: expected(
+    'a number from 0 to 1',
+    'rate: 0.1',
+    (value) => typeof value === 'number' && value >= 0 && value <= 1,
+  ),
+}
+
+const MATCHES: Shape<RuleMatch> = {
+  kind: expected(`one of ${KINDS.join(', ')}`, "kind: 'server'", (value) => KINDS.includes(value as never)),
+  method: MATCH("method: 'GET'"),
+  path: MATCH("path: ['/health', /^\\/assets\\//]"),
+  name: MATCH("name: 'nightly'"),
+  attributes: expected(
+    'an object of functions, strings, RegExps or lists',
+    "attributes: { 'app.tier': 'free' }",
+    (value) => typeof value === 'object' && value !== null,
+  ),
+}
+
+/**
+ * A sampler for roots: the first rule that matches what is known at the start decides; where none does, the trace is kept.
+ * The route is not known at the start, so it is not among what can be matched.
+ * @throws TypeError for a rule of the wrong shape.
+ */
+export function ruleBased(rules: readonly SamplingRule[]): Sampler {
+  const compiled = rules.map((rule) => {
+    const { match, rate } = validated('start(): a rule of sampling', RULE, rule)
+    if (match === undefined || rate === undefined) {
+      throw new TypeError(
+        "start(): expected each rule of sampling to have match and rate; example: { match: { path: '/health' }, rate: 0 }",
+      )
+    }
+    return { test: testOf(match), sampler: traceIdRatio(rate) }
+  })
+
+  const sampler: Sampler = {
+    shouldSample(context, traceId, name, kind, attributes, links) {
+      const rule = compiled.find(({ test }) => test(name, kind, attributes))
+      return (rule?.sampler ?? everything).shouldSample(context, traceId, name, kind, attributes, links)
+    },
+    toString: () => `RuleBased{${rules.map(({ rate }) => rate).join(', ')}}`,
+  }
+  const isByName = rules.every(
+    ({ match }) => !('method' in match || 'path' in match || 'attributes' in match),
+  )
+  return isByName
+    ? Object.assign(sampler, { ignoresAttributes: true } satisfies Partial<HeadSampler>)
+    : sampler
+}
+
+const everything = traceIdRatio(1)
+
+function testOf(match: RuleMatch): Test {
+  const {
+    kind,
+    method,
+    path,
+    name,
+    attributes = {},
+  } = validated('start(): match of sampling', MATCHES, match)
+  const isName = textTest('name', name)
+  const wanted = Object.entries({
+    ...attributes,
+    ...(method === undefined ? {} : { [semconv.HTTP_REQUEST_METHOD]: method }),
+    ...(path === undefined ? {} : { [semconv.URL_PATH]: path }),
+  }).map(([key, one]) => ({ key, isWanted: textTest(key, one) }))
+
+  return (spanName, spanKind, given) =>
+    (kind === undefined || KINDS[spanKind] === kind) &&
+    isName?.(spanName) !== false &&
+    wanted.every(({ key, isWanted }) => isWanted?.(given[key]) === true)
+}
+
+function textTest(
+  name: string,
+  match: Match<[string]> | undefined,
+): ((value: AttributeValue | undefined) => boolean) | undefined {
+  const test = matcher<[string]>(name, match, (text) => text)
+  return test && ((value) => value !== undefined && test(String(value)))
+}
