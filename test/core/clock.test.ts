@@ -1,0 +1,118 @@
+import type { HrTime, TimeInput } from '@opentelemetry/api'
+import { afterEach, expect, test, vi } from 'vitest'
+import { between, now, readTime, toHrTime } from '../../packages/core/src/clock.ts'
+import type { Span } from '../../packages/core/src/span.ts'
+import { engine } from './engine.ts'
+
+// Before any test sets the clock.
+const origin = toHrTime(0)
+
+const NS = 1_000_000_000n
+
+function nanoseconds([seconds, nanos]: HrTime): bigint {
+  return BigInt(seconds) * NS + BigInt(nanos)
+}
+
+function spanOf(startTime?: TimeInput, endTime?: TimeInput): Span {
+  const span = engine().tracer.startSpan('work', startTime === undefined ? {} : { startTime }) as Span
+  span.end(endTime)
+  return span
+}
+
+afterEach(() => {
+  vi.useRealTimers()
+  // Spans of later tests have the real time of day again.
+  engine().tracer.startSpan('after')
+})
+
+test('a time given as [seconds, nanoseconds] is kept to the nanosecond', () => {
+  const span = spanOf([1_700_000_000, 123_456_789], [1_700_000_002, 23_456_788])
+  expect(span.startTime).toEqual([1_700_000_000, 123_456_789])
+  expect(span.endTime).toEqual([1_700_000_002, 23_456_788])
+  expect(span.duration).toEqual([1, 899_999_999])
+})
+
+test('a time may be given as a Date or as milliseconds since the epoch, fractions included', () => {
+  expect(readTime(new Date(1_700_000_000_123))).toEqual([1_700_000_000, 123_000_000])
+  expect(readTime(4_000_000_000_123)).toEqual([4_000_000_000, 123_000_000])
+  expect(readTime(4_000_000_000_123.5)).toEqual([4_000_000_000, 123_500_000])
+  expect(readTime(new Date(-1))).toEqual([-1, 999_000_000])
+})
+
+test('a time may be given as a reading of performance.now(), and is on the same clock as our own', () => {
+  const before = toHrTime(now())
+  const given = readTime(performance.now()) as HrTime
+  const after = toHrTime(now())
+  expect(nanoseconds(before) <= nanoseconds(given)).toBe(true)
+  expect(nanoseconds(given) <= nanoseconds(after)).toBe(true)
+})
+
+test('a time that is none is as good as not given', () => {
+  for (const time of [Number.NaN, Infinity, new Date('never'), [Number.NaN, 0], 'noon', {}, null]) {
+    expect(readTime(time as TimeInput)).toBeUndefined()
+  }
+  expect(spanOf(Number.NaN).startTime[0]).toBeGreaterThan(1_700_000_000)
+})
+
+test('a span never ends before it starts, whatever it is told', () => {
+  const span = spanOf([1_700_000_000, 500], [1_700_000_000, 499])
+  expect(span.endTime).toEqual([1_700_000_000, 500])
+  expect(span.duration).toEqual([0, 0])
+  expect(spanOf(undefined, new Date(0)).duration).toEqual([0, 0])
+})
+
+test('spans that follow one another are in order, and their durations are never negative', () => {
+  let last = 0n
+  for (let count = 0; count < 10_000; count += 1) {
+    const span = spanOf()
+    const start = nanoseconds(span.startTime)
+    const end = nanoseconds(span.endTime)
+    expect(start >= last && end >= start).toBe(true)
+    expect(nanoseconds(span.duration)).toBe(end - start)
+    last = end
+  }
+})
+
+test('nanoseconds stay between zero and a full second', () => {
+  for (const rest of [0, 437.123, 999.999_999]) {
+    for (const ticks of [0, 562.877, 999.999_999_999_999_9, 99_999_999.999_999_99, 123_456_789_012.999_98]) {
+      const [seconds, nanos] = toHrTime(ticks, { seconds: 0, rest })
+      expect(Number.isInteger(seconds)).toBe(true)
+      expect(nanos).toBeGreaterThanOrEqual(0)
+      expect(nanos).toBeLessThan(1e9)
+    }
+  }
+})
+
+test('after a process of many days a reading is still told apart from the next microsecond', () => {
+  const thirtyDays = 30 * 24 * 3600 * 1000
+  const at = (ticks: number) => nanoseconds(toHrTime(ticks, { seconds: 1_700_000_000, rest: 123.456 }))
+  expect(Number(at(thirtyDays + 0.001) - at(thirtyDays))).toBeCloseTo(1000, -1)
+})
+
+test('a wall clock that is set while a span runs changes neither its duration nor its start', () => {
+  const span = engine().tracer.startSpan('work') as Span
+  const start = span.startTime
+  vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 3_600_000 })
+  engine().tracer.startSpan('somebody notices')
+  span.end()
+  expect(span.startTime).toEqual(start)
+  expect(span.duration[0]).toBe(0)
+})
+
+test('after a machine has slept, traces that begin have the time of day again', () => {
+  const wakes = Date.now() + 8 * 3_600_000
+  vi.useFakeTimers({ toFake: ['Date'], now: wakes })
+  const [seconds] = spanOf().startTime
+  expect(Math.abs(seconds - wakes / 1000)).toBeLessThan(60)
+})
+
+test('services on one machine agree on what came first: their clocks count from an origin of microseconds', () => {
+  expect(Math.abs(origin[0] * 1000 + origin[1] / 1e6 - performance.timeOrigin)).toBeLessThan(0.01)
+})
+
+test('between is never below zero and borrows a second where it must', () => {
+  expect(between([5, 900], [7, 100])).toEqual([1, 999_999_200])
+  expect(between([5, 900], [5, 900])).toEqual([0, 0])
+  expect(between([5, 900], [4, 999])).toEqual([0, 0])
+})

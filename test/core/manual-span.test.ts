@@ -1,0 +1,144 @@
+import { span } from '@throughline/core'
+import { context, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
+import { setImmediate as turn } from 'node:timers/promises'
+import { describe, expect, test } from 'vitest'
+import { record } from '../recording.ts'
+
+describe('span()', () => {
+  test('of a sync function stays sync: result and end are there when it returns', () => {
+    const { spans } = record()
+    expect(span('work', (s) => [s.isRecording(), trace.getActiveSpan() === s])).toEqual([true, true])
+    expect(spans).toMatchObject([
+      { name: 'work', kind: SpanKind.INTERNAL, attributes: {}, status: { code: SpanStatusCode.UNSET } },
+    ])
+    expect(trace.getActiveSpan()).toBeUndefined()
+  })
+
+  test('of an async function ends when the promise has settled, and is current until then', async () => {
+    const { spans } = record()
+    const result = span('work', { 'order.id': 7 }, async (s) => {
+      await turn()
+      s.addEvent('half')
+      return trace.getActiveSpan() === s
+    })
+    expect(result).toBeInstanceOf(Promise)
+    expect(spans).toEqual([])
+    expect(await result).toBe(true)
+    expect(spans).toMatchObject([{ attributes: { 'order.id': 7 }, events: [{ name: 'half' }] }])
+  })
+
+  test('of a function that returns a thenable ends when that has settled', async () => {
+    const { spans } = record()
+    let settle: (value: string) => void = () => {}
+    // oxlint-disable-next-line unicorn/no-thenable -- what query builders return
+    const thenable = { then: (resolve: (value: string) => void) => void (settle = resolve) }
+    void span('query', () => thenable)
+    expect(spans).toEqual([])
+    settle('rows')
+    await turn()
+    expect(spans).toHaveLength(1)
+  })
+
+  test.each([
+    [
+      'a throw',
+      (error: unknown) =>
+        span('work', () => {
+          throw error
+        }),
+    ],
+    [
+      'a rejection',
+      (error: unknown) =>
+        span('work', async () => {
+          throw error
+        }),
+    ],
+  ])('records %s, sets Error, and passes the very same error on', async (_name, work) => {
+    const { spans } = record()
+    const error = new RangeError('too far')
+    const caught = await Promise.resolve()
+      .then(() => work(error))
+      .catch((thrown: unknown) => thrown)
+    expect(caught).toBe(error)
+    expect(spans).toMatchObject([
+      {
+        attributes: { 'error.type': 'RangeError' },
+        status: { code: SpanStatusCode.ERROR, message: 'too far' },
+        events: [{ name: 'exception', attributes: { 'exception.type': 'RangeError' } }],
+      },
+    ])
+  })
+
+  test('takes anything that can be thrown', () => {
+    const { spans } = record()
+    for (const thrown of ['text', null, undefined, 7, Symbol('s')]) {
+      let caught: unknown = 'nothing'
+      try {
+        span('work', () => {
+          throw thrown
+        })
+      } catch (error) {
+        caught = error
+      }
+      expect(caught).toBe(thrown)
+    }
+    expect(spans.map(({ status }) => status.message)).toEqual(['text', 'null', 'undefined', '7', 'Symbol(s)'])
+    expect(spans.every(({ attributes }) => attributes['error.type'] === '_OTHER')).toBe(true)
+  })
+
+  test("nests with itself and with the API's own spans, in both directions", async () => {
+    const recording = record()
+    await span('outer', () =>
+      trace.getTracer('app').startActiveSpan('middle', async (middle) => {
+        await span('inner', async () => turn())
+        middle.end()
+      }),
+    )
+    const [inner, middle, outer] = await recording.all(3)
+    expect(inner?.parentSpanContext?.spanId).toBe(middle?.spanContext().spanId)
+    expect(middle?.parentSpanContext?.spanId).toBe(outer?.spanContext().spanId)
+    expect(new Set(recording.spans.map((each) => each.spanContext().traceId)).size).toBe(1)
+  })
+
+  test('in parallel gives each its own parent', async () => {
+    const recording = record()
+    await span('all', () =>
+      Promise.all(
+        ['a', 'b'].map((name) =>
+          span(name, async () => {
+            await turn()
+            await span(`${name}.child`, async () => turn())
+          }),
+        ),
+      ),
+    )
+    for (const name of ['a', 'b']) {
+      const parent = await recording.span((each) => each.name === name)
+      const child = await recording.span((each) => each.name === `${name}.child`)
+      expect(child.parentSpanContext?.spanId).toBe(parent.spanContext().spanId)
+    }
+  })
+
+  test('that the function ends itself is ended once', () => {
+    const { spans } = record()
+    span('work', (s) => s.end())
+    expect(spans).toHaveLength(1)
+  })
+
+  test('without a name or a function is a TypeError that says what was expected and received, with an example', () => {
+    record()
+    const misuse = span as (...given: unknown[]) => unknown
+    for (const given of [[], ['work'], ['work', {}], [() => {}], [7, () => {}]]) {
+      expect(() => misuse(...given)).toThrow(
+        expect.objectContaining({
+          name: 'TypeError',
+          message: expect.stringMatching(
+            /^span\(\): expected a name and a function, received .*; example: span\(/,
+          ),
+        }),
+      )
+    }
+    expect(trace.getSpan(context.active())).toBeUndefined()
+  })
+})

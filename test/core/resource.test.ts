@@ -1,0 +1,115 @@
+import { resourceFromAttributes } from '@opentelemetry/resources'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { readConfig, type StartOptions } from '../../packages/core/src/config.ts'
+import { VERSION } from '../../packages/core/src/resource.ts'
+
+const started = process.argv[1] as string
+let folder: string
+
+function attributes(environment: Record<string, string> = {}, options: StartOptions = {}) {
+  return readConfig(options, environment).resource.attributes
+}
+
+const nameOf = (...given: Parameters<typeof attributes>) => attributes(...given)['service.name']
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'resource-'))
+  mkdirSync(join(folder, 'dist/bin'), { recursive: true })
+  writeFileSync(join(folder, 'package.json'), '{ "name": "orders" }')
+  // What bundlers leave beside their output has no name, and is no service.
+  writeFileSync(join(folder, 'dist/package.json'), '{ "type": "module" }')
+  writeFileSync(join(folder, 'dist/bin/package.json'), 'no JSON')
+  process.argv[1] = join(folder, 'dist/bin/server.js')
+})
+afterEach(() => {
+  process.argv[1] = started
+  rmSync(folder, { recursive: true })
+})
+
+describe('the name of the service is', () => {
+  const byPairs = { OTEL_RESOURCE_ATTRIBUTES: 'service.name=by-pairs,team=shop' }
+  const byName = { ...byPairs, OTEL_SERVICE_NAME: 'by-name' }
+
+  test('what the code says', () => {
+    expect(nameOf(byName, { serviceName: 'by-code', resource: { 'service.name': 'by-resource' } })).toBe(
+      'by-code',
+    )
+    expect(nameOf(byName, { resource: { 'service.name': 'by-resource' } })).toBe('by-resource')
+  })
+
+  test('else OTEL_SERVICE_NAME, else OTEL_RESOURCE_ATTRIBUTES', () => {
+    expect(nameOf(byName)).toBe('by-name')
+    expect(nameOf(byPairs)).toBe('by-pairs')
+  })
+
+  test('else the name in the package.json nearest to the script that was started', () => {
+    expect(nameOf()).toBe('orders')
+  })
+
+  test('else unknown_service:node', () => {
+    process.argv[1] = '/server.js'
+    expect(nameOf()).toBe('unknown_service:node')
+    process.argv.splice(1)
+    expect(nameOf()).toBe('unknown_service:node')
+  })
+})
+
+describe('the resource', () => {
+  test('says which process made the spans, and neither its command line nor its environment', () => {
+    expect(attributes()).toEqual({
+      'service.name': 'orders',
+      'service.instance.id': expect.stringMatching(
+        /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-/,
+      ),
+      'telemetry.sdk.language': 'nodejs',
+      'telemetry.sdk.name': 'throughline',
+      'telemetry.sdk.version': VERSION,
+      'host.name': expect.any(String),
+      'process.pid': process.pid,
+      'process.runtime.name': 'nodejs',
+      'process.runtime.version': process.versions.node,
+    })
+  })
+
+  test('has what the environment and the code add; the code wins', () => {
+    const environment = { OTEL_RESOURCE_ATTRIBUTES: 'team=shop,region=eu%2Cwest, tier = 1' }
+    expect(attributes(environment, { resource: { team: 'orders', replicas: 3 } })).toMatchObject({
+      team: 'orders',
+      region: 'eu,west',
+      tier: '1',
+      replicas: 3,
+    })
+  })
+
+  test('takes an official Resource as it takes attributes, detectors that still ask included', async () => {
+    const official = resourceFromAttributes({
+      'service.name': 'by-resource',
+      zone: Promise.resolve('a'),
+      team: 'orders',
+    })
+    const environment = { OTEL_SERVICE_NAME: 'by-name', OTEL_RESOURCE_ATTRIBUTES: 'team=shop,region=eu' }
+    const { resource } = readConfig({ resource: official, serviceName: 'by-code' }, environment)
+    expect(resource.asyncAttributesPending).toBe(true)
+    await resource.waitForAsyncAttributes?.()
+    expect(resource.asyncAttributesPending).toBe(false)
+    expect(resource.attributes).toMatchObject({
+      'service.name': 'by-code',
+      zone: 'a',
+      team: 'orders',
+      region: 'eu',
+      'process.pid': process.pid,
+    })
+    expect(resource.attributes['service.instance.id']).toBe(resource.attributes['service.instance.id'])
+  })
+
+  test('never says that the official SDK made the spans', () => {
+    const name = { 'telemetry.sdk.name': 'opentelemetry' }
+    expect(attributes({}, { resource: name })['telemetry.sdk.name']).toBe('throughline')
+    expect(attributes({}, { resource: { attributes: name } as never })['telemetry.sdk.name']).toBe(
+      'throughline',
+    )
+  })
+})

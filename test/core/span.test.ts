@@ -1,0 +1,275 @@
+import { ROOT_CONTEXT, SpanStatusCode, trace, type AttributeValue, type Exception } from '@opentelemetry/api'
+import { describe, expect, test } from 'vitest'
+import { errorType, type Span } from '../../packages/core/src/span.ts'
+import { LazyOptions } from '../../packages/core/src/tracer.ts'
+import { engine, LIMITS, processor, said } from './engine.ts'
+
+function started(limits: Partial<typeof LIMITS> = {}): Span {
+  return engine({ limits: { ...LIMITS, ...limits } }).tracer.startSpan('work') as Span
+}
+
+const link = { context: { traceId: 'c'.repeat(32), spanId: 'd'.repeat(16), traceFlags: 1 } }
+
+describe('attributes', () => {
+  test('are texts, numbers, booleans and arrays of one of them; a later value wins', () => {
+    const span = started()
+    const tags = ['a', 'b']
+    span
+      .setAttribute('text', 'first')
+      .setAttribute('text', 'second')
+      .setAttributes({ count: 3, isNew: false, tags, gaps: ['a', null, undefined], none: [] })
+    tags.push('changed later')
+    expect(span.attributes).toEqual({
+      text: 'second',
+      count: 3,
+      isNew: false,
+      tags: ['a', 'b'],
+      gaps: ['a', null, undefined],
+      none: [],
+    })
+  })
+
+  test('that are none are left out; what was expected and received is said, once for each name', () => {
+    const reports = said()
+    const span = started()
+    for (let count = 0; count < 2; count += 1) {
+      span.setAttribute('order', { id: 7 } as unknown as AttributeValue)
+      span.setAttribute('mixed', ['a', 1] as unknown as AttributeValue)
+      span.setAttribute('', 'no name')
+      span.setAttributes(JSON.parse('{ "__proto__": ["polluted"] }'))
+    }
+    span.setAttribute('nothing', undefined).setAttribute('null', null as unknown as undefined)
+    expect(span.attributes).toEqual({})
+    expect(Object.getPrototypeOf(span.attributes)).toBe(Object.prototype)
+    expect(reports.lines).toHaveLength(4)
+    expect(reports.lines[0]).toMatch(/expected a string.*received object for "order"; for example/)
+  })
+
+  test('over the limit are dropped and counted; those that are there can still change', () => {
+    const span = started({ attributeCountLimit: 2 })
+    span.setAttributes({ a: 1, b: 2, c: 3 }).setAttribute('d', 4).setAttribute('a', 'changed')
+    expect(span.attributes).toEqual({ a: 'changed', b: 2 })
+    expect(span.droppedAttributesCount).toBe(2)
+  })
+
+  test('have texts cut to the limit, those in arrays too', () => {
+    const span = started({ attributeValueLengthLimit: 3 })
+    span.setAttributes({ text: 'abcdef', list: ['abcdef', 'ab'], number: 123_456 })
+    expect(span.attributes).toEqual({ text: 'abc', list: ['abc', 'ab'], number: 123_456 })
+  })
+
+  test('that a seam builds are held to the limits as well', () => {
+    const limits = { ...LIMITS, attributeCountLimit: 2, attributeValueLengthLimit: 3 }
+    const { tracer, ended } = engine({ limits })
+    tracer.startSpan('work', new LazyOptions(1, () => ({ a: 'abcdef', b: 'b', c: 'c' }))).end()
+    expect(ended[0]?.attributes).toEqual({ a: 'abc', b: 'b' })
+    expect(ended[0]?.droppedAttributesCount).toBe(1)
+  })
+
+  test("given at the start are copied: the caller's object stays the caller's", () => {
+    const given = { a: 1 }
+    const span = engine().tracer.startSpan('work', { attributes: given }) as Span
+    span.setAttribute('b', 2)
+    expect(given).toEqual({ a: 1 })
+    expect(span.attributes).toEqual({ a: 1, b: 2 })
+  })
+})
+
+describe('events', () => {
+  test('keep their order and the times that they were given', () => {
+    const span = started()
+    span
+      .addEvent('first', { a: 1 }, [1_700_000_000, 5])
+      .addEvent('second', [1_600_000_000, 7])
+      .addEvent('third', new Date(1_650_000_000_000))
+      .addEvent('now')
+    expect(span.events.slice(0, 3)).toEqual([
+      { name: 'first', attributes: { a: 1 }, time: [1_700_000_000, 5] },
+      { name: 'second', time: [1_600_000_000, 7] },
+      { name: 'third', time: [1_650_000_000, 0] },
+    ])
+    expect(span.events[3]?.time[0]).toBeGreaterThan(1_700_000_000)
+  })
+
+  test('over the limit are dropped and counted, as are their attributes', () => {
+    const span = started({ eventCountLimit: 1, attributePerEventCountLimit: 1 })
+    span.addEvent('kept', { a: 1, b: 2 }).addEvent('dropped')
+    expect(span.events).toMatchObject([{ name: 'kept', attributes: { a: 1 }, droppedAttributesCount: 1 }])
+    expect(span.droppedEventsCount).toBe(1)
+    expect(started({ eventCountLimit: 0 }).addEvent('dropped').droppedEventsCount).toBe(1)
+  })
+
+  test('of one span are not those of another', () => {
+    const { tracer } = engine()
+    const [one, two] = [tracer.startSpan('one') as Span, tracer.startSpan('two') as Span]
+    one.addEvent('mine').addLink(link)
+    expect([two.events, two.links]).toEqual([[], []])
+  })
+})
+
+describe('links', () => {
+  test('are given at the start or added later', () => {
+    const span = engine().tracer.startSpan('work', { links: [{ ...link, attributes: { a: 1 } }] }) as Span
+    span.addLink(link)
+    span.addLinks([link])
+    expect(span.links).toEqual([{ ...link, attributes: { a: 1 } }, link, link])
+  })
+
+  test('to a trace of zeros are kept, and one to nothing harms nobody', () => {
+    const zeros = { traceId: '0'.repeat(32), spanId: '0'.repeat(16), traceFlags: 0 }
+    const span = started()
+    span.addLink({ context: zeros, attributes: { 'messaging.batch': 1 } })
+    span.addLink(undefined as unknown as typeof link)
+    expect(span.links).toEqual([{ context: zeros, attributes: { 'messaging.batch': 1 } }])
+  })
+
+  test('over the limit are dropped and counted, as are their attributes', () => {
+    const span = started({ linkCountLimit: 1, attributePerLinkCountLimit: 1 })
+    span.addLinks([{ ...link, attributes: { a: 1, b: 2 } }, link])
+    expect(span.links).toEqual([{ ...link, attributes: { a: 1 }, droppedAttributesCount: 1 }])
+    expect(span.droppedLinksCount).toBe(1)
+  })
+})
+
+describe('the status', () => {
+  const { UNSET, OK, ERROR } = SpanStatusCode
+  const rows: [string, number[], number][] = [
+    ['stays unset where nobody sets it', [], UNSET],
+    ['is not taken back to unset', [ERROR, UNSET], ERROR],
+    ['may go from Error to Ok', [ERROR, OK], OK],
+    ['is final once it is Ok', [OK, ERROR, UNSET], OK],
+  ]
+  test.each(rows)('%s', (_row, codes, expected) => {
+    const span = started()
+    for (const code of codes) span.setStatus({ code })
+    expect(span.status).toEqual({ code: expected })
+  })
+
+  test('has a description only with Error; of two errors the later one counts', () => {
+    const span = started()
+    span.setStatus({ code: ERROR, message: 'first' }).setStatus({ code: ERROR, message: 'second' })
+    expect(span.status).toEqual({ code: ERROR, message: 'second' })
+    expect(span.setStatus({ code: OK, message: 'fine' }).status).toEqual({ code: OK })
+  })
+})
+
+describe('an exception', () => {
+  test('becomes the event `exception` and leaves the status alone', () => {
+    const span = started()
+    const error = new RangeError('too far')
+    span.recordException(error, [1_700_000_000, 1])
+    expect(span.events).toEqual([
+      {
+        name: 'exception',
+        time: [1_700_000_000, 1],
+        attributes: {
+          'exception.type': 'RangeError',
+          'exception.message': 'too far',
+          'exception.stacktrace': error.stack,
+        },
+      },
+    ])
+    expect(span.status.code).toBe(SpanStatusCode.UNSET)
+  })
+
+  const thrown: [string, unknown, object][] = [
+    ['a text', 'no', { 'exception.message': 'no' }],
+    ['null', null, { 'exception.message': 'null' }],
+    ['undefined', undefined, { 'exception.message': 'undefined' }],
+    ['a number', 7, { 'exception.message': '7' }],
+    ['an object of no class', Object.create(null), {}],
+    [
+      'an object like an error',
+      { name: 'Odd', message: 'ish' },
+      { 'exception.type': 'Odd', 'exception.message': 'ish' },
+    ],
+    ['an object of odd fields', { name: 5, message: 6, stack: 7 }, { 'exception.type': 'Object' }],
+  ]
+  test.each(thrown)('may be anything that can be thrown: %s', (_row, value, attributes) => {
+    const span = started()
+    span.recordException(value as Exception)
+    expect(span.events[0]?.attributes).toEqual(attributes)
+  })
+
+  test('has a type of few words: the code of a system error or of a plain one, else the class', () => {
+    class PaymentDeclined extends Error {}
+    const system = Object.assign(new Error('connect'), { code: 'ECONNREFUSED', syscall: 'connect' })
+    const named = Object.assign(new Error('x'), { name: 'AbortError' })
+    expect(errorType(system)).toBe('ECONNREFUSED')
+    expect(errorType(Object.assign(new Error('x'), { code: 'ERR_X' }))).toBe('ERR_X')
+    expect(errorType(Object.assign(new TypeError('x'), { code: 'ERR_INVALID_ARG_TYPE' }))).toBe('TypeError')
+    expect(errorType(new PaymentDeclined('x'))).toBe('PaymentDeclined')
+    expect(errorType(named)).toBe('AbortError')
+    expect(errorType(new Error('x'))).toBe('Error')
+    for (const value of ['text', 5, null, undefined]) expect(errorType(value)).toBeUndefined()
+  })
+})
+
+describe('the end', () => {
+  test('comes once: what is called later changes nothing and is said once for each method', () => {
+    const reports = said()
+    const { tracer, ended } = engine()
+    for (const name of ['one', 'two']) {
+      const span = tracer.startSpan(name) as Span
+      expect(span.isRecording()).toBe(true)
+      span.end()
+      const { endTime } = span
+      span.setAttribute('late', 1).setAttributes({ late: 1 }).addEvent('late').addLink(link)
+      span.setStatus({ code: SpanStatusCode.ERROR }).updateName('late').recordException('late')
+      span.end()
+      expect(span.isRecording()).toBe(false)
+      expect(span).toMatchObject({
+        name,
+        attributes: {},
+        events: [],
+        links: [],
+        status: { code: 0 },
+        endTime,
+      })
+    }
+    expect(ended.map(({ name }) => name)).toEqual(['one', 'two'])
+    expect(reports.lines).toHaveLength(7)
+  })
+
+  test('does not end the children', () => {
+    const { tracer } = engine()
+    const parent = tracer.startSpan('parent')
+    const child = tracer.startSpan('child', {}, trace.setSpan(ROOT_CONTEXT, parent)) as Span
+    parent.end()
+    expect([parent.isRecording(), child.isRecording()]).toEqual([false, true])
+  })
+
+  test('is not there before: an open span has no end time and no duration', () => {
+    const span = started()
+    expect([span.ended, span.endTime, span.duration]).toEqual([false, [0, 0], [0, 0]])
+  })
+
+  test('is told to processors while the span can still change, to all of them before it is final', () => {
+    const order: unknown[] = []
+    const two = ['a', 'b'].map((name) =>
+      processor({
+        onStart: () => order.push(`start ${name}`),
+        onEnding(span) {
+          order.push(`ending ${name} ${span.ended}`)
+          span.setAttribute(name, span.duration[1] > 0)
+          span.end()
+        },
+        onEnd: (span) => order.push(`end ${name} ${span.ended} ${Object.keys(span.attributes)}`),
+      }),
+    )
+    engine({ processors: two }).tracer.startSpan('work').end()
+    expect(order).toEqual([
+      'start a',
+      'start b',
+      'ending a false',
+      'ending b false',
+      'end a true a,b',
+      'end b true a,b',
+    ])
+  })
+
+  test('the name may change until then', () => {
+    const span = started()
+    expect(span.updateName('GET /orders/:id').name).toBe('GET /orders/:id')
+  })
+})

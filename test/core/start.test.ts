@@ -1,0 +1,452 @@
+import { flush, span, start, traceRequest, type StartOptions, type Tracing } from '@throughline/core'
+import { context, diag, DiagLogLevel, propagation, trace } from '@opentelemetry/api'
+import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto'
+import {
+  BasicTracerProvider,
+  BatchSpanProcessor,
+  InMemorySpanExporter,
+  SimpleSpanProcessor,
+} from '@opentelemetry/sdk-trace-base'
+import { execFileSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
+import { registeredProvider } from '../../packages/core/src/current.ts'
+import { said } from './engine.ts'
+import { app } from './process.ts'
+import { deadPort, receiver } from './receiver.ts'
+
+const running: Tracing[] = []
+
+function started(options: StartOptions = {}): Tracing {
+  const tracing = start({ signals: false, ...options })
+  running.push(tracing)
+  return tracing
+}
+
+afterEach(async () => {
+  await Promise.all(running.splice(0).map((tracing) => tracing.shutdown()))
+  diag.disable()
+})
+
+const listeners = () => ['SIGTERM', 'SIGINT', 'beforeExit'].map((event) => process.listenerCount(event))
+
+describe('start()', () => {
+  test('sends what ends, by a flush at the latest', async () => {
+    const collector = await receiver()
+    const tracing = started({ endpoint: collector.url, serviceName: 'orders' })
+    span('one', () => {})
+    await flush()
+    span('two', () => {})
+    await tracing.flush()
+    expect(collector.spans().map(({ name }) => name)).toEqual(['one', 'two'])
+  })
+
+  test('called again returns what runs, and says so to the logger of the app', () => {
+    const warnings: string[] = []
+    const reports = said()
+    const ignore = () => {}
+    diag.setLogger(
+      { error: ignore, warn: (line) => warnings.push(line), info: ignore, debug: ignore, verbose: ignore },
+      DiagLogLevel.ALL,
+    )
+    const first = started({ spanProcessors: [] })
+    expect(started({ serviceName: 'other' })).toBe(first)
+    expect(warnings).toEqual([expect.stringContaining('start() was called while tracing runs already')])
+    expect(reports.lines).toEqual([])
+  })
+
+  test('with a mistake in its options throws, and starts nothing', () => {
+    const before = listeners()
+    expect(() => start({ endpiont: 'http://c' } as StartOptions)).toThrow(TypeError)
+    expect([registeredProvider(), listeners()]).toEqual([undefined, before])
+  })
+
+  test('where an SDK is registered leaves that in charge, and says so; flush() flushes it', async () => {
+    const reports = said()
+    const exporter = new InMemorySpanExporter()
+    const sdk = new BasicTracerProvider({ spanProcessors: [new BatchSpanProcessor(exporter)] })
+    trace.setGlobalTracerProvider(sdk)
+    const tracing = started({ endpoint: 'http://127.0.0.1:9' })
+    span('work', () => {})
+    await flush()
+    expect(exporter.getFinishedSpans()).toMatchObject([{ name: 'work' }])
+    expect(registeredProvider()).toBe(sdk)
+    await tracing.shutdown()
+    expect(registeredProvider()).toBe(sdk)
+    expect(reports.lines).toEqual([
+      'throughline: an OpenTelemetry SDK is registered and stays in charge; start() did nothing',
+    ])
+    trace.disable()
+    await sdk.shutdown()
+  })
+
+  test('tells an SDK that registers too late why it stays unused, and what to do', () => {
+    const reports = said()
+    started({ spanProcessors: [] })
+    const ours = registeredProvider()
+    expect(trace.setGlobalTracerProvider(new BasicTracerProvider())).toBe(false)
+    expect(registeredProvider()).toBe(ours)
+    expect(reports.lines).toHaveLength(1)
+    expect(reports.lines[0]).toMatch(
+      /BasicTracerProvider was registered after Throughline had started.*start\(\)/,
+    )
+  })
+
+  test('gives its globals and listeners back at shutdown, and works again after it', async () => {
+    said()
+    const before = listeners()
+    const { setGlobalTracerProvider } = trace
+    const kept = trace.getTracer('kept by the app')
+    for (const name of ['first', 'second']) {
+      const collector = await receiver()
+      const tracing = started({ endpoint: collector.url, signals: true })
+      expect(start({})).toBe(tracing)
+      kept.startSpan(name).end()
+      span('ours', () => {})
+      await tracing.shutdown()
+      expect(collector.spans().map((each) => each.name)).toEqual([name, 'ours'])
+      expect(registeredProvider()).toBeUndefined()
+      expect(listeners()).toEqual(before)
+      expect(trace.setGlobalTracerProvider).toBe(setGlobalTracerProvider)
+      expect(propagation.fields()).toEqual([])
+      const key = Symbol('key')
+      context.with(context.active().setValue(key, 1), () => {
+        expect(context.active().getValue(key)).toBeUndefined()
+      })
+    }
+  })
+
+  test('ends what is open at shutdown and says that it is incomplete', async () => {
+    const collector = await receiver()
+    const tracing = started({ endpoint: collector.url })
+    const open = trace.getTracer('app').startSpan('open')
+    await Promise.all([tracing.shutdown(), tracing.shutdown()])
+    expect(open.isRecording()).toBe(false)
+    expect(collector.spans()).toMatchObject([
+      { name: 'open', attributes: [{ key: 'throughline.incomplete', value: { boolValue: true } }] },
+    ])
+  })
+
+  test('has flush and shutdown that neither reject nor wait for ever, whatever the pipeline does', async () => {
+    const reports = said()
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const tracing = started({
+      spanProcessors: [
+        {
+          onStart() {},
+          onEnd() {},
+          forceFlush: () => new Promise(() => {}),
+          shutdown: () => Promise.reject(new Error('cannot')),
+        },
+      ],
+    })
+    const flushed = Promise.all([flush(), tracing.flush()])
+    vi.advanceTimersByTime(5000)
+    await flushed
+    await tracing.shutdown()
+    vi.useRealTimers()
+    expect(reports.lines).toEqual([
+      'throughline: the spans could not all be sent within 5000 ms',
+      'throughline: the spans could not be flushed',
+    ])
+  })
+
+  test('has a shutdown that ends though the collector never answers', async () => {
+    said()
+    const collector = await receiver(() => {})
+    const tracing = started({ endpoint: collector.url })
+    span('work', () => {})
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const stopped = tracing.shutdown()
+    await collector.nth(1)
+    vi.advanceTimersByTime(5000)
+    await expect(stopped).resolves.toBeUndefined()
+    vi.useRealTimers()
+  })
+
+  test('puts an exporter of others behind our batch, and hands it all that our spans hold', async () => {
+    const collector = await receiver()
+    const exporter = new OTLPTraceExporter({ url: `${collector.url}/v1/traces` })
+    const tracing = started({ exporter, serviceName: 'orders' })
+    span('work', { 'order.id': 7 }, (s) => s.addEvent('paid'))
+    await tracing.flush()
+    expect(collector.spans()).toMatchObject([
+      {
+        name: 'work',
+        attributes: [{ key: 'order.id', value: { intValue: '7' } }],
+        events: [{ name: 'paid' }],
+      },
+    ])
+    expect(collector.requests[0]?.headers['traceparent']).toBeUndefined()
+  })
+
+  test('puts span processors of others in place of our pipeline', async () => {
+    const exporter = new InMemorySpanExporter()
+    started({ spanProcessors: [new SimpleSpanProcessor(exporter)] })
+    span('work', () => {})
+    await flush()
+    expect(exporter.getFinishedSpans()).toMatchObject([{ name: 'work', resource: { attributes: {} } }])
+  })
+})
+
+test('flush() without anything started ends, and starts nothing', async () => {
+  await flush()
+  expect(registeredProvider()).toBeUndefined()
+})
+
+test('OTEL_SDK_DISABLED makes no spans, and still passes the trace on', async () => {
+  vi.stubEnv('OTEL_SDK_DISABLED', 'TRUE')
+  const reports = said()
+  const tracing = started()
+  expect(started()).toBe(tracing)
+  const traceparent = `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01`
+  const extracted = propagation.extract(context.active(), { traceparent })
+  const carrier = {}
+  context.with(extracted, () =>
+    span('work', (s) => {
+      expect(s.isRecording()).toBe(false)
+      propagation.inject(context.active(), carrier)
+    }),
+  )
+  expect(carrier).toEqual({ traceparent })
+  expect(registeredProvider()).toBeUndefined()
+  await tracing.shutdown()
+  expect(propagation.fields()).toEqual([])
+  expect(reports.lines).toEqual([])
+})
+
+describe('as a process of its own', () => {
+  beforeAll(() => {
+    const home = fileURLToPath(new URL('../..', import.meta.url))
+    execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-b', 'packages/core'], { cwd: home })
+  })
+
+  const ONE_SPAN = `
+    import { span } from '@throughline/core'
+    span('work', () => {})`
+
+  const SERVER = `
+    import { span } from '@throughline/core'
+    const alive = setInterval(() => {}, 1000)
+    span('work', () => {})
+    console.log('ready')`
+
+  const at = (url: string, more: Record<string, string> = {}) => ({
+    OTEL_EXPORTER_OTLP_ENDPOINT: url,
+    ...more,
+  })
+
+  test('nothing starts by an import: the first span does it', async () => {
+    const { stdout, stderr } = await app(
+      `
+      import { span, traceRequest, receiver, sender } from '@throughline/core'
+      import { trace } from '@opentelemetry/api'
+      const provider = () => trace.getTracerProvider().getDelegate().constructor.name
+      const listening = () => process.listenerCount('SIGTERM') + process.listenerCount('beforeExit')
+      receiver({ scope: { name: 'x' }, given: () => [] })
+      sender({ scope: { name: 'x' }, text: String }, 'tracing()', {})
+      console.log(provider(), listening())
+      span('work', () => {})
+      console.log(provider(), listening())
+    `,
+      { OTEL_TRACES_EXPORTER: 'none' },
+    ).ended
+    expect([stdout, stderr]).toEqual(['NoopTracerProvider 0\nTracerProvider 2', ''])
+    expect(traceRequest).toBeTypeOf('function')
+  })
+
+  test('what ended last is sent before the process ends', async () => {
+    const collector = await receiver()
+    const { code, stderr } = await app(ONE_SPAN, at(collector.url)).ended
+    expect([code, stderr]).toEqual([0, ''])
+    expect(collector.spans().map(({ name }) => name)).toEqual(['work'])
+  })
+
+  test('what ends while the last spans are being sent is sent too', async () => {
+    const collector = await receiver()
+    const { code } = await app(
+      `${ONE_SPAN}
+      process.once('beforeExit', () => setImmediate(() => span('later', () => {})))`,
+      at(collector.url),
+    ).ended
+    expect(code).toBe(0)
+    expect(collector.spans().map(({ name }) => name)).toEqual(['work', 'later'])
+  })
+
+  test.each([{ NODE_ENV: 'test' }, { VITEST: 'true' }, { JEST_WORKER_ID: '1' }])(
+    'a test run reaches a collector only where one was named: %o',
+    async (environment) => {
+      const silent = await app(ONE_SPAN, environment).ended
+      expect(silent).toMatchObject({ code: 0, stdout: '', stderr: '' })
+      const collector = await receiver()
+      await app(ONE_SPAN, at(collector.url, environment)).ended
+      expect(collector.spans()).toHaveLength(1)
+    },
+  )
+
+  test('where nobody listens at the default address, one warning says what to run, and the app is as ever', async () => {
+    // Not the default address itself: a collector may well run on the machine of whoever runs this.
+    const port = await deadPort()
+    const code = (traced: string) => `
+      import net from 'node:net'
+      const { connect } = net.Socket.prototype
+      net.Socket.prototype.connect = function (given, ...rest) {
+        if (given[0].port === 4318) given[0] = { ...given[0], port: ${port} }
+        return connect.call(this, given, ...rest)
+      }
+      ${traced}
+      process.exitCode = 3
+      console.log('done')`
+    const many = `
+      const { span } = await import('@throughline/core')
+      for (let count = 0; count < 2000; count += 1) span('work', () => {})`
+    const { code: status, stdout, stderr } = await app(code(many)).ended
+    expect([status, stdout]).toEqual([3, 'done'])
+    // Were it held up until our deadline, that would be said too.
+    const lines = stderr.trim().split('\n')
+    expect(lines).toHaveLength(1)
+    expect(lines[0]).toContain('http://localhost:4318/v1/traces')
+    expect(lines[0]).toContain('npx @throughline/viewer')
+  })
+
+  test('an idle connection to a collector, or one that waits for an answer, keeps no process alive', async () => {
+    const collector = await receiver()
+    const flushing = `
+      import { span, flush } from '@throughline/core'
+      span('work', () => {})
+      await flush()`
+    expect(await app(flushing, at(collector.url)).ended).toMatchObject({ code: 0, stderr: '' })
+    const hung = await receiver(() => {})
+    const { code, stderr } = await app(ONE_SPAN, at(hung.url)).ended
+    // Were it to wait for the timeout of the request, that would be said too.
+    expect([code, stderr.trim()]).toEqual([0, 'throughline: the spans could not all be sent within 2000 ms'])
+  })
+
+  test.each(['SIGTERM', 'SIGINT'] as const)(
+    '%s sends the spans, and the process dies of it',
+    async (signal) => {
+      const collector = await receiver()
+      const process = app(SERVER, at(collector.url))
+      await process.printed('ready')
+      process.kill(signal)
+      expect(await process.ended).toMatchObject({ code: null, signal, stderr: '' })
+      expect(collector.spans()).toHaveLength(1)
+    },
+  )
+
+  test('a signal ends the process in time also where the collector never answers; a second one at once', async () => {
+    const collector = await receiver(() => {})
+    const patient = app(SERVER, at(collector.url))
+    const impatient = app(SERVER, at(collector.url))
+    await Promise.all([patient.printed('ready'), impatient.printed('ready')])
+    patient.kill('SIGTERM')
+    impatient.kill('SIGTERM')
+    await collector.nth(2)
+    impatient.kill('SIGTERM')
+    expect(await impatient.ended).toMatchObject({ signal: 'SIGTERM', stderr: '' })
+    const { signal, stderr } = await patient.ended
+    expect(signal).toBe('SIGTERM')
+    expect(stderr).toContain('could not all be sent within 2000 ms')
+  })
+
+  test('signals: false leaves signals to the system', async () => {
+    const collector = await receiver()
+    const process = app(
+      `
+      import { start, span } from '@throughline/core'
+      start({ signals: false })
+      setInterval(() => {}, 1000)
+      span('work', () => {})
+      console.log('ready', process.listenerCount('SIGTERM'))`,
+      at(collector.url),
+    )
+    await process.printed('ready 0')
+    process.kill('SIGTERM')
+    expect(await process.ended).toMatchObject({ signal: 'SIGTERM' })
+    expect(collector.requests).toHaveLength(0)
+  })
+
+  test.each([
+    ['on, before us', `process.on('SIGTERM', drain)`, ''],
+    ['on, after us', '', `process.on('SIGTERM', drain)`],
+    ['once, before us', `process.once('SIGTERM', drain)`, ''],
+    ['once, after us', '', `process.once('SIGTERM', drain)`],
+  ])('an app with a listener of its own ends when and how it wants: %s', async (_row, before, after) => {
+    const collector = await receiver()
+    const process = app(
+      `
+      import { span } from '@throughline/core'
+      const alive = setInterval(() => {}, 1000)
+      function drain() {
+        console.log('draining')
+        // Longer than any flush of ours takes, and then by itself.
+        setTimeout(() => {
+          span('while draining', () => {})
+          clearInterval(alive)
+          process.exitCode = 5
+          console.log('drained')
+        }, 300)
+      }
+      ${before}
+      span('before', () => {})
+      ${after}
+      console.log('ready')`,
+      at(collector.url),
+    )
+    await process.printed('ready')
+    process.kill('SIGTERM')
+    expect(await process.ended).toMatchObject({ code: 5, signal: null, stdout: 'ready\ndraining\ndrained' })
+    expect(collector.spans().map(({ name }) => name)).toEqual(['before', 'while draining'])
+  })
+
+  test('an app that dies of the signal by itself after its drain does so, and loses nothing', async () => {
+    const collector = await receiver()
+    const process = app(
+      `${SERVER}
+      process.once('SIGTERM', () => setTimeout(() => {
+        span('while draining', () => {})
+        process.kill(process.pid, 'SIGTERM')
+      }, 100))`,
+      at(collector.url),
+    )
+    await process.printed('ready')
+    process.kill('SIGTERM')
+    expect(await process.ended).toMatchObject({ code: null, signal: 'SIGTERM' })
+    expect(collector.spans().map(({ name }) => name)).toEqual(['work', 'while draining'])
+  })
+
+  test('a library that ends the process only if nobody else listens is not kept from it by us', async () => {
+    const collector = await receiver()
+    const process = app(
+      `${SERVER}
+      process.on('SIGTERM', function polite() {
+        if (process.listeners('SIGTERM').length > 1) return
+        process.off('SIGTERM', polite)
+        process.kill(process.pid, 'SIGTERM')
+      })`,
+      at(collector.url),
+    )
+    await process.printed('ready')
+    process.kill('SIGTERM')
+    expect(await process.ended).toMatchObject({ code: null, signal: 'SIGTERM' })
+  })
+
+  test('and where it is one that says how many of the listeners are its own, the spans are sent before', async () => {
+    const collector = await receiver()
+    const process = app(
+      `${SERVER}
+      // As the signal-exit package does.
+      const emitter = (globalThis[Symbol.for('signal-exit emitter')] = { count: 1 })
+      process.on('SIGTERM', function polite() {
+        if (process.listeners('SIGTERM').length !== emitter.count) return
+        process.off('SIGTERM', polite)
+        process.kill(process.pid, 'SIGTERM')
+      })`,
+      at(collector.url),
+    )
+    await process.printed('ready')
+    process.kill('SIGTERM')
+    expect(await process.ended).toMatchObject({ code: null, signal: 'SIGTERM' })
+    expect(collector.spans()).toHaveLength(1)
+  })
+})

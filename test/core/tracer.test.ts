@@ -1,0 +1,274 @@
+import {
+  context,
+  createTraceState,
+  ROOT_CONTEXT,
+  SpanKind,
+  trace,
+  type Context,
+  type Span as ApiSpan,
+} from '@opentelemetry/api'
+import {
+  BatchSpanProcessor,
+  InMemorySpanExporter,
+  SimpleSpanProcessor,
+  type SpanProcessor as OfficialProcessor,
+} from '@opentelemetry/sdk-trace-base'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { AsyncContextManager, root, suppressTracing } from '../../packages/core/src/context.ts'
+import { type ReadableSpan, type Span, type SpanProcessor } from '../../packages/core/src/span.ts'
+import { alwaysOn } from '../../packages/core/src/sampling.ts'
+import { randomIds } from '../../packages/core/src/ids.ts'
+import { TracerProvider } from '../../packages/core/src/tracer.ts'
+import { engine, LIMITS, processor, said } from './engine.ts'
+
+beforeAll(() => {
+  context.setGlobalContextManager(new AsyncContextManager())
+})
+afterAll(() => {
+  context.disable()
+})
+
+const remote = {
+  traceId: 'a'.repeat(32),
+  spanId: 'b'.repeat(16),
+  traceFlags: 1,
+  isRemote: true,
+  traceState: createTraceState('vendor=x'),
+}
+
+function under(span: ApiSpan): Context {
+  return trace.setSpan(ROOT_CONTEXT, span)
+}
+
+describe('a span', () => {
+  test('without a parent begins a trace; with one it continues that', () => {
+    const { tracer } = engine()
+    const first = tracer.startSpan('root') as Span
+    const child = tracer.startSpan('child', {}, under(first)) as Span
+    expect(first.parentSpanContext).toBeUndefined()
+    expect(child.parentSpanContext).toEqual(first.spanContext())
+    expect(child.spanContext().traceId).toBe(first.spanContext().traceId)
+    expect(child.spanContext().spanId).not.toBe(first.spanContext().spanId)
+    expect(tracer.startSpan('other').spanContext().traceId).not.toBe(first.spanContext().traceId)
+  })
+
+  test('under one of another service knows that its parent is there, and itself is here; tracestate goes along', () => {
+    const child = engine().tracer.startSpan('child', {}, trace.setSpanContext(ROOT_CONTEXT, remote)) as Span
+    expect(child.parentSpanContext?.isRemote).toBe(true)
+    expect(child.spanContext().isRemote ?? false).toBe(false)
+    expect(child.spanContext().traceState?.serialize()).toBe('vendor=x')
+    expect(child.parentSpanId).toBe(remote.spanId)
+  })
+
+  test('that is to be a root, or whose parent is none, begins a trace', () => {
+    const { tracer } = engine()
+    const zeros = { ...remote, traceId: '0'.repeat(32) }
+    for (const span of [
+      tracer.startSpan('root', { root: true }, trace.setSpanContext(ROOT_CONTEXT, remote)),
+      tracer.startSpan('root', {}, trace.setSpanContext(ROOT_CONTEXT, zeros)),
+    ]) {
+      expect((span as Span).parentSpanContext).toBeUndefined()
+      expect(span.spanContext().traceId).toMatch(/[^0]/)
+      expect(span.spanContext().traceState).toBeUndefined()
+    }
+  })
+
+  test("has the tracer's scope, one object for all of its spans, and the provider's resource", () => {
+    const { provider } = engine()
+    const tracer = provider.getTracer('pkg', '2.0.0', { schemaUrl: 'https://schema' })
+    const [one, two] = [tracer.startSpan('one') as Span, tracer.startSpan('two') as Span]
+    expect(one.instrumentationScope).toEqual({ name: 'pkg', version: '2.0.0', schemaUrl: 'https://schema' })
+    expect(two.instrumentationScope).toBe(one.instrumentationScope)
+    expect(one.instrumentationLibrary).toBe(one.instrumentationScope)
+    expect(one.resource).toBe(provider.resource)
+    expect(provider.getTracer('pkg', '2.0.0', { schemaUrl: 'https://schema' })).toBe(tracer)
+    expect(provider.getTracer('pkg', '2.0.1')).not.toBe(tracer)
+  })
+
+  test('is INTERNAL unless it says otherwise', () => {
+    const { tracer } = engine()
+    expect((tracer.startSpan('work') as Span).kind).toBe(SpanKind.INTERNAL)
+    expect((tracer.startSpan('work', { kind: SpanKind.PRODUCER }) as Span).kind).toBe(SpanKind.PRODUCER)
+  })
+
+  test('is not made where tracing is suppressed', () => {
+    const { tracer, ended } = engine()
+    const span = tracer.startSpan('work', {}, suppressTracing(root))
+    span.end()
+    expect(trace.isSpanContextValid(span.spanContext())).toBe(false)
+    expect([span.isRecording(), ended]).toEqual([false, []])
+  })
+})
+
+describe('an active span', () => {
+  test('is current in its function, whose result it gives back, and which ends it', () => {
+    const { tracer, ended } = engine()
+    const result = tracer.startActiveSpan('outer', (outer) => {
+      expect(trace.getActiveSpan()).toBe(outer)
+      tracer.startActiveSpan('inner', { kind: SpanKind.CLIENT }, (inner) => inner.end())
+      tracer.startActiveSpan('apart', {}, ROOT_CONTEXT, (apart) => apart.end())
+      tracer.startActiveSpan('same', {}, undefined as unknown as Context, (same) => same.end())
+      outer.end()
+      return 'result'
+    })
+    expect(result).toBe('result')
+    expect(trace.getActiveSpan()).toBeUndefined()
+    const parents = ended.map(({ name, parentSpanContext }) => [name, parentSpanContext?.spanId])
+    const outerId = ended.at(-1)?.spanContext().spanId
+    expect(parents).toEqual([
+      ['inner', outerId],
+      ['apart', undefined],
+      ['same', outerId],
+      ['outer', undefined],
+    ])
+  })
+})
+
+describe('processors', () => {
+  test('are told in the order in which they were given, with the context of the parent', () => {
+    const told: unknown[] = []
+    const note = (name: string) =>
+      processor({ onStart: (span, of) => told.push([name, span.name, of]), onEnd: () => told.push(name) })
+    const parent = trace.setSpanContext(ROOT_CONTEXT, remote)
+    engine({ processors: [note('a'), note('b')] })
+      .tracer.startSpan('work', {}, parent)
+      .end()
+    expect(told).toEqual([['a', 'work', parent], ['b', 'work', parent], 'a', 'b'])
+  })
+
+  test('that throw break neither the app nor one another, and it is said once for each step', () => {
+    const reports = said()
+    const boom = () => {
+      throw new Error('boom')
+    }
+    const reached: string[] = []
+    const { tracer } = engine({
+      processors: [
+        processor({ onStart: boom, onEnding: boom, onEnd: boom }),
+        processor({ onEnd: ({ name }) => reached.push(name) }),
+      ],
+    })
+    tracer.startSpan('one').end()
+    tracer.startSpan('two').end()
+    expect(reached).toEqual(['one', 'two'])
+    expect(reports.lines).toHaveLength(3)
+  })
+
+  test('are all flushed and all stopped, also where the first of them fails', async () => {
+    const done: string[] = []
+    const { provider } = engine({
+      processors: [
+        processor({
+          forceFlush() {
+            throw new Error('cannot flush')
+          },
+          shutdown: () => Promise.reject(new Error('cannot stop')),
+        }),
+        processor({
+          forceFlush: async () => void done.push('flushed'),
+          shutdown: async () => void done.push('stopped'),
+        }),
+      ],
+    })
+    await expect(provider.forceFlush()).rejects.toThrow('cannot flush')
+    await expect(provider.shutdown()).rejects.toThrow('cannot stop')
+    expect(done).toEqual(['flushed', 'stopped'])
+  })
+})
+
+describe('shutdown', () => {
+  test('ends the spans that are open, says that they are incomplete, and stops each processor once', async () => {
+    let stops = 0
+    const ended: ReadableSpan[] = []
+    const { provider, tracer } = engine({
+      processors: [processor({ onEnd: (span) => ended.push(span), shutdown: async () => void (stops += 1) })],
+    })
+    const spans = ['one', 'two', 'three'].map((name) => tracer.startSpan(name))
+    spans[1]?.end()
+    await Promise.all([provider.shutdown(), provider.shutdown()])
+    expect(ended.map(({ name, attributes }) => [name, attributes['throughline.incomplete']])).toEqual([
+      ['two', undefined],
+      ['three', true],
+      ['one', true],
+    ])
+    expect(stops).toBe(1)
+  })
+
+  test('holds for spans in whatever order they end', async () => {
+    const { provider, tracer, ended } = engine()
+    const spans = Array.from({ length: 50 }, (_, index) => tracer.startSpan(`${index}`))
+    const order = spans.toSorted((a, b) => a.spanContext().spanId.localeCompare(b.spanContext().spanId))
+    for (const span of order.slice(0, 40)) span.end()
+    await provider.shutdown()
+    expect(new Set(ended).size).toBe(50)
+    expect(ended.filter(({ attributes }) => attributes['throughline.incomplete'] === true)).toHaveLength(10)
+  })
+
+  test('does not end the trace: whoever still holds a tracer passes the context of the caller on', async () => {
+    const { provider, tracer, ended } = engine()
+    await provider.shutdown()
+    const span = tracer.startSpan('late', {}, trace.setSpanContext(ROOT_CONTEXT, remote))
+    span.end()
+    expect(span.spanContext()).toEqual(remote)
+    expect(trace.isSpanContextValid(tracer.startSpan('late').spanContext())).toBe(false)
+    expect(ended).toEqual([])
+  })
+
+  test('leaves tracers that the app keeps to whoever is registered next, and never to itself', async () => {
+    const first = engine()
+    const second = engine()
+    trace.setGlobalTracerProvider(first.provider)
+    const kept = trace.getTracer('app', '1.0.0')
+    kept.startSpan('first').end()
+    await first.provider.shutdown()
+    expect(kept.startSpan('nobody').isRecording()).toBe(false)
+    trace.disable()
+    trace.setGlobalTracerProvider(second.provider)
+    kept.startSpan('second').end()
+    trace.disable()
+    expect(first.ended.map(({ name }) => name)).toEqual(['first'])
+    expect(second.ended).toMatchObject([
+      { name: 'second', instrumentationScope: { name: 'app', version: '1.0.0' } },
+    ])
+  })
+})
+
+describe("the official SDK's processors and exporters", () => {
+  async function through(make: (exporter: InMemorySpanExporter) => OfficialProcessor) {
+    const exporter = new InMemorySpanExporter()
+    const provider = new TracerProvider({
+      resource: { attributes: { 'service.name': 'orders' } },
+      limits: LIMITS,
+      sampler: alwaysOn,
+      idGenerator: randomIds,
+      processors: [make(exporter) as unknown as SpanProcessor],
+    })
+    const tracer = provider.getTracer('scope', '1.2.3')
+    const parent = tracer.startSpan('parent', { kind: SpanKind.SERVER, attributes: { a: 1 } })
+    const child = tracer.startSpan('child', {}, under(parent))
+    child.addEvent('event', { b: true }).addLink({ context: remote, attributes: { c: 'd' } })
+    child.setStatus({ code: 2, message: 'broken' })
+    child.end()
+    parent.end()
+    await provider.forceFlush()
+    return exporter.getFinishedSpans()
+  }
+
+  test.each([
+    ['SimpleSpanProcessor', (exporter: InMemorySpanExporter) => new SimpleSpanProcessor(exporter)],
+    ['BatchSpanProcessor', (exporter: InMemorySpanExporter) => new BatchSpanProcessor(exporter)],
+  ])('take our spans: %s', async (_name, make) => {
+    const [child, parent] = await through(make)
+    expect(child).toMatchObject({
+      name: 'child',
+      kind: SpanKind.INTERNAL,
+      parentSpanContext: parent?.spanContext(),
+      status: { code: 2, message: 'broken' },
+      events: [{ name: 'event', attributes: { b: true } }],
+      links: [{ context: remote, attributes: { c: 'd' } }],
+      instrumentationScope: { name: 'scope', version: '1.2.3' },
+      ended: true,
+    })
+    expect(parent?.resource).toBe(child?.resource)
+  })
+})
