@@ -5,7 +5,6 @@ import type { Span } from '../../packages/core/src/span.ts'
 import { engine } from './engine.ts'
 
 // Before any test sets the clock.
-const origin = toHrTime(0)
 
 const NS = 1_000_000_000n
 
@@ -107,8 +106,14 @@ test('after a machine has slept, traces that begin have the time of day again', 
   expect(Math.abs(seconds - wakes / 1000)).toBeLessThan(60)
 })
 
-test('services on one machine agree on what came first: their clocks count from an origin of microseconds', () => {
-  expect(Math.abs(origin[0] * 1000 + origin[1] / 1e6 - performance.timeOrigin)).toBeLessThan(0.01)
+test('the time of day is that of the system, so that services on one machine agree on what came first', () => {
+  const before = Date.now()
+  const [seconds, nanos] = toHrTime(now())
+  const after = Date.now()
+  const ms = seconds * 1000 + nanos / 1e6
+  // Date.now() counts whole milliseconds; ours may be off by what a busy machine costs while it is set.
+  expect(ms).toBeGreaterThan(before - 1)
+  expect(ms).toBeLessThan(after + 2)
 })
 
 test('between is never below zero and borrows a second where it must', () => {

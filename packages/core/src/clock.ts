@@ -19,8 +19,9 @@ const MS_PER_SECOND = 1000
 const NS_PER_MS = 1e6
 const NS_PER_SECOND = 1e9
 
-/** `Date.now()` counts whole milliseconds: two clocks that agree differ by less than this. */
-const SAME_MS = 2
+/** How exactly the first anchor is to be known, and how often it is tried. */
+const GOOD_MS = 0.02
+const MOST_TRIES = 3
 /** A laptop that slept, or a clock that was set; what time servers adjust by and by is less. */
 const MOST_DRIFT_MS = 1000
 
@@ -45,10 +46,23 @@ export function checkedAnchor(ticks: Ticks): Anchor {
   return anchor
 }
 
-// The process's time origin is read to the microsecond: with it, services on one machine agree on what came first.
+// `Date.now()` counts whole milliseconds, so it is read at the moment when it turns, once per process and for at most a
+// millisecond: with that, services on one machine agree on what came first. A turn that was not seen at once, because
+// the machine was busy, is not used.
 function firstAnchor(): Anchor {
-  const zero = Date.now() - performance.now()
-  return anchorAt(Math.abs(zero - performance.timeOrigin) < SAME_MS ? performance.timeOrigin : zero)
+  let best = { error: Infinity, zero: Date.now() - performance.now() }
+  for (let tries = 0; tries < MOST_TRIES && best.error > GOOD_MS; tries += 1) {
+    const turned = Date.now() + 1
+    let before = performance.now()
+    let after = before
+    while (Date.now() < turned) {
+      before = after
+      after = performance.now()
+    }
+    const error = performance.now() - before
+    if (error < best.error) best = { error, zero: Date.now() - (before + error / 2) }
+  }
+  return anchorAt(best.zero)
 }
 
 function anchorAt(epochMs: number): Anchor {
