@@ -6,21 +6,40 @@ import { fileURLToPath } from 'node:url'
 import { startServices } from './services.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'bin/tsc')
 
-const build = spawnSync(process.execPath, [tsc, '-b', join(root, 'examples/checkout')], {
-  stdio: ['ignore', 2, 2],
-})
-if (build.status !== 0) process.exit(build.status ?? 1)
+process.exitCode = await main(process.argv.slice(2))
 
-const { demo } = await import('../examples/checkout/dist/demo.js')
-const services = await startServices(['postgres', 'redis'])
-try {
-  const { postgres: databaseUrl, redis: redisUrl } = services.urls
-  process.exitCode = await demo(process.argv.slice(2), { databaseUrl, redisUrl })
-} catch (error) {
-  console.error(`The demo failed: ${error instanceof Error ? error.message : error}`)
-  process.exitCode = 1
-} finally {
-  await services.stop()
+async function main(argv) {
+  build()
+  const { readOptions, USAGE } = await import('../examples/checkout/dist/options.js')
+  const options = readOptions(argv)
+  if (typeof options === 'string') {
+    console.error(`${options}\n\n${USAGE}`)
+    return 2
+  }
+  if (options.help) {
+    console.log(USAGE)
+    return 0
+  }
+  let services
+  try {
+    services = await startServices(['postgres', 'redis'])
+    const { demo } = await import('../examples/checkout/dist/demo.js')
+    const { postgres: databaseUrl, redis: redisUrl } = services.urls
+    await demo(options, { databaseUrl, redisUrl })
+    return 0
+  } catch (error) {
+    console.error(`The demo failed: ${error instanceof Error ? error.message : error}`)
+    return 1
+  } finally {
+    await services?.stop()
+  }
+}
+
+function build() {
+  const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'bin/tsc')
+  const { status } = spawnSync(process.execPath, [tsc, '-b', join(root, 'examples/checkout')], {
+    stdio: ['ignore', 2, 2],
+  })
+  if (status !== 0) process.exit(status ?? 1)
 }

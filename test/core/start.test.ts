@@ -7,9 +7,7 @@ import {
   InMemorySpanExporter,
   SimpleSpanProcessor,
 } from '@opentelemetry/sdk-trace-base'
-import { execFileSync } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
-import { afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { registeredProvider } from '../../packages/core/src/current.ts'
 import { said } from './engine.ts'
 import { app } from './process.ts'
@@ -216,11 +214,6 @@ test('OTEL_SDK_DISABLED makes no spans, and still passes the trace on', async ()
 })
 
 describe('as a process of its own', () => {
-  beforeAll(() => {
-    const home = fileURLToPath(new URL('../..', import.meta.url))
-    execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-b', 'packages/core'], { cwd: home })
-  })
-
   const ONE_SPAN = `
     import { span } from '@throughline/core'
     span('work', () => {})`

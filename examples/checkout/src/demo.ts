@@ -9,20 +9,15 @@ import {
   type Backends,
   type Started,
 } from './fleet.ts'
-import { readOptions, USAGE, type DemoOptions, type Failure } from './options.ts'
+import type { DemoOptions, Failure } from './options.ts'
 
 const UNSAMPLED = '00-11111111111111111111111111111111-1111111111111111-00'
 
 // Long enough for the slowest machine; the trace is complete in less than a second.
 const TRACE_DEADLINE_MS = 30_000
 
-/** Runs the checkout as the command line asks; resolves to the exit code. */
-export async function demo(argv: readonly string[], { databaseUrl, redisUrl }: Backends): Promise<number> {
-  const options = readOptions(argv)
-  if (typeof options === 'string') {
-    console.error(`${options}\n\n${USAGE}`)
-    return 2
-  }
+/** Runs the checkout as the command line asks. */
+export async function demo(options: DemoOptions, { databaseUrl, redisUrl }: Backends): Promise<void> {
   const { json } = options
   await stockUp(databaseUrl, redisUrl, options.fail === 'stock' ? 0 : 20)
 
@@ -37,21 +32,25 @@ export async function demo(argv: readonly string[], { databaseUrl, redisUrl }: B
     // The first request of a process loads code and connects. It is not what the picture is about, so it is not sampled.
     await checkOut(gateway, options.fail, { traceparent: UNSAMPLED })
     if (options.fail === 'inventory') await stop(started['inventory-service'])
-    if (options.serve) return await serve(gateway, options)
+    if (options.serve) {
+      await serve(gateway, options)
+      return
+    }
 
     const { traceId, status, answer } = await checkOut(gateway, options.fail)
     console.error(`POST ${gateway}/checkout answered ${status} ${answer}`)
     if (options.otlp !== undefined) {
       console.error(`The trace ${traceId} goes to ${options.otlp}.`)
-      return 0
+      return
     }
     const isComplete = (trace: Trace) => trace.traceId === traceId && isWhole(trace.spans, options.fail)
     print(await collector.when(isComplete, { signal: AbortSignal.timeout(TRACE_DEADLINE_MS) }))
-    return 0
   } finally {
     await Promise.all(Object.values(services).map(stop))
-    collector.close()
     await receiver?.close()
+    // With --serve there may be checkouts that have not been shown yet.
+    collector.flush()
+    collector.close()
   }
 
   function print({ spans }: Trace): void {
@@ -110,12 +109,11 @@ function isWhole(spans: readonly Span[], fail: Failure | undefined): boolean {
 }
 
 /** Stays until it is told to end. */
-async function serve(gateway: string, { fail, otlp }: DemoOptions): Promise<number> {
+async function serve(gateway: string, { fail, otlp }: DemoOptions): Promise<void> {
   console.error(`The checkout is up. Try it:
 
   curl -i ${gateway}/checkout -H 'content-type: application/json' -d '${JSON.stringify(cart(fail))}'
 
 ${otlp === undefined ? 'Each trace is shown here.' : `The traces go to ${otlp}.`} Ctrl-C ends it.`)
   await Promise.race([once(process, 'SIGINT'), once(process, 'SIGTERM')])
-  return 0
 }

@@ -8,13 +8,15 @@ export interface DemoOptions {
   serve: boolean
   json: boolean
   otlp: string | undefined
+  help: boolean
 }
 
 export const USAGE = `npm run demo -- [options]
   --fail payment|stock|inventory  decline the payment, run out of stock, stop the inventory service
   --serve                         keep the services up, and show the trace of every checkout
   --otlp URL                      send the trace to this OTLP/HTTP endpoint, not to the built-in viewer
-  --json                          print the trace as one line of OTLP/JSON (with npm run -s)`
+  --json                          print the trace as one line of OTLP/JSON (with npm run -s)
+  --help                          this text`
 
 /** The options, or what is wrong with them. */
 export function readOptions(argv: readonly string[]): DemoOptions | string {
@@ -26,9 +28,10 @@ export function readOptions(argv: readonly string[]): DemoOptions | string {
         serve: { type: 'boolean', default: false },
         json: { type: 'boolean', default: false },
         otlp: { type: 'string' },
+        help: { type: 'boolean', default: false },
       },
     })
-    const { fail, otlp, serve, json } = values
+    const { fail, otlp, serve, json, help } = values
     if (fail !== undefined && !isFailure(fail)) {
       return `--fail: expected payment, stock or inventory, received "${fail}"; example: --fail payment`
     }
@@ -37,7 +40,7 @@ export function readOptions(argv: readonly string[]): DemoOptions | string {
     }
     if (otlp !== undefined && json)
       return '--otlp sends the trace away, so --json has nothing to print: give one of the two'
-    return { fail, otlp, serve, json }
+    return { fail, otlp, serve, json, help }
   } catch (error) {
     return (error as Error).message
   }

@@ -85,12 +85,12 @@ export function span<T>(name: string, ...rest: [(span: Span) => T] | [Attributes
     throw error
   }
   if (!isThenable(result)) {
-    made.end()
+    endOnce(made)
     return result
   }
   return result.then(
     (value) => {
-      made.end()
+      endOnce(made)
       return value
     },
     (error: unknown) => {
@@ -100,8 +100,14 @@ export function span<T>(name: string, ...rest: [(span: Span) => T] | [Attributes
   ) as T
 }
 
+// The app may have ended it itself.
+function endOnce(made: Span): void {
+  if (made.isRecording()) made.end()
+}
+
 function endFailed(failed: Span, error: unknown): void {
-  const exception = error instanceof Error ? error : String(error)
+  if (!failed.isRecording()) return
+  const exception = error instanceof Error ? error : textOf(error)
   failed.recordException(exception)
   failed.setStatus({
     code: SpanStatusCode.ERROR,
@@ -109,6 +115,14 @@ function endFailed(failed: Span, error: unknown): void {
   })
   failed.setAttribute(semconv.ERROR_TYPE, errorType(error) ?? '_OTHER')
   failed.end()
+}
+
+function textOf(error: unknown): string {
+  try {
+    return String(error)
+  } catch {
+    return 'an error without text'
+  }
 }
 
 function isThenable<T>(value: T): value is T & PromiseLike<unknown> {

@@ -54,7 +54,10 @@ export function validated<T extends object>(caller: string, shape: Shape<T>, giv
     const expectation = (shape as Record<string, Expectation>)[key]
     if (expectation === undefined || !Object.hasOwn(shape, key)) {
       const names = Object.keys(shape).join(', ')
-      throw new TypeError(`${caller}: expected options among ${names}, received an unknown one, "${key}"`)
+      const [first] = Object.values<Expectation>(shape)
+      throw new TypeError(
+        `${caller}: expected options among ${names}, received an unknown one, "${key}"; example: { ${first?.example} }`,
+      )
     }
     if (value !== undefined && !expectation.accepts(value)) {
       const { wanted, example } = expectation

@@ -38,7 +38,6 @@ const defaults = { port: '4318', host: '127.0.0.1', quiet: '6000' }
 /** What setTimeout can wait at most. */
 const maxQuiet = 2 ** 31 - 1
 
-/** Columns of an output that is no terminal. */
 /**
  * The command `throughline`, given its arguments without node and script. Traces go to stdout, everything else to
  * stderr. Resolves to the exit code: 0 after SIGINT, SIGTERM or when stdout was closed, 1 when it cannot listen,

@@ -7,7 +7,8 @@
  * Functions that write take the position to write at and return the position after what they wrote. That keeps
  * the position in a register, and undoing a half-written message is no more than forgetting the new position.
  */
-import { diag, type Attributes, type HrTime, type Link } from '@opentelemetry/api'
+import type { Attributes, HrTime, Link } from '@opentelemetry/api'
+import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
 import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../span.ts'
 
@@ -114,7 +115,7 @@ let valuesLeft = 0
  * written as `String()` gives it, and as an empty value if that throws.
  *
  * Never throws: a span that cannot be encoded (a getter that throws, a request above 256 MiB) is left out, and
- * `diag` is told.
+ * that is said once.
  */
 export function encodeProtobuf(spans: readonly ReadableSpan[]): Uint8Array {
   if (spans.length === 0) return new Uint8Array(0)
@@ -124,7 +125,7 @@ export function encodeProtobuf(spans: readonly ReadableSpan[]): Uint8Array {
       at = writeResourceSpans(resourceGroup, spans, at)
     } catch (error) {
       forget()
-      diag.error('throughline: the spans of a resource could not be encoded and are left out', error)
+      reportOnce('encode', 'error', 'the spans of a resource could not be encoded and are left out', error)
     }
   }
   const request = new Uint8Array(at)
@@ -201,7 +202,7 @@ function writeScopeSpans(scopeGroup: ScopeGroup, spans: readonly ReadableSpan[],
       at = writeSpan(spans[index] as ReadableSpan, at)
     } catch (error) {
       forget() // What is remembered may stand in the part that is about to be overwritten.
-      diag.error('throughline: a span could not be encoded and is left out', error)
+      reportOnce('encode', 'error', 'a span could not be encoded and is left out', error)
     }
   }
   bytes[start] = 0x12 // ResourceSpans.scope_spans = 2

@@ -3,7 +3,8 @@
  * (OTLP 1.x, "JSON Protobuf Encoding"): ids in hexadecimal, enums as integers, keys in lowerCamelCase, 64-bit integers as
  * decimal strings. Fields at their default are left out.
  */
-import { diag, type Attributes, type HrTime, type Link, type SpanStatus } from '@opentelemetry/api'
+import type { Attributes, HrTime, Link, SpanStatus } from '@opentelemetry/api'
+import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
 import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../span.ts'
 import { DEPTH_LIMIT, isPlain, MESSAGE_LIMIT, type PartialSuccess, VALUES_LIMIT } from './encode.ts'
@@ -37,7 +38,7 @@ let valuesLeft = 0
 
 /**
  * The spans as the text of an ExportTraceServiceRequest, grouped and valued as `encodeProtobuf` does. No spans are `{}`.
- * Never throws: a span that cannot be encoded is left out, and `diag` is told.
+ * Never throws: a span that cannot be encoded is left out, and that is said once.
  */
 export function encodeJson(spans: readonly ReadableSpan[]): string {
   const resources = new Map<Resource, Map<InstrumentationScope, ReadableSpan[]>>()
@@ -54,7 +55,7 @@ export function encodeJson(spans: readonly ReadableSpan[]): string {
     try {
       text += (text === '' ? '' : ',') + resourceSpans(resource, scopes)
     } catch (error) {
-      diag.error('throughline: the spans of a resource could not be encoded and are left out', error)
+      reportOnce('encode', 'error', 'the spans of a resource could not be encoded and are left out', error)
     }
   }
   return text === '' ? '{}' : `{"resourceSpans":[${text}]}`
@@ -99,7 +100,7 @@ function scopeSpans(scope: InstrumentationScope, spans: readonly ReadableSpan[])
     try {
       text += (text === '' ? '' : ',') + stringify(toSpan(span))
     } catch (error) {
-      diag.error('throughline: a span could not be encoded and is left out', error)
+      reportOnce('encode', 'error', 'a span could not be encoded and is left out', error)
     }
   }
   return `{"scope":${head},"spans":[${text}]${schemaUrl(scope.schemaUrl)}}`

@@ -1,0 +1,231 @@
+// `npm run pack:check`: what npm would publish, as those who install it get it. Run it after `npm run build`.
+import { execFile } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { publint } from 'publint'
+import { formatMessage } from 'publint/utils'
+
+/** @typedef {{ name: string, version: string, filename: string, files: { path: string, mode: number }[] }} Packed */
+/** @typedef {{ name: string, exports: Record<string, string | Record<string, string>>, bin?: Record<string, string>, [field: string]: unknown }} Manifest */
+
+const run = promisify(execFile)
+const root = fileURLToPath(new URL('..', import.meta.url))
+const attw = join(root, 'node_modules/@arethetypeswrong/cli/dist/index.js')
+// A shell finds npm by its name; Windows finds it with a shell only.
+const npmOptions = { shell: process.platform === 'win32', maxBuffer: 2 ** 26 }
+
+const folders = readdirSync(join(root, 'packages'))
+  .map((name) => `packages/${name}`)
+  .filter((folder) => existsSync(join(root, folder, 'package.json')))
+
+const unbuilt = folders.filter((folder) => !existsSync(join(root, folder, 'dist/index.js')))
+if (unbuilt.length > 0) {
+  console.error(`Not built yet: ${unbuilt.join(', ')}. Run \`npm run build\` first.`)
+  process.exit(1)
+}
+
+// Outside of the repository, where nothing is found by chance.
+const temporary = await mkdtemp(join(tmpdir(), 'throughline-pack-'))
+try {
+  const packed = await pack()
+  const [problems, installed] = await Promise.all([
+    Promise.all(packed.map((each, index) => problemsOf(folders[index], each))),
+    install(packed),
+  ])
+  for (const [index, { name, version, files }] of packed.entries()) {
+    const wrong = problems[index]
+    console.log(`${wrong.length === 0 ? 'ok' : 'WRONG'}  ${name}@${version}, ${files.length} files`)
+    for (const problem of wrong) console.log(`       ${problem.replaceAll('\n', '\n       ')}`)
+  }
+  console.log(
+    installed.length === 0
+      ? 'ok  installed elsewhere: import, require, npx throughline'
+      : 'WRONG  installed elsewhere',
+  )
+  for (const problem of installed) console.log(`       ${problem.replaceAll('\n', '\n       ')}`)
+  if (problems.flat().length + installed.length > 0) process.exitCode = 1
+} finally {
+  await rm(temporary, { recursive: true, force: true })
+}
+
+/** @returns {Promise<Packed[]>} in the order of the folders */
+async function pack() {
+  const workspaces = folders.flatMap((folder) => ['-w', folder])
+  const options = ['--json', '--ignore-scripts', '--pack-destination', temporary]
+  const { stdout } = await run('npm', ['pack', ...options, ...workspaces], { ...npmOptions, cwd: root })
+  /** @type {Packed[]} */
+  const packed = JSON.parse(stdout)
+  return folders.map((folder) => {
+    const { name } = manifestOf(folder)
+    const found = packed.find((each) => each.name === name)
+    if (found === undefined)
+      throw new Error(`npm did not pack ${name} of ${folder}: is it in "workspaces" of package.json?`)
+    return found
+  })
+}
+
+/**
+ * @param {string} folder
+ * @returns {Manifest}
+ */
+function manifestOf(folder) {
+  return JSON.parse(readFileSync(join(root, folder, 'package.json'), 'utf8'))
+}
+
+/**
+ * @param {string} folder
+ * @param {Packed} packed
+ * @returns {Promise<string[]>} what is wrong, and what to do about it
+ */
+async function problemsOf(folder, packed) {
+  const tarball = join(temporary, packed.filename)
+  const found = await Promise.all([contents(folder, packed), lint(folder, tarball), types(tarball)])
+  return found.flat()
+}
+
+/**
+ * @param {string} folder
+ * @param {Packed} packed
+ */
+async function contents(folder, { files }) {
+  const manifest = manifestOf(folder)
+  const paths = files.map(({ path }) => path)
+  const isThere = new Set(paths)
+  const targets = Object.values(manifest.exports).flatMap((target) =>
+    typeof target === 'string' ? [target] : Object.values(target),
+  )
+  const commands = Object.values(manifest.bin ?? {}).map((path) => path.replace('./', ''))
+  const wanted = [
+    'package.json',
+    'README.md',
+    'LICENSE',
+    ...targets.map((path) => path.replace('./', '')),
+    ...commands,
+  ]
+  const sources = paths.filter((path) => path.startsWith('src/') && path.endsWith('.ts'))
+  const built = sources.flatMap((path) =>
+    ['.js', '.js.map', '.d.ts', '.d.ts.map'].map((end) => path.replace('src', 'dist').replace(/\.ts$/, end)),
+  )
+
+  const problems = [
+    ...[...new Set([...wanted, ...built])]
+      .filter((path) => !isThere.has(path))
+      .map(
+        (path) =>
+          `${path} is missing: run \`npm run build\`, and see "files" and "exports" of its package.json`,
+      ),
+    ...paths
+      .filter((path) => /\.tsbuildinfo$|(^|\/)(tests?|__tests__)\/|\.(test|spec)\./.test(path))
+      .map((path) => `${path} is not for users: leave it out in "files" of its package.json`),
+    ...paths
+      .filter((path) => /^dist\/.*\.(js|ts|map)$/.test(path) && !built.includes(path))
+      .map((path) => `${path} has no source any more: remove ${folder}/dist and run \`npm run build\``),
+  ]
+  for (const command of commands.filter((path) => isThere.has(path))) {
+    const code = await readFile(join(root, folder, command), 'utf8')
+    if (!code.startsWith('#!/usr/bin/env node\n'))
+      problems.push(`${command} is a command: its source must begin with #!/usr/bin/env node`)
+  }
+  return problems
+}
+
+/**
+ * @param {string} folder
+ * @param {string} tarball
+ */
+async function lint(folder, tarball) {
+  const { buffer } = new Uint8Array(await readFile(tarball))
+  const { messages } = await publint({ pack: { tarball: buffer }, strict: true })
+  return messages.map((message) => `publint: ${formatMessage(message, manifestOf(folder), { color: false })}`)
+}
+
+/** @param {string} tarball */
+async function types(tarball) {
+  const options = ['--profile', 'esm-only', '--format', 'ascii', '--no-color', '--no-emoji']
+  try {
+    await run(process.execPath, [attw, tarball, ...options], { maxBuffer: 2 ** 26 })
+    return []
+  } catch (error) {
+    const { stdout, stderr } = /** @type {{ stdout: string, stderr: string }} */ (error)
+    return [`attw: ${`${stdout}${stderr}`.trim() || String(error)}`]
+  }
+}
+
+/**
+ * An app with all of the packages, and of their peers the API alone.
+ *
+ * @param {Packed[]} packed
+ * @returns {Promise<string[]>}
+ */
+async function install(packed) {
+  const app = join(temporary, 'app')
+  await mkdir(app)
+  const { devDependencies } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8'))
+  const ours = packed.map(({ name, filename }) => [name, `file:${join(temporary, filename)}`])
+  const dependencies = {
+    ...Object.fromEntries(ours),
+    '@opentelemetry/api': devDependencies['@opentelemetry/api'],
+  }
+  const manifest = { name: 'app', version: '1.0.0', private: true, dependencies }
+  await writeFile(join(app, 'package.json'), JSON.stringify(manifest))
+  const options = ['--legacy-peer-deps', '--prefer-offline', '--ignore-scripts', '--no-audit', '--no-fund']
+  try {
+    await run('npm', ['install', ...options], { ...npmOptions, cwd: app })
+  } catch (error) {
+    return [`the packages cannot be installed; is the registry reachable?\n${said(error)}`]
+  }
+  const uses = packed.flatMap(({ name }) => [
+    fails(
+      app,
+      `import('${name}')`,
+      `import('${name}').then((m) => process.exit(Object.keys(m).length > 0 ? 0 : 3))`,
+    ),
+    fails(app, `require('${name}')`, `process.exit(Object.keys(require('${name}')).length > 0 ? 0 : 3)`),
+  ])
+  return (await Promise.all([...uses, command(app, packed)])).flat()
+}
+
+/**
+ * @param {string} app
+ * @param {string} what
+ * @param {string} code
+ */
+async function fails(app, what, code) {
+  try {
+    await run(process.execPath, ['-e', code], { cwd: app, env: { ...process.env, NODE_OPTIONS: '' } })
+    return []
+  } catch (error) {
+    return [
+      `${what} fails: what it needs must be in "dependencies", and dist must be built of today's src\n${said(error)}`,
+    ]
+  }
+}
+
+/**
+ * @param {string} app
+ * @param {Packed[]} packed
+ */
+async function command(app, packed) {
+  const version = packed.find(({ name }) => name === '@throughline/viewer')?.version
+  try {
+    const { stdout } = await run('npx', ['--no-install', 'throughline', '--version'], {
+      ...npmOptions,
+      cwd: app,
+    })
+    if (stdout.trim() === version) return []
+    return [`npx throughline --version printed ${JSON.stringify(stdout.trim())}, expected ${version}`]
+  } catch (error) {
+    return [`npx throughline --version fails: see "bin" of @throughline/viewer\n${said(error)}`]
+  }
+}
+
+/** @param {unknown} error */
+function said(error) {
+  const { stderr, message } = /** @type {Error & { stderr?: string }} */ (error)
+  const lines = (stderr?.trim() || message).split('\n').filter((line) => !/^\s*(at |npm warn|$)/.test(line))
+  return lines.slice(0, 8).join('\n')
+}

@@ -1,0 +1,190 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { describe, expect, test } from 'vitest'
+import { filesIn, importsOf, root } from './source.ts'
+
+interface Manifest {
+  name: string
+  version: string
+  dependencies?: Record<string, string>
+  peerDependencies?: Record<string, string>
+  devDependencies?: Record<string, string>
+  exports?: Record<string, unknown>
+  [field: string]: unknown
+}
+
+const read = (path: string) => readFileSync(join(root, path), 'utf8')
+const manifestOf = (folder: string) => JSON.parse(read(`${folder}/package.json`)) as Manifest
+const load = (path: string) =>
+  import(pathToFileURL(join(root, path)).href) as Promise<Record<string, unknown>>
+
+const packages = readdirSync(join(root, 'packages'), { withFileTypes: true })
+  .filter((entry) => entry.isDirectory())
+  .map(({ name }) => name)
+
+/** Those that trace a library. */
+const adapters = packages.filter((name) => !['core', 'viewer'].includes(name))
+
+const references = (JSON.parse(read('tsconfig.json')) as { references: { path: string }[] }).references.map(
+  ({ path }) => path,
+)
+
+describe.each(packages)('@throughline/%s', (name) => {
+  const folder = `packages/${name}`
+  const manifest = manifestOf(folder)
+
+  test('has all that a package has, and nothing more', () => {
+    const made = /^(dist|node_modules|LICENSE|CHANGELOG\.md|\.turbo)$/
+    expect(readdirSync(join(root, folder)).filter((each) => !made.test(each))).toEqual([
+      'README.md',
+      'package.json',
+      'src',
+      'tsconfig.json',
+    ])
+    expect(existsSync(join(root, folder, 'src/index.ts'))).toBe(true)
+  })
+
+  test('says of itself what all packages say', () => {
+    expect(manifest).toMatchObject({
+      name: `@throughline/${name}`,
+      version: expect.stringMatching(/^\d+\.\d+\.\d+/),
+      description: expect.stringMatching(/^[A-Z].{20,}[^.]$/),
+      keywords: expect.arrayContaining(['distributed-tracing', 'opentelemetry', 'traceparent', 'tracing']),
+      license: 'Apache-2.0',
+      repository: {
+        type: 'git',
+        url: 'git+https://github.com/throughline/throughline.git',
+        directory: folder,
+      },
+      files: ['dist', 'src', '!dist/.tsbuildinfo'],
+      type: 'module',
+      exports: { './package.json': './package.json' },
+      publishConfig: { access: 'public' },
+      engines: { node: '>=20.19' },
+    })
+    for (const field of ['private', 'main', 'types', 'scripts', 'devDependencies', 'optionalDependencies']) {
+      expect(manifest).not.toHaveProperty(field)
+    }
+  })
+
+  test('gives every entry as source, types and code, in this order', () => {
+    for (const [entry, targets] of Object.entries(manifest.exports ?? {})) {
+      if (entry === './package.json') continue
+      const file = entry === '.' ? 'index' : entry.slice(2)
+      expect(Object.entries(targets as object)).toEqual([
+        ['@throughline/source', `./src/${file}.ts`],
+        ['types', `./dist/${file}.d.ts`],
+        ['default', `./dist/${file}.js`],
+      ])
+    }
+  })
+
+  test('is built with all others, after those that it needs', () => {
+    const { references: own = [] } = JSON.parse(read(`${folder}/tsconfig.json`)) as {
+      references?: { path: string }[]
+    }
+    const needed = Object.keys(manifest.dependencies ?? {}).filter((each) => each.startsWith('@throughline/'))
+    expect(references).toContain(folder)
+    expect(own.map(({ path }) => path)).toEqual(needed.map((each) => each.replace('@throughline', '..')))
+  })
+
+  test('is tested, and named in the table of packages', () => {
+    expect(existsSync(join(root, `test/${name}.test.ts`)) || existsSync(join(root, `test/${name}`))).toBe(
+      true,
+    )
+    expect(read('README.md')).toContain(`| [\`@throughline/${name}\`](${folder}) |`)
+  })
+})
+
+describe.each(adapters)('what traces %s', (name) => {
+  const folder = `packages/${name}`
+  const manifest = manifestOf(folder)
+  const library = Object.keys(manifest.peerDependencies ?? {})
+
+  test('depends on core, and leaves the library to the app', () => {
+    expect(manifest.dependencies).toEqual({ '@throughline/core': expect.stringMatching(/^\^\d/) })
+    expect(library).toEqual([name])
+    expect(manifest).toMatchObject({ sideEffects: false })
+  })
+
+  test.each(filesIn(`${folder}/src`))('%s imports core, Node, and of the library its types only', (path) => {
+    const others = importsOf(path).filter(
+      ({ from, isType }) =>
+        !/^\.\/|^node:|^@throughline\/core(\/sql)?$/.test(from) && !(isType && library.includes(from)),
+    )
+    expect(others).toEqual([])
+  })
+
+  test('exports one value, named by what it does', async () => {
+    expect(Object.keys(await load(`${folder}/src/index.ts`))).toEqual([
+      expect.stringMatching(/^(tracing|trace[A-Z]\w+)$/),
+    ])
+  })
+
+  test('marks its spans with its own name and version', () => {
+    const scopes = filesIn(`${folder}/src`).flatMap((path) =>
+      Array.from(
+        read(path).matchAll(/\bscope\b[^=]*= \{ name: '(.*?)', version: '(.*?)' \}/gi),
+        ([, scope, version]) => [scope, version],
+      ),
+    )
+    expect(scopes).toEqual([[manifest.name, manifest.version]])
+  })
+})
+
+test('core depends on the API alone, and that is one with the app', () => {
+  const { dependencies, peerDependencies } = manifestOf('packages/core')
+  expect(dependencies).toBeUndefined()
+  expect(peerDependencies).toEqual({ '@opentelemetry/api': '^1.9.0' })
+})
+
+test('core marks what it makes with its own version', async () => {
+  expect((await load('packages/core/src/resource.ts'))['VERSION']).toBe(manifestOf('packages/core').version)
+})
+
+test('the viewer shows the traces of any SDK: it needs nothing of ours', () => {
+  const { dependencies = {} } = manifestOf('packages/viewer')
+  const imported = filesIn('packages/viewer/src')
+    .flatMap(importsOf)
+    .map(({ from }) => from)
+    .filter((from) => !/^\.|^node:/.test(from))
+  const names = new Set(imported.map((from) => /^(@[^/]+\/)?[^/]+/.exec(from)?.[0]))
+  expect([...names].sort()).toEqual(Object.keys(dependencies))
+  expect(Object.keys(dependencies).filter((each) => /throughline|opentelemetry/.test(each))).toEqual([])
+})
+
+test('the examples are built with the packages', () => {
+  const examples = readdirSync(join(root, 'examples')).map((name) => `examples/${name}`)
+  expect(references).toEqual(expect.arrayContaining(examples))
+})
+
+test('the tools and libraries of the house are of exact versions', () => {
+  const { devDependencies = {} } = manifestOf('.')
+  expect(
+    Object.entries(devDependencies).filter(([, version]) => !/^(npm:.+@)?\d[^ ]*$/.test(version)),
+  ).toEqual([])
+})
+
+describe('every source', () => {
+  const sources = ['packages', 'examples', 'scripts', 'test']
+    .flatMap(filesIn)
+    .filter((path) => /\.[mc]?[jt]s$/.test(path))
+
+  test('is named in kebab-case', () => {
+    const others = sources.filter(
+      (path) => !/\/[a-z0-9]+(-[a-z0-9]+)*(\.(test|setup))?\.(ts|mjs)$/.test(path),
+    )
+    expect(others).toEqual([])
+  })
+
+  test('is named by what it is about', () => {
+    const drawers = /\/(utils?|helpers?|types?|constants?|common|enums?|shared|misc)(\.|\/)/
+    expect(sources.filter((path) => drawers.test(path))).toEqual([])
+  })
+
+  test('exports by names', () => {
+    const code = sources.filter((path) => /^(packages|examples)\//.test(path))
+    expect(code.filter((path) => /^export default\b|\bas default\b/m.test(read(path)))).toEqual([])
+  })
+})
