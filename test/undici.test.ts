@@ -174,6 +174,15 @@ for (const [version, library] of [
       },
     )
 
+    test('headers that undici refuses are refused as before', async () => {
+      record()
+      const { url } = await served()
+      const pool = traceUndici(new library.Pool(url))
+      closing.push(() => pool.close())
+      const request = pool.request({ method: 'GET', path: '/', headers: ['alone'] })
+      await expect(request).rejects.toThrow('headers array must be even')
+    })
+
     test('a request that nobody answers is an error with the code of the system', async () => {
       const recording = record()
       const { url, server } = await served()

@@ -187,6 +187,14 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
       expect((await recording.all(1))[0]?.attributes).toMatchObject(client.attributes)
     })
 
+    test('a function of the app that answers with a rejection ends no process', async () => {
+      const recording = record()
+      const target = await opened()
+      traced(target, { attributes: () => Promise.reject(new Error('of the app')) })
+      expect(await client.call(target)).toEqual(client.result)
+      await recording.all(1)
+    })
+
     test('values that the call sends are found nowhere in its span', async () => {
       const recording = record()
       const target = await opened()

@@ -142,3 +142,37 @@ describe('span()', () => {
     expect(trace.getSpan(context.active())).toBeUndefined()
   })
 })
+
+test.each([
+  ['an object that has no text', Object.create(null) as unknown],
+  [
+    'an error whose message cannot be read',
+    Object.defineProperty(new Error('x'), 'message', { get: thrower }),
+  ],
+  ['nothing', undefined],
+])('whatever was thrown goes on to the caller as it is: %s', async (_what, thrown) => {
+  const recording = record()
+  const caught: unknown[] = []
+  try {
+    span('sync', () => {
+      throw thrown
+    })
+  } catch (error) {
+    caught.push(error)
+  }
+  await span('async', () => Promise.reject(thrown)).catch((error: unknown) => caught.push(error))
+  expect(caught[0]).toBe(thrown)
+  expect(caught[1]).toBe(thrown)
+  expect((await recording.all(2)).map(({ status }) => status.code)).toEqual([2, 2])
+})
+
+test('a span that the function ends itself is ended once, without a word', async () => {
+  const recording = record()
+  span('early', (s) => s.end())
+  await span('early', async (s) => s.end())
+  await recording.all(2)
+})
+
+function thrower(): never {
+  throw new Error('of the getter')
+}

@@ -14,7 +14,7 @@ import { tracerFor } from './current.ts'
 import { BOOLEAN, FUNCTION, guarded, MATCH, matcher, validated, type Match, type Shape } from './options.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
-import { errorType, type InstrumentationScope } from './span.ts'
+import { errorType, messageOf, type InstrumentationScope } from './span.ts'
 import { LazyOptions } from './tracer.ts'
 
 /**
@@ -23,11 +23,11 @@ import { LazyOptions } from './tracer.ts'
  */
 export interface SendingOptions<Subject extends unknown[], Outcome extends unknown[]> {
   /** Calls that get no span, by a function or by text; the current trace still goes along on the wire. */
-  ignore?: Match<Subject>
+  ignore?: Match<Subject> | undefined
   /** Attributes to add when the span ends. */
-  attributes?: (...outcome: Outcome) => Attributes
+  attributes?: ((...outcome: Outcome) => Attributes) | undefined
   /** Whether a call outside of any span gets none. */
-  requireParent?: boolean
+  requireParent?: boolean | undefined
 }
 
 /** One call that is under way. */
@@ -131,12 +131,6 @@ export function sender<
   }
 
   return { begin, succeed, fail, conclude }
-}
-
-// An error that stands for several (one for each address that was tried) has a code and no message.
-function messageOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error)
-  return error.message || (errorType(error) ?? '')
 }
 
 /** The headers that carry this context: traceparent and tracestate, baggage, or what the app's propagator sends. */

@@ -2,7 +2,7 @@ import type { Attributes, AttributeValue, TextMapPropagator } from '@opentelemet
 import { validateHeaderName, validateHeaderValue } from 'node:http'
 import type { BatchOptions, SpanExporter } from './batch.ts'
 import { randomIds, type IdGenerator } from './ids.ts'
-import { choice, expected, type Shape, validated } from './options.ts'
+import { choice, expected, show, type Shape, validated } from './options.ts'
 import type { OtlpOptions } from './otlp/send.ts'
 import { baggagePropagator, compositePropagator, traceContextPropagator } from './propagation.ts'
 import { reportOnce } from './report.ts'
@@ -15,24 +15,24 @@ import type { SpanLimits, SpanProcessor } from './span.ts'
 /** The options of `start()`. Each wins over the environment's variable of the same meaning. */
 export interface StartOptions {
   /** `service.name`. */
-  serviceName?: string
+  serviceName?: string | undefined
   /** Attributes, or a Resource that has them, to add to what is detected. */
-  resource?: Record<string, AttributeValue> | Resource
+  resource?: Record<string, AttributeValue> | Resource | undefined
   /** The base URL of an OTLP/HTTP receiver; `/v1/traces` is added to it. */
-  endpoint?: string
-  headers?: Record<string, string>
-  protocol?: 'http/protobuf' | 'http/json'
+  endpoint?: string | undefined
+  headers?: Record<string, string> | undefined
+  protocol?: 'http/protobuf' | 'http/json' | undefined
   /** Takes the place of OTLP, behind our batch. */
-  exporter?: SpanExporter
+  exporter?: SpanExporter | undefined
   /** Take the place of our whole pipeline. */
-  spanProcessors?: SpanProcessor[]
-  sampler?: Sampler
+  spanProcessors?: SpanProcessor[] | undefined
+  sampler?: Sampler | undefined
   /** The share of all new traces that is kept, 0 to 1; or rules, of which the first that matches decides. */
-  sampling?: number | readonly SamplingRule[]
-  propagator?: TextMapPropagator
-  idGenerator?: IdGenerator
+  sampling?: number | readonly SamplingRule[] | undefined
+  propagator?: TextMapPropagator | undefined
+  idGenerator?: IdGenerator | undefined
   /** Whether SIGTERM and SIGINT flush before they end the process. */
-  signals?: boolean
+  signals?: boolean | undefined
 }
 
 export interface Config {
@@ -267,7 +267,7 @@ function reader(environment: Environment) {
     if (value === undefined) return undefined
     const result = read(value)
     if (result === undefined) {
-      const received = isSecret ? 'something else' : `"${value}"`
+      const received = isSecret ? 'something else' : show(value)
       reportOnce(`env:${name}`, 'warn', `${name} is ignored: expected ${wanted}, received ${received}`)
     }
     return result

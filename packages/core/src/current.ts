@@ -9,8 +9,9 @@ import {
   type TracerProvider,
 } from '@opentelemetry/api'
 import { withSpan } from './context.ts'
+import { reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
-import { errorType, type InstrumentationScope } from './span.ts'
+import { errorType, messageOf, type InstrumentationScope } from './span.ts'
 import * as semconv from './semconv.ts'
 
 // What a proxy of the API answers as long as nobody has registered a provider.
@@ -105,26 +106,24 @@ function endOnce(made: Span): void {
   if (made.isRecording()) made.end()
 }
 
+// Whatever was thrown goes on to the caller as it is: nothing may be thrown in its place here.
 function endFailed(failed: Span, error: unknown): void {
   if (!failed.isRecording()) return
-  const exception = error instanceof Error ? error : textOf(error)
-  failed.recordException(exception)
-  failed.setStatus({
-    code: SpanStatusCode.ERROR,
-    message: typeof exception === 'string' ? exception : exception.message,
-  })
-  failed.setAttribute(semconv.ERROR_TYPE, errorType(error) ?? '_OTHER')
+  const message = messageOf(error)
+  try {
+    failed.recordException(error instanceof Error ? error : message)
+    failed.setAttribute(semconv.ERROR_TYPE, errorType(error) ?? '_OTHER')
+  } catch (trouble) {
+    reportOnce('manual span', 'error', 'an error could not be recorded on its span', trouble)
+  }
+  failed.setStatus({ code: SpanStatusCode.ERROR, message })
   failed.end()
 }
 
-function textOf(error: unknown): string {
-  try {
-    return String(error)
-  } catch {
-    return 'an error without text'
-  }
-}
-
 function isThenable<T>(value: T): value is T & PromiseLike<unknown> {
-  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
+  try {
+    return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
+  } catch {
+    return false
+  }
 }

@@ -44,7 +44,7 @@ export {
   type TextMatch,
 } from './options.ts'
 export { reportOnce } from './report.ts'
-export { errorType } from './span.ts'
+export { errorType, messageOf } from './span.ts'
 export * as semconv from './semconv.ts'
 
 // What adapters need of the API, so that they depend on this package alone.

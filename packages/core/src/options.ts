@@ -89,10 +89,21 @@ export function guarded<A extends unknown[], R>(
 ): ((...args: A) => R | undefined) | undefined {
   if (fn === undefined) return undefined
   return (...args) => {
-    try {
-      return fn(...args)
-    } catch (error) {
+    const sayThrown = (error: unknown) =>
       reportOnce(`callback:${name}`, 'error', `the function given as ${name} threw`, error)
+    try {
+      const answer = fn(...args)
+      if (!(answer instanceof Promise)) return answer
+      // Its answer would come too late. A rejection that nobody handles would end the process.
+      reportOnce(
+        `promise:${name}`,
+        'warn',
+        `the function given as ${name} returned a promise, which is not awaited`,
+      )
+      answer.catch(sayThrown)
+      return undefined
+    } catch (error) {
+      sayThrown(error)
       return undefined
     }
   }

@@ -31,7 +31,7 @@ import {
 import { reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
 import * as semconv from './semconv.ts'
-import { errorType, type InstrumentationScope } from './span.ts'
+import { errorType, messageOf, type InstrumentationScope } from './span.ts'
 import { formatTraceparent } from './trace-context.ts'
 import { LazyOptions } from './tracer.ts'
 
@@ -44,19 +44,19 @@ export type Inbound = 'continue' | 'restart' | 'ignore'
  */
 export interface ReceivingOptions<Subject, Given extends unknown[]> {
   /** Requests that get no span, by a function or by their path; the trace they bring along is passed on as it is. */
-  ignore?: Match<[Subject]>
+  ignore?: Match<[Subject]> | undefined
   /** Attributes to add when the span ends. */
-  attributes?: (...given: Given) => Attributes
+  attributes?: ((...given: Given) => Attributes) | undefined
   /** Headers to record, by name. */
-  capture?: { requestHeaders?: string[]; responseHeaders?: string[] }
+  capture?: { requestHeaders?: string[]; responseHeaders?: string[] } | undefined
   /** The span's name, asked when the span ends. */
-  spanName?: (...given: Given) => string
+  spanName?: ((...given: Given) => string) | undefined
   /** `'continue'` the trace that comes in, `'restart'` with a new one linked to it, or `'ignore'` it. */
-  inbound?: Inbound | ((subject: Subject) => Inbound)
+  inbound?: Inbound | ((subject: Subject) => Inbound) | undefined
   /** Whether to believe Forwarded and X-Forwarded-* headers. */
-  trustProxy?: boolean
+  trustProxy?: boolean | undefined
   /** Whether to answer with `Server-Timing: trace;desc=<traceparent>`. */
-  serverTiming?: boolean
+  serverTiming?: boolean | undefined
 }
 
 /** What the seam must know of a framework. */
@@ -354,7 +354,7 @@ function unsampledSpan(): Span {
 function fail({ span, error, errorTicks }: Exchange, status: number | undefined): void {
   const seen = errorType(error)
   const wasSeen = error !== undefined
-  const message = error instanceof Error ? error.message : wasSeen ? String(error) : undefined
+  const message = wasSeen ? messageOf(error) : undefined
   if (error instanceof Error) span.recordException(error, toHrTime(errorTicks))
   else if (message !== undefined) span.recordException(message, toHrTime(errorTicks))
   span.setAttribute(semconv.ERROR_TYPE, seen ?? (status === undefined ? ABORTED : String(status)))

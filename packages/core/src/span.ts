@@ -224,7 +224,7 @@ export class Span implements ApiSpan, ReadableSpan {
 
   /** Ok is final, Error wins over Unset, and only Error has a description (OpenTelemetry trace API, set status). */
   setStatus(status: SpanStatus): this {
-    if (!this.#isOpen('setStatus')) return this
+    if (!this.#isOpen('setStatus') || typeof status?.code !== 'number') return this
     if (this.status.code === SpanStatusCode.OK || status.code === SpanStatusCode.UNSET) return this
     const hasMessage = status.code === SpanStatusCode.ERROR && typeof status.message === 'string'
     this.status = hasMessage
@@ -376,6 +376,17 @@ function exceptionAttributes(exception: unknown): Attributes {
   if (typeof message === 'string') attributes[semconv.EXCEPTION_MESSAGE] = message
   if (typeof stack === 'string') attributes[semconv.EXCEPTION_STACKTRACE] = stack
   return attributes
+}
+
+/** The message of an error, or the thing itself as text where it is none; never throws, whatever was thrown. */
+export function messageOf(error: unknown): string {
+  try {
+    if (!(error instanceof Error)) return String(error)
+    // An error that stands for several (one for each address that was tried) has a code and no message.
+    return String(error.message) || (errorType(error) ?? '')
+  } catch {
+    return 'an error without text'
+  }
 }
 
 /**

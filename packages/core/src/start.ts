@@ -100,7 +100,7 @@ function launch(config: Config): Tracing {
   const provider = new TracerProvider({ ...config, processors })
   trace.setGlobalTracerProvider(provider)
 
-  const finish = () => hurry('once', EXIT_DEADLINE_MS)
+  const finish = (within = EXIT_DEADLINE_MS) => hurry('once', within)
   const unhook = [refuseSuccessors(), onExit(provider, finish)]
   if (config.signals) unhook.push(onSignals(finish, () => void provider.forceFlush().catch(sayFailed)))
 
@@ -210,14 +210,17 @@ const consoleExporter: SpanExporter = {
 
 /**
  * The queue may hold spans when the app has nothing left to do. What is sent then brings `beforeExit` once more, so only
- * new spans are a reason to send again.
+ * new spans are a reason to send again, and all of it together may take no longer than the deadline.
  */
-function onExit(provider: TracerProvider, finish: () => Promise<void>): () => void {
+function onExit(provider: TracerProvider, finish: (within: number) => Promise<void>): () => void {
   let seen = 0
-  const listener = () => {
-    if (provider.endedCount === seen) return
+  let left = EXIT_DEADLINE_MS
+  const listener = async () => {
+    if (provider.endedCount === seen || left <= 0) return
     seen = provider.endedCount
-    void finish()
+    const began = performance.now()
+    await finish(left)
+    left -= performance.now() - began
   }
   process.on('beforeExit', listener)
   return () => process.off('beforeExit', listener)

@@ -1,3 +1,5 @@
+import { messageOf } from '@throughline/core'
+
 /** Whether the argument at this index is a key, a field or a word of the command's own, and no value. */
 type Shown = (index: number, args: readonly unknown[]) => boolean
 
@@ -86,8 +88,7 @@ export function maskedBatch(commands: readonly { name: string; args: readonly un
 
 /** An error's message without what it quotes, from the first quotation mark to the last: a value may hold some itself. */
 export function maskedMessage(error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error)
-  return message.replace(/(?<=^|[\s(:,])(['"`])[^]*\1/, '$1?$1')
+  return messageOf(error).replace(/(?<=^|[\s(:,])(['"`])[^]*\1/, '$1?$1')
 }
 
 function quoted(word: string): string {

@@ -1,5 +1,6 @@
 import {
   context,
+  messageOf,
   semconv,
   type Attributes,
   type Call,
@@ -122,7 +123,7 @@ export function finish(
     // Only what the server reports has a severity: then the code is its SQLSTATE.
     if (known !== undefined && severity !== undefined)
       call.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, known)
-    send.fail(call, error, known, messageOf(error))
+    send.fail(call, error, known, maskedMessage(error))
   }
 }
 
@@ -145,9 +146,9 @@ const NAMED = 'relation|column|constraint|table|type|function|schema|database|ro
 const QUOTED = new RegExp(`(\\b(?:${NAMED}) "[^"]*")|["«»„“”][^]*["«»„“”]`, 'g')
 
 /** An error's message without the values that it quotes. */
-function messageOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error)
+function maskedMessage(error: unknown): string {
   // Where all addresses of a name refuse, the message of the whole is empty.
-  if (error.message === '' && error instanceof AggregateError) return error.errors.map(messageOf).join('; ')
-  return error.message.replace(QUOTED, (_, name: string | undefined) => name ?? '"?"')
+  if (error instanceof AggregateError && error.message === '')
+    return error.errors.map(maskedMessage).join('; ')
+  return messageOf(error).replace(QUOTED, (_, name: string | undefined) => name ?? '"?"')
 }

@@ -104,7 +104,9 @@ function originOf(dispatcher: Dispatcher): string {
 /** A copy of the headers, in whichever of undici's forms they came, with these in place of those of the same name. */
 function withHeaders(given: Headers, added: Record<string, string>): Headers {
   const names = Object.keys(added)
-  if (names.length === 0) return given
+  // What undici refuses is not mended here.
+  const isOdd = Array.isArray(given) && !Array.isArray(given[0]) && given.length % 2 === 1
+  if (names.length === 0 || isOdd) return given
   const kept = pairsOf(given).filter(([name]) => !names.includes(name.toLowerCase()))
   return [...kept, ...Object.entries(added)].flat() as string[]
 }

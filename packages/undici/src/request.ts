@@ -40,9 +40,9 @@ export interface TracingOptions extends SendingOptions<
   [request: HttpRequest, response: HttpResponse | undefined]
 > {
   /** Headers to record, by name. */
-  capture?: { requestHeaders?: string[]; responseHeaders?: string[] }
+  capture?: { requestHeaders?: string[]; responseHeaders?: string[] } | undefined
   /** Who gets our headers; everybody, where it is left out. */
-  propagateTo?: UrlMatch
+  propagateTo?: UrlMatch | undefined
 }
 
 /** One request that is under way. */
@@ -172,8 +172,9 @@ function byBeginning(match: UrlMatch | undefined): ((url: string) => boolean) | 
     tests.some((test) => (typeof test === 'string' ? url.startsWith(test) : url.search(test) !== -1))
 }
 
+// What undici and the system report are errors; a reason that is none was given by the caller.
 function isAbort(error: unknown): boolean {
-  return error instanceof Error && error.name === 'AbortError'
+  return !(error instanceof Error) || error.name === 'AbortError'
 }
 
 function failureOf(error: unknown): { type: string; message: string } {

@@ -26,7 +26,9 @@ export function duration(ns: number): string {
   if (seconds >= 3600)
     return `${sign}${Math.floor(seconds / 3600)}h${two(Math.floor((seconds % 3600) / 60))}m`
   if (seconds >= 120) return `${sign}${Math.floor(seconds / 60)}m${two(seconds % 60)}s`
-  const unit = unitOf(ns)
+  // 999.9µs rounds to a whole millisecond, and is one.
+  const rounded = Number(ns.toPrecision(3))
+  const unit = unitOf(Math.abs(rounded) > Math.abs(ns) ? rounded : ns)
   return `${inUnit(ns, unit)}${ns === 0 ? 'ms' : unit.name}`
 }
 
