@@ -410,8 +410,8 @@ test.each([
 })
 
 test('the usage names every option', () => {
-  expect(USAGE.match(/--\w+/g)).toEqual(['--fail', '--serve', '--otlp', '--json'])
-  for (const option of ['--fail=stock', '--serve', '--otlp=http://localhost:4318', '--json']) {
+  expect(USAGE.match(/--\w+/g)).toEqual(['--fail', '--serve', '--otlp', '--json', '--help'])
+  for (const option of ['--fail=stock', '--serve', '--otlp=http://localhost:4318', '--json', '--help']) {
     expect(readOptions([option])).toBeTypeOf('object')
   }
 })
