@@ -25,6 +25,7 @@ export {
   sender,
   SENDING_SHAPE,
   type Call,
+  type Ending,
   type Library,
   type Sender,
   type SendingOptions,
@@ -32,17 +33,7 @@ export {
 export { captureHeaders, methodAttribute, spanName } from './http.ts'
 export { isTraced, override, yieldsTo } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
-export {
-  BOOLEAN,
-  expected,
-  FUNCTION,
-  MATCH,
-  matcher,
-  show,
-  type Match,
-  type Shape,
-  type TextMatch,
-} from './options.ts'
+export { expected, MATCH, matcher, show, type Match, type Shape, type TextMatch } from './options.ts'
 export { reportOnce } from './report.ts'
 export { errorType, messageOf } from './span.ts'
 export * as semconv from './semconv.ts'
