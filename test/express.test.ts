@@ -32,6 +32,13 @@ describe.each([
       )
     })
 
+    test('is found out past a middleware that has a stack of something else', async () => {
+      const odd = Object.assign(((_request, _response, next) => next()) as RequestHandler, {
+        stack: 'pancakes',
+      })
+      await expectRoute(app().use('/users', odd).get('/users/:id', ok), '/users/7', '/users/:id')
+    })
+
     test('is the same for the second request', async () => {
       const users = create.Router().get('/users/:id', ok)
       const application = app().use('/orgs/:org', users)

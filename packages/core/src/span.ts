@@ -389,6 +389,9 @@ export function messageOf(error: unknown): string {
   }
 }
 
+/** Classes that say nothing of what went wrong; the last is what a host with several addresses fails with. */
+const PLAIN = new Set(['Error', 'Object', 'AggregateError'])
+
 /**
  * What kind of error this is, in few different words: the code of a system error (ECONNREFUSED) or of a plain Error,
  * else the name of its class; undefined for what is no error.
@@ -399,7 +402,7 @@ export function errorType(error: unknown): string | undefined {
   const className: unknown = error.constructor?.name
   const isNamed = typeof name === 'string' && name !== '' && name !== 'Error'
   const ownName = isNamed ? name : typeof className === 'string' && className !== '' ? className : undefined
-  const isPlain = ownName === undefined || ownName === 'Error' || ownName === 'Object'
+  const isPlain = ownName === undefined || PLAIN.has(ownName)
   if (typeof code === 'string' && code !== '' && (isPlain || syscall !== undefined)) return code
   return ownName
 }

@@ -1,4 +1,4 @@
-import { recordError } from '@throughline/core'
+import { recordError, reportOnce } from '@throughline/core'
 import type { ErrorRequestHandler, Request, RequestHandler } from 'express'
 
 /**
@@ -56,9 +56,20 @@ const seen = new WeakMap<Layer[], number>()
  * come late too. `tracing` is the middleware that calls.
  */
 export function watchRouter(request: Request, tracing: RequestHandler): void {
-  const apps = appsOf(request)
-  for (const app of apps) watch(stackOf(app))
-  if (request.baseUrl !== '' && !ways.has(request)) enteredUnseen(request, tracing, apps)
+  quietly(() => {
+    const apps = appsOf(request)
+    for (const app of apps) watch(stackOf(app))
+    if (request.baseUrl !== '' && !ways.has(request)) enteredUnseen(request, tracing, apps)
+  })
+}
+
+/** Whatever an app has put among its layers, a request goes on, if need be without its route. */
+function quietly(look: () => void): void {
+  try {
+    look()
+  } catch (error) {
+    reportOnce('express layers', 'warn', 'the route of a request could not be found out', error)
+  }
 }
 
 /** The pattern of the route that answered, mount paths included; undefined when no route did. */
@@ -99,21 +110,8 @@ function entered(layer: Layer, handle: RequestHandler): RequestHandler {
   return function handleRequest(this: Layer, request, response, next) {
     const way = wayOf(request)
     const { mount, baseUrl } = way
-    const segment = request.baseUrl.slice(baseUrl.length)
-    if (layer.route !== undefined) {
-      // Once there is an answer, whoever sees the request after that has not given it.
-      if (!response.headersSent) {
-        way.route = segment === '' ? joined(mount, routePattern(layer, request.path)) : undefined
-      }
-    } else if (segment !== '') {
-      // More than this layer matches is what a mount that was not seen took.
-      way.mount =
-        matchedText(layer, segment) === segment ? joined(mount, mountPattern(layer, segment)) : undefined
-      way.baseUrl = request.baseUrl
-    }
-    const mounted = stackIn(layer)
-    if (mounted !== undefined) watch(mounted)
     const { app } = request
+    quietly(() => goInto(layer, request, way, response.headersSent))
 
     handle.call(this, request, response, function left(error?: unknown) {
       way.mount = mount
@@ -123,8 +121,25 @@ function entered(layer: Layer, handle: RequestHandler): RequestHandler {
       else if (layer.route !== undefined && !response.headersSent) way.route = undefined
       next(error)
     })
-    if (request.app !== app) metApps(request, way)
+    if (request.app !== app) quietly(() => metApps(request, way))
   }
+}
+
+/** Notes which route or mount the request enters with this layer, and watches what is mounted there. */
+function goInto(layer: Layer, request: Request, way: Way, isAnswered: boolean): void {
+  const { mount, baseUrl } = way
+  const segment = request.baseUrl.slice(baseUrl.length)
+  if (layer.route !== undefined) {
+    // Once there is an answer, whoever sees the request after that has not given it.
+    if (!isAnswered) way.route = segment === '' ? joined(mount, routePattern(layer, request.path)) : undefined
+  } else if (segment !== '') {
+    // More than this layer matches is what a mount that was not seen took.
+    way.mount =
+      matchedText(layer, segment) === segment ? joined(mount, mountPattern(layer, segment)) : undefined
+    way.baseUrl = request.baseUrl
+  }
+  const mounted = stackIn(layer)
+  if (mounted !== undefined) watch(mounted)
 }
 
 /** Errors that come from no layer, such as those in loading a parameter, are seen where they go. */

@@ -74,17 +74,44 @@ export function traceCommand<Result>(
   if (call === undefined) return submit()
 
   const wasReady = client.status === 'ready'
-  const { resolve, reject, transformReply } = command
+  const { transformReply } = command
   let shown: unknown
   command.transformReply = (reply) => (shown = Reflect.apply(transformReply, command, [reply]))
-  // Not by handlers on the promise: a rejection that nobody handles must remain one.
-  command.resolve = (reply) => {
-    const answer = resolve(reply)
+  return handOver(send, call, command, submit, () => {
     if (!wasReady && call.span.isRecording()) call.span.setAttributes(peerOf(client))
     send.succeed(call, { name, args }, shown)
-    return answer
+  })
+
+  function attributes(): Attributes {
+    const shared = { ...attributesOf(client, name), [semconv.DB_QUERY_TEXT]: maskedCommand(name, args) }
+    return STORED_PROCEDURE.has(name)
+      ? { ...shared, [semconv.DB_STORED_PROCEDURE_NAME]: String(args[0]) }
+      : shared
   }
-  command.reject = (error) => {
+}
+
+/** What waits for the server: a reply, or an error, reaches its promise through these two. */
+interface Waiting<Reply> {
+  resolve: (reply: Reply) => unknown
+  reject: (error: unknown) => unknown
+}
+
+/** Hands over by `submit`, and ends the span when there is an answer (by `answered`) or an error. */
+export function handOver<Reply, Result>(
+  send: RedisSender,
+  call: Call,
+  waiting: Waiting<Reply>,
+  submit: () => Result,
+  answered: (reply: Reply) => void,
+): Result {
+  const { resolve, reject } = waiting
+  // Not by handlers on the promise: a rejection that nobody handles must remain one.
+  waiting.resolve = (reply) => {
+    const settled = resolve(reply)
+    answered(reply)
+    return settled
+  }
+  waiting.reject = (error) => {
     fail(send, call, [error])
     return reject(error)
   }
@@ -93,13 +120,6 @@ export function traceCommand<Result>(
   } catch (error) {
     fail(send, call, [error])
     throw error
-  }
-
-  function attributes(): Attributes {
-    const shared = { ...attributesOf(client, name), [semconv.DB_QUERY_TEXT]: maskedCommand(name, args) }
-    return STORED_PROCEDURE.has(name)
-      ? { ...shared, [semconv.DB_STORED_PROCEDURE_NAME]: String(args[0]) }
-      : shared
   }
 }
 

@@ -2,6 +2,7 @@ import { override, semconv, type Attributes, type Call } from '@throughline/core
 import {
   attributesOf,
   fail,
+  handOver,
   peerOf,
   traceCommand,
   type Client,
@@ -69,21 +70,7 @@ function traceBatch(
   if (call === undefined) return submit()
 
   const wasReady = client.status === 'ready'
-  const { resolve, reject } = pipeline
-  pipeline.resolve = (results) => {
-    end(call, results)
-    return resolve(results)
-  }
-  pipeline.reject = (error) => {
-    fail(send, call, [error])
-    return reject(error)
-  }
-  try {
-    return submit()
-  } catch (error) {
-    fail(send, call, [error])
-    throw error
-  }
+  return handOver(send, call, pipeline, submit, (results) => end(call, results))
 
   function operation(): string {
     const names = new Set(commands.map(({ name }) => name.toUpperCase()))

@@ -6,6 +6,7 @@ import {
   headersOf,
   MATCH,
   matcher,
+  messageOf,
   methodAttribute,
   redactUrl,
   semconv,
@@ -178,8 +179,6 @@ function isAbort(error: unknown): boolean {
 }
 
 function failureOf(error: unknown): { type: string; message: string } {
-  const { code, message } = error as { code?: unknown; message?: unknown }
-  const type = typeof code === 'string' ? code : (errorType(error) ?? '_OTHER')
-  // An error that stands for several, one for each address that was tried, has no message.
-  return { type, message: typeof message === 'string' && message !== '' ? message : type }
+  const { code } = error as { code?: unknown }
+  return { type: typeof code === 'string' ? code : (errorType(error) ?? '_OTHER'), message: messageOf(error) }
 }
