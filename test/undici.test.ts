@@ -174,6 +174,21 @@ for (const [version, library] of [
       },
     )
 
+    test.each([[{}], [{ path: 7 }], [{ path: '/', method: 7 }], [{ path: '/', headers: 'text' }]])(
+      'what undici refuses is refused in its own words: %j',
+      async (options) => {
+        record()
+        const { url } = await served()
+        const outcome = async (pool: undici.Pool) => {
+          closing.push(() => pool.close())
+          return pool.request({ method: 'GET', ...options } as never).catch((error: unknown) => error)
+        }
+        const bare = await outcome(new library.Pool(url))
+        expect(bare).toBeInstanceOf(Error)
+        expect(await outcome(traceUndici(new library.Pool(url)))).toEqual(bare)
+      },
+    )
+
     test('headers that undici refuses are refused as before', async () => {
       record()
       const { url } = await served()
@@ -214,6 +229,18 @@ describe('global fetch', () => {
     const [call] = await recording.all(1)
     const { traceId, spanId } = call?.spanContext() ?? {}
     expect(traceparents(requests[0] as IncomingMessage)).toEqual([`00-${traceId}-${spanId}-03`])
+  })
+
+  test("a propagator of the app's that sends what cannot be sent costs the header, not the process", async () => {
+    const propagator = {
+      inject: (_from: unknown, carrier: object) => void Object.assign(carrier, { 'x-trace': 'a\nb' }),
+      extract: <C>(into: C) => into,
+      fields: () => [],
+    }
+    record({ propagator })
+    const { url } = await served()
+    started()
+    expect(await (await fetch(url)).text()).toBe('hello')
   })
 
   test('an unsampled caller tells the server so', async () => {

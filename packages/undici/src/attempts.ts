@@ -1,4 +1,4 @@
-import { context } from '@throughline/core'
+import { context, reportOnce } from '@throughline/core'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { isCovered } from './dispatcher.ts'
 import type { Attempt, HttpRequest, HttpResponse, RequestTracer } from './request.ts'
@@ -49,7 +49,17 @@ export function onAttempts(begin: RequestTracer): () => void {
     },
   }
 
-  const subscribed = Object.entries(listeners) as [string, (message: unknown) => void][]
+  // What a subscriber throws, Node makes an uncaught exception of the app.
+  const subscribed = Object.entries(listeners).map(([name, listener]) => {
+    const guarded = (message: unknown) => {
+      try {
+        listener(message as Message)
+      } catch (error) {
+        reportOnce(`undici:${name}`, 'error', 'a request could not be traced', error)
+      }
+    }
+    return [name, guarded] as const
+  })
   for (const [name, listener] of subscribed) subscribe(`undici:request:${name}`, listener)
   stop = function stopTracing() {
     for (const [name, listener] of subscribed) unsubscribe(`undici:request:${name}`, listener)

@@ -1,4 +1,4 @@
-import { context, isTraced, override, type Context } from '@throughline/core'
+import { context, isTraced, override, reportOnce, type Context } from '@throughline/core'
 import type { Dispatcher } from 'undici'
 import type { Attempt, HttpResponse, RequestTracer } from './request.ts'
 
@@ -25,10 +25,9 @@ export function traceDispatcher<D extends Dispatcher>(dispatcher: D, begin: Requ
       options: Options,
       handler: Dispatcher.DispatchHandler,
     ): boolean {
-      const request = { method: options.method, origin: options.origin ?? originOf(this), path: options.path }
-      const attempt = begin(request, (name) => headerIn(options.headers, name))
-      const headers = withHeaders(options.headers, attempt.headers)
-      const sent = { ...options, headers } as Options
+      const prepared = prepare(this, options, begin)
+      if (prepared === undefined) return original.call(this, options, handler)
+      const { attempt, sent } = prepared
       if (attempt.call === undefined) return original.call(this, sent, handler)
 
       const { traceparent } = attempt.headers
@@ -45,6 +44,23 @@ export function traceDispatcher<D extends Dispatcher>(dispatcher: D, begin: Requ
     }
   })
   return dispatcher
+}
+
+/** The attempt, and the options with its headers; undefined for what undici will refuse in its own words. */
+function prepare(
+  dispatcher: Dispatcher,
+  options: Options,
+  begin: RequestTracer,
+): { attempt: Attempt; sent: Options } | undefined {
+  if (typeof options?.path !== 'string' || typeof options.method !== 'string') return undefined
+  const { method, path, headers, origin = originOf(dispatcher) } = options
+  try {
+    const attempt = begin({ method, path, origin: origin ?? '' }, (name) => headerIn(headers, name))
+    return { attempt, sent: { ...options, headers: withHeaders(headers, attempt.headers) } as Options }
+  } catch (error) {
+    reportOnce('undici:dispatch', 'error', 'a request could not be traced', error)
+    return undefined
+  }
 }
 
 /**
