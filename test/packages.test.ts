@@ -173,7 +173,7 @@ describe('every source', () => {
 
   test('is named in kebab-case', () => {
     const others = sources.filter(
-      (path) => !/\/[a-z0-9]+(-[a-z0-9]+)*(\.(test|setup))?\.(ts|mjs)$/.test(path),
+      (path) => !/\/[a-z0-9]+(-[a-z0-9]+)*(\.(test|setup|d))?\.(ts|mjs|mts|cjs)$/.test(path),
     )
     expect(others).toEqual([])
   })

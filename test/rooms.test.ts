@@ -48,7 +48,9 @@ describe('in core', () => {
   test.each(['server.ts', 'client.ts', 'current.ts', 'propagation.ts', 'context.ts', 'span.ts', 'tracer.ts'])(
     '%s does not know who exports, nor how that is configured',
     (room) => {
-      const exporting = [...reach(room)].filter((each) => /^(start|config|batch)\.ts$|^otlp\//.test(each))
+      const exporting = [...reach(room)].filter((each) =>
+        /^(start|config|environment|batch)\.ts$|^otlp\//.test(each),
+      )
       expect(exporting).toEqual([])
     },
   )

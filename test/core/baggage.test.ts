@@ -122,6 +122,55 @@ describe('parseBaggage', () => {
     expect(baggage?.getEntry('k179')?.value).toBe('1')
   })
 
+  test.each([63, 64, 65, 179, 180])('keeps all of %i members, in their order', (count) => {
+    const header = sized(count, 12)
+    expect(parseBaggage(header)?.getAllEntries()).toHaveLength(count)
+    expect(formatBaggage(parseBaggage(header)!)).toBe(header)
+  })
+
+  test('keeps the first 180 of 181 members, with empty ones between, on one line or on several', () => {
+    const members = sized(181, 12).split(',')
+    const wanted = members.slice(0, 180).join(',')
+    for (const carried of [
+      members.join(','),
+      members.join(' ,,\t, '),
+      members,
+      members.flatMap((m) => [m, '']),
+    ]) {
+      expect(formatBaggage(parseBaggage(carried)!)).toBe(wanted)
+    }
+  })
+
+  test('keeps whole members of 8192 bytes, and of 8193 all but the one that does not fit', () => {
+    const fits = `a=1,${'b='.padEnd(8188, 'v')}`
+    expect(fits).toHaveLength(8192)
+    expect(formatBaggage(parseBaggage(fits)!)).toBe(fits)
+    expect(formatBaggage(parseBaggage(`${fits}v`)!)).toBe('a=1')
+    const withProperties = `a=1,${'b=1;p='.padEnd(8188, 'v')}`
+    expect(formatBaggage(parseBaggage(withProperties)!)).toBe(withProperties)
+    expect(formatBaggage(parseBaggage(`${withProperties}v`)!)).toBe('a=1')
+    expect(formatBaggage(parseBaggage(`${fits},c=1`)!)).toBe(fits)
+  })
+
+  test('has a key that comes twice once, where it came first and with what it held last', () => {
+    expect(formatBaggage(parseBaggage('a=1,b=2,a=3;p,c=4')!)).toBe('a=3;p,b=2,c=4')
+  })
+
+  test.each<[string, string]>([
+    ['a byte that begins nothing', '%80'],
+    ['a sequence cut short', '%E2%82'],
+    ['a longer form than needed', '%C0%AF'],
+    ['half a surrogate pair', '%ED%BF%BF'],
+    ['more than there is', '%F4%90%80%80'],
+    ['ff', '%FF'],
+  ])('reads a value with %s as the standard decoder does: U+FFFD, and the rest is kept', (_, bytes) => {
+    const raw = Buffer.from(bytes.replaceAll('%', ''), 'hex')
+    expect(entries(parseBaggage(`a=x${bytes}y,b=2`))).toEqual({
+      a: new TextDecoder().decode(Buffer.concat([Buffer.from('x'), raw, Buffer.from('y')])),
+      b: '2',
+    })
+  })
+
   test('never throws, whatever a carrier holds', () => {
     const unit = fc.constantFrom('%', '4', '1', 'C3', '%A9', 'é', ',', ';', '=', 'k', ' ')
     const carried = fc.oneof(
@@ -135,22 +184,6 @@ describe('parseBaggage', () => {
         { numRuns: 1000 },
       ),
     ).not.toThrow()
-  })
-
-  test.each([
-    ['commas', ','.repeat(1_000_000)],
-    ['members that are no pairs', 'a,'.repeat(500_000)],
-    ['semicolons', `a=1${';'.repeat(1_000_000)}`],
-    ['members with blanks', 'a \t,'.repeat(250_000)],
-    ['blanks', `a=${' '.repeat(1_000_000)}b`],
-    ['members of one key', 'a=%,'.repeat(250_000)],
-    ['members without room', `a=1${',a='.padEnd(8300, 'v').repeat(120)}`],
-    ['percent signs', `a=${'%'.repeat(8000)},${'b=%C3,'.repeat(150_000)}`],
-  ])('reads a hostile header of %s in time in proportion to its length', (_, header) => {
-    const started = performance.now()
-    parseBaggage(header)
-    // Tens of milliseconds when linear; many seconds when quadratic.
-    expect(performance.now() - started).toBeLessThan(2000)
   })
 })
 

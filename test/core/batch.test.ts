@@ -1,4 +1,6 @@
 import { context } from '@opentelemetry/api'
+import * as fc from 'fast-check'
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { EventEmitter, once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
@@ -11,8 +13,8 @@ import {
 import { AsyncContextManager, isSuppressed } from '../../packages/core/src/context.ts'
 import { readConfig } from '../../packages/core/src/config.ts'
 import { alwaysOff, type Sampler } from '../../packages/core/src/sampling.ts'
-import type { ReadableSpan } from '../../packages/core/src/span.ts'
-import { engine, said } from './engine.ts'
+import type { ReadableSpan, Span } from '../../packages/core/src/span.ts'
+import { engine, finished, said } from './engine.ts'
 
 const OPTIONS: BatchOptions = {
   scheduledDelayMillis: 5000,
@@ -27,6 +29,7 @@ const NEVER = { scheduledDelayMillis: 2 ** 30 }
 interface Export {
   spans: ReadableSpan[]
   done: (result: ExportResult) => void
+  late?: AbortSignal | undefined
 }
 
 /** An exporter that answers when the test says so. */
@@ -37,14 +40,20 @@ class Slow extends EventEmitter implements SpanExporter {
   flushes = 0
   stops = 0
 
-  export(spans: ReadableSpan[], done: Export['done']): void {
+  export(spans: ReadableSpan[], done: Export['done'], late?: AbortSignal): void {
     this.underWay += 1
     this.mostAtOnce = Math.max(this.mostAtOnce, this.underWay)
+    let isOpen = true
+    const end = () => {
+      if (isOpen) this.underWay -= 1
+      isOpen = false
+    }
+    late?.addEventListener('abort', end)
     const answer = (result: ExportResult) => {
-      this.underWay -= 1
+      end()
       done(result)
     }
-    this.exports.push({ spans, done: answer })
+    this.exports.push({ spans, done: answer, late })
     this.emit('export')
   }
 
@@ -112,6 +121,36 @@ describe('a batch leaves', () => {
     expect((await exporter.nth(1)).spans).toHaveLength(3)
   })
 
+  test('when the delay has passed, also where that was in the middle of the export before it', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const { exporter, spans } = setUp(new Slow(), { scheduledDelayMillis: 1000 })
+    spans(10)
+    for (let number = 1; number <= 3; number += 1) {
+      const { done } = await exporter.nth(number)
+      spans(1)
+      vi.advanceTimersByTime(1000)
+      done(OK)
+    }
+    spans(1)
+    await exporter.nth(4)
+    expect(exporter.exports.map((each) => each.spans.length)).toEqual([10, 1, 1, 2])
+  })
+
+  test('when the delay has passed since what came behind a full one', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const { exporter, spans } = setUp(new Slow(), { scheduledDelayMillis: 1000 })
+    spans(1)
+    vi.advanceTimersByTime(900)
+    spans(10)
+    ;(await exporter.nth(1)).done(OK)
+    await turn()
+    vi.advanceTimersByTime(999)
+    await turn()
+    expect(exporter.exports).toHaveLength(1)
+    vi.advanceTimersByTime(1)
+    expect((await exporter.nth(2)).spans).toHaveLength(1)
+  })
+
   test('when somebody flushes, together with what is in the queue behind it', async () => {
     const { exporter, processor, spans } = setUp(quick())
     spans(25)
@@ -169,6 +208,46 @@ describe('a batch leaves', () => {
     expect(seen).toEqual([true, undefined, true, undefined, true, undefined, true, undefined])
   })
 
+  test('without what the app keeps by AsyncLocalStorage for the request that filled it', async () => {
+    const requests = new AsyncLocalStorage<string>()
+    const seen: unknown[] = []
+    const exporter: SpanExporter = {
+      export(_spans, done) {
+        seen.push(requests.getStore())
+        done(OK)
+      },
+      shutdown: async () => {},
+    }
+    const { processor, spans } = setUp(exporter)
+    requests.run('a request', () => spans(10))
+    await processor.forceFlush()
+    requests.run('a request', () => spans(1))
+    await requests.run('another', () => processor.forceFlush())
+    expect(seen).toEqual([undefined, undefined])
+  })
+
+  test('in a turn of the loop of its own, so that a full queue holds up nobody for longer than one batch', async () => {
+    const turns: number[] = []
+    const clock = { now: 0, isOver: false }
+    const exporter: SpanExporter = {
+      export(_spans, done) {
+        turns.push(clock.now)
+        done(OK)
+      },
+      shutdown: async () => {},
+    }
+    const { processor, spans } = setUp(exporter, readConfig({}, {}).batch)
+    spans(16_384)
+    const flushed = processor.forceFlush().then(() => (clock.isOver = true))
+    while (!clock.isOver) {
+      await turn()
+      clock.now += 1
+    }
+    await flushed
+    expect(turns).toHaveLength(32)
+    expect(new Set(turns).size).toBe(32)
+  })
+
   test('when its resource is complete: a detector may still be asking', async () => {
     const { exporter, processor } = setUp(quick())
     let pending = true
@@ -195,6 +274,105 @@ describe('a batch leaves', () => {
     expect(exporter.sizes).toEqual([])
     complete()
     await flushed
+    expect(exporter.sizes).toEqual([1])
+  })
+
+  test('also where the detector of its resource fails: what is known is sent', async () => {
+    const { exporter, processor } = setUp(quick())
+    const resource = {
+      attributes: {},
+      asyncAttributesPending: true,
+      waitForAsyncAttributes: () => Promise.reject(new Error('no metadata server')),
+    }
+    engine({ processors: [processor], resource })
+      .tracer.startSpan('work')
+      .end()
+    await processor.forceFlush()
+    expect(exporter.sizes).toEqual([1])
+  })
+})
+
+describe('a batch of large spans is cut', () => {
+  const text = 'x'.repeat(100_000)
+  const link = { context: { traceId: 'a'.repeat(32), spanId: 'b'.repeat(16), traceFlags: 1 } }
+
+  test.each<[string, number, (span: Span) => unknown]>([
+    ['a long text', 5, (span) => span.setAttribute('text', text)],
+    [
+      'an array of texts',
+      5,
+      (span) => span.setAttribute('texts', [text.slice(0, 50_000), text.slice(0, 50_000)]),
+    ],
+    [
+      'a list of many numbers',
+      6,
+      (span) => span.setAttribute('numbers', Array.from({ length: 10_000 }, Number)),
+    ],
+    [
+      'many attributes',
+      10,
+      (span) => {
+        for (let index = 0; index < 100; index += 1) span.setAttribute(`key ${index}`, text.slice(0, 500))
+      },
+    ],
+    [
+      'attributes with long names',
+      10,
+      (span) => {
+        for (let index = 0; index < 100; index += 1) span.setAttribute(`${text.slice(0, 500)}${index}`, true)
+      },
+    ],
+    ['an event with a stack', 5, (span) => span.addEvent('exception', { stack: text })],
+    ['a link that says much', 5, (span) => span.addLink({ ...link, attributes: { text } })],
+    ['one text that is larger than any batch', 1, (span) => span.setAttribute('text', text.repeat(10))],
+    ['nothing of note', 24, (span) => span.setAttribute('text', 'x')],
+  ])('where they hold %s', async (_title, size, fill) => {
+    const { exporter, processor, tracer } = setUp(quick(), { maxExportBatchSize: 24 })
+    for (let index = 0; index < 60; index += 1) {
+      const span = tracer.startSpan(String(index)) as Span
+      fill(span)
+      span.end()
+    }
+    await processor.forceFlush()
+    expect(exporter.names).toEqual(Array.from({ length: 60 }, (_, index) => String(index)))
+    expect(Math.max(...exporter.sizes)).toBe(size)
+    expect(exporter.sizes.length).toBeGreaterThanOrEqual(60 / size)
+  })
+
+  test('and what is left of it stands in front of what came later', async () => {
+    const { exporter, processor, tracer } = setUp(new Slow(), { maxExportBatchSize: 10 })
+    for (let index = 0; index < 15; index += 1) tracer.startSpan(`${index}`, { attributes: { text } }).end()
+    const flushed = processor.forceFlush()
+    const sizes: number[] = []
+    for (const number of [1, 2, 3]) {
+      const { spans, done } = await exporter.nth(number)
+      sizes.push(spans.length)
+      tracer.startSpan('later').end()
+      done(OK)
+    }
+    await flushed
+    const names = exporter.exports.flatMap(({ spans }) => spans.map(({ name }) => name))
+    expect(names.slice(0, 15)).toEqual(Array.from({ length: 15 }, (_, index) => `${index}`))
+    // Two that came later are so light that they find room.
+    expect(sizes).toEqual([5, 5, 7])
+  })
+
+  test('but a span whose attributes cannot be read is the exporter’s affair', async () => {
+    const { exporter, processor } = setUp(quick())
+    const odd = Object.defineProperty({}, 'secret', {
+      enumerable: true,
+      get: () => {
+        throw new Error('no')
+      },
+    })
+    const span = finished()
+    processor.onEnd({
+      ...span,
+      spanContext: () => span.spanContext(),
+      resource: span.resource,
+      attributes: odd,
+    } as never)
+    await processor.forceFlush()
     expect(exporter.sizes).toEqual([1])
   })
 })
@@ -303,7 +481,7 @@ describe('a shutdown', () => {
     spans(20)
     await processor.forceFlush()
     expect(exporter.exports.map((each) => each.spans.length)).toEqual([3])
-    expect(exporter.stops).toBe(1)
+    expect([exporter.flushes, exporter.stops]).toEqual([1, 1])
   })
 
   test('stops the exporter also where its flush fails', async () => {
@@ -318,6 +496,15 @@ describe('a shutdown', () => {
   })
 })
 
+/** How many spans the lines say are gone, by what became of them. */
+function counted(lines: readonly string[]): { lost: number; dropped: number } {
+  const sum = (pattern: RegExp) =>
+    lines.reduce((total, line) => total + Number(pattern.exec(line)?.[1] ?? 0), 0)
+  return { lost: sum(/(\d+) (?:spans )?were lost/), dropped: sum(/(\d+) spans were dropped/) }
+}
+
+const DOWN: ExportResult = { code: 1, error: new Error('down') }
+
 describe('trouble', () => {
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
@@ -327,11 +514,17 @@ describe('trouble', () => {
     const reports = said()
     const { exporter, processor, spans } = setUp(new Slow(), { exportTimeoutMillis: 777 })
     spans(10)
-    await exporter.nth(1)
+    const first = await exporter.nth(1)
     spans(1)
     const flushed = processor.forceFlush()
-    vi.advanceTimersByTime(777)
+    vi.advanceTimersByTime(776)
+    await turn()
+    expect([exporter.exports.length, first.late?.aborted]).toEqual([1, false])
+    vi.advanceTimersByTime(1)
     const second = await exporter.nth(2)
+    expect(first.late?.aborted).toBe(true)
+    // Nobody hears it any more.
+    first.done(OK)
     second.done(OK)
     await flushed
     expect(second.spans).toHaveLength(1)
@@ -341,22 +534,124 @@ describe('trouble', () => {
     ])
   })
 
-  test('an exporter that throws, rejects nothing and breaks nothing', async () => {
+  test('an exporter may take as long as it likes where the timeout is 0', async () => {
+    const { exporter, processor, spans } = setUp(new Slow(), { exportTimeoutMillis: 0 })
+    spans(10)
+    const { done, late } = await exporter.nth(1)
+    const flushed = processor.forceFlush()
+    vi.advanceTimersByTime(2 ** 31 - 1)
+    await turn()
+    expect([exporter.exports.length, late?.aborted]).toEqual([1, false])
+    done(OK)
+    await flushed
+  })
+
+  test('a resource that is never complete costs the batch, which is not sent after all when it is', async () => {
     const reports = said()
-    const exporter = {
-      ...quick(),
-      export() {
+    const { exporter, processor } = setUp(quick())
+    let complete = () => {}
+    const resource = {
+      attributes: {},
+      asyncAttributesPending: true,
+      waitForAsyncAttributes: () => new Promise<void>((resolve) => (complete = resolve)),
+    }
+    engine({ processors: [processor], resource })
+      .tracer.startSpan('work')
+      .end()
+    const flushed = processor.forceFlush()
+    await turn()
+    await turn()
+    vi.advanceTimersByTime(30_000)
+    await flushed
+    complete()
+    await turn()
+    expect(exporter.sizes).toEqual([])
+    expect(reports.lines).toEqual([
+      'throughline: spans are being lost: no answer from the exporter within 30000 ms',
+    ])
+  })
+
+  test.each<[string, (done: Export['done']) => void, string | undefined]>([
+    [
+      'throws',
+      () => {
         throw new TypeError('not today')
       },
-    }
-    const { processor, spans } = setUp(exporter)
+      'not today',
+    ],
+    [
+      'throws a string',
+      () => {
+        throw 'a string'
+      },
+      'a string',
+    ],
+    [
+      'throws what has no text',
+      () => {
+        throw Object.create(null)
+      },
+      'an error without text',
+    ],
+    [
+      'fails with an error that cannot be read',
+      (done) => {
+        const error = Object.defineProperty(new Error(), 'message', {
+          get: () => {
+            throw new Error('no')
+          },
+        })
+        done({ code: 1, error })
+      },
+      'an error without text',
+    ],
+    ['answers with no result', (done) => done(undefined as never), 'the exporter failed and did not say why'],
+    ['fails without a reason', (done) => done({ code: 1 }), 'the exporter failed and did not say why'],
+    ['fails with a string', (done) => done({ code: 1, error: 'a string' as never }), 'a string'],
+    ['fails twice', (done) => [done(DOWN), done(DOWN)], 'down'],
+    ['fails and then throws', (done) => [done(DOWN), Reflect.apply(undefined as never, 0, [])], 'down'],
+    ['takes it, and then says that it did not', (done) => [done(OK), done(DOWN)], undefined],
+    [
+      'takes it, and then throws',
+      (done) => {
+        done(OK)
+        throw new Error('too late')
+      },
+      undefined,
+    ],
+  ])('an exporter that %s breaks nothing, and each span is counted once', async (_title, answer, reason) => {
+    const reports = said()
+    const { processor, spans } = setUp({ ...quick(), export: (_spans, done) => answer(done) })
     spans(25)
     await processor.forceFlush()
     await processor.shutdown()
-    expect(reports.lines).toEqual([
-      'throughline: spans are being lost: not today',
-      'throughline: 25 spans were lost because they could not be exported',
-    ])
+    expect(reports.lines).toEqual(
+      reason === undefined
+        ? []
+        : [
+            `throughline: spans are being lost: ${reason}`,
+            'throughline: 25 spans were lost because they could not be exported',
+          ],
+    )
+  })
+
+  test('an exporter whose flush or shutdown never ends holds up ours for no longer than an export may take', async () => {
+    const never = () => new Promise<void>(() => {})
+    const { processor, spans } = setUp({ ...quick(), forceFlush: never, shutdown: never })
+    spans(1)
+    let ends = 0
+    const ended = () => (ends += 1)
+    const flushed = processor.forceFlush().catch(ended)
+    const stopped = processor.shutdown().catch(ended)
+    for (let count = 0; count < 4; count += 1) await turn()
+    expect(ends).toBe(0)
+    vi.advanceTimersByTime(30_000)
+    await flushed
+    await turn()
+    expect(ends).toBe(1)
+    vi.advanceTimersByTime(30_000)
+    await stopped
+    expect(ends).toBe(2)
   })
 
   test('an exporter that fails is said when it begins and when it is over, not once per batch', async () => {
@@ -364,13 +659,56 @@ describe('trouble', () => {
     const { exporter, processor, spans } = setUp(new Slow())
     spans(40)
     const flushed = processor.forceFlush()
-    for (const number of [1, 2, 3]) (await exporter.nth(number)).done({ code: 1, error: new Error('down') })
+    for (const number of [1, 2, 3]) (await exporter.nth(number)).done(DOWN)
     ;(await exporter.nth(4)).done(OK)
     await flushed
     expect(reports.lines).toEqual([
       'throughline: spans are being lost: down',
       'throughline: spans are exported again; 30 were lost',
     ])
+  })
+
+  test('one that fails every other batch is said once per minute, with all that were lost in it', async () => {
+    const reports = said()
+    let number = 0
+    const { processor, spans } = setUp({
+      ...quick(),
+      export: (_spans, done) => done((number += 1) % 2 === 1 ? DOWN : OK),
+    })
+    const flap = async () => {
+      spans(100)
+      await processor.forceFlush()
+    }
+    await flap()
+    await flap()
+    expect(reports.lines).toEqual([
+      'throughline: spans are being lost: down',
+      'throughline: spans are exported again; 10 were lost',
+    ])
+    vi.advanceTimersByTime(60_000)
+    expect(reports.lines.slice(2)).toEqual([
+      'throughline: 90 spans were lost because they could not be exported',
+    ])
+    await flap()
+    await processor.shutdown()
+    expect(reports.lines.slice(3)).toEqual([
+      'throughline: spans are being lost: down',
+      'throughline: spans are exported again; 10 were lost',
+      'throughline: 40 spans were lost because they could not be exported',
+    ])
+  })
+
+  test('one that is down all night is not said by the minute', async () => {
+    const reports = said()
+    const { processor, spans } = setUp({ ...quick(), export: (_spans, done) => done(DOWN) })
+    for (let minute = 0; minute < 10; minute += 1) {
+      spans(10)
+      await processor.forceFlush()
+      vi.advanceTimersByTime(60_000)
+    }
+    expect(reports.lines).toEqual(['throughline: spans are being lost: down'])
+    await processor.shutdown()
+    expect(counted(reports.lines)).toEqual({ lost: 100, dropped: 0 })
   })
 
   test('spans that find the queue full are dropped and counted, and that is said at once and then by the minute', async () => {
@@ -383,12 +721,61 @@ describe('trouble', () => {
       'throughline: the queue of 20 spans is full; spans are being dropped (OTEL_BSP_MAX_QUEUE_SIZE sets its size)',
     ])
     vi.advanceTimersByTime(60_000)
+    expect(reports.lines.slice(1)).toEqual(['throughline: 5 spans were dropped because the queue was full'])
     spans(7)
     const stopped = processor.shutdown()
     // The one under way has timed out meanwhile; the queue of 20 goes in two.
     for (const number of [2, 3]) (await exporter.nth(number)).done(OK)
     await stopped
-    expect(reports.lines).toContain('throughline: 5 spans were dropped because the queue was full')
     expect(exporter.exports.slice(1).flatMap((each) => each.spans)).toHaveLength(20)
+    expect(counted(reports.lines)).toEqual({ lost: 10, dropped: 12 })
+  })
+
+  test('whatever comes in whatever order, each span is exported once, lost or dropped, and the counts say which', async () => {
+    const step = fc.oneof(
+      fc.record({ make: fc.integer({ min: 1, max: 60 }) }),
+      fc.record({ answer: fc.constantFrom(OK, DOWN, undefined as never) }),
+      fc.constant('flush' as const),
+      fc.constant('minute' as const),
+      fc.constant('turn' as const),
+    )
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
+        const reports = said()
+        const { exporter, processor, spans } = setUp(new Slow(), { maxQueueSize: 50 })
+        let made = 0
+        const taken: ReadableSpan[] = []
+        const answer = (result: ExportResult) => {
+          const open = exporter.exports.at(-1)
+          if (open === undefined || exporter.underWay === 0) return
+          if (result?.code === 0) taken.push(...open.spans)
+          open.done(result)
+        }
+        for (const each of steps) {
+          if (each === 'flush') void processor.forceFlush().catch(() => {})
+          else if (each === 'turn') await turn()
+          else if (each === 'minute') {
+            // No time passes between an answer and what follows from it.
+            await turn()
+            vi.advanceTimersByTime(60_000)
+          } else if ('answer' in each) answer(each.answer)
+          else {
+            spans(each.make)
+            made += each.make
+          }
+        }
+        const end = { isReached: false }
+        void processor.shutdown().then(() => (end.isReached = true))
+        while (!end.isReached) {
+          await turn()
+          answer(OK)
+        }
+        const { lost, dropped } = counted(reports.lines)
+        expect(new Set(taken).size).toBe(taken.length)
+        expect(taken.length + lost + dropped).toBe(made)
+        expect(exporter.mostAtOnce).toBeLessThanOrEqual(1)
+      }),
+      { numRuns: 200 },
+    )
   })
 })

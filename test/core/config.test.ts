@@ -1,5 +1,10 @@
-import { trace, ROOT_CONTEXT, propagation } from '@opentelemetry/api'
-import { describe, expect, test } from 'vitest'
+import { trace, ROOT_CONTEXT, propagation, SamplingDecision } from '@opentelemetry/api'
+import { X509Certificate } from 'node:crypto'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, describe, expect, test, vi } from 'vitest'
 import { hasDestination, readConfig, type StartOptions } from '../../packages/core/src/config.ts'
 import { randomIds } from '../../packages/core/src/ids.ts'
 import { said } from './engine.ts'
@@ -7,6 +12,41 @@ import { said } from './engine.ts'
 type Environment = Record<string, string>
 
 const read = (environment: Environment = {}, options: StartOptions = {}) => readConfig(options, environment)
+const EVERY_VARIABLE = [
+  'OTEL_SDK_DISABLED',
+  'OTEL_SERVICE_NAME',
+  'OTEL_RESOURCE_ATTRIBUTES',
+  'OTEL_PROPAGATORS',
+  'OTEL_TRACES_SAMPLER',
+  'OTEL_TRACES_SAMPLER_ARG',
+  'OTEL_TRACES_EXPORTER',
+  'OTEL_CONFIG_FILE',
+  'OTEL_LOG_LEVEL',
+  ...['SCHEDULE_DELAY', 'EXPORT_TIMEOUT', 'MAX_QUEUE_SIZE', 'MAX_EXPORT_BATCH_SIZE'].map(
+    (name) => `OTEL_BSP_${name}`,
+  ),
+  ...['', 'SPAN_'].flatMap((prefix) => [
+    `OTEL_${prefix}ATTRIBUTE_COUNT_LIMIT`,
+    `OTEL_${prefix}ATTRIBUTE_VALUE_LENGTH_LIMIT`,
+  ]),
+  'OTEL_SPAN_EVENT_COUNT_LIMIT',
+  'OTEL_SPAN_LINK_COUNT_LIMIT',
+  'OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT',
+  'OTEL_LINK_ATTRIBUTE_COUNT_LIMIT',
+  ...['', 'TRACES_'].flatMap((prefix) =>
+    [
+      'ENDPOINT',
+      'HEADERS',
+      'TIMEOUT',
+      'COMPRESSION',
+      'PROTOCOL',
+      'CERTIFICATE',
+      'CLIENT_KEY',
+      'CLIENT_CERTIFICATE',
+      'INSECURE',
+    ].map((name) => `OTEL_EXPORTER_OTLP_${prefix}${name}`),
+  ),
+]
 const DEFAULT_SAMPLER = String(read().sampler)
 
 describe('without any setting', () => {
@@ -37,7 +77,7 @@ describe('without any setting', () => {
     })
     expect(config).toMatchObject({
       isDisabled: false,
-      exporter: 'otlp',
+      exporters: ['otlp'],
       signals: true,
       idGenerator: randomIds,
     })
@@ -133,65 +173,193 @@ describe('where traces go', () => {
     ).toBe('http/protobuf')
   })
 
-  test('OTEL_TRACES_EXPORTER names another exporter, and code another still', () => {
+  test('OTEL_TRACES_EXPORTER names other exporters, or several, and code another still', () => {
+    const reports = said()
     const exporter = { export() {}, shutdown: async () => {} }
-    expect(read({ OTEL_TRACES_EXPORTER: 'none' }).exporter).toBe('none')
-    expect(read({ OTEL_TRACES_EXPORTER: 'Console' }).exporter).toBe('console')
-    expect(read({ OTEL_TRACES_EXPORTER: 'none' }, { exporter }).exporter).toBe(exporter)
+    const exporters = (names: string) => read({ OTEL_TRACES_EXPORTER: names }).exporters
+    expect(exporters('none')).toEqual([])
+    expect(exporters('Console')).toEqual(['console'])
+    expect(exporters('otlp')).toEqual(['otlp'])
+    expect(exporters(' OTLP , console,otlp,')).toEqual(['otlp', 'console'])
+    expect(read({ OTEL_TRACES_EXPORTER: 'none' }, { exporter }).exporters).toEqual([exporter])
+    expect(reports.lines).toEqual([])
+  })
+
+  test.each([
+    ['zipkin', ['otlp'], 'zipkin is not supported'],
+    ['jaeger,console', ['console'], 'jaeger is not supported'],
+    ['otlp/stdout', ['otlp'], 'otlp/stdout is not supported'],
+    ['Prometheus,otlp', ['otlp'], 'prometheus is not supported'],
+    ['logging', ['otlp'], 'logging is not supported'],
+    ['otpl', ['otlp'], 'expected none, otlp, console, received "otpl"'],
+    ['constructor', ['otlp'], 'expected none, otlp, console, received "constructor"'],
+    ['otlp,none', [], 'none among others is none'],
+  ])('of those in OTEL_TRACES_EXPORTER, what cannot be had is said once: %s', (names, expected, message) => {
+    const reports = said()
+    for (let count = 0; count < 2; count += 1) {
+      expect(read({ OTEL_TRACES_EXPORTER: names }).exporters).toEqual(expected)
+    }
+    expect(reports.lines).toEqual([expect.stringContaining(`OTEL_TRACES_EXPORTER: ${message}`)])
+  })
+
+  test.each(['OTEL_EXPORTER_OTLP_PROTOCOL', 'OTEL_EXPORTER_OTLP_TRACES_PROTOCOL'])(
+    'gRPC is known, not to be had, and said once, with the usual port of what is used instead: %s',
+    (name) => {
+      const reports = said()
+      for (let count = 0; count < 2; count += 1) {
+        expect(read({ [name]: 'gRPC' }).otlp.protocol).toBe('http/protobuf')
+      }
+      expect(reports.lines).toEqual([
+        `throughline: ${name}: grpc is not supported; OTLP goes over HTTP, as a rule to port 4318`,
+      ])
+    },
+  )
+
+  test('OTEL_EXPORTER_OTLP_INSECURE is about gRPC alone: it changes nothing, and nothing is said', () => {
+    const reports = said()
+    for (const name of ['OTEL_EXPORTER_OTLP_INSECURE', 'OTEL_EXPORTER_OTLP_TRACES_INSECURE']) {
+      for (const value of ['true', 'maybe']) expect(read({ [name]: value }).otlp).toEqual(read().otlp)
+    }
+    expect(reports.lines).toEqual([])
+  })
+})
+
+describe('certificates', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'throughline-certificates-'))
+  afterAll(() => rmSync(folder, { recursive: true }))
+  const file = (name: string, content: string | Buffer) => {
+    writeFileSync(join(folder, name), content)
+    return join(folder, name)
+  }
+  const given = (name: string) => fileURLToPath(new URL(`certificates/${name}.pem`, import.meta.url))
+  const [ca, cert, key] = [given('authority'), given('app'), given('app.key')]
+  const [CA_PEM, CLIENT_PEM, KEY_PEM] = [readFileSync(ca), readFileSync(cert), readFileSync(key)]
+  const junk = file('junk.pem', 'no certificate')
+  const broken = file('broken.pem', '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n')
+  const binary = file('binary.pem', new X509Certificate(CA_PEM).raw)
+  const tlsOf = (environment: Environment) => read(environment).otlp.tls
+
+  test('are read from the files that are named; those for traces win', () => {
+    const reports = said()
+    expect(tlsOf({ OTEL_EXPORTER_OTLP_CERTIFICATE: ca })).toEqual({ ca: CA_PEM })
+    expect(
+      tlsOf({ OTEL_EXPORTER_OTLP_CERTIFICATE: ca, OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE: cert }),
+    ).toEqual({ ca: CLIENT_PEM })
+    expect(
+      tlsOf({
+        OTEL_EXPORTER_OTLP_CERTIFICATE: ca,
+        OTEL_EXPORTER_OTLP_CLIENT_KEY: key,
+        OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE: cert,
+      }),
+    ).toEqual({ ca: CA_PEM, key: KEY_PEM, cert: CLIENT_PEM })
+    expect(
+      tlsOf({ OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: cert, OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY: key }),
+    ).toEqual({ key: KEY_PEM, cert: CLIENT_PEM })
+    expect(tlsOf({ OTEL_EXPORTER_OTLP_CERTIFICATE: ' ' })).toBeUndefined()
+    expect(reports.lines).toEqual([])
+  })
+
+  test.each([
+    ['there is none', join(folder, 'missing.pem')],
+    ['it is a folder', folder],
+    ['it is no certificate', junk],
+    ['it is a broken one', broken],
+    ['it is a key', key],
+    ['it is not as PEM', binary],
+  ])('are ignored where a file cannot be used, which is said once: %s', (_row, path) => {
+    for (const name of ['OTEL_EXPORTER_OTLP_CERTIFICATE', 'OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE']) {
+      const reports = said()
+      for (let count = 0; count < 2; count += 1) expect(tlsOf({ [name]: path })).toBeUndefined()
+      expect(reports.lines).toEqual([
+        `throughline: ${name} is ignored: expected a file with a certificate as PEM, received ${JSON.stringify(path)}`,
+      ])
+      expect(tlsOf({ OTEL_EXPORTER_OTLP_CERTIFICATE: ca, [name]: path })?.ca).toEqual(
+        name.includes('TRACES') ? CA_PEM : undefined,
+      )
+    }
+  })
+
+  test.each<[string, Environment]>([
+    ['a key alone', { OTEL_EXPORTER_OTLP_CLIENT_KEY: key }],
+    ['a certificate alone', { OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: cert }],
+    ['the key of another', { OTEL_EXPORTER_OTLP_CLIENT_KEY: key, OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: ca }],
+  ])("of the client are a pair or nothing, which is said; the server's stays: %s", (_row, environment) => {
+    const reports = said()
+    expect(tlsOf(environment)).toBeUndefined()
+    expect(tlsOf({ ...environment, OTEL_EXPORTER_OTLP_CERTIFICATE: ca })).toEqual({ ca: CA_PEM })
+    expect(reports.lines).toEqual([expect.stringMatching(/CLIENT_KEY and .*CLIENT_CERTIFICATE are ignored/)])
+  })
+
+  test('whose key cannot be read are said to be so without a word of it', () => {
+    const reports = said()
+    const secret = file('secret.key', '-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----')
+    const environment = { OTEL_EXPORTER_OTLP_CLIENT_KEY: secret, OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: cert }
+    expect(tlsOf(environment)).toBeUndefined()
+    expect(reports.lines[0]).toContain(
+      'OTEL_EXPORTER_OTLP_CLIENT_KEY is ignored: expected a file with a private key',
+    )
+    expect(reports.lines.join()).not.toContain('c2VjcmV0')
   })
 })
 
 describe('a variable', () => {
   test('that is empty is as good as unset', () => {
     const reports = said()
-    const names = [
-      'OTEL_SDK_DISABLED',
-      'OTEL_PROPAGATORS',
-      'OTEL_TRACES_SAMPLER',
-      'OTEL_TRACES_SAMPLER_ARG',
-      'OTEL_TRACES_EXPORTER',
-      'OTEL_BSP_MAX_QUEUE_SIZE',
-      'OTEL_EXPORTER_OTLP_ENDPOINT',
-      'OTEL_EXPORTER_OTLP_HEADERS',
-      'OTEL_EXPORTER_OTLP_TIMEOUT',
-      'OTEL_SPAN_EVENT_COUNT_LIMIT',
-      'OTEL_RESOURCE_ATTRIBUTES',
-    ]
     const {
       resource: _one,
       sampler: _two,
       propagator,
       ...config
-    } = read(Object.fromEntries(names.map((name) => [name, ' '])))
-    const { resource: _three, sampler: _four, propagator: usual, ...expected } = read()
+    } = read(Object.fromEntries(EVERY_VARIABLE.map((name) => [name, ' '])))
+    const { resource: _three, sampler, propagator: usual, ...expected } = read()
     expect(config).toEqual(expected)
+    expect(String(sampler)).toBe(DEFAULT_SAMPLER)
     expect(propagator?.fields()).toEqual(usual?.fields())
+    expect(hasDestination(Object.fromEntries(EVERY_VARIABLE.map((name) => [name, ' '])))).toBe(false)
     expect(reports.lines).toEqual([])
   })
 
   test.each([
     ['OTEL_SDK_DISABLED', 'yes', 'true or false'],
+    ['OTEL_SDK_DISABLED', '1', 'true or false'],
     ['OTEL_SDK_DISABLED', 'constructor', 'true or false'],
     ['OTEL_TRACES_SAMPLER', 'sometimes', 'one of always_on'],
-    ['OTEL_TRACES_EXPORTER', 'zipkin', 'one of otlp, console, none'],
-    ['OTEL_EXPORTER_OTLP_PROTOCOL', 'grpc', 'one of http/protobuf, http/json'],
+    ['OTEL_TRACES_SAMPLER', 'constructor', 'one of always_on'],
+    ['OTEL_EXPORTER_OTLP_PROTOCOL', 'http/xml', 'one of http/protobuf, http/json'],
+    ['OTEL_EXPORTER_OTLP_TRACES_PROTOCOL', 'http', 'one of http/protobuf, http/json'],
+    ['OTEL_EXPORTER_OTLP_COMPRESSION', 'br', 'one of none, gzip'],
+    ['OTEL_EXPORTER_OTLP_TRACES_COMPRESSION', 'deflate', 'one of none, gzip'],
+    ['OTEL_EXPORTER_OTLP_ENDPOINT', 'http://', 'an http or https URL'],
+    ['OTEL_EXPORTER_OTLP_TRACES_ENDPOINT', 'ftp://c/v1/traces', 'an http or https URL'],
+    ['OTEL_EXPORTER_OTLP_TIMEOUT', '10s', 'a whole number of at least 0'],
+    ['OTEL_EXPORTER_OTLP_TRACES_TIMEOUT', '-1', 'a whole number of at least 0'],
     ['OTEL_BSP_MAX_QUEUE_SIZE', 'many', 'a whole number of at least 1'],
     ['OTEL_BSP_MAX_QUEUE_SIZE', '0', 'a whole number of at least 1'],
+    ['OTEL_BSP_MAX_EXPORT_BATCH_SIZE', '0', 'a whole number of at least 1'],
     ['OTEL_BSP_SCHEDULE_DELAY', '-1', 'a whole number of at least 0'],
     ['OTEL_BSP_EXPORT_TIMEOUT', '1.5', 'a whole number of at least 0'],
+    ['OTEL_ATTRIBUTE_COUNT_LIMIT', '-1', 'a whole number of at least 0'],
+    ['OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT', 'Infinity', 'a whole number of at least 0'],
+    ['OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT', 'x', 'a whole number of at least 0'],
+    ['OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT', '9e99', 'a whole number of at least 0'],
+    ['OTEL_SPAN_EVENT_COUNT_LIMIT', '1,000', 'a whole number of at least 0'],
     ['OTEL_SPAN_LINK_COUNT_LIMIT', 'NaN', 'a whole number of at least 0'],
+    ['OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT', 'null', 'a whole number of at least 0'],
+    ['OTEL_LINK_ATTRIBUTE_COUNT_LIMIT', '-0.5', 'a whole number of at least 0'],
     ['OTEL_RESOURCE_ATTRIBUTES', 'a=b,c', 'key=value,key2=value2'],
     ['OTEL_RESOURCE_ATTRIBUTES', 'a=b,c=%zz', 'key=value,key2=value2'],
+    ['OTEL_RESOURCE_ATTRIBUTES', 'a=b,=c', 'key=value,key2=value2'],
+    ['OTEL_LOG_LEVEL', 'loud', 'one of none, error, warn, info, debug, verbose, all'],
   ])('with a bad value is said once and ignored: %s=%s', (name, value, wanted) => {
     const reports = said()
     for (let count = 0; count < 2; count += 1) {
-      const { batch, limits, isDisabled, exporter, otlp, resource, sampler } = read({ [name]: value })
+      const { batch, limits, isDisabled, exporters, otlp, resource, sampler } = read({ [name]: value })
       const usual = read()
-      expect({ batch, limits, isDisabled, exporter, otlp }).toEqual({
+      expect({ batch, limits, isDisabled, exporters, otlp }).toEqual({
         batch: usual.batch,
         limits: usual.limits,
         isDisabled: false,
-        exporter: 'otlp',
+        exporters: ['otlp'],
         otlp: usual.otlp,
       })
       expect(String(sampler)).toBe(DEFAULT_SAMPLER)
@@ -200,6 +368,80 @@ describe('a variable', () => {
     expect(reports.lines).toHaveLength(1)
     expect(reports.lines[0]).toContain(`${name} is ignored: expected ${wanted}`)
     expect(reports.lines[0]).toContain(`received "${value}"`)
+  })
+
+  test.each<[string, string, (config: ReturnType<typeof read>) => unknown, unknown]>([
+    ['OTEL_SDK_DISABLED', 'TRUE', ({ isDisabled }) => isDisabled, true],
+    ['OTEL_SDK_DISABLED', 'False', ({ isDisabled }) => isDisabled, false],
+    ['OTEL_SERVICE_NAME', 'a b%20', ({ resource }) => resource.attributes['service.name'], 'a b%20'],
+    ['OTEL_RESOURCE_ATTRIBUTES', 'a=x%2Cy%3D1', ({ resource }) => resource.attributes['a'], 'x,y=1'],
+    ['OTEL_EXPORTER_OTLP_TIMEOUT', '7', ({ otlp }) => otlp.timeoutMillis, 7],
+    ['OTEL_EXPORTER_OTLP_TRACES_TIMEOUT', '8', ({ otlp }) => otlp.timeoutMillis, 8],
+    ['OTEL_EXPORTER_OTLP_COMPRESSION', 'GZIP', ({ otlp }) => otlp.compression, 'gzip'],
+    ['OTEL_EXPORTER_OTLP_TRACES_COMPRESSION', 'gzip', ({ otlp }) => otlp.compression, 'gzip'],
+    ['OTEL_EXPORTER_OTLP_PROTOCOL', 'HTTP/JSON', ({ otlp }) => otlp.protocol, 'http/json'],
+    ['OTEL_EXPORTER_OTLP_TRACES_PROTOCOL', 'http/json', ({ otlp }) => otlp.protocol, 'http/json'],
+    ['OTEL_EXPORTER_OTLP_HEADERS', 'a=b', ({ otlp }) => otlp.headers, { a: 'b' }],
+    ['OTEL_EXPORTER_OTLP_TRACES_HEADERS', 'a=c', ({ otlp }) => otlp.headers, { a: 'c' }],
+    ['OTEL_BSP_SCHEDULE_DELAY', '11', ({ batch }) => batch.scheduledDelayMillis, 11],
+    ['OTEL_BSP_EXPORT_TIMEOUT', '12', ({ batch }) => batch.exportTimeoutMillis, 12],
+    ['OTEL_BSP_MAX_QUEUE_SIZE', '2048', ({ batch }) => batch.maxQueueSize, 2048],
+    ['OTEL_BSP_MAX_EXPORT_BATCH_SIZE', '13', ({ batch }) => batch.maxExportBatchSize, 13],
+    ['OTEL_ATTRIBUTE_COUNT_LIMIT', '21', ({ limits }) => limits.attributeCountLimit, 21],
+    ['OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT', '22', ({ limits }) => limits.attributeValueLengthLimit, 22],
+    ['OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT', '0', ({ limits }) => limits.attributeCountLimit, 0],
+    ['OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT', '24', ({ limits }) => limits.attributeValueLengthLimit, 24],
+    ['OTEL_SPAN_EVENT_COUNT_LIMIT', '25', ({ limits }) => limits.eventCountLimit, 25],
+    ['OTEL_SPAN_LINK_COUNT_LIMIT', '26', ({ limits }) => limits.linkCountLimit, 26],
+    ['OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT', '27', ({ limits }) => limits.attributePerEventCountLimit, 27],
+    ['OTEL_LINK_ATTRIBUTE_COUNT_LIMIT', '28', ({ limits }) => limits.attributePerLinkCountLimit, 28],
+  ])('alone does what it says: %s=%s', (name, value, part, expected) => {
+    const reports = said()
+    expect(part(read({ [name]: ` ${value} ` }))).toEqual(expected)
+    expect(reports.lines).toEqual([])
+  })
+
+  test('for a level of what is said is known in any case', () => {
+    const reports = said()
+    for (const level of ['none', 'error', 'WARN', 'info', 'Debug', 'verbose', 'all']) {
+      read({ OTEL_LOG_LEVEL: level })
+    }
+    expect(reports.lines).toEqual([])
+  })
+
+  test('for what is said takes effect, blanks or not', () => {
+    for (const [level, count] of [
+      [' NONE ', 0],
+      [' error ', 0],
+      ['warn', 1],
+    ] as const) {
+      const reports = said()
+      vi.stubEnv('OTEL_LOG_LEVEL', level)
+      read({ OTEL_TRACES_SAMPLER: 'sometimes' })
+      expect(reports.lines).toHaveLength(count)
+    }
+  })
+
+  test('for a configuration file is said to count for nothing; the others still count', () => {
+    const reports = said()
+    for (let count = 0; count < 2; count += 1) {
+      const environment = { OTEL_CONFIG_FILE: '/etc/otel.yaml', OTEL_BSP_MAX_QUEUE_SIZE: '7' }
+      expect(read(environment).batch.maxQueueSize).toBe(7)
+    }
+    expect(reports.lines).toEqual([
+      'throughline: OTEL_CONFIG_FILE is ignored: configuration files are not supported; the other OTEL_ variables count',
+    ])
+  })
+
+  test('for a batch that is larger than the queue is cut to it, and that is said; the usual one is cut in silence', () => {
+    const reports = said()
+    const sizes = { OTEL_BSP_MAX_QUEUE_SIZE: '100', OTEL_BSP_MAX_EXPORT_BATCH_SIZE: '200' }
+    expect(read(sizes).batch).toMatchObject({ maxQueueSize: 100, maxExportBatchSize: 100 })
+    expect(reports.lines).toEqual([
+      'throughline: OTEL_BSP_MAX_EXPORT_BATCH_SIZE is 200, more than the queue holds: 100 is used',
+    ])
+    expect(read({ OTEL_BSP_MAX_QUEUE_SIZE: '100' }).batch.maxExportBatchSize).toBe(100)
+    expect(reports.lines).toHaveLength(1)
   })
 
   test('that is longer than a timer can wait does not make it fire at once', () => {
@@ -244,11 +486,57 @@ describe('sampling', () => {
     expect(String(sampler).startsWith(expected)).toBe(true)
   })
 
+  test.each(['', 'no', '-0.1', '1.5'])('by a ratio that is none is of all: "%s"', (ratio) => {
+    const reports = said()
+    const environment = { OTEL_TRACES_SAMPLER: 'traceidratio', OTEL_TRACES_SAMPLER_ARG: ratio }
+    expect(String(read(environment).sampler)).toBe('TraceIdRatioBased{1}')
+    expect(reports.lines).toEqual(
+      ratio === ''
+        ? []
+        : [
+            `throughline: OTEL_TRACES_SAMPLER_ARG is ignored: expected a number from 0 to 1, received "${ratio}"`,
+          ],
+    )
+  })
+
+  test.each(['jaeger_remote', 'parentbased_jaeger_remote', 'XRay'])(
+    'by what is known but not to be had is as by default, and that is said once: %s',
+    (name) => {
+      const reports = said()
+      for (let count = 0; count < 2; count += 1) {
+        expect(String(read({ OTEL_TRACES_SAMPLER: name }).sampler)).toBe(DEFAULT_SAMPLER)
+      }
+      expect(reports.lines).toEqual([
+        `throughline: OTEL_TRACES_SAMPLER: ${name.toLowerCase()} is not supported; it is ignored`,
+      ])
+    },
+  )
+
   test('by code wins', () => {
     const environment = { OTEL_TRACES_SAMPLER: 'always_off' }
-    expect(String(read(environment, { sampling: 0.1 }).sampler)).toMatch(/root=TraceIdRatioBased\{0.1\}/)
-    const sampler = { shouldSample: () => ({ decision: 0 }), toString: () => 'Mine' }
-    expect(read(environment, { sampler }).sampler).toBe(sampler)
+    const { sampler: byShare } = read(environment, { sampling: 0.1 })
+    expect(String(byShare)).toMatch(/^ParentBased\{root=ProbabilitySampler\{0.1\},/)
+    const { sampler: byRules } = read(environment, { sampling: [{ match: {}, rate: 0.1 }] })
+    expect(String(byRules)).toMatch(/^ParentBased\{root=RuleBased\{0.1\},/)
+    const own = { shouldSample: () => ({ decision: SamplingDecision.RECORD }), toString: () => 'Mine' }
+    const { sampler } = read(environment, { sampler: own })
+    expect(String(sampler)).toBe('Mine')
+    expect(sampler.shouldSample(ROOT_CONTEXT, 'a'.repeat(32), 'work', 0, {}, []).decision).toBe(
+      SamplingDecision.RECORD,
+    )
+  })
+
+  test("by a share of ids that are of the app's making is said to presume that they are random", () => {
+    const presumed = (options: StartOptions) => {
+      const reports = said()
+      read({}, { idGenerator: { ...randomIds }, ...options })
+      return reports.lines.map((line) => line.includes('presumed to be random'))
+    }
+    expect(presumed({ sampling: 0.1 })).toEqual([true])
+    expect(presumed({ sampling: [{ match: {}, rate: 0.1 }] })).toEqual([true])
+    expect(presumed({ sampling: 1 })).toEqual([])
+    expect(presumed({ sampling: [{ match: {}, rate: 0 }] })).toEqual([])
+    expect(presumed({})).toEqual([])
   })
 })
 
@@ -259,6 +547,27 @@ describe('propagation', () => {
     expect(fields('baggage')).toEqual(['baggage'])
     expect(fields('TraceContext, baggage,tracecontext,')).toEqual(['traceparent', 'tracestate', 'baggage'])
     expect(fields('none')).toBeUndefined()
+    expect(fields('b3')).toEqual(['b3'])
+    expect(fields('B3Multi')).toEqual(['x-b3-traceid', 'x-b3-spanid', 'x-b3-sampled', 'x-b3-flags'])
+    expect(fields('b3,tracecontext')).toEqual(['b3', 'traceparent', 'tracestate'])
+    expect(fields('tracecontext b3')).toEqual(['traceparent', 'tracestate', 'b3'])
+  })
+
+  test('is none at all where the list says so, also among others, which is said', () => {
+    const reports = said()
+    expect(fields('none,tracecontext')).toBeUndefined()
+    expect(reports.lines).toEqual([
+      'throughline: OTEL_PROPAGATORS: none among others is none; they are ignored',
+    ])
+  })
+
+  test.each(['jaeger', 'XRay', 'ottrace'])('by %s is not to be had, and that is said once', (name) => {
+    const reports = said()
+    for (let count = 0; count < 2; count += 1) expect(fields(`${name},b3`)).toEqual(['b3'])
+    expect(fields(name)).toEqual(['traceparent', 'tracestate', 'baggage'])
+    expect(reports.lines).toEqual([
+      `throughline: OTEL_PROPAGATORS: ${name.toLowerCase()} is not supported; it is ignored`,
+    ])
   })
 
   test('by a name that is not known is ignored, and that is said', () => {
@@ -276,6 +585,9 @@ describe('propagation', () => {
 })
 
 describe('an option', () => {
+  const deciding = { shouldSample: () => ({ decision: SamplingDecision.RECORD }), toString: () => 'Mine' }
+  const exporting = { export() {}, shutdown: async () => {} }
+
   test('that is unknown is a TypeError that names it and those that there are', () => {
     expect(() => read({}, { endpiont: 'http://c' } as StartOptions)).toThrow(
       expect.objectContaining({
@@ -316,6 +628,24 @@ describe('an option', () => {
       )
     },
   )
+
+  test.each<[StartOptions, string]>([
+    [{ sampler: deciding, sampling: 0.1 }, 'sampler or sampling'],
+    [{ exporter: exporting, spanProcessors: [] }, 'exporter or spanProcessors'],
+  ])('that says what another says already is a TypeError that names both: %o', (options, both) => {
+    expect(() => read({}, options)).toThrow(
+      expect.objectContaining({
+        name: 'TypeError',
+        message: expect.stringMatching(
+          new RegExp(`^start\\(\\): expected ${both}, received both; example: \\{ .* \\}$`),
+        ),
+      }),
+    )
+    const first = Object.fromEntries(
+      Object.entries(options).map(([key, value], at) => [key, at === 0 ? value : undefined]),
+    )
+    expect(() => read({}, first)).not.toThrow()
+  })
 
   test('that is undefined is as good as not given; no object at all is a TypeError', () => {
     expect(read({}, { endpoint: undefined } as unknown as StartOptions).otlp.isDefault).toBe(true)

@@ -12,13 +12,11 @@ import { setImmediate as turn, setTimeout as later } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import {
   AsyncContextManager,
-  emitIn,
   isSuppressed,
   root,
   suppressTracing,
   withSpan,
 } from '../../packages/core/src/context.ts'
-import { said } from './engine.ts'
 
 const KEY = createContextKey('a key of the app')
 const OTHER = createContextKey('another key')
@@ -222,22 +220,6 @@ describe('what is current', () => {
     emitter.emit('data')
     expect(seen).toEqual(['second'])
     expect(passed).toBe(1)
-  })
-
-  test('whoever wants to know of the close is told once each, before the listeners, and harms nobody', () => {
-    const reports = said()
-    const emitter = new EventEmitter()
-    const order: string[] = []
-    emitter.on('close', () => order.push('listener'))
-    emitIn(contextWith('request'), emitter, () => {
-      order.push('first')
-      throw new Error('ours')
-    })
-    emitIn(contextWith('request'), emitter, () => order.push('second'))
-    emitter.emit('data')
-    emitter.emit('close')
-    expect(order).toEqual(['first', 'second', 'listener'])
-    expect(reports.lines).toHaveLength(1)
   })
 
   test('an error that nobody listens to is thrown as ever, and a frozen emitter is left alone', () => {

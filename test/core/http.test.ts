@@ -37,7 +37,8 @@ function attributesOf(
   trustProxy = false,
   capture: string[] = [],
 ): Record<string, unknown> {
-  return http.serverAttributes(requestOf(incoming), trustProxy, capture)
+  const request = requestOf(incoming)
+  return http.serverAttributes(request, http.targetOf(request), trustProxy, capture)
 }
 
 describe('the method', () => {
@@ -130,7 +131,7 @@ describe('the path', () => {
     const attributes = attributesOf({ url })
     expect(attributes['url.path']).toBe(path)
     expect(attributes['url.query']).toBe(query)
-    expect(http.pathOf(requestOf({ url }))).toBe(path)
+    expect(http.pathOf(url)).toBe(path)
   })
 
   test('is the one that came, where the framework has rewritten it', () => {

@@ -1,13 +1,28 @@
-import { SpanKind, SpanStatusCode, type Attributes, type HrTime, type SpanContext } from '@opentelemetry/api'
+import {
+  ROOT_CONTEXT,
+  SpanKind,
+  SpanStatusCode,
+  trace,
+  type Attributes,
+  type AttributeValue,
+  type HrTime,
+  type Span as ApiSpan,
+  type SpanContext,
+} from '@opentelemetry/api'
 import * as fc from 'fast-check'
 import { setFlagsFromString } from 'node:v8'
+import { isDeepStrictEqual } from 'node:util'
 import { runInNewContext } from 'node:vm'
 import { JsonTraceSerializer, ProtobufTraceSerializer } from '@opentelemetry/otlp-transformer'
+import { resourceFromAttributes } from '@opentelemetry/resources'
+import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
 import { describe, expect, it } from 'vitest'
 import { decodePartialSuccess, encodeProtobuf } from '../../packages/core/src/otlp/encode.ts'
 import { encodeJson, parsePartialSuccess } from '../../packages/core/src/otlp/json.ts'
 import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../../packages/core/src/span.ts'
+import { checkRequest } from '../conformance/otlp-wire.ts'
 import { decodeRequest, encodeResponse } from '../otlp-definition.ts'
+import { engine, type TestEngine } from './engine.ts'
 
 const TRACE = '0af7651916cd43dd8448eb211c80319c'
 const SPAN = 'b7ad6b7169203331'
@@ -75,7 +90,12 @@ function form(value: unknown, name = ''): unknown {
   return Object.fromEntries(entries.map(([key, item]) => [key, form(item, key)]))
 }
 
-const fromProtobuf = (spans: readonly ReadableSpan[]) => form(decodeRequest(encodeProtobuf(spans)))
+/** As the decoder reads it, after a second reader has found nothing in it that the decoder would pass over. */
+function fromProtobuf(spans: readonly ReadableSpan[]): unknown {
+  const request = encodeProtobuf(spans)
+  checkRequest(request)
+  return form(decodeRequest(request))
+}
 const fromJson = (spans: readonly ReadableSpan[]) => form(JSON.parse(encodeJson(spans)))
 
 /** The one span of a request of one span. */
@@ -116,7 +136,9 @@ function expectedValue(value: unknown): object {
   }
   if (value instanceof Uint8Array) return { bytesValue: Buffer.from(value).toString('base64') }
   if (Array.isArray(value)) {
-    return { arrayValue: value.length === 0 ? {} : { values: value.map((item) => expectedValue(item)) } }
+    return {
+      arrayValue: value.length === 0 ? {} : { values: Array.from(value, (item) => expectedValue(item)) },
+    }
   }
   const values = expectedAttributes(value, (item) => item === undefined)
   return { kvlistValue: values === undefined ? {} : { values } }
@@ -220,7 +242,42 @@ const anyNumber = fc.oneof(
     Infinity,
     -Infinity,
     Number.MIN_VALUE,
+    Number.MAX_VALUE,
+    2 ** -1022,
+    2 ** 53 - 1,
+    2 ** 53 + 2,
+    -(2 ** 53) - 2,
+    1.5,
+    -1e-320,
   ),
+  // Where a number takes one byte more on the wire, and where it turns into another form.
+  fc
+    .tuple(fc.integer({ min: 0, max: 64 }), fc.integer({ min: -2, max: 2 }), fc.constantFrom(1, -1))
+    .map(([bits, step, sign]) => sign * (2 ** bits + step)),
+)
+const anyBigint = fc.oneof(
+  fc.bigInt({ min: -(2n ** 70n), max: 2n ** 70n }),
+  fc.constantFrom(2n ** 63n - 1n, 2n ** 63n, -(2n ** 63n), -(2n ** 63n) - 1n, 0n, -1n),
+  fc
+    .tuple(fc.bigInt({ min: 0n, max: 64n }), fc.bigInt({ min: -2n, max: 2n }), fc.constantFrom(1n, -1n))
+    .map(([bits, step, sign]) => sign * (2n ** bits + step)),
+)
+const anyBytes = fc.oneof(
+  fc.uint8Array({ maxLength: 300 }),
+  fc.uint8Array({ maxLength: 300 }).map((bytes) => Buffer.from(bytes)),
+  // A window on a larger buffer.
+  fc.uint8Array({ minLength: 20, maxLength: 40 }).map((bytes) => bytes.subarray(7, 19)),
+  fc.integer({ min: 16_000, max: 70_000 }).map((length) => new Uint8Array(length).fill(0xab)),
+)
+/** Homogeneous, as the API has them, and long enough to be worth a path of its own. */
+const anyList = fc.oneof(
+  fc.array(anyText, { maxLength: 4 }),
+  fc.array(fc.string({ unit: 'grapheme' }), { maxLength: 200 }),
+  fc.array(anyNumber, { maxLength: 200 }),
+  fc.array(fc.boolean(), { maxLength: 200 }),
+  fc.array(fc.oneof(fc.constantFrom(null, undefined), fc.integer()), { maxLength: 20 }),
+  // oxlint-disable-next-line no-sparse-arrays -- A hole is what is tested.
+  fc.constant([1, , 3]),
 )
 const anyValue: fc.Arbitrary<unknown> = fc.letrec<{ value: unknown; leaf: unknown }>((tie) => ({
   leaf: fc.oneof(
@@ -228,13 +285,13 @@ const anyValue: fc.Arbitrary<unknown> = fc.letrec<{ value: unknown; leaf: unknow
     { weight: 3, arbitrary: anyNumber },
     fc.boolean(),
     fc.constantFrom(null, undefined),
-    fc.uint8Array({ maxLength: 300 }),
-    fc.bigInt({ min: -(2n ** 70n), max: 2n ** 70n }),
-    fc.constantFrom(2n ** 63n - 1n, 2n ** 63n, -(2n ** 63n), -(2n ** 63n) - 1n),
+    anyBytes,
+    anyBigint,
   ),
   value: fc.oneof(
     { depthSize: 'small' },
     { weight: 6, arbitrary: tie('leaf') },
+    anyList,
     fc.array(tie('value'), { maxLength: 5 }),
     fc.dictionary(anyText, tie('value'), { maxKeys: 4 }),
   ),
@@ -243,6 +300,9 @@ const anyAttributes = fc.dictionary(
   fc.oneof(
     { weight: 3, arbitrary: fc.constantFrom('http.request.method', 'url.full', 'n', 'k'.repeat(130)) },
     anyText,
+    fc.constantFrom('', '__proto__', 'constructor', 'été', 'k'.repeat(16_384)),
+    fc.integer({ min: 105, max: 130 }).map((length) => 'k'.repeat(length)),
+    fc.integer({ min: 35, max: 65 }).map((length) => 'é'.repeat(length)),
   ),
   anyValue,
   { maxKeys: 6, noNullPrototype: true },
@@ -391,6 +451,439 @@ describe('any span', () => {
       }),
       { numRuns: 100 },
     )
+  })
+})
+
+// ---- Spans of the engine, and of the official SDK ----
+
+/** One call on a span that is open. */
+type Step = (span: ApiSpan) => void
+
+const anyApiValue = fc.oneof(
+  anyText,
+  anyNumber,
+  fc.boolean(),
+  fc.array(fc.oneof(fc.string({ unit: 'grapheme' }), fc.constant(null)), { maxLength: 5 }),
+  fc.array(anyNumber, { maxLength: 5 }),
+) as fc.Arbitrary<AttributeValue>
+const anyApiAttributes = fc.dictionary(
+  fc.oneof(fc.constantFrom('http.request.method', 'url.full', 'n'), fc.string({ minLength: 1 })),
+  anyApiValue,
+  { maxKeys: 6, noNullPrototype: true },
+)
+const anyGivenTime = fc.oneof(
+  fc.constant(undefined),
+  anyTime,
+  fc.integer({ min: 1_700_000_000_000, max: 1_900_000_000_000 }),
+  fc.integer({ min: 1_700_000_000_000, max: 1_900_000_000_000 }).map((ms) => new Date(ms)),
+)
+const anyStep: fc.Arbitrary<Step> = fc.oneof(
+  fc.tuple(fc.string({ minLength: 1 }), anyApiValue).map(
+    ([key, value]): Step =>
+      (span) =>
+        span.setAttribute(key, value),
+  ),
+  anyApiAttributes.map(
+    (attributes): Step =>
+      (span) =>
+        span.setAttributes(attributes),
+  ),
+  fc.tuple(anyText, fc.option(anyApiAttributes, { nil: undefined }), anyGivenTime).map(
+    ([name, attributes, time]): Step =>
+      (span) =>
+        span.addEvent(name, attributes, time),
+  ),
+  fc.tuple(anyContext, fc.option(anyApiAttributes, { nil: undefined })).map(
+    ([context, attributes]): Step =>
+      (span) =>
+        span.addLink(attributes === undefined ? { context } : { context, attributes }),
+  ),
+  fc.tuple(fc.constantFrom(0, 1, 2), fc.option(anyText, { nil: undefined })).map(
+    ([code, message]): Step =>
+      (span) =>
+        span.setStatus(message === undefined ? { code } : { code, message }),
+  ),
+  anyText.map(
+    (name): Step =>
+      (span) =>
+        span.updateName(name),
+  ),
+  anyText.map(
+    (message): Step =>
+      (span) =>
+        span.recordException(new RangeError(message)),
+  ),
+)
+const anyLife = fc.record({
+  name: anyText,
+  kind: fc.constantFrom(undefined, 0, 1, 2, 3, 4),
+  parent: fc.option(anyContext, { nil: undefined }),
+  attributes: fc.option(anyApiAttributes, { nil: undefined }),
+  startTime: anyGivenTime,
+  endTime: anyGivenTime,
+  steps: fc.array(anyStep, { maxLength: 8 }),
+})
+type Life = typeof anyLife extends fc.Arbitrary<infer T> ? T : never
+
+interface Maker {
+  startSpan: TestEngine['tracer']['startSpan']
+}
+
+function live(tracer: Maker, life: Life): void {
+  const { name, kind, parent, attributes, startTime, endTime, steps } = life
+  const context = parent === undefined ? ROOT_CONTEXT : trace.setSpanContext(ROOT_CONTEXT, parent)
+  const span = tracer.startSpan(
+    name,
+    {
+      ...(kind === undefined ? {} : { kind }),
+      ...(attributes === undefined ? {} : { attributes }),
+      ...(startTime === undefined ? {} : { startTime }),
+    },
+    context,
+  )
+  for (const step of steps) step(span)
+  span.end(endTime)
+}
+
+describe('a span that was lived', () => {
+  const limits = {
+    attributeCountLimit: 5,
+    attributeValueLengthLimit: 100,
+    eventCountLimit: 3,
+    linkCountLimit: 2,
+    attributePerEventCountLimit: 2,
+    attributePerLinkCountLimit: 1,
+  }
+
+  it('on our engine arrives as exporters read it', () => {
+    fc.assert(
+      fc.property(fc.array(anyLife, { minLength: 1, maxLength: 6 }), fc.boolean(), (lives, isLimited) => {
+        const { tracer, provider, ended } = engine(isLimited ? { limits } : {})
+        const other = provider.getTracer('other')
+        lives.forEach((life, index) => live(index % 3 === 2 ? other : tracer, life))
+        expect(ended).toHaveLength(lives.length)
+        const expected = expectedRequest(ended)
+        expect(fromProtobuf(ended)).toEqual(expected)
+        expect(fromJson(ended)).toEqual(expected)
+      }),
+      { numRuns: 200 },
+    )
+  })
+
+  it('on the official SDK arrives as exporters read it', () => {
+    const memory = new InMemorySpanExporter()
+    const provider = new BasicTracerProvider({
+      resource: resourceFromAttributes({ 'service.name': 'theirs', n: 1 }),
+      spanProcessors: [new SimpleSpanProcessor(memory)],
+    })
+    fc.assert(
+      fc.property(fc.array(anyLife, { minLength: 1, maxLength: 4 }), (lives) => {
+        memory.reset()
+        for (const life of lives) live(provider.getTracer('theirs', '1.0.0'), life)
+        const spans = memory.getFinishedSpans() as unknown as ReadableSpan[]
+        expect(fromProtobuf(spans)).toEqual(expectedRequest(spans))
+        expect(fromJson(spans)).toEqual(expectedRequest(spans))
+      }),
+      { numRuns: 50 },
+    )
+  })
+})
+
+// ---- What a fast encoder takes for granted ----
+
+/** A span that has something of everything, for places where it may be written wrongly. */
+const complete = span({
+  name: 'complétement',
+  context: { traceState: traceState('a=1,b=2') },
+  parentSpanContext: { traceId: TRACE, spanId: PARENT, traceFlags: 1, isRemote: true },
+  status: { code: SpanStatusCode.ERROR, message: 'failed' },
+  attributes: {
+    'http.request.method': 'GET',
+    ascii: 'x'.repeat(57),
+    clé: 'valeur: é 漢 😀 \ud800',
+    port: 65_536,
+    ratio: 0.25,
+    negative: -1,
+    is: true,
+    list: ['a', 'é', null],
+    map: { bytes: new Uint8Array(9).fill(7), nested: [{ deep: 'text' }] },
+    big: 2n ** 62n,
+  },
+  events: [{ time: [1_753_000_000, 5], name: 'event', attributes: { a: 'b' }, droppedAttributesCount: 300 }],
+  links: [{ context: { traceId: TRACE, spanId: PARENT, traceFlags: 0 }, attributes: { a: 'b' } }],
+  droppedAttributesCount: 1,
+  droppedEventsCount: 2 ** 31,
+  droppedLinksCount: 2 ** 32 - 1,
+})
+const COMPLETE_BYTES = encodeProtobuf([complete]).length
+
+describe('an encoder in a hurry', () => {
+  it.each([4096, 8192, 16_384, 32_768, 65_536, 131_072, 262_144])(
+    'has room for a span wherever it stands around byte %i',
+    (size) => {
+      const expected = JSON.stringify(form(decodeRequest(encodeProtobuf([complete]))))
+      const large = span({ attributes: { large: 'x'.repeat(1_200_000) } })
+      const stride = size === 65_536 ? 1 : 7
+      for (let before = size - COMPLETE_BYTES - 200; before <= size; before += stride) {
+        // A large request first: the one after it starts with a buffer of the size that a process starts with.
+        if (size > 32_768) encodeProtobuf([large])
+        const filler = span({ name: '', attributes: { filler: 'x'.repeat(Math.max(0, before)) } })
+        const request = encodeProtobuf([filler, complete])
+        checkRequest(request)
+        const decoded = decodeRequest(request)
+        const made = decoded.resourceSpans?.[0]?.scopeSpans?.[0]?.spans
+        expect(made).toHaveLength(2)
+        made?.shift()
+        expect(JSON.stringify(form(decoded)), `${before} bytes before it`).toBe(expected)
+      }
+    },
+    60_000,
+  )
+
+  /** Values that take exactly the room that was made for them leave none for what comes next. */
+  const long = 'x'.repeat(1100)
+  it.each<[string, Given]>([
+    ['an event', { attributes: { long }, events: [{ time: [1, 1], name: '' }] }],
+    [
+      'a link',
+      { attributes: { long }, links: [{ context: { traceId: TRACE, spanId: SPAN, traceFlags: 1 } }] },
+    ],
+    ['a status', { attributes: { long }, status: { code: SpanStatusCode.ERROR } }],
+    ['a count', { attributes: { long }, droppedAttributesCount: 2 ** 32 - 1 }],
+    ['a long text', { attributes: { long, ['k'.repeat(200)]: 'y'.repeat(1024) } }],
+    ['the same text', { attributes: { long }, events: [{ time: [1, 1], name: long, attributes: { long } }] }],
+    ['bytes', { attributes: { long, list: [new Uint8Array(1100), new Uint8Array(1100)] } }],
+    [
+      'a short text again',
+      {
+        attributes: { short: 'y'.repeat(61) },
+        events: [{ time: [1, 1], name: long, attributes: { short: 'y'.repeat(61) } }],
+      },
+    ],
+    [
+      'a count behind a link',
+      {
+        links: [{ context: { traceId: TRACE, spanId: SPAN, traceFlags: 1 }, attributes: { long } }],
+        droppedLinksCount: 2 ** 32 - 1,
+      },
+    ],
+    [
+      'a status behind a link',
+      {
+        links: [{ context: { traceId: TRACE, spanId: SPAN, traceFlags: 1 }, attributes: { long } }],
+        status: { code: SpanStatusCode.ERROR },
+      },
+    ],
+    ['a number', { attributes: { long, ['k'.repeat(120)]: 0.5, b: -1, [`k${long}`]: true } }],
+    ['a list', { attributes: { list: [long, [], {}, long, null, -1, 2n ** 63n - 1n, 0.5] } }],
+    ['a key', { attributes: { map: { [long]: long, [`${long}2`]: 1 } } }],
+  ])('has room for %s behind a value that left none', (_, given) => {
+    const tight = span(given)
+    const total = encodeProtobuf([tight]).length
+    const expected = fromProtobuf([tight])
+    expect(expected).toEqual(expectedRequest([tight]))
+    const large = span({ attributes: { large: 'x'.repeat(1_200_000) } })
+    // The end of the buffer comes to lie in each place of the span, but not within the long texts.
+    const places = Array.from({ length: 250 }, (__, place) => total - place)
+    if (total > 1500) places.push(...Array.from({ length: total - 1400 }, (__, place) => place + 1150))
+    for (const place of places) {
+      encodeProtobuf([large])
+      const filler = span({ name: '', attributes: { filler: 'x'.repeat(65_536 - place - 120) } })
+      const request = encodeProtobuf([filler, tight])
+      checkRequest(request)
+      const decoded = decodeRequest(request)
+      decoded.resourceSpans?.[0]?.scopeSpans?.[0]?.spans?.shift()
+      // The texts are too long to be printed for each place.
+      expect(isDeepStrictEqual(form(decoded), expected), `${place} bytes in`).toBe(true)
+    }
+  })
+
+  it('finds the end of a text of any length in any field', () => {
+    const lengths = [
+      ...Array.from({ length: 300 }, (_, length) => length),
+      1023,
+      1024,
+      1025,
+      5461,
+      5462,
+      16_383,
+    ]
+    for (const last of ['', 'é', '漢', '😀', '\ud800', '\udc00x', '\u0000', '\u007f', '\u0080']) {
+      const spans = lengths.map((length) => {
+        const value = 'x'.repeat(length) + last
+        return span({
+          name: value,
+          context: { traceState: traceState(value.replaceAll(/[^ -~]/g, '_')) },
+          status: { code: SpanStatusCode.ERROR, message: value },
+          attributes: { text: value, [`k${value}`]: value, n: [value], [`n${value}`]: length },
+          events: [{ time: [1, 1], name: value, attributes: { text: value } }],
+          instrumentationScope: scope,
+        })
+      })
+      expect(fromProtobuf(spans)).toEqual(expectedRequest(spans))
+      expect(fromJson(spans)).toEqual(expectedRequest(spans))
+    }
+  })
+
+  it('repeats what spans have in common wherever it stands', () => {
+    const few = fc.constantFrom(
+      'GET',
+      'POST',
+      'é',
+      'x'.repeat(57),
+      'y'.repeat(200),
+      '漢'.repeat(40),
+      '',
+      '\ud800',
+    )
+    const someKey = fc.constantFrom('a', 'b', 'é', 'k'.repeat(111), 'k'.repeat(127), 'k'.repeat(200))
+    const some = fc.dictionary(someKey, fc.oneof(few, fc.integer(), fc.array(few, { maxLength: 2 })), {
+      maxKeys: 5,
+      noNullPrototype: true,
+    }) as fc.Arbitrary<Attributes>
+    const someId = fc.constantFrom(TRACE, TRACE.toUpperCase(), '1'.repeat(32), 'not-an-id', '0'.repeat(32))
+    const someSpan = fc
+      .record({
+        name: few,
+        attributes: some,
+        traceId: someId,
+        events: fc.array(fc.record({ time: anyTime, name: few, attributes: some }), { maxLength: 2 }),
+        links: fc.array(
+          fc.record({ context: anyContext, traceId: someId, attributes: some }).map((link) => ({
+            context: { ...link.context, traceId: link.traceId },
+            attributes: link.attributes,
+          })),
+          { maxLength: 2 },
+        ),
+        resource: fc.constantFrom(...RESOURCES),
+        instrumentationScope: fc.constantFrom(...SCOPES),
+      })
+      .map(({ traceId, ...given }) => span({ ...given, context: { traceId } } as Given))
+    const wireId = (id: string) => (/^[0-9a-f]{32}$/i.test(id) ? id.toLowerCase() : '0'.repeat(32))
+    fc.assert(
+      fc.property(fc.array(someSpan, { minLength: 10, maxLength: 60 }), (spans) => {
+        const withWireIds = spans.map((one) => ({
+          ...one,
+          spanContext: () => ({ ...one.spanContext(), traceId: wireId(one.spanContext().traceId) }),
+          links: one.links.map((link) => ({
+            ...link,
+            context: { ...link.context, traceId: wireId(link.context.traceId) },
+          })),
+        }))
+        const expected = expectedRequest(withWireIds)
+        expect(fromProtobuf(spans)).toEqual(expected)
+        expect(fromJson(spans)).toEqual(expected)
+      }),
+      { numRuns: 100 },
+    )
+  })
+
+  it('keeps every span in its place in requests of any number of them', () => {
+    const scopes = [scope, { name: 'pg' }, { name: 'ioredis' }]
+    for (const count of [1, 511, 512, 513, 5000, 3, 4097, 2]) {
+      const spans = Array.from({ length: count }, (_, index) =>
+        span({
+          name: `${index}`,
+          instrumentationScope: scopes[(index * 7) % 3]!,
+          resource: RESOURCES[index % 11 === 0 ? 1 : 0]!,
+        }),
+      )
+      expect(fromProtobuf(spans)).toEqual(expectedRequest(spans))
+    }
+  })
+
+  it('writes a resource and a scope of any kind, also the second time', () => {
+    fc.assert(
+      fc.property(anyAttributes, anyText, anyText, (attributes, name, url) => {
+        const own = { resource: { attributes, schemaUrl: url }, instrumentationScope: { name, version: url } }
+        const given = [
+          span({
+            ...own,
+            resource: { attributes, schemaUrl: text(url) },
+            instrumentationScope: { name: text(name), version: text(url) },
+          }),
+        ]
+        const expected = expectedRequest(given)
+        const spans = [span(own)]
+        expect(fromProtobuf(spans)).toEqual(expected)
+        expect(fromProtobuf(spans)).toEqual(expected)
+        expect(fromJson(spans)).toEqual(expected)
+      }),
+      { numRuns: 100 },
+    )
+  })
+
+  it('makes zeros and nothing worse of numbers that are none', () => {
+    const odd = { traceFlags: Number.NaN }
+    const made = wireSpan({
+      kind: 7 as SpanKind,
+      context: odd,
+      droppedAttributesCount: Number.NaN,
+      droppedEventsCount: -1,
+      status: { code: 5 as SpanStatusCode, message: 'no such code' },
+      links: [{ context: { traceId: TRACE, spanId: SPAN, ...odd } }],
+    })
+    expect(made).toEqual({
+      traceId: TRACE,
+      spanId: SPAN,
+      name: 'GET /',
+      startTimeUnixNano: '1753000000123456789',
+      endTimeUnixNano: '1753000001000000001',
+      droppedEventsCount: 2 ** 32 - 1,
+      flags: 0x100,
+      links: [{ traceId: TRACE, spanId: SPAN, flags: 0x100 }],
+    })
+  })
+})
+
+describe('JSON', () => {
+  const soleSpan = (given: Given) =>
+    (JSON.parse(encodeJson([span(given)])) as { resourceSpans: [{ scopeSpans: [{ spans: [unknown] }] }] })
+      .resourceSpans[0].scopeSpans[0].spans[0]
+
+  it('leaves out what is empty, and has times as text, ids in hexadecimal and enumerations as numbers', () => {
+    expect(soleSpan({ links: [], events: [], attributes: { none: null } })).toEqual({
+      traceId: TRACE,
+      spanId: SPAN,
+      flags: 0x101,
+      name: 'GET /',
+      kind: 2,
+      startTimeUnixNano: '1753000000123456789',
+      endTimeUnixNano: '1753000001000000001',
+    })
+    expect(Object.keys(soleSpan({}) as object)).toHaveLength(7)
+  })
+
+  it('has numbers, bytes and what JSON has no numbers for in the form of the mapping', () => {
+    const value = (given: unknown) =>
+      (soleSpan({ attributes: { given } }) as { attributes: [{ value: unknown }] }).attributes[0].value
+    expect(value(7)).toEqual({ intValue: '7' })
+    expect(value(2 ** 60)).toEqual({ intValue: '1152921504606846976' })
+    expect(value(0.5)).toEqual({ doubleValue: 0.5 })
+    expect(value(Number.NaN)).toEqual({ doubleValue: 'NaN' })
+    expect(value(Infinity)).toEqual({ doubleValue: 'Infinity' })
+    expect(value(-Infinity)).toEqual({ doubleValue: '-Infinity' })
+    expect(value(Uint8Array.of(0xfb, 0xff))).toEqual({ bytesValue: '+/8=' })
+    expect(value([])).toEqual({ arrayValue: { values: [] } })
+    expect(value({})).toEqual({ kvlistValue: { values: [] } })
+  })
+
+  it('has no half surrogates, in no field', () => {
+    const bad = 'a\ud800b'
+    const written = encodeJson([
+      span({
+        name: bad,
+        attributes: { [bad]: [bad, { [bad]: bad }] },
+        context: { traceState: traceState(bad) },
+        status: { code: 2, message: bad },
+        events: [{ time: [1, 1], name: bad, attributes: { [bad]: bad } }],
+        links: [{ context: { traceId: TRACE, spanId: SPAN, traceFlags: 0, traceState: traceState(bad) } }],
+        resource: { attributes: { [bad]: bad }, schemaUrl: bad },
+        instrumentationScope: { name: bad, version: bad, schemaUrl: bad },
+      }),
+    ])
+    expect(written).not.toMatch(/\\ud[89a-f]/i)
+    expect(written.match(/a\ufffdb/g)).toHaveLength(17)
   })
 })
 
@@ -656,9 +1149,7 @@ describe('an attribute', () => {
   it('that contains itself twice ends at the limit of values', () => {
     const doubling: Record<string, unknown> = {}
     Object.assign(doubling, { a: doubling, b: [doubling, doubling], c: 'text' })
-    const started = performance.now()
     const bytes = encodeProtobuf([span({ attributes: { doubling, after: 'text' } })])
-    expect(performance.now() - started).toBeLessThan(5000)
     expect(bytes.length).toBeLessThan(5_000_000)
     expect(fromJson([span({ attributes: { doubling, after: 'text' } })])).toEqual(form(decodeRequest(bytes)))
   })

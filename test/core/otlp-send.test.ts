@@ -1,7 +1,12 @@
 import { context, trace } from '@opentelemetry/api'
+import { readFileSync } from 'node:fs'
 import * as http from 'node:http'
+import * as https from 'node:https'
+import { once } from 'node:events'
+import type { AddressInfo } from 'node:net'
+import type { TLSSocket } from 'node:tls'
 import { gunzipSync } from 'node:zlib'
-import { describe, expect, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { batchProcessor, type ExportResult } from '../../packages/core/src/batch.ts'
 import { AsyncContextManager, isSuppressed } from '../../packages/core/src/context.ts'
 import { otlpExporter, type OtlpExporter, type OtlpOptions } from '../../packages/core/src/otlp/send.ts'
@@ -90,23 +95,32 @@ describe('a request', () => {
     expect([collector.requests.length, collector.connections]).toEqual([3, 2])
   })
 
-  test('that would be larger than collectors take goes in halves; a span that is too large alone is lost', async () => {
+  test('lets its headers be overridden, but not what describes the body', async () => {
+    const { url, requests } = await receiver()
+    const headers = { 'user-agent': 'mine/1', 'content-type': 'text/plain', 'content-length': '1' }
+    expect(await send(exporterTo(url, { headers }))).toEqual({ code: 0 })
+    expect(requests[0]?.headers).toMatchObject({
+      'user-agent': 'mine/1',
+      'content-type': 'application/x-protobuf',
+      'content-length': String(requests[0]?.body.length),
+    })
+  })
+
+  test('of one large span is sent, but not one of more than 64 MiB', async () => {
     const collector = await receiver()
-    const large = (length: number) => {
+    const exporter = exporterTo(collector.url)
+    const sendLarge = (length: number) => {
       const { tracer, ended } = engine()
       tracer.startSpan('large', { attributes: { text: 'x'.repeat(length) } }).end()
-      return ended[0] as never
+      return new Promise<ExportResult>((resolve) => exporter.export(ended, resolve))
     }
-    const exporter = exporterTo(collector.url)
-    const halves = [large(9 * 2 ** 20), large(9 * 2 ** 20)]
-    expect(await new Promise((resolve) => exporter.export(halves, resolve))).toEqual({ code: 0 })
-    expect(collector.requests).toHaveLength(2)
-    const result = await new Promise<ExportResult>((resolve) =>
-      exporter.export([large(17 * 2 ** 20)], resolve),
-    )
-    expect(result.code).toBe(1)
-    expect(result.error?.message).toMatch(/a span of \d+ bytes is larger than \d+/)
-    expect(collector.requests).toHaveLength(2)
+    expect(await sendLarge(17 * 2 ** 20)).toEqual({ code: 0 })
+    const { code, error } = await sendLarge(64 * 2 ** 20)
+    expect([code, error?.message]).toEqual([
+      1,
+      expect.stringMatching(/^a request of \d+ bytes is larger than 67108864$/),
+    ])
+    expect(collector.requests).toHaveLength(1)
   })
 
   test('of ours is neither traced nor given a traceparent', async () => {
@@ -154,27 +168,69 @@ describe('an answer', () => {
     expect(requests).toHaveLength(1)
   })
 
+  test('with a 2xx of any kind is a success', async () => {
+    const { url, requests } = await receiver(statuses(200, 202, 204))
+    const exporter = exporterTo(url)
+    for (let count = 0; count < 3; count += 1) expect(await send(exporter)).toEqual({ code: 0 })
+    expect(requests).toHaveLength(3)
+  })
+
+  test('that sends us elsewhere is not followed: our headers are for nobody else', async () => {
+    const elsewhere = await receiver()
+    const { url } = await receiver((response) => {
+      response.writeHead(307, { Location: `${elsewhere.url}/v1/traces` }).end()
+    })
+    expect((await send(exporterTo(url))).error?.message).toBe(`${url}/v1/traces answered 307`)
+    expect(elsewhere.requests).toEqual([])
+  })
+
   test('that says no for ever is asked six times in all', async () => {
     const { url, requests } = await receiver(statuses(503))
     expect((await send(exporterTo(url))).code).toBe(1)
     expect(requests).toHaveLength(6)
   })
 
-  test('may say when to come again, in seconds or by date; later than the timeout is never', async () => {
-    for (const header of ['3600', new Date(Date.now() + 3_600_000).toUTCString()]) {
-      const { url, requests } = await receiver((response) =>
-        response.writeHead(503, { 'Retry-After': header }).end(),
-      )
-      expect((await send(exporterTo(url))).code).toBe(1)
-      expect(requests).toHaveLength(1)
-    }
-    for (const header of ['0', new Date(Date.now() - 1000).toUTCString()]) {
-      const { url, requests } = await receiver((response, _request, number) =>
-        response.writeHead(number === 1 ? 503 : 200, { 'Retry-After': header }).end(),
-      )
-      expect((await send(exporterTo(url))).code).toBe(0)
-      expect(requests).toHaveLength(2)
-    }
+  // An own pause would be longer than the whole batch may take here, so that only who is told to comes again.
+  const asks = async (header: string | undefined) => {
+    const { url, requests } = await receiver((response, _request, number) => {
+      if (header !== undefined) response.setHeader('Retry-After', header)
+      response.writeHead(number === 1 ? 503 : 200).end()
+    })
+    const { code } = await send(exporterTo(url, { timeoutMillis: 700 }))
+    expect(code).toBe(requests.length === 1 ? 1 : 0)
+    return requests.length
+  }
+
+  test.each([
+    ['in seconds', '0'],
+    ['in seconds, with spaces', ' 0 '],
+    ['by a date that is past', 'Sun, 06 Nov 1994 08:49:37 GMT'],
+    ['by a date in the form of RFC 850', 'Sunday, 06-Nov-94 08:49:37 GMT'],
+    ['by a date in the form of asctime', 'Sun Nov  6 08:49:37 1994'],
+  ])('may say when to come again: %s', async (_form, header) => {
+    expect(await asks(header)).toBe(2)
+  })
+
+  test.each([
+    ['an hour', '3600'],
+    ['an hour, by date', new Date(Date.now() + 3_600_000).toUTCString()],
+    ['more seconds than there are', '9'.repeat(400)],
+    ['a date in the far future', 'Fri, 31 Dec 9999 23:59:59 GMT'],
+  ])('may ask for more time than the batch has, which ends it: %s', async (_form, header) => {
+    expect(await asks(header)).toBe(1)
+  })
+
+  test.each([undefined, '', '-5', '1.5', 'soon', 'in 5 minutes', '0x10', '2001', '1e1', 'Sun, sometime'])(
+    'may say when to come again in words that mean nothing, which are taken as none: %s',
+    async (header) => {
+      expect(await asks(header)).toBe(1)
+    },
+  )
+
+  test('by a date without a time zone means GMT, wherever we are', async () => {
+    vi.stubEnv('TZ', 'Asia/Tokyo')
+    const [day, date, month, year, time] = new Date(Date.now() + 3_600_000).toUTCString().split(/,? /)
+    expect(await asks(`${day} ${month} ${date?.replace(/^0/, ' ')} ${time} ${year}`)).toBe(1)
   })
 
   test('without a word on when is tried again after a pause, which a flush cuts short', async () => {
@@ -192,6 +248,28 @@ describe('an answer', () => {
     expect(await sent).toEqual({ code: 0 })
   })
 
+  // Each pause is cut short, so that no time passes; what ends it is that the next one would be longer than the timeout.
+  test.each([
+    [700, 0.5, 1],
+    [1000, 0.999, 1],
+    [1000, 0, 2],
+    [2000, 0.5, 3],
+    [3000, 0.5, 4],
+    [4300, 0.5, 5],
+    [7000, 0.5, 6],
+  ])(
+    'is tried again after 1, 1.5, 2.25, 3.4 and 5 s, give or take a fifth, as the timeout allows: in %i ms, with the dice at %d, %i times',
+    async (timeoutMillis, dice, tries) => {
+      const { url, requests } = await receiver((response) => response.writeHead(503).end())
+      vi.spyOn(Math, 'random').mockReturnValue(dice)
+      const exporter = exporterTo(url, { timeoutMillis })
+      const woken = setInterval(() => exporter.setPatience('brief'), 5)
+      expect((await send(exporter)).code).toBe(1)
+      clearInterval(woken)
+      expect(requests).toHaveLength(tries)
+    },
+  )
+
   test('is not waited for again by a process on its way out', async () => {
     const { url, requests } = await receiver(statuses(503))
     const exporter = exporterTo(url)
@@ -200,22 +278,76 @@ describe('an answer', () => {
     expect(requests).toHaveLength(1)
   })
 
+  test('that names a time is obeyed also while somebody waits for a flush, but not by a process on its way out', async () => {
+    const collector = await receiver((response, _request, number) => {
+      response.writeHead(number === 1 ? 503 : 200, { 'Retry-After': '9' }).end()
+    })
+    const obedient = exporterTo(collector.url)
+    const sent = send(obedient, 'told to wait')
+    await collector.nth(1)
+    const others = exporterTo(collector.url)
+    await send(others, 'another')
+    obedient.setPatience('brief')
+    for (const name of ['a third', 'a fourth']) await send(others, name)
+    expect(collector.spans().map(({ name }) => name)).toEqual([
+      'told to wait',
+      'another',
+      'a third',
+      'a fourth',
+    ])
+    obedient.setPatience('once')
+    expect(await sent).toEqual({ code: 0 })
+    expect(collector.requests).toHaveLength(5)
+  })
+
+  const partly = (protocol: 'http/protobuf' | 'http/json', rejectedSpans: number, errorMessage: string) =>
+    receiver((response) => {
+      const partialSuccess = { rejectedSpans, errorMessage }
+      response.end(
+        protocol === 'http/json' ? JSON.stringify({ partialSuccess }) : encodeResponse({ partialSuccess }),
+      )
+    })
+
   test.each(['http/protobuf', 'http/json'] as const)(
-    'that takes a part is no failure, is not tried again, and is said, not once per batch: %s',
+    'that takes a part is no failure, is not tried again, and is said by the minute, the rest at the end: %s',
     async (protocol) => {
       const reports = said()
-      const partialSuccess = { rejectedSpans: 2, errorMessage: 'too old' }
-      const { url, requests } = await receiver((response) =>
-        response.end(
-          protocol === 'http/json' ? JSON.stringify({ partialSuccess }) : encodeResponse({ partialSuccess }),
-        ),
-      )
+      const { url, requests } = await partly(protocol, 2, 'too old')
       const exporter = exporterTo(url, { protocol })
-      for (let count = 0; count < 3; count += 1) expect(await send(exporter)).toEqual({ code: 0 })
+      const sendThree = () => send(exporter, 'one', 'two', 'three')
+      for (let count = 0; count < 3; count += 1) expect(await sendThree()).toEqual({ code: 0 })
       expect(requests).toHaveLength(3)
       expect(reports.lines).toEqual([`throughline: ${url}/v1/traces rejected 2 spans: too old`])
+      await exporter.shutdown()
+      expect(reports.lines.slice(1)).toEqual([`throughline: ${url}/v1/traces rejected 4 spans: too old`])
     },
   )
+
+  test('that takes a part is said again after a minute', async () => {
+    const reports = said()
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    onTestFinished(() => void vi.useRealTimers())
+    const { url } = await partly('http/protobuf', 1, '')
+    const exporter = exporterTo(url)
+    for (let count = 0; count < 5; count += 1) await send(exporter)
+    vi.advanceTimersByTime(60_000)
+    await send(exporter)
+    expect(reports.lines).toEqual(
+      [1, 4, 1].map((count) => `throughline: ${url}/v1/traces rejected ${count} spans`),
+    )
+  })
+
+  test('that takes all and warns is said; one that rejects more than it got is not believed', async () => {
+    const reports = said()
+    const warning = await partly('http/protobuf', 0, 'your clock is off')
+    await send(exporterTo(warning.url))
+    const boasting = await partly('http/protobuf', 1_000_000, 'no')
+    await send(exporterTo(boasting.url), 'one', 'two')
+    expect(reports.lines).toEqual([
+      `throughline: ${warning.url}/v1/traces took all spans, and warns: your clock is off`,
+      `throughline: ${boasting.url}/v1/traces rejected 2 spans: no`,
+    ])
+  })
 
   test('that is empty, says nothing or is garbage is a success like any other', async () => {
     const reports = said()
@@ -234,23 +366,147 @@ describe('an answer', () => {
   })
 
   test('that never comes ends with the timeout', async () => {
-    const { url, requests } = await receiver(() => {})
-    const { code, error } = await send(exporterTo(url, { timeoutMillis: 100 }))
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+    onTestFinished(() => void vi.useRealTimers())
+    const collector = await receiver(() => {})
+    const sent = send(exporterTo(collector.url, { timeoutMillis: 1234 }))
+    await collector.nth(1)
+    vi.advanceTimersByTime(1234)
+    const { code, error } = await sent
     expect([code, error?.message]).toEqual([1, expect.stringContaining('the export timed out')])
-    expect(requests).toHaveLength(1)
+    expect(collector.requests).toHaveLength(1)
   })
 
-  test('that breaks off in the middle is tried again', async () => {
+  test('may take as long as it likes where the timeout is 0', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+    onTestFinished(() => void vi.useRealTimers())
+    const open: http.ServerResponse[] = []
+    const collector = await receiver((response) => void open.push(response))
+    const unlimited = send(exporterTo(collector.url, { timeoutMillis: 0 }))
+    const limited = send(exporterTo(collector.url, { timeoutMillis: 60_000 }))
+    await collector.nth(2)
+    vi.advanceTimersByTime(2 ** 32)
+    expect((await limited).code).toBe(1)
+    for (const response of open) response.end()
+    expect(await unlimited).toEqual({ code: 0 })
+  })
+
+  test.each([
+    [200, 'is taken at its word', 1],
+    [503, 'is tried again', 2],
+  ])('that breaks off behind its status %i %s', async (status, _what, tries) => {
     const { url, requests } = await receiver((response, { socket }, number) => {
       if (number > 1) {
         response.end()
         return
       }
-      response.writeHead(200, { 'Content-Length': '100' })
+      response.writeHead(status, { 'Content-Length': '100', 'Retry-After': '0' })
       response.write('half', () => socket.destroy())
     })
     expect(await send(exporterTo(url))).toEqual({ code: 0 })
-    expect(requests).toHaveLength(2)
+    expect(requests).toHaveLength(tries)
+  })
+})
+
+describe('a batch whose time is over', () => {
+  test('is given up at once and not tried again, and the next one goes', async () => {
+    const collector = await receiver((response, _request, number) => {
+      if (number > 1) response.end()
+    })
+    const exporter = exporterTo(collector.url)
+    const late = new AbortController()
+    const sent = new Promise<ExportResult>((resolve) =>
+      exporter.export([finished('slow')], resolve, late.signal),
+    )
+    const { socket } = await collector.nth(1)
+    late.abort()
+    expect((await sent).code).toBe(1)
+    if (!socket.destroyed) await once(socket, 'close')
+    expect(await send(exporter, 'next')).toEqual({ code: 0 })
+    expect(collector.spans().map(({ name }) => name)).toEqual(['slow', 'next'])
+  })
+
+  test('does not wait for its next try, and is not sent any more', async () => {
+    const collector = await receiver((response, _request, number) => {
+      response.writeHead(number === 1 ? 503 : 200, { 'Retry-After': '86400' }).end()
+    })
+    const exporter = exporterTo(collector.url, { timeoutMillis: 0 })
+    const late = new AbortController()
+    const sent = new Promise<ExportResult>((resolve) =>
+      exporter.export([finished('late')], resolve, late.signal),
+    )
+    await collector.nth(1)
+    await send(exporterTo(collector.url), 'another')
+    late.abort()
+    expect((await sent).code).toBe(1)
+    await send(exporter, 'next')
+    expect(collector.spans().map(({ name }) => name)).toEqual(['late', 'another', 'next'])
+  })
+})
+
+describe('after its shutdown an exporter', () => {
+  test('sends nothing and says so', async () => {
+    const { url, requests } = await receiver()
+    const exporter = exporterTo(url)
+    await exporter.shutdown()
+    const { code, error } = await send(exporter)
+    expect([code, error?.message]).toEqual([1, expect.stringContaining('shut down')])
+    expect(requests).toHaveLength(0)
+  })
+
+  test('has closed its connection and does not try again what was on its way', async () => {
+    const collector = await receiver(() => {})
+    const exporter = exporterTo(collector.url)
+    const sent = send(exporter)
+    await collector.nth(1)
+    await exporter.shutdown()
+    expect((await sent).code).toBe(1)
+    expect(collector.requests).toHaveLength(1)
+  })
+})
+
+describe('over https', () => {
+  const pem = (name: string) => readFileSync(new URL(`certificates/${name}.pem`, import.meta.url))
+
+  async function secured(options: https.ServerOptions = {}) {
+    const names: unknown[] = []
+    const server = https.createServer(
+      { key: pem('collector.key'), cert: pem('collector'), ...options },
+      (request, response) => {
+        const { socket } = request as unknown as { socket: TLSSocket }
+        names.push(socket.getPeerCertificate().subject?.CN)
+        request.resume().on('end', () => response.end())
+      },
+    )
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    onTestFinished(() => {
+      server.closeAllConnections()
+      server.close()
+    })
+    let connections = 0
+    server.on('connection', () => (connections += 1))
+    const { port } = server.address() as AddressInfo
+    return { url: `https://127.0.0.1:${port}`, names, handshakes: () => connections }
+  }
+
+  test('a collector is trusted by the certificate that was named, and by none else', async () => {
+    const { url, names, handshakes } = await secured()
+    expect(await send(exporterTo(url, { tls: { ca: pem('authority') } }))).toEqual({ code: 0 })
+    const { code, error } = await send(exporterTo(url))
+    expect([code, error?.message]).toEqual([
+      1,
+      expect.stringMatching(/could not be reached: unable to (verify|get local issuer)/),
+    ])
+    // It is not tried again, either: a certificate stays what it is.
+    expect([names.length, handshakes()]).toEqual([1, 2])
+  })
+
+  test('a collector that asks who we are is told', async () => {
+    const { url, names } = await secured({ ca: pem('authority'), requestCert: true })
+    const tls = { ca: pem('authority'), key: pem('app.key'), cert: pem('app') }
+    expect(await send(exporterTo(url, { tls }))).toEqual({ code: 0 })
+    expect(names).toEqual(['app'])
   })
 })
 
@@ -271,6 +527,13 @@ describe('a collector that is not there', () => {
     expect(await sent).toEqual({ code: 0 })
     server.close()
     server.closeAllConnections()
+  })
+
+  test('may have an address that leads nowhere: a flush is not held up by that, either', async () => {
+    const exporter = exporterTo('http://255.255.255.255:4318')
+    exporter.setPatience('brief')
+    const { code, error } = await send(exporter)
+    expect([code, error?.message]).toEqual([1, expect.stringContaining('could not be reached: connect ')])
   })
 
   test('at the default address is no fault: it is said once, with the address and what to run', async () => {

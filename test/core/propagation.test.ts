@@ -9,6 +9,7 @@ import {
   type Context,
   type SpanContext,
 } from '@opentelemetry/api'
+import * as fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { AsyncContextManager, root, suppressTracing } from '../../packages/core/src/context.ts'
 import {
@@ -98,6 +99,28 @@ describe('what comes in', () => {
     const passing = trace.getTracer('nobody').startSpan('work', {}, extracted)
     expect(injected(trace.setSpan(extracted, passing))).toEqual(carrier)
   })
+})
+
+test('a carrier may hold anything, and its getter may answer anything: nothing throws, and what is read is valid', () => {
+  const long = 'a'.repeat(16_384)
+  const values = fc.oneof(
+    fc.anything(),
+    fc.string({ unit: 'binary' }),
+    fc.constantFrom(traceparent, [traceparent], [traceparent, traceparent], `${traceparent}, ${traceparent}`),
+    fc.constantFrom(long, ','.repeat(16_384), 'a=b,'.repeat(4096), `${traceparent}-${long}`, Symbol('none')),
+    fc.array(fc.constantFrom('a=b', '%', 7, null, Buffer.from('c=d'))),
+    fc.uint8Array().map((bytes) => Buffer.from(bytes)),
+  )
+  const fields = ['traceparent', 'tracestate', 'baggage']
+  const carriers = fc.record(Object.fromEntries(fields.map((field) => [field, values])), { requiredKeys: [] })
+  const property = fc.property(carriers, (carrier: Record<string, unknown>) => {
+    const getter = { get: (_carrier: unknown, key: string) => carrier[key] as string, keys: () => [] }
+    const extracted = propagation.extract(root, carrier, getter)
+    const spanContext = trace.getSpanContext(extracted)
+    expect(spanContext === undefined || trace.isSpanContextValid(spanContext)).toBe(true)
+    for (const value of Object.values(injected(extracted))) expect(value).toBeTypeOf('string')
+  })
+  fc.assert(property, { numRuns: 1000 })
 })
 
 test('several propagators are asked in turn, each with what the one before it made', () => {

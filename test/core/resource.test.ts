@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { readConfig, type StartOptions } from '../../packages/core/src/config.ts'
 import { VERSION } from '../../packages/core/src/resource.ts'
+import { said } from './engine.ts'
 
 const started = process.argv[1] as string
 let folder: string
@@ -103,6 +104,25 @@ describe('the resource', () => {
       'process.pid': process.pid,
     })
     expect(resource.attributes['service.instance.id']).toBe(resource.attributes['service.instance.id'])
+  })
+
+  test('of a schema keeps its URL', () => {
+    const official = resourceFromAttributes({ team: 'orders' }, { schemaUrl: 'https://example.org/1.0.0' })
+    expect(readConfig({ resource: official }, {}).resource.schemaUrl).toBe('https://example.org/1.0.0')
+  })
+
+  test('that fails to find out its attributes is said once, and keeps no span from being sent', async () => {
+    const reports = said()
+    const given = {
+      attributes: { team: 'orders' },
+      asyncAttributesPending: true,
+      waitForAsyncAttributes: () => Promise.reject(new Error('no metadata server')),
+    }
+    const { resource } = readConfig({ resource: given }, {})
+    await resource.waitForAsyncAttributes?.()
+    await resource.waitForAsyncAttributes?.()
+    expect(resource.attributes['team']).toBe('orders')
+    expect(reports.lines).toEqual([expect.stringContaining('the resource has failed')])
   })
 
   test('never says that the official SDK made the spans', () => {

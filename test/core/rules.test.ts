@@ -1,9 +1,12 @@
-import { context, propagation, trace } from '@opentelemetry/api'
-import { start, traceRequest, type SamplingRule } from '@throughline/core'
+import { context, propagation, SpanKind, trace, type Attributes } from '@opentelemetry/api'
+import { start, traceRequest, type RuleMatch, type SamplingRule } from '@throughline/core'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { expect, test } from 'vitest'
+import { ruleBased } from '../../packages/core/src/rules.ts'
+import { ignoresAttributes } from '../../packages/core/src/sampling.ts'
+import { said } from './engine.ts'
 import { record } from '../recording.ts'
 
 const rules: SamplingRule[] = [
@@ -46,19 +49,89 @@ test('a rule is not asked about a trace that somebody else has started', async (
   await recording.all(1)
 })
 
-test('a rule that throws does not match, and the request goes on', async () => {
+test('a rule that throws does not match, which is said once by its name, and the request goes on', async () => {
+  const reports = said()
   const broken = () => {
     throw new Error('of the app')
   }
   const recording = record({ sampling: [{ match: { path: broken }, rate: 0 }] })
-  await requests(['GET', '/'])
-  await recording.all(1)
+  await requests(['GET', '/'], ['GET', '/'])
+  await recording.all(2)
+  expect(reports.lines).toEqual([expect.stringContaining('given as path threw')])
+})
+
+test('a rule matches by kind, by a function, a RegExp with state of its own, and by any attribute as text', async () => {
+  const recording = record({
+    sampling: [
+      { match: { kind: 'client', name: (name) => name.startsWith('GET') }, rate: 0 },
+      { match: { kind: 'internal', name: /sync/g }, rate: 0 },
+      {
+        match: { attributes: { 'app.tier': ['free', /^trial/], 'app.shard': '7', 'app.beta': 'true' } },
+        rate: 0,
+      },
+      { match: { attributes: { 'app.plan': (plan) => plan === 'gold' } }, rate: 1 },
+      { match: {}, rate: 0 },
+    ],
+  })
+  const tracer = trace.getTracer('test')
+  const started = (name: string, kind: SpanKind, attributes: Attributes) =>
+    tracer.startSpan(name, { kind, attributes: { 'app.plan': 'gold', ...attributes } }).end()
+  for (const round of [1, 2]) {
+    started('GET /', SpanKind.CLIENT, {})
+    started('sync', SpanKind.INTERNAL, {})
+    started(`POST ${round}`, SpanKind.CLIENT, {})
+    started(`tier ${round}`, SpanKind.SERVER, { 'app.tier': 'trial-2', 'app.shard': 7, 'app.beta': true })
+    started(`shard ${round}`, SpanKind.SERVER, { 'app.tier': 'trial-2', 'app.shard': 70, 'app.beta': true })
+    started(`plan ${round}`, SpanKind.SERVER, { 'app.plan': 'iron' })
+  }
+  const kept = await recording.all(4)
+  expect(kept.map(({ name }) => name)).toEqual(['POST 1', 'shard 1', 'POST 2', 'shard 2'])
+})
+
+test('the rate of a rule is told to whoever counts the spans, also where no rule matched', async () => {
+  const recording = record({
+    sampling: [
+      { match: { name: 'tenth' }, rate: 0.1 },
+      { match: { name: 'all' }, rate: 1 },
+      { match: { name: 'none' }, rate: 0 },
+    ],
+  })
+  const tracer = trace.getTracer('test')
+  for (let count = 0; count < 500; count += 1) tracer.startSpan('tenth').end()
+  tracer.startSpan('none').end()
+  tracer.startSpan('all').end()
+  tracer.startSpan('other').end()
+  const told = new Set(
+    recording.spans.map((span) => `${span.name} ${span.spanContext().traceState?.serialize()}`),
+  )
+  // That not one of 500 is kept happens once in 10^22 runs.
+  expect([...told]).toEqual(['tenth ot=th:e666', 'all ot=th:0', 'other ot=th:0'])
+})
+
+test('rules that ask for the name or the kind alone have no attributes built for what they drop', () => {
+  const asked = (match: RuleMatch) => ignoresAttributes(ruleBased([{ match, rate: 0 }]))
+  expect([asked({}), asked({ name: 'x' }), asked({ kind: 'server' })]).toEqual([true, true, true])
+  const others: RuleMatch[] = [{ path: '/' }, { method: 'GET' }, { attributes: { a: 'b' } }]
+  expect(others.map(asked)).toEqual([false, false, false])
+})
+
+test('a rule for the route is a TypeError that says why there is none, and what to match instead', () => {
+  const sampling = [{ match: { route: '/users/:id' }, rate: 1 }] as unknown as SamplingRule[]
+  expect(() => start({ sampling })).toThrow(TypeError)
+  expect(() => start({ sampling })).toThrow(
+    /^start\(\): expected .*path.*received route, which is not known when a span starts.*path instead; example: \{ match: \{ path: /,
+  )
 })
 
 test.each([
-  [{ match: { route: '/users/:id' }, rate: 1 }, /unknown one, "route"/],
   [{ match: { path: 7 }, rate: 1 }, /expected path to be a function, a string.*received 7/],
   [{ match: { kind: 'SERVER' }, rate: 1 }, /expected kind to be one of internal, server/],
+  [{ match: null, rate: 1 }, /expected match to be an object/],
+  [{ match: { attributes: 'app.tier' }, rate: 1 }, /expected attributes to be an object/],
+  [{ match: { attributes: { 'app.shard': 7 } }, rate: 1 }, /expected attributes to be an object/],
+  [{ match: { host: 'a' }, rate: 1 }, /unknown one, "host"/],
+  [{ match: {}, rate: 1, name: 'x' }, /unknown one, "name"/],
+  ['0.1', /expected an object of options/],
   [{ match: {}, rate: 2 }, /expected rate to be a number from 0 to 1, received 2/],
   [{ rate: 1 }, /match and rate/],
 ])('a rule of the wrong shape is a TypeError: %j', (rule, message) => {

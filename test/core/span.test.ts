@@ -1,7 +1,17 @@
-import { ROOT_CONTEXT, SpanStatusCode, trace, type AttributeValue, type Exception } from '@opentelemetry/api'
-import { describe, expect, test } from 'vitest'
-import { errorType, type Span } from '../../packages/core/src/span.ts'
+import {
+  ROOT_CONTEXT,
+  SpanStatusCode,
+  trace,
+  type AttributeValue,
+  type Exception,
+  type HrTime,
+  type TimeInput,
+} from '@opentelemetry/api'
+import { describe, expect, test, vi } from 'vitest'
+import { errorType } from '../../packages/core/src/exception.ts'
+import type { Span } from '../../packages/core/src/span.ts'
 import { LazyOptions } from '../../packages/core/src/tracer.ts'
+import { record } from '../recording.ts'
 import { engine, LIMITS, processor, said } from './engine.ts'
 
 function started(limits: Partial<typeof LIMITS> = {}): Span {
@@ -56,6 +66,26 @@ describe('attributes', () => {
     const span = started({ attributeValueLengthLimit: 3 })
     span.setAttributes({ text: 'abcdef', list: ['abcdef', 'ab'], number: 123_456 })
     expect(span.attributes).toEqual({ text: 'abc', list: ['abc', 'ab'], number: 123_456 })
+  })
+
+  test('in events, in links and of exceptions are cut as well', () => {
+    const span = started({ attributeValueLengthLimit: 3 })
+    span.addEvent('event', { text: 'abcdef' }).addLink({ ...link, attributes: { list: ['abcdef'] } })
+    span.recordException(new Error('abcdef'))
+    expect(span.events[0]?.attributes).toEqual({ text: 'abc' })
+    expect(span.events[1]?.attributes).toEqual({
+      'exception.type': 'Err',
+      'exception.message': 'abc',
+      'exception.stacktrace': 'Err',
+    })
+    expect(span.links[0]?.attributes).toEqual({ list: ['abc'] })
+  })
+
+  test('of the resource are not held to the limits', () => {
+    const limits = { ...LIMITS, attributeCountLimit: 0, attributeValueLengthLimit: 1 }
+    const { tracer, ended } = engine({ limits, resource: { attributes: { 'service.name': 'checkout' } } })
+    tracer.startSpan('work').end()
+    expect(ended[0]?.resource.attributes).toEqual({ 'service.name': 'checkout' })
   })
 
   test('that a seam builds are held to the limits as well', () => {
@@ -183,6 +213,17 @@ describe('an exception', () => {
       { name: 'Odd', message: 'ish' },
       { 'exception.type': 'Odd', 'exception.message': 'ish' },
     ],
+    [
+      'an object with a code',
+      { code: 'E_ODD', message: 'ish', stack: 'at odd' },
+      { 'exception.type': 'E_ODD', 'exception.message': 'ish', 'exception.stacktrace': 'at odd' },
+    ],
+    [
+      'an object with a message alone',
+      { message: 'ish' },
+      { 'exception.type': 'Object', 'exception.message': 'ish' },
+    ],
+    ['a symbol', Symbol('odd'), { 'exception.message': 'Symbol(odd)' }],
     ['an object of odd fields', { name: 5, message: 6, stack: 7 }, { 'exception.type': 'Object' }],
   ]
   test.each(thrown)('may be anything that can be thrown: %s', (_row, value, attributes) => {
@@ -228,7 +269,7 @@ describe('the end', () => {
       })
     }
     expect(ended.map(({ name }) => name)).toEqual(['one', 'two'])
-    expect(reports.lines).toHaveLength(7)
+    expect(reports.lines).toHaveLength(8)
   })
 
   test('does not end the children', () => {
@@ -271,5 +312,86 @@ describe('the end', () => {
   test('the name may change until then', () => {
     const span = started()
     expect(span.updateName('GET /orders/:id').name).toBe('GET /orders/:id')
+  })
+})
+
+describe('a time may be given in each form of the API', () => {
+  const forms: [string, () => TimeInput, (() => HrTime) | undefined][] = [
+    ['seconds and nanoseconds', () => [1_700_000_000, 123], () => [1_700_000_000, 123]],
+    ['a Date', () => new Date(1_700_000_000_123), () => [1_700_000_000, 123_000_000]],
+    ['milliseconds since the epoch', () => 4_000_000_000_123, () => [4_000_000_000, 123_000_000]],
+    ['a reading of performance.now()', () => performance.now(), undefined],
+    ['seconds and more nanoseconds than one has', () => [1_700_000_000, 5e9], () => [1_700_000_000, 5e9]],
+  ]
+  test.each(forms)('%s', (_, give, expected) => {
+    const { tracer } = engine()
+    const started = tracer.startSpan('start', { startTime: give() }) as Span
+    const ended = tracer.startSpan('end', { startTime: [1, 0] }) as Span
+    ended.addEvent('event', give()).recordException('x', give())
+    ended.end(give())
+    const times = [started.startTime, ...ended.events.map(({ time }) => time), ended.endTime]
+    expect(times).toHaveLength(4)
+    for (const time of times) {
+      if (expected !== undefined) expect(time).toEqual(expected())
+      // Of the same clock as our own: within this test.
+      else expect(Math.abs(time[0] + time[1] / 1e9 - Date.now() / 1000)).toBeLessThan(20)
+    }
+  })
+})
+
+describe('each limit has its variable', () => {
+  const eight = Object.fromEntries(Array.from({ length: 8 }, (_, i) => [`k${i}`, 'abcdef']))
+  const read = (span: Span | undefined) => ({
+    attributes: Object.values(span?.attributes ?? {}),
+    dropped: span?.droppedAttributesCount,
+    events: [span?.events.length, span?.droppedEventsCount],
+    links: [span?.links.length, span?.droppedLinksCount],
+    perEvent: [
+      Object.keys(span?.events[0]?.attributes ?? {}).length,
+      span?.events[0]?.droppedAttributesCount,
+    ],
+    perLink: [
+      Object.keys(span?.links[0]?.attributes ?? {}).length,
+      (span?.links[0] as { droppedAttributesCount?: number } | undefined)?.droppedAttributesCount,
+    ],
+  })
+  const all = {
+    attributes: Array.from({ length: 8 }).fill('abcdef'),
+    dropped: 0,
+    events: [3, 0],
+    links: [3, 0],
+    perEvent: [8, undefined],
+    perLink: [8, undefined],
+  }
+  const rows: [Record<string, string>, object][] = [
+    [{}, {}],
+    [{ OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT: '2' }, { attributes: ['abcdef', 'abcdef'], dropped: 6 }],
+    [{ OTEL_ATTRIBUTE_COUNT_LIMIT: '1' }, { attributes: ['abcdef'], dropped: 7 }],
+    [
+      { OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT: '2', OTEL_ATTRIBUTE_COUNT_LIMIT: '1' },
+      { attributes: ['abcdef', 'abcdef'], dropped: 6 },
+    ],
+    [{ OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT: '0' }, { attributes: [], dropped: 8 }],
+    [{ OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT: '3' }, { attributes: Array.from({ length: 8 }).fill('abc') }],
+    [{ OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT: '2' }, { attributes: Array.from({ length: 8 }).fill('ab') }],
+    [
+      { OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT: '3', OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT: '2' },
+      { attributes: Array.from({ length: 8 }).fill('abc') },
+    ],
+    [{ OTEL_SPAN_EVENT_COUNT_LIMIT: '2' }, { events: [2, 1] }],
+    [{ OTEL_SPAN_LINK_COUNT_LIMIT: '1' }, { links: [1, 2] }],
+    [{ OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT: '5' }, { perEvent: [5, 3] }],
+    [{ OTEL_LINK_ATTRIBUTE_COUNT_LIMIT: '4' }, { perLink: [4, 4] }],
+    [{ OTEL_SPAN_EVENT_COUNT_LIMIT: '' }, {}],
+  ]
+  test.each(rows)('%o', (environment, expected) => {
+    said()
+    for (const [name, value] of Object.entries(environment)) vi.stubEnv(name, value)
+    const { spans } = record()
+    const span = trace
+      .getTracer('app')
+      .startSpan('work', { attributes: eight, links: [{ ...link, attributes: eight }] })
+    span.addLinks([link, link]).addEvent('one', eight).addEvent('two').addEvent('three').end()
+    expect(read(spans[0] as Span)).toEqual({ ...all, ...expected })
   })
 })

@@ -1,17 +1,38 @@
-import { flush, span, start, traceRequest, type StartOptions, type Tracing } from '@throughline/core'
-import { context, diag, DiagLogLevel, propagation, trace } from '@opentelemetry/api'
+import {
+  flush,
+  span,
+  start,
+  traceRequest,
+  type SpanProcessor,
+  type StartOptions,
+  type Tracing,
+} from '@throughline/core'
+import { context, diag, DiagLogLevel, propagation, SpanKind, trace } from '@opentelemetry/api'
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto'
+import { B3Propagator } from '@opentelemetry/propagator-b3'
+import { resourceFromAttributes } from '@opentelemetry/resources'
 import {
   BasicTracerProvider,
   BatchSpanProcessor,
   InMemorySpanExporter,
+  ParentBasedSampler,
+  RandomIdGenerator,
   SimpleSpanProcessor,
+  TraceIdRatioBasedSampler,
 } from '@opentelemetry/sdk-trace-base'
-import { afterEach, describe, expect, test, vi } from 'vitest'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import * as https from 'node:https'
+import type { AddressInfo } from 'node:net'
+import type { TLSSocket } from 'node:tls'
+import { fileURLToPath } from 'node:url'
+import { afterEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { registeredProvider } from '../../packages/core/src/current.ts'
+import { decodeRequest } from '../otlp-definition.ts'
 import { said } from './engine.ts'
 import { app } from './process.ts'
-import { deadPort, receiver } from './receiver.ts'
+import { deadPort, receiver, type Received } from './receiver.ts'
 
 const running: Tracing[] = []
 
@@ -162,6 +183,16 @@ describe('start()', () => {
     vi.useRealTimers()
   })
 
+  test('has a flush that does not wait for a collector that is not there to come back', async () => {
+    const reports = said()
+    const tracing = started({ endpoint: `http://127.0.0.1:${await deadPort()}` })
+    span('work', () => {})
+    await tracing.flush()
+    // Were it to try again, it would not be done within its deadline, and that would be said too.
+    expect(reports.lines.join()).toMatch(/could not be reached/)
+    expect(reports.lines.join()).not.toMatch(/could not all be sent/)
+  })
+
   test('puts an exporter of others behind our batch, and hands it all that our spans hold', async () => {
     const collector = await receiver()
     const exporter = new OTLPTraceExporter({ url: `${collector.url}/v1/traces` })
@@ -185,6 +216,242 @@ describe('start()', () => {
     await flush()
     expect(exporter.getFinishedSpans()).toMatchObject([{ name: 'work', resource: { attributes: {} } }])
   })
+})
+
+describe('start() again, after shutdown()', () => {
+  test('is obeyed by adapters and tracers from before: its sampler, its exporter, its resource', async () => {
+    const server = createServer((request, response) => traceRequest(request, response, () => response.end()))
+    await once(server.listen(0, '127.0.0.1'), 'listening')
+    onTestFinished(() => void server.close())
+    const { port } = server.address() as AddressInfo
+    const kept = trace.getTracer('kept by the app')
+    async function traffic(name: string) {
+      await (await fetch(`http://127.0.0.1:${port}/`)).text()
+      kept.startSpan(name).end()
+    }
+
+    const first = await receiver()
+    const one = started({ endpoint: first.url, serviceName: 'one' })
+    await traffic('first')
+    await one.shutdown()
+    await traffic('between')
+
+    const none = started({ endpoint: first.url, sampling: 0 })
+    await traffic('sampled away')
+    await none.shutdown()
+
+    const second = new InMemorySpanExporter()
+    const two = started({ exporter: second, serviceName: 'two', sampling: 1 })
+    await traffic('second')
+    await two.flush()
+    const { resource, ...last } = second.getFinishedSpans()[1] ?? {}
+    expect(resource?.attributes['service.name']).toBe('two')
+    expect(last).toMatchObject({ name: 'second', kind: SpanKind.INTERNAL })
+    expect(second.getFinishedSpans().map(({ name }) => name)).toEqual(['GET', 'second'])
+    expect(first.spans().map(({ name }) => name)).toEqual(['GET', 'first'])
+  })
+
+  test('does not reach what was made before: after its shutdown an engine starts nothing and sends nothing', async () => {
+    said()
+    const collector = await receiver()
+    const events: string[] = []
+    const noting: SpanProcessor = {
+      onStart: (span) => void events.push(`start ${span.name}`),
+      onEnd: (span) => void events.push(`end ${span.name}`),
+      forceFlush: async () => {},
+      shutdown: async () => void events.push('shutdown'),
+    }
+    const one = started({ spanProcessors: [noting] })
+    const provider = registeredProvider()
+    const kept = trace.getTracer('kept by the app')
+    const open = kept.startSpan('open')
+    await one.shutdown()
+    open.setAttribute('late', true).end()
+    expect(kept.startSpan('late').isRecording()).toBe(false)
+    expect(provider?.getTracer('asked late').startSpan('late').isRecording()).toBe(false)
+    expect(events).toEqual(['start open', 'end open', 'shutdown'])
+
+    started({ endpoint: collector.url })
+    open.end()
+    span('work', () => {})
+    await flush()
+    expect(events).toHaveLength(3)
+    expect(collector.spans().map(({ name }) => name)).toEqual(['work'])
+  })
+})
+
+describe('several exporters', () => {
+  test('each get all spans', async () => {
+    const collector = await receiver()
+    vi.stubEnv('OTEL_TRACES_EXPORTER', 'console,otlp')
+    const printed = vi.spyOn(console, 'dir').mockImplementation(() => {})
+    const tracing = started({ endpoint: collector.url })
+    vi.unstubAllEnvs()
+    span('one', () => {})
+    span('two', () => {})
+    await tracing.shutdown()
+    expect(printed.mock.calls.map(([object]) => (object as { name: string }).name)).toEqual(['one', 'two'])
+    expect(collector.spans().map(({ name }) => name)).toEqual(['one', 'two'])
+    printed.mockRestore()
+  })
+
+  test('are flushed side by side: one that never answers costs the others neither spans nor time', async () => {
+    const reports = said()
+    const shut: string[] = []
+    const processor = (name: string, forceFlush: () => Promise<void>): SpanProcessor => ({
+      onStart() {},
+      onEnd() {},
+      forceFlush,
+      async shutdown() {
+        await forceFlush()
+        shut.push(name)
+      },
+    })
+    const flushed: string[] = []
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const tracing = started({
+      spanProcessors: [
+        processor('hangs', () => new Promise(() => {})),
+        processor('fails', () => Promise.reject(new Error('cannot'))),
+        processor('throws', () => {
+          throw new Error('cannot')
+        }),
+        processor('works', async () => void flushed.push('works')),
+      ],
+    })
+    const flushing = tracing.flush()
+    expect(flushed).toEqual(['works'])
+    vi.advanceTimersByTime(5000)
+    await flushing
+    const stopping = tracing.shutdown()
+    await vi.waitFor(() => expect(shut).toEqual(['works']))
+    vi.advanceTimersByTime(5000)
+    await stopping
+    vi.useRealTimers()
+    expect(reports.lines).toEqual(['throughline: the spans could not all be sent within 5000 ms'])
+  })
+
+  test('none of them is what OTEL_TRACES_EXPORTER=none says: spans are made, and nobody gets them', async () => {
+    const collector = await receiver()
+    vi.stubEnv('OTEL_TRACES_EXPORTER', 'none')
+    const tracing = started({ endpoint: collector.url })
+    vi.unstubAllEnvs()
+    span('work', (s) => expect(s.isRecording()).toBe(true))
+    await tracing.shutdown()
+    expect(collector.requests).toHaveLength(0)
+  })
+})
+
+test('certificates that the environment names are used: the collector is trusted, and knows who sends', async () => {
+  const pem = (name: string) => fileURLToPath(new URL(`certificates/${name}.pem`, import.meta.url))
+  const senders: unknown[] = []
+  const collector = https.createServer(
+    {
+      key: readFileSync(pem('collector.key')),
+      cert: readFileSync(pem('collector')),
+      ca: readFileSync(pem('authority')),
+      requestCert: true,
+    },
+    (request, response) => {
+      senders.push((request.socket as TLSSocket).getPeerCertificate().subject.CN)
+      request.resume().on('end', () => response.end())
+    },
+  )
+  await once(collector.listen(0, '127.0.0.1'), 'listening')
+  onTestFinished(() => {
+    collector.closeAllConnections()
+    collector.close()
+  })
+  vi.stubEnv('OTEL_EXPORTER_OTLP_ENDPOINT', `https://127.0.0.1:${(collector.address() as AddressInfo).port}`)
+  vi.stubEnv('OTEL_EXPORTER_OTLP_CERTIFICATE', pem('authority'))
+  vi.stubEnv('OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE', pem('app'))
+  vi.stubEnv('OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY', pem('app.key'))
+  const reports = said()
+  const tracing = started()
+  vi.unstubAllEnvs()
+  span('work', () => {})
+  await tracing.shutdown()
+  expect(senders).toEqual(['app'])
+  expect(reports.lines).toEqual([])
+})
+
+describe('the parts of the official SDK', () => {
+  test('a Resource whose detectors still ask is waited for before the first batch leaves', async () => {
+    const collector = await receiver()
+    let answer: (zone: string) => void = () => {}
+    const zone = new Promise<string>((resolve) => (answer = resolve))
+    const tracing = started({
+      endpoint: collector.url,
+      serviceName: 'orders',
+      resource: resourceFromAttributes({ 'service.name': 'by-resource', zone, team: 'shop' }),
+    })
+    span('work', () => {})
+    const flushed = tracing.flush()
+    await new Promise(setImmediate)
+    expect(collector.requests).toHaveLength(0)
+    answer('eu-1')
+    await flushed
+    const { resourceSpans = [] } = decodeRequest((collector.requests[0] as Received).body)
+    const sent = Object.fromEntries(
+      resourceSpans[0]?.resource?.attributes?.map(({ key, value }) => [key, value?.stringValue]) ?? [],
+    )
+    expect(sent).toMatchObject({ zone: 'eu-1', team: 'shop', 'service.name': 'orders' })
+    expect(sent['telemetry.sdk.name']).toBe('throughline')
+  })
+
+  test('a sampler, an IdGenerator and a propagator are used as they are', async () => {
+    const exporter = new InMemorySpanExporter()
+    const ids = new RandomIdGenerator()
+    const made = vi.spyOn(ids, 'generateTraceId')
+    started({
+      spanProcessors: [new SimpleSpanProcessor(exporter)],
+      sampler: new ParentBasedSampler({ root: new TraceIdRatioBasedSampler(1) }),
+      idGenerator: ids,
+      propagator: new B3Propagator(),
+    })
+    const carrier: Record<string, string> = {}
+    span('work', () => propagation.inject(context.active(), carrier))
+    const [work] = exporter.getFinishedSpans()
+    const { traceId, spanId } = work?.spanContext() ?? {}
+    expect(traceId).toBe(made.mock.results[0]?.value)
+    expect(carrier).toEqual({ b3: `${traceId}-${spanId}-1` })
+  })
+
+  test('a sampler of the app that breaks is said once, and the app is traced all the same', async () => {
+    const reports = said()
+    const exporter = new InMemorySpanExporter()
+    started({
+      spanProcessors: [new SimpleSpanProcessor(exporter)],
+      sampler: { shouldSample: () => Promise.reject(new Error('of the app')) } as never,
+    })
+    span('one', () => {})
+    span('two', () => {})
+    // An unhandled rejection would end this run.
+    await new Promise(setImmediate)
+    expect(exporter.getFinishedSpans().map(({ name }) => name)).toEqual(['one', 'two'])
+    expect(reports.lines).toEqual([expect.stringContaining('the sampler threw')])
+  })
+})
+
+test('a share of all traces is kept, and each one says of how many it is', async () => {
+  const exporter = new InMemorySpanExporter()
+  started({ spanProcessors: [new SimpleSpanProcessor(exporter)], sampling: 0.5 })
+  const carriers: Record<string, string>[] = []
+  for (let count = 0; count < 100; count += 1) {
+    span('work', () => {
+      const carrier = {}
+      propagation.inject(context.active(), carrier)
+      carriers.push(carrier)
+    })
+  }
+  const spans = exporter.getFinishedSpans()
+  // That none or all of 100 are kept happens once in 10^29 runs.
+  expect([0, 100]).not.toContain(spans.length)
+  expect(spans.every((each) => each.spanContext().traceState?.serialize() === 'ot=th:8')).toBe(true)
+  for (const { traceparent, tracestate } of carriers) {
+    const isKept = Number.parseInt(traceparent?.charAt(21) ?? '', 16) >= 8
+    expect([traceparent?.slice(-2), tracestate]).toEqual(isKept ? ['03', 'ot=th:8'] : ['02', undefined])
+  }
 })
 
 test('flush() without anything started ends, and starts nothing', async () => {

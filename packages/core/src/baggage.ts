@@ -82,10 +82,8 @@ export function formatBaggage(baggage: Baggage): string {
   let members = 0
   for (const [key, entry] of baggage.getAllEntries()) {
     if (members === MAX_MEMBERS) break
-    if (key === '' || !consistsOf(KEY_PART, key) || typeof entry.value !== 'string') continue
-    let member = `${key}=${encode(VALUE_PART, entry.value)}`
-    const metadata = entry.metadata?.toString()
-    if (metadata) member += `;${encode(PROPERTY_PART, metadata)}`
+    const member = writeMember(key, entry)
+    if (member === '') continue
     // The header is ASCII, so a character is a byte.
     const size = list === '' ? member.length : list.length + 1 + member.length
     if (size > MAX_BYTES) continue
@@ -93,6 +91,22 @@ export function formatBaggage(baggage: Baggage): string {
     members++
   }
   return list
+}
+
+/** The entry as a member; `''` if it has no form in the header, or cannot be read. */
+function writeMember(key: unknown, entry: BaggageEntry): string {
+  try {
+    const { value, metadata } = entry
+    if (typeof key !== 'string' || typeof value !== 'string') return ''
+    if (key === '' || !consistsOf(KEY_PART, key)) return ''
+    const properties: unknown = metadata?.toString()
+    const member = `${key}=${encode(VALUE_PART, value)}`
+    return typeof properties === 'string' && properties !== ''
+      ? `${member};${encode(PROPERTY_PART, properties)}`
+      : member
+  } catch {
+    return ''
+  }
 }
 
 /** Adds the entry that a member, without the blanks around it, stands for. False if it stands for none. */

@@ -1,5 +1,8 @@
-import { context } from '@opentelemetry/api'
+import { context, type Attributes } from '@opentelemetry/api'
+import { AsyncResource } from 'node:async_hooks'
+import { setImmediate as turn } from 'node:timers/promises'
 import { root, suppressTracing } from './context.ts'
+import { messageOf } from './exception.ts'
 import { reportOnce, report } from './report.ts'
 import { isSampled, type ReadableSpan, type SpanProcessor } from './span.ts'
 
@@ -11,7 +14,8 @@ export interface ExportResult {
 
 /** Takes finished spans out of the process; the shape of the official SDK's SpanExporter. */
 export interface SpanExporter {
-  export(spans: ReadableSpan[], done: (result: ExportResult) => void): void
+  /** `late` is aborted when the time for this batch is over: it counts as lost then, and is not to be sent any more. */
+  export(spans: ReadableSpan[], done: (result: ExportResult) => void, late?: AbortSignal): void
   shutdown(): Promise<void>
   forceFlush?(): Promise<void>
 }
@@ -29,165 +33,255 @@ interface Waiter {
   resolve: () => void
 }
 
-// What an exporter does is not traced, whoever wrote it, and holds on to nobody's request.
-const quiet = suppressTracing(root)
+/**
+ * A batch is cut where its spans weigh more than this: about what is encoded in a millisecond, which nobody's request
+ * feels, and twice what 512 ordinary spans weigh. A span that weighs more goes alone.
+ */
+const BATCH_WEIGHT = 512 * 1024
 
-// While spans are lost because the queue is full, the count is said this often.
-const LOSS_REPORT_INTERVAL_MS = 60_000
+/** While something is lost, how much is said this often at most. */
+const LOSS_PERIOD_MS = 60_000
+
+const quiet = suppressTracing(root)
+const outside = new AsyncResource('Throughline')
+
+/** What an exporter does is not traced, whoever wrote it, and holds on to nobody's request nor to what an app keeps for it. */
+function apart<Result>(work: () => Result): Result {
+  return outside.runInAsyncScope(() => context.with(quiet, work))
+}
 
 /**
- * A bounded queue in front of an exporter. Batches leave one at a time: when one is full, when the delay has passed since
- * the first span came, or when somebody flushes. What finds the queue full is dropped, counted and said
- * (OpenTelemetry trace SDK, batching processor). The exporter runs where nothing is traced.
+ * A bounded queue in front of an exporter. Batches leave one at a time, each in a turn of the loop of its own: when one
+ * is full, when the delay has passed since the first span came, or when somebody flushes. What finds the queue full is
+ * dropped (OpenTelemetry trace SDK, batching processor).
+ *
+ * Of the spans that are taken each is exported or lost, never both: a batch is handed over once, and one that the exporter
+ * has not answered in time is lost. What is dropped and what is lost is counted and said: that it begins, by the minute
+ * how much it is, and the rest at shutdown.
  */
 export function batchProcessor(exporter: SpanExporter, options: BatchOptions): SpanProcessor {
   const { scheduledDelayMillis, exportTimeoutMillis, maxQueueSize } = options
   const batchSize = Math.min(options.maxExportBatchSize, maxQueueSize)
 
-  let queue: ReadableSpan[] = []
-  let timer: NodeJS.Timeout | undefined
-  let isExporting = false
-  let isStopped = false
-  let accepted = 0
+  // The queue in pieces, so that taking one costs the same however many are behind it: those that are due, oldest
+  // first, and the one that is being filled.
+  const due: ReadableSpan[][] = []
+  let filling: ReadableSpan[] = []
+  let queued = 0
+  // How many have ever left the queue, and of how many the end is known.
+  let taken = 0
   let settled = 0
   let flushUntil = 0
   let waiters: Waiter[] = []
-  let dropped = 0
-  let lost = 0
-  let isSilent = false
-  let lossTimer: NodeJS.Timeout | undefined
+  // Runs while something is being filled.
+  let timer: NodeJS.Timeout | undefined
+  let isExporting = false
+  let stopping: Promise<void> | undefined
 
+  // Once per span: this is what the app pays while it serves.
   function onEnd(span: ReadableSpan): void {
-    if (isStopped || !isSampled(span)) return
-    if (queue.length >= maxQueueSize) {
+    if (stopping !== undefined || !isSampled(span)) return
+    if (queued >= maxQueueSize) {
       drop()
       return
     }
-    accepted += 1
-    queue.push(span)
-    if (queue.length >= batchSize) exportNext()
-    else schedule()
+    queued += 1
+    if (filling.push(span) >= batchSize) {
+      due.push(takeFilling())
+      exportWhatIsDue()
+    } else if (timer === undefined) {
+      schedule()
+    }
   }
 
   function schedule(): void {
-    timer ??= context.with(quiet, setTimeout, undefined, due, scheduledDelayMillis).unref()
+    timer = apart(() => setTimeout(flushQueue, scheduledDelayMillis).unref())
   }
 
-  function due(): void {
-    timer = undefined
-    flushUntil = accepted
-    exportNext()
+  function flushQueue(): void {
+    flushUntil = taken + queued
+    exportWhatIsDue()
   }
 
   // Full batches leave at once; a part of one leaves only when the delay or a flush asks for what it holds.
-  function exportNext(): void {
-    if (isExporting || queue.length === 0) return
-    if (queue.length < batchSize && settled >= flushUntil) {
-      schedule()
-      return
-    }
-    clearTimeout(timer)
-    timer = undefined
+  function isSomethingDue(): boolean {
+    return due.length > 0 || (filling.length > 0 && taken < flushUntil)
+  }
+
+  function exportWhatIsDue(): void {
+    if (isExporting || !isSomethingDue()) return
     isExporting = true
-    const batch = queue.slice(0, batchSize)
-    queue = queue.slice(batchSize)
-    void exportWithin(batch).then(() => {
-      isExporting = false
+    void apart(exportBatches)
+  }
+
+  // Never rejects: nothing that an exporter does ends the exporting.
+  async function exportBatches(): Promise<void> {
+    while (isSomethingDue()) {
+      // Not in the middle of the request that filled the batch, and not two batches on end.
+      await turn()
+      const batch = take()
+      tally(await resultOf(batch), batch.length)
       settled += batch.length
       const done = waiters.filter((waiter) => waiter.until <= settled)
       waiters = waiters.filter((waiter) => waiter.until > settled)
       for (const waiter of done) waiter.resolve()
-      exportNext()
-    })
+    }
+    isExporting = false
   }
 
-  // Never rejects: an exporter that throws, fails or does not answer costs its batch and nothing else.
-  async function exportWithin(batch: ReadableSpan[]): Promise<void> {
-    let deadline: NodeJS.Timeout | undefined
-    const result = await new Promise<ExportResult>((resolve) => {
-      if (exportTimeoutMillis > 0) {
-        const late = new Error(`no answer from the exporter within ${exportTimeoutMillis} ms`)
-        deadline = setTimeout(resolve, exportTimeoutMillis, { code: 1, error: late }).unref()
-      }
-      // A burst is handed over in a turn of its own, not in the middle of the request that filled the batch.
-      setImmediate(() => {
-        context.with(quiet, handOver, undefined, batch).then(resolve, (error: unknown) => {
-          resolve({ code: 1, error: error instanceof Error ? error : new Error(String(error)) })
-        })
-      })
-    })
-    clearTimeout(deadline)
-    tally(result, batch.length)
+  function takeFilling(): ReadableSpan[] {
+    clearTimeout(timer)
+    timer = undefined
+    const spans = filling
+    filling = []
+    return spans
   }
 
-  async function handOver(batch: ReadableSpan[]): Promise<ExportResult> {
+  function take(): ReadableSpan[] {
+    const batch = due.shift() ?? takeFilling()
+    const rest = batch.splice(countOfLight(batch))
+    if (rest.length > 0) due.unshift(rest)
+    queued -= batch.length
+    taken += batch.length
+    return batch
+  }
+
+  async function resultOf(batch: ReadableSpan[]): Promise<ExportResult> {
+    try {
+      return await inTime((late) => handOver(batch, late))
+    } catch (error) {
+      return { code: 1, error: error instanceof Error ? error : new Error(messageOf(error)) }
+    }
+  }
+
+  async function handOver(batch: ReadableSpan[], late: AbortSignal): Promise<ExportResult> {
     for (const { resource } of batch) {
-      if (resource.asyncAttributesPending === true) await resource.waitForAsyncAttributes?.()
+      // What is known of a resource without the detector that fails is more than nothing.
+      if (resource.asyncAttributesPending === true) await resource.waitForAsyncAttributes?.().catch(() => {})
     }
-    return new Promise((resolve) => exporter.export(batch, resolve))
+    late.throwIfAborted()
+    return new Promise((resolve) => exporter.export(batch, resolve, late))
   }
 
-  // A collector that is down is said when it goes and when it comes back, not once per batch.
-  function tally({ code, error }: ExportResult, count: number): void {
-    if (code !== 0) {
-      if (lost === 0 && !isAnnounced(error)) {
-        report('warn', `spans are being lost: ${error?.message ?? 'the exporter failed and did not say why'}`)
-      }
-      lost += count
-      isSilent = isAnnounced(error)
-    } else if (lost > 0) {
-      report('info', `spans are exported again; ${lost} were lost`)
-      lost = 0
+  /** Rejects when the exporter takes longer than it may; what it still says then is not heard. */
+  async function inTime<T>(work: (late: AbortSignal) => Promise<T>): Promise<T> {
+    const overtime = new AbortController()
+    let deadline: NodeJS.Timeout | undefined
+    const overdue = new Promise<never>((_resolve, reject) => {
+      if (exportTimeoutMillis === 0) return
+      deadline = setTimeout(() => {
+        reject(new Error(`no answer from the exporter within ${exportTimeoutMillis} ms`))
+        overtime.abort()
+      }, exportTimeoutMillis).unref()
+    })
+    try {
+      return await Promise.race([work(overtime.signal), overdue])
+    } finally {
+      clearTimeout(deadline)
     }
   }
+
+  let lost = 0
+  let isLossSaid = false
+  let isLeftToExporter = false
+  const failures = lossPeriod(() => {
+    if (!isLossSaid) sayLost()
+  })
+
+  // A collector that is down is said when it goes and when it comes back, not once per batch; one that comes and goes,
+  // once per period.
+  function tally(result: ExportResult | undefined, count: number): void {
+    if (result?.code === 0) {
+      if (lost > 0 && (isLossSaid || isLeftToExporter)) {
+        report('info', `spans are exported again; ${lost} were lost`)
+        lost = 0
+      }
+      isLossSaid = false
+      return
+    }
+    lost += count
+    isLeftToExporter = isAnnounced(result?.error)
+    if (isLossSaid || isLeftToExporter || !failures.open()) return
+    isLossSaid = true
+    const reason = result?.error ? messageOf(result.error) : 'the exporter failed and did not say why'
+    report('warn', `spans are being lost: ${reason}`)
+  }
+
+  function sayLost(): void {
+    if (lost === 0 || isLeftToExporter) return
+    report('warn', `${lost} spans were lost because they could not be exported`)
+    lost = 0
+  }
+
+  let dropped = 0
+  const drops = lossPeriod(() => {
+    if (dropped > 0) report('warn', `${dropped} spans were dropped because the queue was full`)
+    dropped = 0
+  })
 
   function drop(): void {
     dropped += 1
+    if (!drops.open()) return
     reportOnce(
       'queue full',
       'warn',
       `the queue of ${maxQueueSize} spans is full; spans are being dropped (OTEL_BSP_MAX_QUEUE_SIZE sets its size)`,
     )
-    lossTimer ??= setTimeout(sayLoss, LOSS_REPORT_INTERVAL_MS).unref()
   }
 
-  function sayLoss(): void {
-    clearTimeout(lossTimer)
-    lossTimer = undefined
-    if (dropped > 0) report('warn', `${dropped} spans were dropped because the queue was full`)
-    dropped = 0
-  }
-
-  async function forceFlush(): Promise<void> {
-    if (settled < accepted) {
+  async function flush(): Promise<void> {
+    const until = taken + queued
+    if (settled < until) {
       await new Promise<void>((resolve) => {
-        flushUntil = accepted
-        waiters.push({ until: accepted, resolve })
-        exportNext()
+        waiters.push({ until, resolve })
+        flushQueue()
       })
     }
-    await context.with(quiet, async () => exporter.forceFlush?.())
+    await apart(() => inTime(async () => exporter.forceFlush?.()))
   }
 
-  let stopping: Promise<void> | undefined
   async function stop(): Promise<void> {
-    const flushed = forceFlush()
-    isStopped = true
     try {
-      await flushed
+      await flush()
     } finally {
-      clearTimeout(timer)
-      sayLoss()
-      if (lost > 0 && !isSilent) report('warn', `${lost} spans were lost because they could not be exported`)
-      await context.with(quiet, async () => exporter.shutdown())
+      drops.close()
+      sayLost()
+      failures.close()
+      await apart(() => inTime(async () => exporter.shutdown()))
     }
   }
 
   return {
     onStart() {},
     onEnd,
-    forceFlush,
+    forceFlush: () => stopping ?? flush(),
     shutdown: () => (stopping ??= stop()),
+  }
+}
+
+export interface LossPeriod {
+  /** Whether a period begins now; false while one lasts. */
+  open(): boolean
+  /** Ends the period that lasts, if one does. */
+  close(): void
+}
+
+/** Spaces out what is said of a loss: at the end of each period, `say` has a chance to say what came together in it. */
+export function lossPeriod(say: () => void): LossPeriod {
+  let timer: NodeJS.Timeout | undefined
+  function close(): void {
+    if (timer === undefined) return
+    clearTimeout(timer)
+    timer = undefined
+    say()
+  }
+  return {
+    close,
+    open() {
+      if (timer !== undefined) return false
+      timer = apart(() => setTimeout(close, LOSS_PERIOD_MS).unref())
+      return true
+    },
   }
 }
 
@@ -196,6 +290,52 @@ export function announced(message: string, cause?: unknown): Error {
   return Object.assign(new Error(message, { cause }), { announced: true })
 }
 
-function isAnnounced(error: Error | undefined): boolean {
-  return error !== undefined && 'announced' in error
+function isAnnounced(error: unknown): boolean {
+  return error instanceof Error && 'announced' in error
+}
+
+/** How many of the spans make a batch that is not too heavy; at least one. */
+function countOfLight(spans: readonly ReadableSpan[]): number {
+  let weight = 0
+  let count = 0
+  for (const span of spans) {
+    weight += weightOf(span)
+    if (weight > BATCH_WEIGHT) break
+    count += 1
+  }
+  return Math.max(1, count)
+}
+
+// Roughly the bytes of an encoded span, of an attribute beside its key and text, and of an event or link.
+const SPAN_WEIGHT = 100
+const ATTRIBUTE_WEIGHT = 8
+const DETAIL_WEIGHT = 50
+
+function weightOf({ attributes, events, links }: ReadableSpan): number {
+  try {
+    let weight = SPAN_WEIGHT + weightOfAttributes(attributes)
+    for (const event of events) weight += DETAIL_WEIGHT + weightOfAttributes(event.attributes)
+    for (const link of links) weight += DETAIL_WEIGHT + weightOfAttributes(link.attributes)
+    return weight
+  } catch {
+    // A span of others' making whose attributes cannot be read; what is to become of it is the exporter's affair.
+    return SPAN_WEIGHT
+  }
+}
+
+function weightOfAttributes(attributes: Attributes | undefined): number {
+  let weight = 0
+  for (const key in attributes) {
+    const value = attributes[key]
+    weight += key.length + ATTRIBUTE_WEIGHT
+    if (typeof value === 'string') weight += value.length
+    else if (Array.isArray(value)) weight += weightOfArray(value)
+  }
+  return weight
+}
+
+function weightOfArray(values: readonly unknown[]): number {
+  let weight = values.length * ATTRIBUTE_WEIGHT
+  for (const value of values) if (typeof value === 'string') weight += value.length
+  return weight
 }

@@ -14,7 +14,8 @@ import { tracerFor } from './current.ts'
 import { BOOLEAN, FUNCTION, guarded, MATCH, matcher, validated, type Match, type Shape } from './options.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
-import { errorType, messageOf, type InstrumentationScope } from './span.ts'
+import { errorType, messageOf } from './exception.ts'
+import type { InstrumentationScope } from './span.ts'
 import { LazyOptions } from './tracer.ts'
 
 /**

@@ -102,11 +102,9 @@ export function readTime(time: TimeInput | undefined): HrTime | undefined {
 
 /** `to - from`, never below zero: a span that says it ended before it began has lasted no time. */
 export function between(from: HrTime, to: HrTime): HrTime {
-  let seconds = to[0] - from[0]
-  let nanos = to[1] - from[1]
-  if (nanos < 0) {
-    seconds -= 1
-    nanos += NS_PER_SECOND
-  }
-  return seconds < 0 ? [0, 0] : [seconds, nanos]
+  const given = to[1] - from[1]
+  // Given times need not be normalised: more than one second may be carried, in either direction.
+  const carried = Math.floor(given / NS_PER_SECOND)
+  const seconds = to[0] - from[0] + carried
+  return seconds < 0 ? [0, 0] : [seconds, given - carried * NS_PER_SECOND]
 }

@@ -1,14 +1,29 @@
 import type { Attributes, AttributeValue, TextMapPropagator } from '@opentelemetry/api'
-import { validateHeaderName, validateHeaderValue } from 'node:http'
+import { createPrivateKey, X509Certificate } from 'node:crypto'
 import type { BatchOptions, SpanExporter } from './batch.ts'
+import { isHeaders, isHttpUrl, isRatio, reader, type Environment, type Reader } from './environment.ts'
 import { randomIds, type IdGenerator } from './ids.ts'
-import { choice, expected, show, type Shape, validated } from './options.ts'
+import { choice, expected, type Shape, validated } from './options.ts'
 import type { OtlpOptions } from './otlp/send.ts'
-import { baggagePropagator, compositePropagator, traceContextPropagator } from './propagation.ts'
-import { reportOnce } from './report.ts'
+import {
+  b3MultiPropagator,
+  b3Propagator,
+  baggagePropagator,
+  compositePropagator,
+  traceContextPropagator,
+} from './propagation.ts'
+import { LOG_LEVELS, reportOnce } from './report.ts'
 import { describeProcess, extended, type Resource } from './resource.ts'
 import { ruleBased, type SamplingRule } from './rules.ts'
-import { alwaysOff, alwaysOn, parentBased, traceIdRatio, type Sampler } from './sampling.ts'
+import {
+  alwaysOff,
+  alwaysOn,
+  guardedSampler,
+  parentBased,
+  probability,
+  traceIdRatio,
+  type Sampler,
+} from './sampling.ts'
 import * as semconv from './semconv.ts'
 import type { SpanLimits, SpanProcessor } from './span.ts'
 
@@ -27,7 +42,10 @@ export interface StartOptions {
   /** Take the place of our whole pipeline. */
   spanProcessors?: SpanProcessor[] | undefined
   sampler?: Sampler | undefined
-  /** The share of all new traces that is kept, 0 to 1; or rules, of which the first that matches decides. */
+  /**
+   * The share of all new traces that is kept, 0 to 1, by consistent probability sampling; or rules, of which the first that
+   * matches decides.
+   */
   sampling?: number | readonly SamplingRule[] | undefined
   propagator?: TextMapPropagator | undefined
   idGenerator?: IdGenerator | undefined
@@ -39,7 +57,8 @@ export interface Config {
   isDisabled: boolean
   resource: Resource
   otlp: OtlpOptions
-  exporter: SpanExporter | (typeof EXPORTERS)[number]
+  /** Each has a queue of its own; none of them: nothing is exported. */
+  exporters: (SpanExporter | (typeof EXPORTERS)[number])[]
   spanProcessors: SpanProcessor[] | undefined
   batch: BatchOptions
   limits: SpanLimits
@@ -49,18 +68,40 @@ export interface Config {
   signals: boolean
 }
 
-type Environment = Record<string, string | undefined>
+const EXPORTERS = ['otlp', 'console'] as const
+/** What others offer under these names, and we do not: that is said in other words than of a typing error. */
+const UNSUPPORTED_EXPORTERS = ['otlp/stdout', 'logging', 'zipkin', 'jaeger', 'prometheus']
 
-const EXPORTERS = ['otlp', 'console', 'none'] as const
+const SAMPLERS = [
+  'always_on',
+  'always_off',
+  'traceidratio',
+  'parentbased_always_on',
+  'parentbased_always_off',
+  'parentbased_traceidratio',
+] as const
+const UNSUPPORTED_SAMPLERS = ['jaeger_remote', 'parentbased_jaeger_remote', 'xray']
+
+const PROPAGATORS = new Map([
+  ['tracecontext', traceContextPropagator],
+  ['baggage', baggagePropagator],
+  ['b3', b3Propagator],
+  ['b3multi', b3MultiPropagator],
+])
+const DEFAULT_PROPAGATORS = [traceContextPropagator, baggagePropagator]
+const UNSUPPORTED_PROPAGATORS = ['jaeger', 'xray', 'ottrace']
+
+const PROTOCOLS = ['http/protobuf', 'http/json'] as const
+const UNSUPPORTED_PROTOCOLS = ['grpc']
+
+const COMPRESSIONS = ['none', 'gzip'] as const
 
 const DEFAULT_ENDPOINT = 'http://localhost:4318'
 const TRACES_PATH = 'v1/traces'
 
-/** The longest time that a timer of Node can wait; a longer one would fire at once. */
-const MOST_TIMER_MS = 2 ** 31 - 1
-
 // The standard's 2,048 loses the burst of a busy second; a span is about 300 bytes.
 const DEFAULT_QUEUE_SIZE = 16_384
+const DEFAULT_BATCH_SIZE = 512
 
 const SHAPE: Shape<StartOptions> = {
   serviceName: expected('a non-empty string', "serviceName: 'orders'", (value) => isText(value)),
@@ -102,25 +143,42 @@ const SHAPE: Shape<StartOptions> = {
 /** Options and environment as one; throws a TypeError for an option that is unknown or of the wrong shape. */
 export function readConfig(given: StartOptions, environment: Environment = process.env): Config {
   const options = validated('start()', SHAPE, given)
+  refuseBoth(options, 'sampler', 'sampling', 'sampling: 0.1')
+  refuseBoth(options, 'exporter', 'spanProcessors', 'exporter: new OTLPTraceExporter()')
   const env = reader(environment)
+  if (env.text('OTEL_CONFIG_FILE') !== undefined) {
+    reportOnce(
+      'env:OTEL_CONFIG_FILE',
+      'warn',
+      'OTEL_CONFIG_FILE is ignored: configuration files are not supported; the other OTEL_ variables count',
+    )
+  }
+  // Read where something is said; here is where a bad one is said.
+  env.choice('OTEL_LOG_LEVEL', LOG_LEVELS)
   return {
     isDisabled: env.flag('OTEL_SDK_DISABLED'),
     resource: readResource(options, env),
     otlp: readOtlp(options, env),
-    exporter: options.exporter ?? env.choice('OTEL_TRACES_EXPORTER', EXPORTERS) ?? 'otlp',
+    exporters: options.exporter === undefined ? readExporters(env) : [options.exporter],
     spanProcessors: options.spanProcessors,
-    batch: {
-      scheduledDelayMillis: env.milliseconds('OTEL_BSP_SCHEDULE_DELAY') ?? 5000,
-      exportTimeoutMillis: env.milliseconds('OTEL_BSP_EXPORT_TIMEOUT') ?? 30_000,
-      maxQueueSize: env.count('OTEL_BSP_MAX_QUEUE_SIZE', 1) ?? DEFAULT_QUEUE_SIZE,
-      maxExportBatchSize: env.count('OTEL_BSP_MAX_EXPORT_BATCH_SIZE', 1) ?? 512,
-    },
+    batch: readBatch(env),
     limits: readLimits(env),
     sampler: readSampler(options, env),
     propagator: options.propagator ?? readPropagator(env),
     idGenerator: options.idGenerator ?? randomIds,
     signals: options.signals ?? true,
   }
+}
+
+/** Two options of which each says what the other does: which of them was meant, nobody knows. */
+function refuseBoth(
+  options: StartOptions,
+  one: keyof StartOptions,
+  other: keyof StartOptions,
+  example: string,
+): void {
+  if (options[one] === undefined || options[other] === undefined) return
+  throw new TypeError(`start(): expected ${one} or ${other}, received both; example: { ${example} }`)
 }
 
 /** Whether somebody said where traces should go, in the environment. */
@@ -143,8 +201,9 @@ function readResource({ serviceName, resource }: StartOptions, env: Reader): Res
 function readOtlp({ endpoint, headers, protocol }: StartOptions, env: Reader): OtlpOptions {
   const exact = endpoint === undefined ? env.url('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT') : undefined
   const base = endpoint ?? env.url('OTEL_EXPORTER_OTLP_ENDPOINT')
-  const protocols = ['http/protobuf', 'http/json'] as const
-  const compressions = ['none', 'gzip'] as const
+  const protocolOf = (name: string) =>
+    env.choice(name, PROTOCOLS, UNSUPPORTED_PROTOCOLS, 'OTLP goes over HTTP, as a rule to port 4318')
+  const tls = readTls(env)
   return {
     url: exact ?? joined(base ?? DEFAULT_ENDPOINT),
     headers: headers ?? {
@@ -153,18 +212,46 @@ function readOtlp({ endpoint, headers, protocol }: StartOptions, env: Reader): O
     },
     protocol:
       protocol ??
-      env.choice('OTEL_EXPORTER_OTLP_TRACES_PROTOCOL', protocols) ??
-      env.choice('OTEL_EXPORTER_OTLP_PROTOCOL', protocols) ??
+      protocolOf('OTEL_EXPORTER_OTLP_TRACES_PROTOCOL') ??
+      protocolOf('OTEL_EXPORTER_OTLP_PROTOCOL') ??
       'http/protobuf',
     compression:
-      env.choice('OTEL_EXPORTER_OTLP_TRACES_COMPRESSION', compressions) ??
-      env.choice('OTEL_EXPORTER_OTLP_COMPRESSION', compressions) ??
+      env.choice('OTEL_EXPORTER_OTLP_TRACES_COMPRESSION', COMPRESSIONS) ??
+      env.choice('OTEL_EXPORTER_OTLP_COMPRESSION', COMPRESSIONS) ??
       'none',
     timeoutMillis:
       env.milliseconds('OTEL_EXPORTER_OTLP_TRACES_TIMEOUT') ??
       env.milliseconds('OTEL_EXPORTER_OTLP_TIMEOUT') ??
       10_000,
     isDefault: exact === undefined && base === undefined,
+    ...(tls !== undefined && { tls }),
+  }
+}
+
+/**
+ * The certificates that are named, as PEM. `OTEL_EXPORTER_OTLP_INSECURE` is not asked: it is about gRPC endpoints without a
+ * scheme, and here the URL says which it is (OTLP exporter, configuration options).
+ */
+function readTls(env: Reader): OtlpOptions['tls'] {
+  const ca = env.pem('CERTIFICATE', 'a certificate', (pem) => new X509Certificate(pem))
+  const key = env.pem('CLIENT_KEY', 'a private key', createPrivateKey)
+  const cert = env.pem('CLIENT_CERTIFICATE', 'a certificate', (pem) => new X509Certificate(pem))
+  const server = ca && { ca }
+  if (key === undefined && cert === undefined) return server
+  if (key !== undefined && cert !== undefined && isPair(key, cert)) return { ...server, key, cert }
+  reportOnce(
+    'client certificate',
+    'warn',
+    'OTEL_EXPORTER_OTLP_CLIENT_KEY and OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE are ignored: expected both, of one pair',
+  )
+  return server
+}
+
+function isPair(key: Buffer, certificate: Buffer): boolean {
+  try {
+    return new X509Certificate(certificate).checkPrivateKey(createPrivateKey(key))
+  } catch {
+    return false
   }
 }
 
@@ -173,6 +260,32 @@ function joined(base: string): string {
   const url = new URL(base)
   url.pathname = `${url.pathname.replace(/\/+$/, '')}/${TRACES_PATH}`
   return url.href
+}
+
+/** `none`, also among others, is nothing; what cannot be had is ignored, and nothing at all is as good as unset. */
+function readExporters(env: Reader): Config['exporters'] {
+  const names = env.list('OTEL_TRACES_EXPORTER', ['none', ...EXPORTERS], UNSUPPORTED_EXPORTERS)
+  if (names.includes('none')) return []
+  const exporters = EXPORTERS.filter((name) => names.includes(name))
+  return exporters.length === 0 ? ['otlp'] : exporters
+}
+
+function readBatch(env: Reader): BatchOptions {
+  const maxQueueSize = env.count('OTEL_BSP_MAX_QUEUE_SIZE', 1) ?? DEFAULT_QUEUE_SIZE
+  const batchSize = env.count('OTEL_BSP_MAX_EXPORT_BATCH_SIZE', 1)
+  if (batchSize !== undefined && batchSize > maxQueueSize) {
+    reportOnce(
+      'env:OTEL_BSP_MAX_EXPORT_BATCH_SIZE',
+      'warn',
+      `OTEL_BSP_MAX_EXPORT_BATCH_SIZE is ${batchSize}, more than the queue holds: ${maxQueueSize} is used`,
+    )
+  }
+  return {
+    scheduledDelayMillis: env.milliseconds('OTEL_BSP_SCHEDULE_DELAY') ?? 5000,
+    exportTimeoutMillis: env.milliseconds('OTEL_BSP_EXPORT_TIMEOUT') ?? 30_000,
+    maxQueueSize,
+    maxExportBatchSize: Math.min(batchSize ?? DEFAULT_BATCH_SIZE, maxQueueSize),
+  }
 }
 
 function readLimits(env: Reader): SpanLimits {
@@ -190,19 +303,21 @@ function readLimits(env: Reader): SpanLimits {
   }
 }
 
-function readSampler({ sampler, sampling }: StartOptions, env: Reader): Sampler {
-  if (sampler !== undefined) return sampler
-  if (typeof sampling === 'number') return parentBased(traceIdRatio(sampling))
-  if (sampling !== undefined) return parentBased(ruleBased(sampling))
-  const names = [
-    'always_on',
-    'always_off',
-    'traceidratio',
-    'parentbased_always_on',
-    'parentbased_always_off',
-    'parentbased_traceidratio',
-  ] as const
-  const name = env.choice('OTEL_TRACES_SAMPLER', names) ?? 'parentbased_always_on'
+function readSampler({ sampler, sampling, idGenerator }: StartOptions, env: Reader): Sampler {
+  if (sampler !== undefined) return guardedSampler(sampler)
+  if (sampling !== undefined) {
+    const root = typeof sampling === 'number' ? probability(sampling) : ruleBased(sampling)
+    const shares = typeof sampling === 'number' ? [sampling] : sampling.map(({ rate }) => rate)
+    if (idGenerator !== undefined && shares.some((share) => share > 0 && share < 1)) {
+      reportOnce(
+        'ids presumed random',
+        'warn',
+        'the ids of the idGenerator are presumed to be random, to sample by: if the last 14 digits of a trace id are not, another share is kept than the one that was asked for',
+      )
+    }
+    return parentBased(root)
+  }
+  const name = env.choice('OTEL_TRACES_SAMPLER', SAMPLERS, UNSUPPORTED_SAMPLERS) ?? 'parentbased_always_on'
   const ratio = () => traceIdRatio(env.ratio('OTEL_TRACES_SAMPLER_ARG') ?? 1)
   switch (name) {
     case 'always_on':
@@ -220,124 +335,12 @@ function readSampler({ sampler, sampling }: StartOptions, env: Reader): Sampler 
   }
 }
 
-/** Undefined when the environment asks for no propagation at all. */
+/** In the order of the list. Undefined when the environment asks for no propagation at all. */
 function readPropagator(env: Reader): TextMapPropagator | undefined {
-  const known = new Map([
-    ['tracecontext', traceContextPropagator],
-    ['baggage', baggagePropagator],
-  ])
-  const names = new Set(
-    env
-      .text('OTEL_PROPAGATORS')
-      ?.toLowerCase()
-      .split(/[\s,]+/),
-  )
-  if (names.has('none')) return undefined
-  names.delete('')
-  const propagators = [...names].flatMap((name) => {
-    const propagator = known.get(name)
-    if (propagator === undefined) {
-      reportOnce(`propagator:${name}`, 'warn', `OTEL_PROPAGATORS: "${name}" is not known and is ignored`)
-    }
-    return propagator ?? []
-  })
-  // What is ignored is as good as unset.
-  return compositePropagator(propagators.length === 0 ? [...known.values()] : propagators)
-}
-
-type Reader = ReturnType<typeof reader>
-
-/**
- * Reads variables as the OpenTelemetry specification says: empty is unset, a bad value is warned about once and taken as
- * unset, names of choices are read in any case.
- */
-function reader(environment: Environment) {
-  function text(name: string): string | undefined {
-    const value = environment[name]?.trim()
-    return value === '' ? undefined : value
-  }
-
-  function checked<T>(
-    name: string,
-    wanted: string,
-    read: (value: string) => T | undefined,
-    isSecret = false,
-  ): T | undefined {
-    const value = text(name)
-    if (value === undefined) return undefined
-    const result = read(value)
-    if (result === undefined) {
-      const received = isSecret ? 'something else' : show(value)
-      reportOnce(`env:${name}`, 'warn', `${name} is ignored: expected ${wanted}, received ${received}`)
-    }
-    return result
-  }
-
-  function count(name: string, least = 0): number | undefined {
-    return checked(name, `a whole number of at least ${least}`, (value) => {
-      const number = Number(value)
-      return Number.isSafeInteger(number) && number >= least ? number : undefined
-    })
-  }
-
-  return {
-    text,
-    flag(name: string): boolean {
-      const read = (value: string) => {
-        const lower = value.toLowerCase()
-        return lower === 'true' || lower === 'false' ? lower === 'true' : undefined
-      }
-      return checked(name, 'true or false', read) ?? false
-    },
-    count,
-    milliseconds(name: string): number | undefined {
-      const value = count(name)
-      return value === undefined ? undefined : Math.min(value, MOST_TIMER_MS)
-    },
-    ratio(name: string): number | undefined {
-      return checked(name, 'a number from 0 to 1', (value) =>
-        isRatio(Number(value)) ? Number(value) : undefined,
-      )
-    },
-    url(name: string): string | undefined {
-      return checked(name, 'an http or https URL', (value) =>
-        isHttpUrl(value) ? new URL(value).href : undefined,
-      )
-    },
-    choice<T extends string>(name: string, choices: readonly T[]): T | undefined {
-      return checked(name, `one of ${choices.join(', ')}`, (value) =>
-        choices.find((candidate) => candidate === value.toLowerCase()),
-      )
-    },
-    /** `k=v,k2=v2`, percent-encoded; one that cannot be decoded discards them all. */
-    pairs(name: string): Record<string, string> | undefined {
-      return checked(name, 'key=value,key2=value2', readPairs)
-    },
-    /** The same, of names and values that a request can have. They hold keys, so a bad one is not shown. */
-    headers(name: string): Record<string, string> | undefined {
-      const read = (value: string) => {
-        const pairs = readPairs(value)
-        return isHeaders(pairs) ? pairs : undefined
-      }
-      return checked(name, 'name=value,name2=value2', read, true)
-    },
-  }
-}
-
-function readPairs(value: string): Record<string, string> | undefined {
-  const pairs: Record<string, string> = {}
-  for (const member of value.split(',')) {
-    if (member.trim() === '') continue
-    const at = member.indexOf('=')
-    const key = member.slice(0, Math.max(at, 0)).trim()
-    if (key === '') return undefined
-    try {
-      pairs[decodeURIComponent(key)] = decodeURIComponent(member.slice(at + 1).trim())
-    } catch {
-      return undefined
-    }
-  }
-  return pairs
+  const names = env.list('OTEL_PROPAGATORS', ['none', ...PROPAGATORS.keys()], UNSUPPORTED_PROPAGATORS)
+  if (names.includes('none')) return undefined
+  const propagators = names.flatMap((name) => PROPAGATORS.get(name) ?? [])
+  return compositePropagator(propagators.length === 0 ? DEFAULT_PROPAGATORS : propagators)
 }
 
 function isObject(value: unknown): value is object {
@@ -350,28 +353,6 @@ function isResource(value: object): value is Resource {
 
 function isText(value: unknown): value is string {
   return typeof value === 'string' && value !== ''
-}
-
-function isRatio(value: unknown): boolean {
-  return typeof value === 'number' && value >= 0 && value <= 1
-}
-
-function isHttpUrl(value: unknown): boolean {
-  return typeof value === 'string' && /^https?:\/\//i.test(value) && URL.canParse(value)
-}
-
-function isHeaders(value: unknown): boolean {
-  if (!isObject(value)) return false
-  try {
-    for (const [name, text] of Object.entries(value)) {
-      validateHeaderName(name)
-      validateHeaderValue(name, text)
-      if (typeof text !== 'string') return false
-    }
-    return true
-  } catch {
-    return false
-  }
 }
 
 function has(value: unknown, method: string): boolean {

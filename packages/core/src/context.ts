@@ -10,7 +10,6 @@ import {
 } from '@opentelemetry/api'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { EventEmitter } from 'node:events'
-import { reportOnce } from './report.ts'
 
 // The API's and the official SDK's keys are made with Symbol.for, so that all copies of these packages agree on them.
 const SPAN_KEY = createContextKey('OpenTelemetry Context Key SPAN')
@@ -85,6 +84,11 @@ export class SlottedContext implements Context {
 
 export const root = new SlottedContext(undefined, undefined, undefined, undefined, undefined)
 
+/** The span that is current there. */
+export function spanIn(of: Context): Span | undefined {
+  return of instanceof SlottedContext ? of.span : trace.getSpan(of)
+}
+
 /** `base` with this span as the current one; with none for undefined. */
 export function withSpan(base: Context, span: Span | undefined): Context {
   if (base instanceof SlottedContext) return base.withSpan(span)
@@ -98,7 +102,7 @@ export function suppressTracing(base: Context): Context {
 }
 
 export function isSuppressed(of: Context): boolean {
-  return of.getValue(SUPPRESS_KEY) === true
+  return (of instanceof SlottedContext ? of.suppressed : of.getValue(SUPPRESS_KEY)) === true
 }
 
 /** `base` of a request that the app asked to ignore: clients pass its context on, and make no spans of their own. */
@@ -111,7 +115,9 @@ export function isIgnored(of: Context): boolean {
 }
 
 export function rpcMetadata(of: Context): RpcMetadata | undefined {
-  return of.getValue(RPC_METADATA_KEY) as RpcMetadata | undefined
+  return of instanceof SlottedContext
+    ? of.rpcMetadata
+    : (of.getValue(RPC_METADATA_KEY) as RpcMetadata | undefined)
 }
 
 /** A ContextManager for the API on one AsyncLocalStorage. */
@@ -128,9 +134,9 @@ export class AsyncContextManager implements ContextManager {
     thisArg?: ThisParameterType<F>,
     ...args: A
   ): ReturnType<F> {
-    // The common call has neither `this` nor arguments, and needs no closure then.
+    // The common call has no `this`; and for one that has, no closure is made.
     if (thisArg === undefined) return this.#storage.run(scope, fn, ...args)
-    return this.#storage.run(scope, () => Reflect.apply(fn, thisArg, args) as ReturnType<F>)
+    return this.#storage.run(scope, apply, fn, thisArg, args) as ReturnType<F>
   }
 
   bind<T>(scope: Context, target: T): T {
@@ -163,10 +169,16 @@ function bindFunction<F extends Callable>(scope: Context, fn: F): F {
   return bound as F
 }
 
+/** An `emit` of ours, which knows where the context of its emitter's listeners is kept. */
+export type ScopedEmit = EventEmitter['emit'] & {
+  [RESCOPE]?: (emitter: EventEmitter, scope: Context) => void
+}
+
+export const RESCOPE = Symbol.for('throughline.rescope')
+
 interface Binding {
   readonly emit: EventEmitter['emit']
   scope: Context
-  readonly onClose: (() => void)[]
 }
 
 const BINDING = Symbol('throughline.binding')
@@ -175,34 +187,45 @@ type Bound = EventEmitter & { [BINDING]?: Binding }
 
 /**
  * Runs all listeners of an emitter in this context, those added by others before and after included, by one override
- * of its `emit`. `onClose` is called before the listeners of 'close'. The app sees no listener of ours. An emitter that
- * is bound already keeps its one override, and what was to be called at its close; the context is the newest one.
+ * of its `emit`. The app sees no listener of ours. An emitter that is bound already keeps its one override, and the
+ * context is the newest one.
  */
-export function emitIn(scope: Context, emitter: EventEmitter, onClose?: () => void): void {
-  const bound = emitter as Bound
-  const binding = bound[BINDING]
-  if (binding !== undefined) {
-    binding.scope = scope
-    if (onClose !== undefined) binding.onClose.push(onClose)
+function emitIn(scope: Context, emitter: EventEmitter): void {
+  const rescope = (emitter.emit as ScopedEmit)[RESCOPE]
+  if (rescope !== undefined) {
+    rescope(emitter, scope)
     return
   }
-  bound[BINDING] = { emit: emitter.emit, scope, onClose: onClose === undefined ? [] : [onClose] }
-  emitter.emit = emitBound
+  const bound = emitter as Bound
+  if (bound[BINDING] === undefined) {
+    bound[BINDING] = { emit: emitter.emit, scope }
+    emitter.emit = emitBound
+  } else bound[BINDING].scope = scope
 }
 
-function emitBound(this: Bound, ...args: [string | symbol, ...unknown[]]): boolean {
-  const { emit, scope, onClose } = this[BINDING] as Binding
-  if (args[0] === 'close') closed(onClose)
-  if (context.active() === scope) return Reflect.apply(emit, this, args) as boolean
-  return context.with(scope, emit, this as unknown as undefined, ...args)
+function emitBound(this: Bound, ...args: Emission): boolean {
+  const { emit, scope } = this[BINDING] as Binding
+  return emitWithin(scope, this, emit, args)
 }
 
-function closed(callbacks: readonly (() => void)[]): void {
-  for (const callback of callbacks) {
-    try {
-      callback()
-    } catch (error) {
-      reportOnce('close', 'error', 'what was to be done at the close of a request failed', error)
-    }
-  }
+emitBound[RESCOPE] = (emitter: Bound, scope: Context) => {
+  ;(emitter[BINDING] as Binding).scope = scope
+}
+
+/** What `emit` is called with. */
+export type Emission = [name: string | symbol, ...given: unknown[]]
+
+/** Emits an event with its listeners in this context. */
+export function emitWithin(
+  scope: Context,
+  emitter: EventEmitter,
+  emit: EventEmitter['emit'],
+  args: Emission,
+): boolean {
+  if (context.active() === scope) return Reflect.apply(emit, emitter, args)
+  return context.with(scope, apply, undefined, emit, emitter, args) as boolean
+}
+
+function apply(fn: unknown, self: unknown, args: unknown[]): unknown {
+  return Reflect.apply(fn as Callable, self, args)
 }

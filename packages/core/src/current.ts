@@ -11,7 +11,8 @@ import {
 import { withSpan } from './context.ts'
 import { reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
-import { errorType, messageOf, type InstrumentationScope } from './span.ts'
+import { errorType, messageOf } from './exception.ts'
+import type { InstrumentationScope } from './span.ts'
 import * as semconv from './semconv.ts'
 
 // What a proxy of the API answers as long as nobody has registered a provider.

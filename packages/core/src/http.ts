@@ -16,6 +16,9 @@ const KNOWN_METHODS = [
   'QUERY',
   'TRACE',
 ]
+const SLASH = 0x2f
+const NO_HOST: Host = { address: undefined, port: undefined }
+
 const OTHER_METHOD = '_OTHER'
 
 let knownMethods: ReadonlySet<string> | undefined
@@ -38,6 +41,24 @@ export function methodAttribute(method: string): string {
 export function spanName(method: string, target?: string): string {
   const shown = isKnown(method) ? method : 'HTTP'
   return target === undefined ? shown : `${shown} ${target}`
+}
+
+interface Host {
+  readonly address: string | undefined
+  readonly port: number | undefined
+}
+
+let latestHost = ''
+let latestSplit: Host = NO_HOST
+
+/** `splitHost` for the Host header, which is the same in nearly all requests of a server: 0.2 µs. */
+function hostOf(header: unknown): Host {
+  if (typeof header !== 'string' || header === '') return NO_HOST
+  if (header !== latestHost) {
+    latestSplit = splitHost(header)
+    latestHost = header
+  }
+  return latestSplit
 }
 
 /** `host:8080`, `[::1]:8080`, `::1`, `host`: the address without brackets, and the port if it is there. */
@@ -64,55 +85,72 @@ export function captureHeaders(
 /** What is known of a request when it arrives; with `trustProxy`, as the proxies in front tell it. */
 export function serverAttributes(
   request: IncomingMessage,
+  target: string,
   trustProxy: boolean,
   capture: readonly string[],
 ): Attributes {
-  const { headers, socket } = request
-  const method = request.method ?? ''
-  const url = targetOf(request)
+  const { headers, socket, httpVersion, method = '' } = request
   const known = methodAttribute(method)
+  const host = (trustProxy ? forwarded(headers, 'host') : undefined) ?? headers[':authority'] ?? headers.host
+  const { address, port } = hostOf(host)
+  const { remoteAddress: peer, remotePort: peerPort } = socket
+  const userAgent = headers['user-agent']
+  // One literal with the attributes that nearly every request has: objects that grow key by key cost 0.5 µs more.
   const attributes: Attributes = {
     [semconv.HTTP_REQUEST_METHOD]: known,
-    [semconv.URL_PATH]: pathOf(request),
-    [semconv.URL_SCHEME]: (trustProxy ? forwarded(request, 'proto') : undefined) ?? scheme(request),
-    [semconv.NETWORK_PROTOCOL_VERSION]: request.httpVersion === '2.0' ? '2' : request.httpVersion,
+    [semconv.URL_PATH]: pathOf(target),
+    [semconv.URL_SCHEME]: (trustProxy ? forwarded(headers, 'proto') : undefined) ?? scheme(socket),
+    [semconv.NETWORK_PROTOCOL_VERSION]: httpVersion === '2.0' ? '2' : httpVersion,
+    [semconv.SERVER_ADDRESS]: address,
+    [semconv.SERVER_PORT]: port,
+    [semconv.CLIENT_ADDRESS]: (trustProxy ? forwarded(headers, 'for') : undefined) ?? peer,
+    [semconv.NETWORK_PEER_ADDRESS]: peer,
+    [semconv.NETWORK_PEER_PORT]: peerPort,
+    [semconv.USER_AGENT_ORIGINAL]: userAgent,
   }
-  if (known !== method) attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
-  const query = url.indexOf('?')
-  if (query !== -1 && query < url.length - 1)
-    attributes[semconv.URL_QUERY] = redactQuery(url.slice(query + 1))
+  const isWhole = address !== undefined && port !== undefined && peer !== undefined && userAgent !== undefined
+  return withRarer(isWhole ? attributes : defined(attributes), request, target, known, capture)
+}
 
-  const host = (trustProxy ? forwarded(request, 'host') : undefined) ?? headers[':authority'] ?? headers.host
-  if (typeof host === 'string' && host !== '') {
-    const { address, port } = splitHost(host)
-    attributes[semconv.SERVER_ADDRESS] = address
-    if (port !== undefined) attributes[semconv.SERVER_PORT] = port
-  }
-  const peer = socket.remoteAddress
-  const client = (trustProxy ? forwarded(request, 'for') : undefined) ?? peer
-  if (client !== undefined) attributes[semconv.CLIENT_ADDRESS] = client
-  if (peer !== undefined) attributes[semconv.NETWORK_PEER_ADDRESS] = peer
-  if (socket.remotePort !== undefined) attributes[semconv.NETWORK_PEER_PORT] = socket.remotePort
-  const userAgent = headers['user-agent']
-  if (userAgent !== undefined) attributes[semconv.USER_AGENT_ORIGINAL] = userAgent
-  captureHeaders(attributes, semconv.HTTP_REQUEST_HEADER, capture, (name) => headers[name])
+function defined(attributes: Attributes): Attributes {
+  const entries = Object.entries(attributes).filter(([, value]) => value !== undefined)
+  return Object.fromEntries(entries)
+}
+
+function withRarer(
+  attributes: Attributes,
+  { headers, method = '' }: IncomingMessage,
+  target: string,
+  known: string,
+  capture: readonly string[],
+): Attributes {
+  if (known !== method) attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
+  const query = target.indexOf('?')
+  if (query !== -1 && query < target.length - 1)
+    attributes[semconv.URL_QUERY] = redactQuery(target.slice(query + 1))
+  if (capture.length > 0)
+    captureHeaders(attributes, semconv.HTTP_REQUEST_HEADER, capture, (name) => headers[name])
   return attributes
 }
 
-/** The path of the request line. */
-export function pathOf(request: IncomingMessage): string {
-  const target = targetOf(request)
+/** The path of a request line's target. */
+export function pathOf(target: string): string {
+  // Nearly always the target is a path, and has no fragment.
+  if (target.charCodeAt(0) === SLASH && !target.includes('#')) {
+    const query = target.indexOf('?')
+    return query === -1 ? target : target.slice(0, query)
+  }
   const [upToQuery = ''] = target.split(/[?#]/, 1)
   // The absolute form of a request line, as clients send it to proxies, begins with `http://host`.
   return upToQuery.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '') || '/'
 }
 
-function scheme({ socket }: IncomingMessage): string {
+function scheme(socket: IncomingMessage['socket']): string {
   return 'encrypted' in socket && socket.encrypted === true ? 'https' : 'http'
 }
 
 /** The left-most value that proxies told: of `Forwarded` (RFC 7239) or else of the matching X-Forwarded header. */
-function forwarded({ headers }: IncomingMessage, parameter: 'for' | 'host' | 'proto'): string | undefined {
+function forwarded(headers: IncomingHttpHeaders, parameter: 'for' | 'host' | 'proto'): string | undefined {
   const standard = headers.forwarded
   if (standard !== undefined) {
     const [first = ''] = standard.split(',', 1)
@@ -127,6 +165,6 @@ function forwarded({ headers }: IncomingMessage, parameter: 'for' | 'host' | 'pr
 }
 
 /** The request line's target as it came: frameworks rewrite `url` while they route, and keep this. */
-function targetOf(request: IncomingMessage & { originalUrl?: unknown }): string {
+export function targetOf(request: IncomingMessage & { originalUrl?: unknown }): string {
   return typeof request.originalUrl === 'string' ? request.originalUrl : (request.url ?? '')
 }

@@ -1,4 +1,11 @@
-import { INVALID_SPANID, INVALID_TRACEID, isValidSpanId, isValidTraceId } from '@opentelemetry/api'
+import {
+  INVALID_SPANID,
+  INVALID_TRACEID,
+  isSpanContextValid,
+  isValidSpanId,
+  isValidTraceId,
+  type SpanContext,
+} from '@opentelemetry/api'
 import { randomFillSync } from 'node:crypto'
 import { reportOnce } from './report.ts'
 
@@ -44,10 +51,20 @@ export const randomIds: IdGenerator = {
 export function guardedIds(generator: IdGenerator): IdGenerator {
   if (generator === randomIds) return generator
   return {
-    generateTraceId: () =>
-      guarded('generateTraceId', isValidTraceId, generator) ?? randomIds.generateTraceId(),
-    generateSpanId: () => guarded('generateSpanId', isValidSpanId, generator) ?? randomIds.generateSpanId(),
+    generateTraceId: () => guarded('generateTraceId', isTraceId, generator) ?? randomIds.generateTraceId(),
+    generateSpanId: () => guarded('generateSpanId', isSpanId, generator) ?? randomIds.generateSpanId(),
   }
+}
+
+// The API's tests let capitals pass, which may not be sent (W3C Trace Context, trace-id).
+const CAPITAL = /[A-F]/
+
+function isTraceId(id: string): boolean {
+  return isValidTraceId(id) && !CAPITAL.test(id)
+}
+
+function isSpanId(id: string): boolean {
+  return isValidSpanId(id) && !CAPITAL.test(id)
 }
 
 function guarded(
@@ -63,4 +80,14 @@ function guarded(
     reportOnce(`ids:${method}`, 'error', `the idGenerator's ${method}() threw`, error)
   }
   return undefined
+}
+
+let latestValid: SpanContext | undefined
+
+/** Whether both ids are ones. A request's context is asked about two or three times in a row: the second time is free. */
+export function isValid(context: SpanContext): boolean {
+  if (context === latestValid) return true
+  if (!isSpanContextValid(context)) return false
+  latestValid = context
+  return true
 }

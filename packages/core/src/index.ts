@@ -12,6 +12,8 @@ export { traceRequest } from './server.ts'
 
 // The seams that adapters are made of: inbound, outbound, and what both need.
 export {
+  carriedBy,
+  emitByPrototype,
   endRequest,
   receiver,
   recordError,
@@ -35,14 +37,20 @@ export { isTraced, override, yieldsTo } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
 export { expected, MATCH, matcher, show, type Match, type Shape, type TextMatch } from './options.ts'
 export { reportOnce } from './report.ts'
-export { errorType, messageOf } from './span.ts'
+export { errorType, messageOf } from './exception.ts'
 export * as semconv from './semconv.ts'
 
 // What adapters need of the API, so that they depend on this package alone.
 export { context, type Attributes, type Context } from '@opentelemetry/api'
 
 // Propagation, for carriers of one's own.
-export { baggagePropagator, compositePropagator, traceContextPropagator } from './propagation.ts'
+export {
+  b3MultiPropagator,
+  b3Propagator,
+  baggagePropagator,
+  compositePropagator,
+  traceContextPropagator,
+} from './propagation.ts'
 export { formatTraceparent, parseTraceContext } from './trace-context.ts'
 
 // The shapes of what `start()` takes, equal to the official SDK's.

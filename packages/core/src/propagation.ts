@@ -1,11 +1,14 @@
 import {
+  createContextKey,
   propagation,
   trace,
   type Context,
+  type SpanContext,
   type TextMapGetter,
   type TextMapPropagator,
   type TextMapSetter,
 } from '@opentelemetry/api'
+import { formatB3, parseB3, parseB3Fields, samplingState, type B3 } from './b3.ts'
 import { formatBaggage, parseBaggage } from './baggage.ts'
 import { isSuppressed, withSpan } from './context.ts'
 import { formatTraceparent, parseTraceContext, serializeTracestate } from './trace-context.ts'
@@ -43,6 +46,58 @@ export const baggagePropagator: TextMapPropagator = {
     return baggage === undefined ? into : propagation.setBaggage(into, baggage)
   },
   fields: () => ['baggage'],
+}
+
+// Holds the id of the trace that a sender wants debugged: what is said of one trace is not said of another.
+const B3_DEBUG = createContextKey('throughline.b3_debug')
+
+/** B3 as one header, `b3`. Reads the other form where that one is not there or not valid. */
+export const b3Propagator: TextMapPropagator = {
+  inject(from, carrier, setter) {
+    const spanContext = trace.getSpanContext(from)
+    if (spanContext === undefined || !trace.isSpanContextValid(spanContext) || isSuppressed(from)) return
+    setter.set(carrier, 'b3', formatB3(spanContext, isDebugged(from, spanContext)))
+  },
+  extract: extractB3,
+  fields: () => ['b3'],
+}
+
+/** B3 as several headers, `x-b3-…`. Reads the single header first, as the other one does. */
+export const b3MultiPropagator: TextMapPropagator = {
+  inject(from, carrier, setter) {
+    const spanContext = trace.getSpanContext(from)
+    if (spanContext === undefined || !trace.isSpanContextValid(spanContext) || isSuppressed(from)) return
+    setter.set(carrier, 'x-b3-traceid', spanContext.traceId)
+    setter.set(carrier, 'x-b3-spanid', spanContext.spanId)
+    const state = samplingState(spanContext, isDebugged(from, spanContext))
+    if (state === 'd') setter.set(carrier, 'x-b3-flags', '1')
+    else if (state !== undefined) setter.set(carrier, 'x-b3-sampled', state)
+  },
+  extract: extractB3,
+  fields: () => ['x-b3-traceid', 'x-b3-spanid', 'x-b3-sampled', 'x-b3-flags'],
+}
+
+function extractB3<C>(into: Context, carrier: C, getter: TextMapGetter<C>): Context {
+  const b3 = parseB3(getter.get(carrier, 'b3')) ?? multipleB3(carrier, getter)
+  if (b3 === undefined) return into
+  const { spanContext, isDebug } = b3
+  const extracted = withSpan(into, trace.wrapSpanContext(spanContext))
+  return isDebug ? extracted.setValue(B3_DEBUG, spanContext.traceId) : extracted
+}
+
+function multipleB3<C>(carrier: C, getter: TextMapGetter<C>): B3 | undefined {
+  const traceId: unknown = getter.get(carrier, 'x-b3-traceid')
+  if (traceId === undefined) return undefined
+  return parseB3Fields({
+    traceId,
+    spanId: getter.get(carrier, 'x-b3-spanid'),
+    sampled: getter.get(carrier, 'x-b3-sampled'),
+    flags: getter.get(carrier, 'x-b3-flags'),
+  })
+}
+
+function isDebugged(context: Context, { traceId }: SpanContext): boolean {
+  return context.getValue(B3_DEBUG) === traceId
 }
 
 /** All of these in turn; each sees the context that the one before it made. */

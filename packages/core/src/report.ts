@@ -6,6 +6,9 @@ import { diag } from '@opentelemetry/api'
 type Level = 'error' | 'warn' | 'info'
 
 const RANK = { none: 0, error: 1, warn: 2, info: 3, debug: 4, verbose: 5, all: 6 } as const
+
+/** The values of OTEL_LOG_LEVEL. */
+export const LOG_LEVELS = Object.keys(RANK)
 // Places in the code that can report, names of settings and attributes: where there are more, they are made of data, and
 // the thousandth says nothing that the first did not.
 const MOST_SAID = 200
@@ -42,6 +45,6 @@ function hasDiagLogger(): boolean {
 }
 
 function stderrRank(): number {
-  const level = process.env['OTEL_LOG_LEVEL']?.toLowerCase() ?? ''
+  const level = process.env['OTEL_LOG_LEVEL']?.trim().toLowerCase() ?? ''
   return Object.hasOwn(RANK, level) ? RANK[level as keyof typeof RANK] : RANK.info
 }

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
+import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 
 /** Who made the spans; the shape of the official SDK's Resource. */
@@ -56,7 +57,14 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
       return given.asyncAttributesPending
     },
     schemaUrl: given.schemaUrl,
-    waitForAsyncAttributes: async () => given.waitForAsyncAttributes?.(),
+    async waitForAsyncAttributes() {
+      try {
+        await given.waitForAsyncAttributes?.()
+      } catch (error) {
+        // The spans are worth more than what a detector could not find out about their process.
+        reportOnce('resource', 'warn', 'the resource has failed to find out some of its attributes', error)
+      }
+    },
   }
 }
 

@@ -1,6 +1,6 @@
 import type { Attributes, AttributeValue, SpanKind } from '@opentelemetry/api'
 import { matcher, MATCH, expected, validated, type Match, type Shape } from './options.ts'
-import { traceIdRatio, type HeadSampler, type Sampler } from './sampling.ts'
+import { probability, type ConsistentSampler, type HeadSampler } from './sampling.ts'
 import * as semconv from './semconv.ts'
 
 /** What a new trace's first span must be like for a rule; what is left out is not asked. */
@@ -36,6 +36,8 @@ const RULE: Shape<SamplingRule> = {
   ),
 }
 
+const ANY_TEXT = MATCH("'app.tier': 'free'")
+
 const MATCHES: Shape<RuleMatch> = {
   kind: expected(`one of ${KINDS.join(', ')}`, "kind: 'server'", (value) => KINDS.includes(value as never)),
   method: MATCH("method: 'GET'"),
@@ -44,7 +46,7 @@ const MATCHES: Shape<RuleMatch> = {
   attributes: expected(
     'an object of functions, strings, RegExps or lists',
     "attributes: { 'app.tier': 'free' }",
-    (value) => typeof value === 'object' && value !== null,
+    (value) => typeof value === 'object' && value !== null && Object.values(value).every(isTextTest),
   ),
 }
 
@@ -53,7 +55,7 @@ const MATCHES: Shape<RuleMatch> = {
  * The route is not known at the start, so it is not among what can be matched.
  * @throws TypeError for a rule of the wrong shape.
  */
-export function ruleBased(rules: readonly SamplingRule[]): Sampler {
+export function ruleBased(rules: readonly SamplingRule[]): ConsistentSampler {
   const compiled = rules.map((rule) => {
     const { match, rate } = validated('start(): a rule of sampling', RULE, rule)
     if (match === undefined || rate === undefined) {
@@ -61,10 +63,11 @@ export function ruleBased(rules: readonly SamplingRule[]): Sampler {
         "start(): expected each rule of sampling to have match and rate; example: { match: { path: '/health' }, rate: 0 }",
       )
     }
-    return { test: testOf(match), sampler: traceIdRatio(rate) }
+    return { test: testOf(match), sampler: probability(rate) }
   })
 
-  const sampler: Sampler = {
+  const sampler: ConsistentSampler = {
+    setsThreshold: true,
     shouldSample(context, traceId, name, kind, attributes, links) {
       const rule = compiled.find(({ test }) => test(name, kind, attributes))
       return (rule?.sampler ?? everything).shouldSample(context, traceId, name, kind, attributes, links)
@@ -79,9 +82,14 @@ export function ruleBased(rules: readonly SamplingRule[]): Sampler {
     : sampler
 }
 
-const everything = traceIdRatio(1)
+const everything = probability(1)
 
 function testOf(match: RuleMatch): Test {
+  if ('route' in match) {
+    throw new TypeError(
+      'start(): expected match of sampling to have kind, method, path, name or attributes, received route, which is not known when a span starts: the router has not run yet. Match the path instead; example: { match: { path: /^\\/users\\/[^/]+$/ }, rate: 0.1 }',
+    )
+  }
   const {
     kind,
     method,
@@ -90,16 +98,20 @@ function testOf(match: RuleMatch): Test {
     attributes = {},
   } = validated('start(): match of sampling', MATCHES, match)
   const isName = textTest('name', name)
-  const wanted = Object.entries({
-    ...attributes,
-    ...(method === undefined ? {} : { [semconv.HTTP_REQUEST_METHOD]: method }),
-    ...(path === undefined ? {} : { [semconv.URL_PATH]: path }),
-  }).map(([key, one]) => ({ key, isWanted: textTest(key, one) }))
+  const wanted = [
+    { key: semconv.HTTP_REQUEST_METHOD, isWanted: textTest('method', method) },
+    { key: semconv.URL_PATH, isWanted: textTest('path', path) },
+    ...Object.entries(attributes).map(([key, one]) => ({ key, isWanted: textTest(key, one) })),
+  ].filter(({ isWanted }) => isWanted !== undefined)
 
   return (spanName, spanKind, given) =>
     (kind === undefined || KINDS[spanKind] === kind) &&
     isName?.(spanName) !== false &&
     wanted.every(({ key, isWanted }) => isWanted?.(given[key]) === true)
+}
+
+function isTextTest(value: unknown): boolean {
+  return value === undefined || ANY_TEXT.accepts(value)
 }
 
 function textTest(

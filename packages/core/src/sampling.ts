@@ -6,9 +6,22 @@ import {
   type Context,
   type Link,
   type SamplingResult,
+  type SpanContext,
   type SpanKind,
+  type TraceState,
 } from '@opentelemetry/api'
+import { isUndecided } from './b3.ts'
+import { isValid } from './ids.ts'
 import { reportOnce } from './report.ts'
+import {
+  exactThreshold,
+  explicitRandomness,
+  otOf,
+  randomnessOf,
+  roundedThreshold,
+  thresholdIn,
+  withThreshold,
+} from './threshold.ts'
 
 /** Decides at a span's start whether it is recorded; the shape of the official SDK's Sampler. */
 export interface Sampler {
@@ -28,19 +41,17 @@ export interface HeadSampler extends Sampler {
   readonly ignoresAttributes: true
 }
 
+/** A sampler whose tracestate says by which threshold a trace was kept. */
+export interface ConsistentSampler extends Sampler {
+  readonly setsThreshold: true
+}
+
 // The verdicts are shared: a decision allocates nothing.
 const KEEP: SamplingResult = { decision: SamplingDecision.RECORD_AND_SAMPLED }
 const DROP: SamplingResult = { decision: SamplingDecision.NOT_RECORD }
 
-const DECISIONS = new Set<unknown>([
-  SamplingDecision.NOT_RECORD,
-  SamplingDecision.RECORD,
-  SamplingDecision.RECORD_AND_SAMPLED,
-])
-
-// The right-most 14 digits of a trace id are its 56 random bits (W3C Trace Context Level 2, random-trace-id).
-const RANDOM_DIGITS = 14
-const RANDOM_SPACE = 2 ** 56
+/** Trace flag bit 1: the last 56 bits of the trace id are random (W3C Trace Context Level 2). */
+const RANDOM_FLAG = 0x02
 
 export const alwaysOn: HeadSampler = {
   ignoresAttributes: true,
@@ -50,34 +61,92 @@ export const alwaysOn: HeadSampler = {
 
 export const alwaysOff: HeadSampler = {
   ignoresAttributes: true,
-  shouldSample: () => DROP,
+  shouldSample: (context) => dropped(trace.getSpanContext(context)?.traceState),
   toString: () => 'AlwaysOffSampler',
 }
 
 /**
  * Keeps this share of all traces, 0 to 1, by the trace id alone: every service decides alike for the same trace, and a
- * higher ratio keeps all that a lower one keeps (OpenTelemetry trace SDK, TraceIdRatioBased).
+ * higher ratio keeps all that a lower one keeps (OpenTelemetry trace SDK, TraceIdRatioBased). It says nothing of the ratio
+ * in the tracestate: that is what `probability` does.
  */
 export function traceIdRatio(ratio: number): HeadSampler {
-  const threshold = Math.round((1 - ratio) * RANDOM_SPACE)
+  const threshold = exactThreshold(ratio)
   return {
     ignoresAttributes: true,
-    shouldSample(_context, traceId) {
-      return ratio > 0 && Number.parseInt(traceId.slice(-RANDOM_DIGITS), 16) >= threshold ? KEEP : DROP
+    shouldSample(context, traceId) {
+      const parent = trace.getSpanContext(context)
+      if (parent !== undefined && !isUndecided(parent)) {
+        reportOnce(
+          'ratio of children',
+          'warn',
+          'TraceIdRatioBased decides about spans whose parents were decided about already, so that traces may come in parts: parentbased_traceidratio follows the parents',
+        )
+      }
+      return threshold !== undefined && randomnessOf(traceId) >= threshold ? KEEP : DROP
     },
-    toString: () => `TraceIdRatioBased{${ratio}}`,
+    toString: () => `TraceIdRatioBased{${decimal(ratio)}}`,
   }
 }
 
-/** Follows the parent's decision; asks `rootSampler` where there is no parent. */
+/**
+ * Keeps this share of all traces, 0 to 1, consistently with all that sample by probability (OpenTelemetry trace SDK,
+ * ProbabilitySampler): by the trace's `rv`, else by its id. What is kept says by how many it counts, as `ot=th:…` in the
+ * tracestate; what is dropped says nothing.
+ */
+export function probability(ratio: number): HeadSampler & ConsistentSampler {
+  const threshold = roundedThreshold(ratio)
+  const keptRoot: SamplingResult = {
+    decision: SamplingDecision.RECORD_AND_SAMPLED,
+    traceState: withThreshold(undefined, threshold),
+  }
+  return {
+    ignoresAttributes: true,
+    setsThreshold: true,
+    shouldSample(context, traceId) {
+      const parent = trace.getSpanContext(context)
+      const state = parent?.traceState
+      if (threshold === undefined) return dropped(state)
+      if (parent !== undefined && threshold !== '0') warnOfPresumption(parent)
+      if (randomnessOf(traceId, otOf(state)) < threshold) return dropped(state)
+      return state === undefined ? keptRoot : { ...keptRoot, traceState: withThreshold(state, threshold) }
+    },
+    toString: () => `ProbabilitySampler{${decimal(ratio)}}`,
+  }
+}
+
+function warnOfPresumption(parent: SpanContext): void {
+  if ((parent.traceFlags & RANDOM_FLAG) !== 0 || explicitRandomness(otOf(parent.traceState)) !== undefined)
+    return
+  reportOnce(
+    'presumed random',
+    'warn',
+    'a trace id that is not flagged as random is presumed to be, to sample by: if its last 14 digits are not random, another share is kept than the one that was asked for',
+  )
+}
+
+/**
+ * Follows the parent's decision; asks `rootSampler` where there is no parent, or one whose sender left the decision to us.
+ * Where the root sampler sets thresholds, one that comes from elsewhere is checked: if it cannot be why the trace is
+ * sampled, or the trace is not, it is not passed on.
+ */
 export function parentBased(rootSampler: Sampler): Sampler {
+  const isChecking = 'setsThreshold' in rootSampler
   const sampler: Sampler = {
     shouldSample(context, traceId, spanName, spanKind, attributes, links) {
       const parent = trace.getSpanContext(context)
-      if (parent === undefined || !trace.isSpanContextValid(parent)) {
+      if (parent === undefined || !isValid(parent)) {
         return rootSampler.shouldSample(context, traceId, spanName, spanKind, attributes, links)
       }
-      return (parent.traceFlags & TraceFlags.SAMPLED) === 0 ? DROP : KEEP
+      const isSampled = (parent.traceFlags & TraceFlags.SAMPLED) !== 0
+      if (parent.isRemote === true) {
+        if (!isSampled && isUndecided(parent)) {
+          return rootSampler.shouldSample(context, traceId, spanName, spanKind, attributes, links)
+        }
+        if (isChecking && parent.traceState !== undefined)
+          return checked(isSampled, traceId, parent.traceState)
+      }
+      return isSampled ? KEEP : DROP
     },
     toString: () =>
       `ParentBased{root=${String(rootSampler)}, remoteParentSampled=AlwaysOnSampler, remoteParentNotSampled=AlwaysOffSampler, localParentSampled=AlwaysOnSampler, localParentNotSampled=AlwaysOffSampler}`,
@@ -85,6 +154,70 @@ export function parentBased(rootSampler: Sampler): Sampler {
   return ignoresAttributes(rootSampler)
     ? Object.assign(sampler, { ignoresAttributes: true as const })
     : sampler
+}
+
+/** The parent's decision, with its threshold only where that explains it. */
+function checked(isSampled: boolean, traceId: string, state: TraceState): SamplingResult {
+  if (!isSampled) return dropped(state)
+  const ot = otOf(state)
+  const threshold = thresholdIn(ot)
+  if (threshold === undefined) return KEEP
+  if (threshold !== null && randomnessOf(traceId, ot) >= threshold) return KEEP
+  return { ...KEEP, traceState: withThreshold(state, undefined) }
+}
+
+/** What is dropped counts for nothing: a threshold in its tracestate would say otherwise. */
+function dropped(state: TraceState | undefined): SamplingResult {
+  if (state === undefined || thresholdIn(otOf(state)) === undefined) return DROP
+  return { ...DROP, traceState: withThreshold(state, undefined) }
+}
+
+/**
+ * The app's sampler, whose answers are checked: a promise, attributes that are none or a tracestate that cannot be sent
+ * would do harm later, where nobody knows whence they came. What it drops has no threshold in its tracestate.
+ */
+export function guardedSampler(given: Sampler): Sampler {
+  const sampler: Sampler = {
+    shouldSample(context, ...asked) {
+      const verdict = given.shouldSample(context, ...asked)
+      const { decision, attributes, traceState } = verdict
+      if (decision === undefined && has(verdict, 'then')) {
+        // A rejection that nobody handles would end the process.
+        Promise.resolve(verdict).catch(() => {})
+        throw new TypeError('expected a decision, received a promise')
+      }
+      const hasAttributes = attributes === undefined || isObject(attributes)
+      const hasState = traceState === undefined || has(traceState, 'serialize')
+      if (!hasAttributes || !hasState) {
+        const wrong = hasAttributes ? 'tracestate' : 'attributes'
+        reportOnce(`sampler:${wrong}`, 'error', `the sampler gave ${wrong} that are none; they are ignored`)
+      }
+      const sound: SamplingResult = { decision }
+      if (hasAttributes && attributes !== undefined) sound.attributes = attributes
+      if (hasState && traceState !== undefined) sound.traceState = traceState
+      else if (decision === SamplingDecision.NOT_RECORD) {
+        return { ...sound, ...dropped(trace.getSpanContext(context)?.traceState) }
+      }
+      return sound
+    },
+    toString: () => String(given),
+  }
+  return ignoresAttributes(given) ? Object.assign(sampler, { ignoresAttributes: true as const }) : sampler
+}
+
+function has(value: unknown, method: string): boolean {
+  return isObject(value) && typeof (value as Record<string, unknown>)[method] === 'function'
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === 'object' && value !== null
+}
+
+/** A number from 0 to 1 in decimal notation, which `String` gives only down to a millionth. */
+function decimal(ratio: number): string {
+  const [mantissa = '', exponent] = String(ratio).split('e-')
+  if (exponent === undefined) return mantissa
+  return `0.${'0'.repeat(Number(exponent) - 1)}${mantissa.replace('.', '')}`
 }
 
 export function ignoresAttributes(sampler: Sampler): sampler is HeadSampler {
@@ -97,14 +230,27 @@ const fallback = parentBased(alwaysOn)
 /** The sampler's verdict; where it throws or gives none, the default sampler's, and that is said once. */
 export function decide(
   sampler: Sampler,
-  ...asked: Parameters<Sampler['shouldSample']>
-): ReturnType<Sampler['shouldSample']> {
+  context: Context,
+  traceId: string,
+  name: string,
+  kind: SpanKind,
+  attributes: Attributes,
+  links: Link[],
+): SamplingResult {
   try {
-    const verdict = sampler.shouldSample(...asked)
-    if (DECISIONS.has(verdict.decision)) return verdict
+    const verdict = sampler.shouldSample(context, traceId, name, kind, attributes, links)
+    if (isDecision(verdict.decision)) return verdict
     reportOnce('sampler', 'error', `the sampler gave no decision but ${String(verdict.decision)}`)
   } catch (error) {
     reportOnce('sampler', 'error', 'the sampler threw; the default one decides', error)
   }
-  return fallback.shouldSample(...asked)
+  return fallback.shouldSample(context, traceId, name, kind, attributes, links)
+}
+
+function isDecision(given: unknown): boolean {
+  return (
+    given === SamplingDecision.RECORD_AND_SAMPLED ||
+    given === SamplingDecision.NOT_RECORD ||
+    given === SamplingDecision.RECORD
+  )
 }

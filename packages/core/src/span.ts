@@ -1,4 +1,6 @@
 import {
+  INVALID_SPANID,
+  INVALID_TRACEID,
   SpanStatusCode,
   TraceFlags,
   type Attributes,
@@ -13,6 +15,7 @@ import {
   type SpanStatus,
   type TimeInput,
 } from '@opentelemetry/api'
+import { isAttribute, limited, limitedAttributes, sayUnreadable, textOf } from './attribute.ts'
 import {
   between,
   checkedAnchor,
@@ -23,6 +26,7 @@ import {
   type Anchor,
   type Ticks,
 } from './clock.ts'
+import { exceptionAttributes } from './exception.ts'
 import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
 import * as semconv from './semconv.ts'
@@ -100,7 +104,10 @@ const UNSET: SpanStatus = { code: SpanStatusCode.UNSET }
 const NO_EVENTS: TimedEvent[] = []
 const NO_LINKS: RecordedLink[] = []
 
-/** One timed operation: the API's Span for those who make it, the exporters' ReadableSpan for those who read it. */
+/**
+ * One timed operation: the API's Span for those who make it, the exporters' ReadableSpan for those who read it. Nothing
+ * here throws, whatever it is given.
+ */
 export class Span implements ApiSpan, ReadableSpan {
   name: string
   readonly kind: SpanKind
@@ -138,16 +145,16 @@ export class Span implements ApiSpan, ReadableSpan {
     startTime: TimeInput | undefined,
     attributes: Attributes,
   ) {
-    this.name = name
+    this.name = textOf(name)
     this.kind = kind
     this.parentSpanContext = parent
     this.instrumentationScope = scope
     this.attributes = attributes
     this.#home = home
     this.#context = context
-    this.#startTicks = now()
-    this.#anchor =
-      parent === undefined || parent.isRemote === true ? checkedAnchor(this.#startTicks) : latestAnchor()
+    const ticks = now()
+    this.#startTicks = ticks
+    this.#anchor = parent === undefined || parent.isRemote === true ? checkedAnchor(ticks) : latestAnchor()
     this.#startGiven = startTime === undefined ? undefined : readTime(startTime)
     this.#attributeCount = countKeys(attributes)
     const { attributeCountLimit, attributeValueLengthLimit } = home.limits
@@ -167,32 +174,45 @@ export class Span implements ApiSpan, ReadableSpan {
   }
 
   setAttribute(key: string, value: AttributeValue | undefined): this {
-    if (this.#isOpen('setAttribute')) this.#setAttribute(key, value)
+    if (this.ended) return this.#late('setAttribute')
+    try {
+      this.#set(key, value)
+    } catch (error) {
+      sayUnreadable('attributes', error)
+    }
     return this
   }
 
   setAttributes(attributes: Attributes): this {
-    if (this.#isOpen('setAttributes')) {
-      for (const key in attributes) this.#setAttribute(key, attributes[key])
+    if (this.ended) return this.#late('setAttributes')
+    try {
+      for (const key in attributes) if (Object.hasOwn(attributes, key)) this.#set(key, attributes[key])
+    } catch (error) {
+      sayUnreadable('attributes', error)
     }
     return this
   }
 
+  /** The API's `(name, attributes, time)` and `(name, time)`. */
   addEvent(name: string, attributesOrTime?: Attributes | TimeInput, time?: TimeInput): this {
-    if (!this.#isOpen('addEvent')) return this
-    const { eventCountLimit, attributePerEventCountLimit } = this.#home.limits
+    if (this.ended) return this.#late('addEvent')
+    const { eventCountLimit, attributePerEventCountLimit, attributeValueLengthLimit } = this.#home.limits
     if (this.events.length >= eventCountLimit) {
+      if (this.droppedEventsCount === 0) sayDropped('events', eventCountLimit)
       this.droppedEventsCount += 1
       return this
     }
     const given = isTime(attributesOrTime)
-      ? { time: attributesOrTime }
+      ? { time: time ?? attributesOrTime }
       : { attributes: attributesOrTime, time }
-    const event: TimedEvent = { time: readTime(given.time) ?? toHrTime(now(), this.#anchor), name }
-    if (given.attributes !== undefined) {
-      const { attributes, dropped } = this.#limited(given.attributes, attributePerEventCountLimit)
-      event.attributes = attributes
-      if (dropped > 0) event.droppedAttributesCount = dropped
+    const event: TimedEvent = {
+      time: readTime(given.time) ?? toHrTime(now(), this.#anchor),
+      name: textOf(name),
+    }
+    if (typeof given.attributes === 'object' && given.attributes !== null) {
+      const kept = limitedAttributes(given.attributes, attributePerEventCountLimit, attributeValueLengthLimit)
+      event.attributes = kept.attributes
+      if (kept.dropped > 0) event.droppedAttributesCount = kept.dropped
     }
     if (this.events === NO_EVENTS) this.events = []
     this.events.push(event)
@@ -200,17 +220,19 @@ export class Span implements ApiSpan, ReadableSpan {
   }
 
   addLink(link: Link): this {
-    if (!this.#isOpen('addLink') || link?.context === undefined) return this
-    const { linkCountLimit, attributePerLinkCountLimit } = this.#home.limits
+    if (this.ended) return this.#late('addLink')
+    if (!saysSomething(link)) return this
+    const { linkCountLimit, attributePerLinkCountLimit, attributeValueLengthLimit } = this.#home.limits
     if (this.links.length >= linkCountLimit) {
+      if (this.droppedLinksCount === 0) sayDropped('links', linkCountLimit)
       this.droppedLinksCount += 1
       return this
     }
     const recorded: RecordedLink = { context: link.context }
-    if (link.attributes !== undefined) {
-      const { attributes, dropped } = this.#limited(link.attributes, attributePerLinkCountLimit)
-      recorded.attributes = attributes
-      if (dropped > 0) recorded.droppedAttributesCount = dropped
+    if (typeof link.attributes === 'object' && link.attributes !== null) {
+      const kept = limitedAttributes(link.attributes, attributePerLinkCountLimit, attributeValueLengthLimit)
+      recorded.attributes = kept.attributes
+      if (kept.dropped > 0) recorded.droppedAttributesCount = kept.dropped
     }
     if (this.links === NO_LINKS) this.links = []
     this.links.push(recorded)
@@ -218,14 +240,15 @@ export class Span implements ApiSpan, ReadableSpan {
   }
 
   addLinks(links: Link[]): this {
-    for (const link of links) this.addLink(link)
+    if (Array.isArray(links)) for (const link of links) this.addLink(link)
     return this
   }
 
   /** Ok is final, Error wins over Unset, and only Error has a description (OpenTelemetry trace API, set status). */
   setStatus(status: SpanStatus): this {
-    if (!this.#isOpen('setStatus') || typeof status?.code !== 'number') return this
-    if (this.status.code === SpanStatusCode.OK || status.code === SpanStatusCode.UNSET) return this
+    if (this.ended) return this.#late('setStatus')
+    if (this.status.code === SpanStatusCode.OK) return this
+    if (status?.code !== SpanStatusCode.OK && status?.code !== SpanStatusCode.ERROR) return this
     const hasMessage = status.code === SpanStatusCode.ERROR && typeof status.message === 'string'
     this.status = hasMessage
       ? { code: status.code, message: status.message as string }
@@ -234,20 +257,43 @@ export class Span implements ApiSpan, ReadableSpan {
   }
 
   updateName(name: string): this {
-    if (this.#isOpen('updateName')) this.name = name
+    if (this.ended) return this.#late('updateName')
+    this.name = textOf(name)
     return this
   }
 
-  /** Adds the event `exception` (OpenTelemetry semantic conventions, exceptions on spans). The status stays as it is. */
-  recordException(exception: Exception, time?: TimeInput): void {
-    this.addEvent(semconv.EXCEPTION_EVENT, exceptionAttributes(exception), time)
+  /**
+   * Adds the event `exception` (OpenTelemetry semantic conventions, exceptions on spans); the status stays as it is. The
+   * API's `(exception, time)`, and `(exception, attributes, time)`: the caller's attributes win over the exception's
+   * (trace SDK, record exception).
+   */
+  recordException(exception: Exception, attributesOrTime?: Attributes | TimeInput, time?: TimeInput): void {
+    if (this.ended) {
+      this.#late('recordException')
+      return
+    }
+    const attributes = exceptionAttributes(exception)
+    if (isTime(attributesOrTime)) {
+      this.addEvent(semconv.EXCEPTION_EVENT, attributes, time ?? attributesOrTime)
+      return
+    }
+    try {
+      Object.assign(attributes, attributesOrTime)
+    } catch (error) {
+      sayUnreadable('attributes', error)
+    }
+    this.addEvent(semconv.EXCEPTION_EVENT, attributes, time)
   }
 
   /** Ends the span and hands it to the processors. Later calls are ignored, those of a processor included. */
   end(endTime?: TimeInput): void {
-    if (!this.#isOpen('end') || this.#endTicks !== 0) return
+    if (this.ended) {
+      this.#late('end')
+      return
+    }
+    if (this.#endTicks !== 0) return
     this.#endTicks = now()
-    this.#endGiven = endTime === undefined ? undefined : readTime(endTime)
+    if (endTime !== undefined) this.#endGiven = readTime(endTime)
     this.#home.ended(this)
   }
 
@@ -281,52 +327,53 @@ export class Span implements ApiSpan, ReadableSpan {
     return this.instrumentationScope
   }
 
-  #isOpen(method: string): boolean {
-    if (this.ended)
-      reportOnce(`ended:${method}`, 'warn', `${method}() was called on the ended span "${this.name}"`)
-    return !this.ended
+  #late(method: string): this {
+    reportOnce(`ended:${method}`, 'warn', `${method}() was called on the ended span "${this.name}"`)
+    return this
   }
 
-  #setAttribute(key: string, value: AttributeValue | undefined): void {
+  #set(key: string, value: AttributeValue | undefined): void {
     if (value === undefined || value === null) return
-    if (!isKey(key) || !isAttributeValue(value)) {
+    if (!isAttribute(key, value)) {
       reportOnce(
-        `attribute:${key}`,
+        `attribute:${String(key)}`,
         'warn',
-        `an attribute was not recorded: expected a string, number, boolean or an array of one of them, received ${typeof value} for "${key}"; for example span.setAttribute('order.id', 'A-7')`,
+        `an attribute was not recorded: expected a string, number, boolean or an array of one of them, received ${typeof value} for "${String(key)}"; for example span.setAttribute('order.id', 'A-7')`,
       )
       return
     }
+    const { attributeCountLimit, attributeValueLengthLimit } = this.#home.limits
     if (!Object.hasOwn(this.attributes, key)) {
-      if (this.#attributeCount >= this.#home.limits.attributeCountLimit) {
+      if (this.#attributeCount >= attributeCountLimit) {
+        if (this.droppedAttributesCount === 0) sayDropped('attributes', attributeCountLimit)
         this.droppedAttributesCount += 1
         return
       }
       this.#attributeCount += 1
     }
-    this.attributes[key] = truncate(value, this.#home.limits.attributeValueLengthLimit)
-  }
-
-  #limited(given: Attributes, limit: number): { attributes: Attributes; dropped: number } {
-    const attributes: Attributes = {}
-    let kept = 0
-    let dropped = 0
-    for (const key in given) {
-      const value = given[key]
-      if (!isKey(key) || value === undefined || value === null || !isAttributeValue(value)) continue
-      if (kept >= limit) {
-        dropped += 1
-        continue
-      }
-      kept += 1
-      attributes[key] = truncate(value, this.#home.limits.attributeValueLengthLimit)
-    }
-    return { attributes, dropped }
+    this.attributes[key] = limited(value, attributeValueLengthLimit)
   }
 }
 
 export function isSampled(span: Pick<ReadableSpan, 'spanContext'>): boolean {
   return (span.spanContext().traceFlags & TraceFlags.SAMPLED) !== 0
+}
+
+/** Said once: a span that is over its limits is seldom the only one (trace SDK, span limits). */
+function sayDropped(what: string, limit: number): void {
+  reportOnce(
+    `limit:${what}`,
+    'warn',
+    `a span has more than ${limit} ${what}; further ones are dropped and counted`,
+  )
+}
+
+/** A link to nothing is one if it has attributes or a tracestate (trace API, link). */
+function saysSomething(link: Link | undefined): boolean {
+  const context = link?.context
+  if (typeof context?.traceId !== 'string' || typeof context.spanId !== 'string') return false
+  if (context.traceId !== INVALID_TRACEID && context.spanId !== INVALID_SPANID) return true
+  return Object.keys(link?.attributes ?? {}).length > 0 || Boolean(context.traceState?.serialize())
 }
 
 function countKeys(attributes: Attributes): number {
@@ -337,72 +384,4 @@ function countKeys(attributes: Attributes): number {
 
 function isTime(value: Attributes | TimeInput | undefined): value is TimeInput {
   return typeof value === 'number' || value instanceof Date || Array.isArray(value)
-}
-
-// An assignment to `__proto__` sets no property.
-function isKey(key: string): boolean {
-  return key !== '' && key !== '__proto__'
-}
-
-function isAttributeValue(value: unknown): value is AttributeValue {
-  if (Array.isArray(value)) {
-    const type = typeof value.find((element) => element !== null && element !== undefined)
-    return value.every((element) => element === null || element === undefined || isPrimitive(element, type))
-  }
-  return isPrimitive(value, typeof value)
-}
-
-function isPrimitive(value: unknown, type: string): boolean {
-  return typeof value === type && (type === 'string' || type === 'number' || type === 'boolean')
-}
-
-// Arrays are copied: the caller may go on to change its own.
-function truncate(value: AttributeValue, limit: number): AttributeValue {
-  if (typeof value === 'string') return value.length > limit ? value.slice(0, limit) : value
-  if (!Array.isArray(value)) return value
-  return value.map((element) =>
-    typeof element === 'string' ? element.slice(0, limit) : element,
-  ) as AttributeValue
-}
-
-// Anything can be thrown, and what is caught is passed on as it is: null, a number, an object of no class.
-function exceptionAttributes(exception: unknown): Attributes {
-  if (typeof exception !== 'object' || exception === null)
-    return { [semconv.EXCEPTION_MESSAGE]: String(exception) }
-  const { message, stack } = exception as { message?: unknown; stack?: unknown }
-  const attributes: Attributes = {}
-  const type = errorType(exception)
-  if (type !== undefined) attributes[semconv.EXCEPTION_TYPE] = type
-  if (typeof message === 'string') attributes[semconv.EXCEPTION_MESSAGE] = message
-  if (typeof stack === 'string') attributes[semconv.EXCEPTION_STACKTRACE] = stack
-  return attributes
-}
-
-/** The message of an error, or the thing itself as text where it is none; never throws, whatever was thrown. */
-export function messageOf(error: unknown): string {
-  try {
-    if (!(error instanceof Error)) return String(error)
-    // An error that stands for several (one for each address that was tried) has a code and no message.
-    return String(error.message) || (errorType(error) ?? '')
-  } catch {
-    return 'an error without text'
-  }
-}
-
-/** Classes that say nothing of what went wrong; the last is what a host with several addresses fails with. */
-const PLAIN = new Set(['Error', 'Object', 'AggregateError'])
-
-/**
- * What kind of error this is, in few different words: the code of a system error (ECONNREFUSED) or of a plain Error,
- * else the name of its class; undefined for what is no error.
- */
-export function errorType(error: unknown): string | undefined {
-  if (typeof error !== 'object' || error === null) return undefined
-  const { code, name, syscall } = error as { code?: unknown; name?: unknown; syscall?: unknown }
-  const className: unknown = error.constructor?.name
-  const isNamed = typeof name === 'string' && name !== '' && name !== 'Error'
-  const ownName = isNamed ? name : typeof className === 'string' && className !== '' ? className : undefined
-  const isPlain = ownName === undefined || PLAIN.has(ownName)
-  if (typeof code === 'string' && code !== '' && (isPlain || syscall !== undefined)) return code
-  return ownName
 }

@@ -68,7 +68,7 @@ onFirstSpan(() => {
   try {
     const config = readConfig({})
     // A test run is nobody's traffic: it reaches a receiver only when one was named.
-    if (isTestRun() && !hasDestination()) config.exporter = 'none'
+    if (isTestRun() && !hasDestination()) config.exporters = []
     launch(config)
   } catch (error) {
     isUntouched = false
@@ -166,15 +166,17 @@ interface Pipeline {
   setPatience: (patience: Patience) => void
 }
 
-function pipeline({ spanProcessors, exporter, otlp, batch }: Config): Pipeline {
+function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline {
   if (spanProcessors !== undefined) return { processors: spanProcessors, setPatience: anyPace }
-  if (exporter === 'none') return { processors: [], setPatience: anyPace }
-  if (exporter === 'otlp') {
+  let setPatience: Pipeline['setPatience'] = anyPace
+  const processors = exporters.map((exporter) => {
+    if (exporter === 'console') return batchProcessor(consoleExporter, batch)
+    if (exporter !== 'otlp') return batchProcessor(exporter, batch)
     const sending = otlpExporter(otlp)
-    return { processors: [batchProcessor(sending, batch)], setPatience: sending.setPatience }
-  }
-  const chosen = exporter === 'console' ? consoleExporter : exporter
-  return { processors: [batchProcessor(chosen, batch)], setPatience: anyPace }
+    setPatience = sending.setPatience
+    return batchProcessor(sending, batch)
+  })
+  return { processors, setPatience }
 }
 
 /** `OTEL_TRACES_EXPORTER=console`: a span a time, as objects on stdout. */

@@ -135,11 +135,20 @@ export function parseTracestate(value: string): TraceState | undefined {
  * and loses the right-most ones; if it is not a valid list even then, nothing is sent.
  */
 export function serializeTracestate(state: TraceState): string {
-  let list = state.serialize()
-  if (!(state instanceof TraceStateList)) {
-    list = parseTracestate(firstMembers(list, MAX_MEMBERS))?.serialize() ?? ''
-  }
+  const list = state instanceof TraceStateList ? state.serialize() : foreignList(state)
   return list.length <= TRACESTATE_LIMIT ? list : cut(list)
+}
+
+/** What a state that is not ours holds, as a list that may be sent; `''` if there is none in it. */
+function foreignList(state: TraceState): string {
+  let list: unknown
+  try {
+    list = state.serialize()
+  } catch {
+    return ''
+  }
+  if (typeof list !== 'string' || list.length > FIELD_LIMIT) return ''
+  return parseTracestate(firstMembers(list, MAX_MEMBERS))?.serialize() ?? ''
 }
 
 /**
@@ -152,8 +161,7 @@ export function serializeTracestate(state: TraceState): string {
  *   a valid traceparent, and then the tracestate is not even read (§4).
  */
 export function parseTraceContext(traceparent: unknown, tracestate: unknown): SpanContext | undefined {
-  const value =
-    Array.isArray(traceparent) && traceparent.length !== 1 ? undefined : combineFields(traceparent)
+  const value = soleField(traceparent)
   if (value === undefined) return undefined
   const at = findTraceparent(value)
   if (at < 0) return undefined
@@ -178,15 +186,36 @@ export function parseTraceContext(traceparent: unknown, tracestate: unknown): Sp
  *   way Node reads HTTP headers), or if it is longer than 1048576 characters.
  */
 export function combineFields(value: unknown): string | undefined {
-  if (!Array.isArray(value)) return fieldText(value)
-  let combined: string | undefined
-  for (const part of value) {
-    const text = fieldText(part)
-    if (text === undefined) return undefined
-    combined = combined === undefined ? text : `${combined},${text}`
-    if (combined.length > FIELD_LIMIT) return undefined
+  if (typeof value === 'string') return value.length > FIELD_LIMIT ? undefined : value
+  try {
+    return Array.isArray(value) ? combine(value) : fieldText(value)
+  } catch {
+    return undefined // A proxy, or an array or Buffer with methods of its own.
   }
-  return combined
+}
+
+/** The value of a header that may not come twice: of an array of one, its part. */
+function soleField(value: unknown): string | undefined {
+  try {
+    if (Array.isArray(value) && value.length !== 1) return undefined
+  } catch {
+    return undefined
+  }
+  return combineFields(value)
+}
+
+/** Joined at once: a text that grows field by field is a chain of as many texts, and walking that is not linear. */
+function combine(values: readonly unknown[]): string | undefined {
+  const texts: string[] = []
+  let length = 0
+  for (const value of values) {
+    const text = fieldText(value)
+    if (text === undefined) return undefined
+    length += text.length + 1
+    if (length - 1 > FIELD_LIMIT) return undefined
+    texts.push(text)
+  }
+  return texts.length === 0 ? undefined : texts.join(',')
 }
 
 function fieldText(value: unknown): string | undefined {
@@ -210,8 +239,12 @@ function traceFlagsAt(value: string, at: number): number {
   return hexDigit(value.charCodeAt(at + 54)) & KNOWN_FLAGS
 }
 
+/** What nearly all traceparents look like. The regular expression tells in a third of the time of the rules below. */
+const COMMON = /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/
+
 /** Where the version starts, or -1 if the value is not exactly one valid traceparent between blanks. */
 function findTraceparent(value: string): number {
+  if (value.length === TRACEPARENT_LENGTH && COMMON.test(value)) return 0
   let end = value.length
   while (end > 0 && isBlank(value.charCodeAt(end - 1))) end--
   const at = skipBlanks(value, 0, end)

@@ -1,6 +1,6 @@
-import { receiver, type ReceivingOptions } from '@throughline/core'
-import type { Request, RequestHandler, Response } from 'express'
-import { routeOf, watchRouter } from './layers.ts'
+import { emitByPrototype, receiver, type ReceivingOptions } from '@throughline/core'
+import type { Express, Request, RequestHandler, Response } from 'express'
+import { startWay, type Way } from './layers.ts'
 
 /** `ignore` and `inbound` get the request; `attributes` and `spanName` get request and response when it has closed. */
 export type TracingOptions = ReceivingOptions<Request, [request: Request, response: Response]>
@@ -16,16 +16,29 @@ const scope = { name: '@throughline/express', version: '0.1.0' }
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
 export function tracing(options: TracingOptions = {}): RequestHandler {
-  const receive = receiver<Request, [Request, Response]>(
+  const receive = receiver<Request, [Request, Response], Way>(
     {
       scope,
-      given: (request, response) => [request, response as Response],
-      route: routeOf,
+      subject: ({ request }) => request,
+      given: ({ request }, response) => [request, response as Response],
+      route: ({ route }) => route,
+      isBound: ({ request }) => isBound(request.app as Express),
     },
     options,
   )
   return function tracing(request, response, next) {
-    watchRouter(request, tracing)
-    receive(request, response, request, next)
+    receive(request, response, startWay(request, tracing), next)
   }
+}
+
+const bound = new WeakMap<Express, boolean>()
+
+/** Whether the requests of this app inherit an `emit` of ours, which they do from its first request on. */
+function isBound(app: Express): boolean {
+  let isOn = bound.get(app)
+  if (isOn === undefined) {
+    isOn = emitByPrototype(app.request, app.response)
+    bound.set(app, isOn)
+  }
+  return isOn
 }

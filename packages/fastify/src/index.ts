@@ -17,14 +17,15 @@ const scope = { name: '@throughline/fastify', version: '0.1.0' }
 export async function tracing(fastify: FastifyInstance, options: TracingOptions): Promise<void> {
   // Fastify's own options for a plugin come along with ours.
   const given: TracingOptions & RegisterOptions = options
-  const { prefix: _1, logLevel: _2, logSerializers: _3, ignore, inbound, ...others } = given
-  const receive = receiver<FastifyReply, [FastifyRequest, FastifyReply]>(
-    { scope, given: (reply) => [reply.request, reply], route: ({ request }) => routeOf(request) },
+  const { prefix: _1, logLevel: _2, logSerializers: _3, ...own } = given
+  const receive = receiver<FastifyRequest, [FastifyRequest, FastifyReply], FastifyReply>(
     {
-      ...others,
-      ...(ignore !== undefined && { ignore: asked(ignore) }),
-      ...(inbound !== undefined && { inbound: asked(inbound) }),
+      scope,
+      subject: ({ request }) => request,
+      given: (reply) => [reply.request, reply],
+      route: ({ request }) => routeOf(request),
     },
+    own,
   )
 
   fastify.addHook('onRequest', function onRequest(request, reply, done) {
@@ -44,13 +45,6 @@ Object.assign(tracing, {
   [Symbol.for('fastify.display-name')]: scope.name,
   [Symbol.for('plugin-meta')]: { name: scope.name, fastify: '>=4 <6' },
 })
-
-/** A function of the request as one of the reply, which knows its request; anything else as it is. */
-function asked<T, R>(option: T | ((request: FastifyRequest) => R)): T | ((reply: FastifyReply) => R) {
-  return typeof option === 'function'
-    ? ({ request }: FastifyReply) => (option as (request: FastifyRequest) => R)(request)
-    : option
-}
 
 // Before 4.10 `routeOptions` had no url, and `routerPath` was the way; after it, touching that one warns. The handler of
 // 404s has neither.

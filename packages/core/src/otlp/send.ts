@@ -1,9 +1,10 @@
 import * as http from 'node:http'
 import * as https from 'node:https'
 import { setTimeout as wait } from 'node:timers/promises'
+import type { TLSSocket } from 'node:tls'
 import { promisify } from 'node:util'
 import { gzip } from 'node:zlib'
-import { announced, type ExportResult, type SpanExporter } from '../batch.ts'
+import { announced, lossPeriod, type ExportResult, type SpanExporter } from '../batch.ts'
 import { report, reportOnce } from '../report.ts'
 import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
@@ -20,6 +21,8 @@ export interface OtlpOptions {
   timeoutMillis: number
   /** True when nobody chose the endpoint: then that nobody listens there is no fault. */
   isDefault: boolean
+  /** For https, in PEM: who is trusted in place of the well-known authorities, and who we are. */
+  tls?: { ca?: Buffer; key?: Buffer; cert?: Buffer }
 }
 
 /**
@@ -40,83 +43,100 @@ const BACKOFF_FACTOR = 1.5
 const MOST_BACKOFF_MS = 5000
 const JITTER = 0.2
 
-/** Collectors take 20 MiB by default, and OTLP/HTTP allows 64: a batch that is larger goes in two. */
-const MOST_REQUEST_BYTES = 16 * 2 ** 20
+/** OTLP/HTTP: a request that is larger before compression is not sent. */
+const MOST_REQUEST_BYTES = 64 * 2 ** 20
 /** OTLP/HTTP: of a larger response nothing is read. */
 const MOST_RESPONSE_BYTES = 4 * 2 ** 20
-/** A collector that rejects a part of every batch is said this often. */
-const REJECTION_REPORT_INTERVAL_MS = 60_000
 
 /** The longest time that a timer of Node can wait; a longer one would fire at once. */
 const MOST_TIMER_MS = 2 ** 31 - 1
 
 const compress = promisify(gzip)
 
+/**
+ * Why there was no answer: no connection could be made; it broke; it was an idle one that had been closed; or what came is
+ * nothing that another try would change.
+ */
+type Cause = 'absent' | 'dropped' | 'stale' | 'final'
+
+/** One batch waits between two tries. `isAsked`: the collector said for how long. */
+interface Pause {
+  isAsked: boolean
+  wake: () => void
+}
+
 type Answer =
   | { status: number; retryAfter: string | undefined; body: Buffer }
-  | { failure: Error; cause: 'absent' | 'dropped' | 'stale' | 'final' }
+  | { failure: Error; cause: Cause }
 
-/** Posts batches as OTLP/HTTP. To be run where nothing is traced; its sockets keep no process alive. */
+/**
+ * Posts batches as OTLP/HTTP, each in one request. To be run where nothing is traced; its sockets keep no process alive.
+ *
+ * A batch that was acknowledged, even in part, is not sent again, nor is one that was refused for good. One whose connection
+ * broke before the answer came is: OTLP asks for that, since nobody can know whether the collector has seen it. There
+ * and only there a span may arrive twice.
+ */
 export function otlpExporter(options: OtlpOptions): OtlpExporter {
   const { protocol, timeoutMillis } = options
   const url = new URL(options.url)
   // As messages show it: user names and keys are in the parts that are left out.
   const shown = url.origin + url.pathname
   const client = url.protocol === 'https:' ? https : http
-  const agent = new client.Agent({ keepAlive: true, maxSockets: 1 })
+  const agent = new client.Agent({ ...options.tls, keepAlive: true, maxSockets: 1 })
   let patience: Patience = 'patient'
-  let hurry = new AbortController()
-  let rejected = 0
-  let rejectionSaidAt = -Infinity
+  let pausing: Pause | undefined
+  let isStopped = false
 
   function setPatience(next: Patience): void {
     patience = next
-    if (next === 'patient') return
-    // Whoever waits between two tries is woken.
-    hurry.abort()
-    hurry = new AbortController()
+    // A pause that the collector asked for is cut short for the last try alone.
+    if (next === 'once' || (next === 'brief' && pausing?.isAsked === false)) pausing?.wake()
   }
 
-  async function send(spans: readonly ReadableSpan[]): Promise<ExportResult> {
+  async function pause(milliseconds: number, isAsked: boolean, late?: AbortSignal): Promise<void> {
+    const alarm = new AbortController()
+    const wake = () => alarm.abort()
+    pausing = { isAsked, wake }
+    late?.addEventListener('abort', wake)
+    await wait(milliseconds, undefined, { ref: false, signal: alarm.signal }).catch(() => {})
+    pausing = undefined
+  }
+
+  async function send(spans: readonly ReadableSpan[], late?: AbortSignal): Promise<ExportResult> {
     const deadline = timeoutMillis > 0 ? performance.now() + timeoutMillis : Infinity
     const encoded = protocol === 'http/json' ? Buffer.from(encodeJson(spans)) : encodeProtobuf(spans)
-    if (encoded.length > MOST_REQUEST_BYTES) return sendHalves(spans, encoded.length)
+    if (encoded.length > MOST_REQUEST_BYTES) {
+      return failure(`a request of ${encoded.length} bytes is larger than ${MOST_REQUEST_BYTES}`)
+    }
     const body = options.compression === 'gzip' ? await compress(encoded) : encoded
 
-    for (let retries = 0; ; retries += 1) {
-      const answer = await post(body, deadline)
-      if ('status' in answer && answer.status >= 200 && answer.status < 300) return accepted(answer.body)
-      const pause = pauseAfter(answer, retries)
-      if (pause === undefined || performance.now() + pause > deadline) return refused(answer)
-      if (pause > 0) await wait(pause, undefined, { ref: false, signal: hurry.signal }).catch(() => {})
+    let retries = 0
+    for (;;) {
+      if (isStopped) return failure('the exporter is shut down')
+      const answer = await post(body, deadline, late)
+      if ('status' in answer && answer.status >= 200 && answer.status < 300) {
+        return accepted(answer.body, spans.length)
+      }
+      // The collector had closed the idle connection by the time that we used it: that was no try.
+      if ('failure' in answer && answer.cause === 'stale') continue
+      const told = 'status' in answer ? retryAfter(answer.retryAfter) : undefined
+      const milliseconds = told ?? backoff(retries)
+      const isWorthIt = retries < MOST_RETRIES && performance.now() + milliseconds <= deadline
+      if (!isWorthIt || !mayPass(answer) || late?.aborted === true) return refused(answer)
+      if (milliseconds > 0) await pause(milliseconds, told !== undefined, late)
+      retries += 1
     }
   }
 
-  async function sendHalves(spans: readonly ReadableSpan[], size: number): Promise<ExportResult> {
-    if (spans.length < 2) return failure(`a span of ${size} bytes is larger than ${MOST_REQUEST_BYTES}`)
-    const half = spans.length >> 1
-    const first = await send(spans.slice(0, half))
-    const second = await send(spans.slice(half))
-    return first.code === 0 ? second : first
+  /** Whether what failed now may succeed later, and somebody has the time to wait for that. */
+  function mayPass(answer: Answer): boolean {
+    if (patience === 'once') return false
+    if ('status' in answer) return RETRYABLE.has(answer.status)
+    if (answer.cause === 'absent') return patience === 'patient' && !options.isDefault
+    return answer.cause === 'dropped'
   }
 
-  // Milliseconds until the next try; undefined for none.
-  function pauseAfter(answer: Answer, retries: number): number | undefined {
-    if ('failure' in answer) {
-      // The collector had closed the idle connection by the time that we used it: it has not seen the request.
-      if (answer.cause === 'stale') return 0
-      if (answer.cause === 'final') return undefined
-      if (answer.cause === 'absent' && (patience === 'brief' || options.isDefault)) return undefined
-    } else if (!RETRYABLE.has(answer.status)) {
-      return undefined
-    }
-    if (retries >= MOST_RETRIES || patience === 'once') return undefined
-    const told = 'status' in answer ? retryAfter(answer.retryAfter) : undefined
-    const backoff = Math.min(FIRST_BACKOFF_MS * BACKOFF_FACTOR ** retries, MOST_BACKOFF_MS)
-    return told ?? backoff * (1 - JITTER + Math.random() * 2 * JITTER)
-  }
-
-  function post(body: Uint8Array, deadline: number): Promise<Answer> {
+  function post(body: Uint8Array, deadline: number, late?: AbortSignal): Promise<Answer> {
     const headers: http.OutgoingHttpHeaders = {
       'User-Agent': `throughline/${VERSION} OTel-OTLP-Exporter-JavaScript/${VERSION}`,
       ...options.headers,
@@ -126,23 +146,34 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     }
     if (options.compression === 'gzip') headers['Content-Encoding'] = 'gzip'
     return new Promise((resolve) => {
+      let response: http.IncomingMessage | undefined
       let isTooLong = false
-      let isAnswered = false
-      const request = client.request(url, { method: 'POST', agent, headers })
-      const fail = (error: Error) => {
-        const isUnseen = request.reusedSocket && !isAnswered
-        resolve({ failure: error, cause: isTooLong ? 'final' : causeOf(error, isUnseen) })
+      const chunks: Buffer[] = []
+      let size = 0
+      const request = client.request(url, { method: 'POST', agent, headers, ...(late && { signal: late }) })
+      let timer: NodeJS.Timeout | undefined
+      if (deadline !== Infinity) {
+        const left = Math.min(Math.max(1, deadline - performance.now()), MOST_TIMER_MS)
+        timer = setTimeout(() => request.destroy(new Error('the export timed out')), left).unref()
       }
-      const left = Math.min(Math.max(1, deadline - performance.now()), MOST_TIMER_MS)
-      const late = setTimeout(() => request.destroy(new Error('the export timed out')), left).unref()
+
+      function end(error?: Error): void {
+        if (response === undefined || isTooLong) {
+          const failure = error ?? new Error('no answer')
+          resolve({ failure, cause: isTooLong ? 'final' : causeOf(failure, request) })
+          return
+        }
+        // The status is the collector's word. What is missing of the body behind it is no reason to send twice.
+        const { statusCode = 0, headers } = response
+        resolve({ status: statusCode, retryAfter: headers['retry-after'], body: Buffer.concat(chunks) })
+      }
+
       request.on('socket', (socket) => socket.unref())
-      request.on('error', fail)
-      request.on('close', () => clearTimeout(late))
-      request.on('response', (response) => {
-        isAnswered = true
-        const chunks: Buffer[] = []
-        let size = 0
-        response.on('data', (chunk: Buffer) => {
+      request.on('error', end)
+      request.on('close', () => clearTimeout(timer))
+      request.on('response', (incoming) => {
+        response = incoming
+        incoming.on('data', (chunk: Buffer) => {
           size += chunk.length
           if (size <= MOST_RESPONSE_BYTES) {
             chunks.push(chunk)
@@ -151,29 +182,37 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
           isTooLong = true
           request.destroy(new Error(`the answer is over ${MOST_RESPONSE_BYTES} bytes`))
         })
-        response.on('error', fail)
-        response.on('end', () => {
-          const { statusCode = 0, headers } = response
-          resolve({ status: statusCode, retryAfter: headers['retry-after'], body: Buffer.concat(chunks) })
-        })
+        incoming.on('error', end)
+        incoming.on('end', end)
       })
       request.end(body)
     })
   }
 
-  function accepted(body: Buffer): ExportResult {
+  function accepted(body: Buffer, count: number): ExportResult {
     const partial =
       protocol === 'http/json' ? parsePartialSuccess(body.toString()) : decodePartialSuccess(body)
-    if (partial !== undefined) sayRejected(partial)
+    if (partial !== undefined) reject(partial, count)
     return { code: 0 }
   }
 
-  function sayRejected({ rejectedSpans, errorMessage }: PartialSuccess): void {
-    rejected += rejectedSpans
-    if (performance.now() - rejectionSaidAt < REJECTION_REPORT_INTERVAL_MS) return
-    report('warn', `${shown} rejected ${rejected} spans: ${errorMessage}`)
+  let rejected = 0
+  let complaint = ''
+  const rejections = lossPeriod(sayRejected)
+
+  function reject({ rejectedSpans, errorMessage }: PartialSuccess, count: number): void {
+    // A collector cannot have rejected more than it was sent.
+    rejected += Math.min(rejectedSpans, count)
+    complaint = errorMessage
+    if (rejections.open()) sayRejected()
+  }
+
+  function sayRejected(): void {
+    const detail = complaint === '' ? '' : `: ${complaint}`
+    if (rejected > 0) report('warn', `${shown} rejected ${rejected} spans${detail}`)
+    else if (complaint !== '') report('warn', `${shown} took all spans, and warns${detail}`)
     rejected = 0
-    rejectionSaidAt = performance.now()
+    complaint = ''
   }
 
   function refused(answer: Answer): ExportResult {
@@ -186,27 +225,44 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     return failure(`${shown} could not be reached: ${reason(answer.failure)}`)
   }
 
+  async function shutdown(): Promise<void> {
+    isStopped = true
+    setPatience('once')
+    agent.destroy()
+    rejections.close()
+  }
+
   return {
     setPatience,
-    export(spans, done) {
-      send(spans).then(done, (error: unknown) =>
+    export(spans, done, late) {
+      send(spans, late).then(done, (error: unknown) =>
         done(failure(`the batch could not be sent: ${String(error)}`)),
       )
     },
     forceFlush: async () => {},
-    shutdown: async () => agent.destroy(),
+    shutdown,
   }
+}
+
+/** Milliseconds to wait before the next try, where the collector did not say. */
+function backoff(retries: number): number {
+  const pause = Math.min(FIRST_BACKOFF_MS * BACKOFF_FACTOR ** retries, MOST_BACKOFF_MS)
+  return pause * (1 - JITTER + Math.random() * 2 * JITTER)
 }
 
 function failure(message: string): ExportResult {
   return { code: 1, error: new Error(message) }
 }
 
-function causeOf(error: NodeJS.ErrnoException, isUnseen: boolean): 'absent' | 'dropped' | 'stale' {
-  // A host with several addresses fails with one error that holds theirs.
-  const errors: NodeJS.ErrnoException[] = error instanceof AggregateError ? error.errors : [error]
-  if (errors.some(({ code }) => code === 'ECONNREFUSED')) return 'absent'
-  return isUnseen && (error.code === 'ECONNRESET' || error.code === 'EPIPE') ? 'stale' : 'dropped'
+function causeOf(error: NodeJS.ErrnoException, request: http.ClientRequest): Cause {
+  const { code = '', syscall } = error
+  // A host with several addresses fails with one error that holds theirs, and says no more itself.
+  if (error instanceof AggregateError || syscall === 'connect' || syscall === 'getaddrinfo') return 'absent'
+  // What answers in another language than HTTP, or with a certificate that nobody vouches for, will not mend its ways
+  // by the next try.
+  if (code.startsWith('HPE_') || (request.socket as Partial<TLSSocket> | null)?.authorizationError)
+    return 'final'
+  return request.reusedSocket && (code === 'ECONNRESET' || code === 'EPIPE') ? 'stale' : 'dropped'
 }
 
 // The message of an AggregateError is empty.
@@ -214,9 +270,17 @@ function reason(error: Error): string {
   return error.message || ('code' in error ? String(error.code) : error.name)
 }
 
-/** `Retry-After` in either form, seconds or a date, as milliseconds from now. */
-function retryAfter(value: string | undefined): number | undefined {
-  if (value === undefined) return undefined
-  const milliseconds = /^\s*\d+\s*$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now()
+const SECONDS = /^\s*\d+\s*$/
+/** The three forms of a date in HTTP begin with the day (RFC 9110, 5.6.7). `Date.parse` would take `-5` for one, too. */
+const HTTP_DATE = /^\s*(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)/
+
+/** `Retry-After` in either form, seconds or a date, as milliseconds from now; undefined where it is neither. */
+function retryAfter(value = ''): number | undefined {
+  let milliseconds = Number.NaN
+  if (SECONDS.test(value)) milliseconds = Number(value) * 1000
+  // The oldest of the three forms does not say that it is in GMT.
+  else if (HTTP_DATE.test(value)) {
+    milliseconds = Date.parse(value.includes('GMT') ? value : `${value} GMT`) - Date.now()
+  }
   return Number.isNaN(milliseconds) ? undefined : Math.min(Math.max(0, milliseconds), MOST_TIMER_MS)
 }

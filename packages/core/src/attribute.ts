@@ -1,0 +1,79 @@
+import type { Attributes, AttributeValue } from '@opentelemetry/api'
+import { reportOnce } from './report.ts'
+
+/** An array is cut after so many elements, as it would be at export: a sparse one may claim billions. */
+const MOST_ELEMENTS = 65_536
+
+/** What an attribute may be (OpenTelemetry common specification, attribute): text, number, boolean, or arrays of one of them. */
+export function isAttribute(key: unknown, value: unknown): value is AttributeValue {
+  // An assignment to `__proto__` sets no property.
+  if (typeof key !== 'string' || key === '' || key === '__proto__') return false
+  return isPrimitive(value) || (Array.isArray(value) && isUniform(value))
+}
+
+function isPrimitive(value: unknown): boolean {
+  const type = typeof value
+  return type === 'string' || type === 'number' || type === 'boolean'
+}
+
+function isUniform(values: unknown[]): boolean {
+  const read = values.length > MOST_ELEMENTS ? values.slice(0, MOST_ELEMENTS) : values
+  const first = read.find((value) => value !== null && value !== undefined)
+  if (first !== undefined && !isPrimitive(first)) return false
+  return read.every((value) => value === null || value === undefined || typeof value === typeof first)
+}
+
+/** The value as a span keeps it: texts within the limit, and arrays as copies, since the caller may go on to change its own. */
+export function limited(value: AttributeValue, lengthLimit: number): AttributeValue {
+  if (typeof value === 'string') return cut(value, lengthLimit)
+  if (!Array.isArray(value)) return value
+  const copy = value.slice(0, MOST_ELEMENTS) as (string | null)[]
+  if (lengthLimit === Infinity) return copy
+  return copy.map((element) => (typeof element === 'string' ? cut(element, lengthLimit) : element))
+}
+
+/** Not through the middle of a surrogate pair: half of one is no text. */
+function cut(text: string, limit: number): string {
+  if (text.length <= limit) return text
+  const last = text.charCodeAt(limit - 1)
+  return text.slice(0, last >= 0xd800 && last <= 0xdbff ? limit - 1 : limit)
+}
+
+/** Attributes of an event or a link within their limits, and how many the first limit cost. */
+export function limitedAttributes(
+  given: Attributes,
+  countLimit: number,
+  lengthLimit: number,
+): { attributes: Attributes; dropped: number } {
+  const attributes: Attributes = {}
+  let kept = 0
+  let dropped = 0
+  try {
+    for (const key of Object.keys(given)) {
+      const value = given[key]
+      if (!isAttribute(key, value)) continue
+      if (kept < countLimit) {
+        kept += 1
+        attributes[key] = limited(value, lengthLimit)
+      } else dropped += 1
+    }
+  } catch (error) {
+    sayUnreadable('attributes', error)
+  }
+  return { attributes, dropped }
+}
+
+/** Values that throw when they are read cost themselves and what comes after them, never the app (trace API, error handling). */
+export function sayUnreadable(of: string, error: unknown): void {
+  reportOnce(`unreadable:${of}`, 'warn', `left out, since to read it threw: ${of}`, error)
+}
+
+/** A name as text, whatever JavaScript callers hand over: one that is none would cost the encoder the whole span. */
+export function textOf(name: unknown): string {
+  if (typeof name === 'string') return name
+  try {
+    return String(name)
+  } catch {
+    return ''
+  }
+}

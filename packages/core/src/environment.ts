@@ -1,0 +1,181 @@
+import { readFileSync } from 'node:fs'
+import { validateHeaderName, validateHeaderValue } from 'node:http'
+import { show } from './options.ts'
+import { reportOnce } from './report.ts'
+
+export type Environment = Record<string, string | undefined>
+
+/** Certificates are also parsed in their binary form, with which no connection can be made. */
+const PEM_BEGIN = '-----BEGIN '
+
+/** The longest time that a timer of Node can wait; a longer one would fire at once. */
+const MOST_TIMER_MS = 2 ** 31 - 1
+
+export type Reader = ReturnType<typeof reader>
+
+/**
+ * Reads variables as the OpenTelemetry specification says: empty is unset, a bad value is warned about once and taken as
+ * unset, names of choices are read in any case.
+ */
+export function reader(environment: Environment) {
+  function text(name: string): string | undefined {
+    const value = environment[name]?.trim()
+    return value === '' ? undefined : value
+  }
+
+  function checked<T>(
+    name: string,
+    wanted: string,
+    read: (value: string) => T | undefined,
+    isSecret = false,
+  ): T | undefined {
+    const value = text(name)
+    if (value === undefined) return undefined
+    const result = read(value)
+    if (result === undefined) {
+      const received = isSecret ? 'something else' : show(value)
+      reportOnce(`env:${name}`, 'warn', `${name} is ignored: expected ${wanted}, received ${received}`)
+    }
+    return result
+  }
+
+  function count(name: string, least = 0): number | undefined {
+    return checked(name, `a whole number of at least ${least}`, (value) => {
+      const number = Number(value)
+      return Number.isSafeInteger(number) && number >= least ? number : undefined
+    })
+  }
+
+  function sayUnsupported(name: string, value: string, hint = 'it is ignored'): void {
+    reportOnce(`env:${name}:${value}`, 'warn', `${name}: ${value} is not supported; ${hint}`)
+  }
+
+  return {
+    text,
+    flag(name: string): boolean {
+      const read = (value: string) => {
+        const lower = value.toLowerCase()
+        return lower === 'true' || lower === 'false' ? lower === 'true' : undefined
+      }
+      return checked(name, 'true or false', read) ?? false
+    },
+    count,
+    milliseconds(name: string): number | undefined {
+      const value = count(name)
+      return value === undefined ? undefined : Math.min(value, MOST_TIMER_MS)
+    },
+    ratio(name: string): number | undefined {
+      return checked(name, 'a number from 0 to 1', (value) =>
+        isRatio(Number(value)) ? Number(value) : undefined,
+      )
+    },
+    url(name: string): string | undefined {
+      return checked(name, 'an http or https URL', (value) =>
+        isHttpUrl(value) ? new URL(value).href : undefined,
+      )
+    },
+    /** One of these. Those that are known but not to be had are said to be so, with a hint. */
+    choice<T extends string>(
+      name: string,
+      choices: readonly T[],
+      unsupported: readonly string[] = [],
+      hint?: string,
+    ): T | undefined {
+      const value = text(name)?.toLowerCase()
+      if (value !== undefined && unsupported.includes(value)) {
+        sayUnsupported(name, value, hint)
+        return undefined
+      }
+      return checked(name, `one of ${choices.join(', ')}`, () => choices.find((choice) => choice === value))
+    },
+    /** Those of a list that are to be had, in its order, each once; what is said of the others is said of each. */
+    list(name: string, choices: readonly string[], unsupported: readonly string[]): string[] {
+      const names = new Set(
+        text(name)
+          ?.toLowerCase()
+          .split(/[\s,]+/),
+      )
+      names.delete('')
+      const wanted = [...names].filter((value) => {
+        if (choices.includes(value)) return true
+        if (unsupported.includes(value)) sayUnsupported(name, value)
+        else {
+          reportOnce(
+            `env:${name}:${value}`,
+            'warn',
+            `${name}: expected ${choices.join(', ')}, received ${show(value)}, which is ignored`,
+          )
+        }
+        return false
+      })
+      if (wanted.length > 1 && wanted.includes('none')) {
+        reportOnce(`env:${name}`, 'warn', `${name}: none among others is none; they are ignored`)
+      }
+      return wanted
+    },
+    /** What is in the file that the variable for traces names, else the general one. `parse` throws for what it is not. */
+    pem(name: string, wanted: string, parse: (pem: Buffer) => unknown): Buffer | undefined {
+      const read = (path: string) => {
+        try {
+          const pem = readFileSync(path)
+          parse(pem)
+          return pem.includes(PEM_BEGIN) ? pem : undefined
+        } catch {
+          return undefined
+        }
+      }
+      const file = (variable: string) => checked(variable, `a file with ${wanted} as PEM`, read)
+      return file(`OTEL_EXPORTER_OTLP_TRACES_${name}`) ?? file(`OTEL_EXPORTER_OTLP_${name}`)
+    },
+    /** `k=v,k2=v2`, percent-encoded; one that cannot be decoded discards them all. */
+    pairs(name: string): Record<string, string> | undefined {
+      return checked(name, 'key=value,key2=value2', readPairs)
+    },
+    /** The same, of names and values that a request can have. They hold keys, so a bad one is not shown. */
+    headers(name: string): Record<string, string> | undefined {
+      const read = (value: string) => {
+        const pairs = readPairs(value)
+        return isHeaders(pairs) ? pairs : undefined
+      }
+      return checked(name, 'name=value,name2=value2', read, true)
+    },
+  }
+}
+
+function readPairs(value: string): Record<string, string> | undefined {
+  const pairs: Record<string, string> = {}
+  for (const member of value.split(',')) {
+    if (member.trim() === '') continue
+    const at = member.indexOf('=')
+    const key = member.slice(0, Math.max(at, 0)).trim()
+    if (key === '') return undefined
+    try {
+      pairs[decodeURIComponent(key)] = decodeURIComponent(member.slice(at + 1).trim())
+    } catch {
+      return undefined
+    }
+  }
+  return pairs
+}
+
+export function isRatio(value: unknown): boolean {
+  return typeof value === 'number' && value >= 0 && value <= 1
+}
+
+export function isHttpUrl(value: unknown): boolean {
+  return typeof value === 'string' && /^https?:\/\//i.test(value) && URL.canParse(value)
+}
+
+export function isHeaders(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false
+  try {
+    for (const [name, text] of Object.entries(value)) {
+      validateHeaderName(name)
+      validateHeaderValue(name, text)
+      if (typeof text !== 'string') return false
+    }
+    return true
+  } catch {
+    return false
+  }
+}
