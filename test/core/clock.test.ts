@@ -120,4 +120,8 @@ test('between is never below zero and borrows a second where it must', () => {
   expect(between([5, 900], [7, 100])).toEqual([1, 999_999_200])
   expect(between([5, 900], [5, 900])).toEqual([0, 0])
   expect(between([5, 900], [4, 999])).toEqual([0, 0])
+  // Times that were given are not normalised: there may be several seconds to borrow or to carry.
+  expect(between([5, 3_500_000_000], [9, 0])).toEqual([0, 500_000_000])
+  expect(between([5, 0], [6, 3_500_000_000])).toEqual([4, 500_000_000])
+  expect(between([5, 3_500_000_000], [6, 0])).toEqual([0, 0])
 })

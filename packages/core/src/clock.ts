@@ -94,6 +94,7 @@ export function readTime(time: TimeInput | undefined): HrTime | undefined {
     if (!Number.isFinite(time)) return undefined
     return time < performance.timeOrigin ? toHrTime(time) : fromMilliseconds(time)
   }
+  if (typeof time !== 'object') return undefined
   if (Array.isArray(time))
     return Number.isFinite(time[0]) && Number.isFinite(time[1]) ? [time[0], time[1]] : undefined
   if (time instanceof Date) return Number.isNaN(time.getTime()) ? undefined : fromMilliseconds(time.getTime())

@@ -14,7 +14,11 @@ export function exceptionAttributes(exception: unknown): Attributes {
   if (type !== undefined) attributes[semconv.EXCEPTION_TYPE] = type
   try {
     const { message, stack } = exception as { message?: unknown; stack?: unknown }
-    if (typeof message === 'string') attributes[semconv.EXCEPTION_MESSAGE] = message
+    if (typeof message === 'string') {
+      attributes[semconv.EXCEPTION_MESSAGE] = message
+      // A plain object with a message, as some libraries hand over, is of no type.
+      if (type === 'Object') delete attributes[semconv.EXCEPTION_TYPE]
+    }
     if (typeof stack === 'string') attributes[semconv.EXCEPTION_STACKTRACE] = stack
   } catch (error) {
     sayUnreadable('an exception', error)

@@ -51,20 +51,10 @@ export const randomIds: IdGenerator = {
 export function guardedIds(generator: IdGenerator): IdGenerator {
   if (generator === randomIds) return generator
   return {
-    generateTraceId: () => guarded('generateTraceId', isTraceId, generator) ?? randomIds.generateTraceId(),
-    generateSpanId: () => guarded('generateSpanId', isSpanId, generator) ?? randomIds.generateSpanId(),
+    generateTraceId: () =>
+      guarded('generateTraceId', isValidTraceId, generator) ?? randomIds.generateTraceId(),
+    generateSpanId: () => guarded('generateSpanId', isValidSpanId, generator) ?? randomIds.generateSpanId(),
   }
-}
-
-// The API's tests let capitals pass, which may not be sent (W3C Trace Context, trace-id).
-const CAPITAL = /[A-F]/
-
-function isTraceId(id: string): boolean {
-  return isValidTraceId(id) && !CAPITAL.test(id)
-}
-
-function isSpanId(id: string): boolean {
-  return isValidSpanId(id) && !CAPITAL.test(id)
 }
 
 function guarded(
@@ -74,7 +64,8 @@ function guarded(
 ): string | undefined {
   try {
     const id = generator[method]()
-    if (isValid(id)) return id
+    // The API's test lets capitals pass, which may not be sent (W3C Trace Context, trace-id).
+    if (isValid(id)) return id.toLowerCase()
     reportOnce(`ids:${method}`, 'error', `the idGenerator's ${method}() gave no valid id: "${String(id)}"`)
   } catch (error) {
     reportOnce(`ids:${method}`, 'error', `the idGenerator's ${method}() threw`, error)

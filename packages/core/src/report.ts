@@ -1,4 +1,4 @@
-import { diag } from '@opentelemetry/api'
+import type { DiagLogger } from '@opentelemetry/api'
 
 // Trouble of our own is said once, never thrown: to the logger that the app gave the API's `diag`, else on stderr, since
 // `diag` without a logger drops what it is told. `OTEL_LOG_LEVEL=none` silences the latter.
@@ -26,7 +26,8 @@ export function reportOnce(key: string, level: Level, message: string, cause?: u
 export function report(level: Level, message: string, cause?: unknown): void {
   const args = cause === undefined ? [] : [cause]
   try {
-    if (hasDiagLogger()) diag[level](`throughline: ${message}`, ...args)
+    const logger = apiGlobal()?.diag
+    if (logger !== undefined) logger[level](`throughline: ${message}`, ...args)
     else if (RANK[level] <= stderrRank()) console.error(`throughline: ${message}`, ...args)
   } catch {
     // A logger that throws is not allowed to break the app that is being traced.
@@ -38,10 +39,17 @@ export function forgetReports(): void {
   said.clear()
 }
 
-// The API keeps what is registered on one global object per major version, shared by all its copies.
-function hasDiagLogger(): boolean {
-  const global = (globalThis as Record<symbol, unknown>)[Symbol.for('opentelemetry.js.api.1')]
-  return typeof global === 'object' && global !== null && 'diag' in global && global.diag !== undefined
+/** The version of the API that registered first: only copies of this very version may register after it. */
+export function globalVersion(): string {
+  return apiGlobal()?.version ?? 'unknown'
+}
+
+// The API keeps what is registered on one global object per major version, shared by all its copies. Its `diag` reads the
+// logger there only if that was given to a version it knows; what went wrong between two versions must be said as well.
+function apiGlobal(): { version?: string; diag?: DiagLogger } | undefined {
+  return (globalThis as Record<symbol, unknown>)[Symbol.for('opentelemetry.js.api.1')] as
+    | { version?: string; diag?: DiagLogger }
+    | undefined
 }
 
 function stderrRank(): number {

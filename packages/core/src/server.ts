@@ -40,7 +40,6 @@ import {
   type Match,
   type Shape,
 } from './options.ts'
-import { override } from './patch.ts'
 import { reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
 import * as semconv from './semconv.ts'
@@ -293,6 +292,7 @@ function requestEmit(emit: EventEmitter['emit']): ScopedEmit {
     const exchange = exchangeOf(request as IncomingMessage)
     if (exchange !== undefined) exchange.requestScope = scope
   }
+  emitOfRequest[EXCHANGE] = true
   return emitOfRequest
 }
 
@@ -307,6 +307,7 @@ function responseEmit(emit: EventEmitter['emit']): ScopedEmit {
     const exchange = exchangeOf((response as ServerResponse).req)
     if (exchange !== undefined) exchange.responseScope = scope
   }
+  emitOfResponse[EXCHANGE] = true
   return emitOfResponse
 }
 
@@ -322,9 +323,14 @@ export function emitByPrototype(requests: object, responses: object): boolean {
   const request = outermost(requests, IncomingMessage.prototype)
   const response = outermost(responses, ServerResponse.prototype)
   if (request === undefined || response === undefined) return false
-  if ((request.emit as ScopedEmit)[RESCOPE] === undefined) override(request, 'emit', requestEmit)
-  if ((response.emit as ScopedEmit)[RESCOPE] === undefined) override(response, 'emit', responseEmit)
+  overrideEmit(request, requestEmit)
+  overrideEmit(response, responseEmit)
   return true
+}
+
+function overrideEmit(of: EventEmitter, wrap: (emit: ScopedEmit) => ScopedEmit): void {
+  if (isOfExchange(of.emit)) return
+  Object.defineProperty(of, 'emit', { value: wrap(of.emit), writable: true, configurable: true })
 }
 
 function outermost<T extends object>(of: object, base: T): T | undefined {
@@ -334,13 +340,23 @@ function outermost<T extends object>(of: object, base: T): T | undefined {
 }
 
 /** Makes the listeners of this request and its response run in its context, and its close end the span. */
-function bindListeners(request: IncomingMessage, response: ServerResponse): void {
-  const { emit } = request
-  if (emit === plainEmit) request.emit = emitOfRequest
-  else if ((emit as ScopedEmit)[RESCOPE] === undefined) request.emit = requestEmit(emit)
-  const { emit: answer } = response
-  if (answer === plainEmit) response.emit = emitOfResponse
-  else if ((answer as ScopedEmit)[RESCOPE] === undefined) response.emit = responseEmit(answer)
+function bindListeners(request: IncomingMessage, response: ServerResponse, scope: Context): void {
+  if (request.emit === plainEmit) request.emit = emitOfRequest
+  else rebind(request, scope, requestEmit)
+  if (response.emit === plainEmit) response.emit = emitOfResponse
+  else rebind(response, scope, responseEmit)
+}
+
+/** Of an emitter that somebody has given another `emit`; where that was us, it keeps it, with the newest context. */
+function rebind(emitter: EventEmitter, scope: Context, wrap: (emit: ScopedEmit) => ScopedEmit): void {
+  const emit: ScopedEmit = emitter.emit
+  if (isOfExchange(emit)) return
+  emit[RESCOPE]?.(emitter, scope)
+  emitter.emit = wrap(emit)
+}
+
+function isOfExchange(emit: object): boolean {
+  return EXCHANGE in emit
 }
 
 // ---- The seam ----
@@ -434,11 +450,12 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     const { request, response, carried } = exchange
     exchange.requestScope = scope
     exchange.responseScope = scope
-    if (framework.isBound?.(carried) === true) {
+    // Where somebody has given this very response an `emit`, that of its prototype is not called.
+    if (framework.isBound?.(carried) === true && isOfExchange(response.emit)) {
       Object.defineProperty(request.rawHeaders, EXCHANGE, { value: exchange })
     } else {
       ;(request as Holder)[EXCHANGE] = exchange as unknown as AnyExchange
-      bindListeners(request, response)
+      bindListeners(request, response, scope)
     }
     return scope
   }

@@ -14,6 +14,7 @@ import {
   type SpanKind,
   type SpanStatus,
   type TimeInput,
+  type TraceState,
 } from '@opentelemetry/api'
 import { isAttribute, limited, limitedAttributes, sayUnreadable, textOf } from './attribute.ts'
 import {
@@ -92,15 +93,34 @@ export interface SpanLimits {
   readonly attributePerLinkCountLimit: number
 }
 
-/** What a span needs of the provider that made it. */
+/** What a span needs of the provider that it belongs to. */
 export interface SpanHome {
   readonly resource: Resource
   readonly limits: SpanLimits
   ended(span: Span): void
 }
 
+/** Who makes a span. */
+export interface SpanMaker {
+  readonly home: SpanHome
+  readonly scope: InstrumentationScope
+}
+
 const UNSET: SpanStatus = { code: SpanStatusCode.UNSET }
-// Most spans have neither events nor links: they share these two, and get arrays of their own when they need them.
+
+/** What most spans do without. An object of its own, made when it is needed, keeps 64 bytes out of all others. */
+interface Extras {
+  status: SpanStatus
+  readonly events: TimedEvent[]
+  readonly links: RecordedLink[]
+  droppedAttributes: number
+  droppedEvents: number
+  droppedLinks: number
+  startTime: HrTime | undefined
+  endTime: HrTime | undefined
+}
+
+// For all that have none of their own.
 const NO_EVENTS: TimedEvent[] = []
 const NO_LINKS: RecordedLink[] = []
 
@@ -112,35 +132,33 @@ export class Span implements ApiSpan, ReadableSpan {
   name: string
   readonly kind: SpanKind
   readonly parentSpanContext: SpanContext | undefined
-  readonly instrumentationScope: InstrumentationScope
   attributes: Attributes
-  status: SpanStatus = UNSET
-  events: TimedEvent[] = NO_EVENTS
-  links: RecordedLink[] = NO_LINKS
   ended = false
-  droppedAttributesCount = 0
-  droppedEventsCount = 0
-  droppedLinksCount = 0
   /** The provider's list of open spans runs through these two. */
   previousOpen: Span | undefined = undefined
   nextOpen: Span | undefined = undefined
-  readonly #home: SpanHome
-  readonly #context: SpanContext
+  readonly #maker: SpanMaker
+  readonly #traceId: string
+  readonly #spanId: string
+  readonly #traceFlags: number
+  /** Made when somebody asks: most spans are exported without anybody having asked, and hold 48 bytes less. */
+  #context: SpanContext | undefined
   readonly #anchor: Anchor
   readonly #startTicks: Ticks
-  readonly #startGiven: HrTime | undefined
   /** Zero while the span is open: no span ends at the very start of its process. */
   #endTicks: Ticks = 0
-  #endGiven: HrTime | undefined = undefined
   #attributeCount: number
+  #extras: Extras | undefined = undefined
 
   /** `attributes` become the span's own: unless they pass a limit they are neither copied nor checked. */
   constructor(
-    home: SpanHome,
-    scope: InstrumentationScope,
+    maker: SpanMaker,
     name: string,
     kind: SpanKind,
-    context: SpanContext,
+    traceId: string,
+    spanId: string,
+    traceFlags: number,
+    traceState: TraceState | undefined,
     parent: SpanContext | undefined,
     startTime: TimeInput | undefined,
     attributes: Attributes,
@@ -148,16 +166,18 @@ export class Span implements ApiSpan, ReadableSpan {
     this.name = textOf(name)
     this.kind = kind
     this.parentSpanContext = parent
-    this.instrumentationScope = scope
     this.attributes = attributes
-    this.#home = home
-    this.#context = context
+    this.#maker = maker
+    this.#traceId = traceId
+    this.#spanId = spanId
+    this.#traceFlags = traceFlags
+    this.#context = traceState === undefined ? undefined : { traceId, spanId, traceFlags, traceState }
     const ticks = now()
     this.#startTicks = ticks
     this.#anchor = parent === undefined || parent.isRemote === true ? checkedAnchor(ticks) : latestAnchor()
-    this.#startGiven = startTime === undefined ? undefined : readTime(startTime)
+    if (startTime !== undefined) this.#own().startTime = readTime(startTime)
     this.#attributeCount = countKeys(attributes)
-    const { attributeCountLimit, attributeValueLengthLimit } = home.limits
+    const { attributeCountLimit, attributeValueLengthLimit } = maker.home.limits
     if (this.#attributeCount > attributeCountLimit || attributeValueLengthLimit !== Infinity) {
       this.attributes = {}
       this.#attributeCount = 0
@@ -166,7 +186,15 @@ export class Span implements ApiSpan, ReadableSpan {
   }
 
   spanContext(): SpanContext {
-    return this.#context
+    return (this.#context ??= {
+      traceId: this.#traceId,
+      spanId: this.#spanId,
+      traceFlags: this.#traceFlags,
+    })
+  }
+
+  get isSampled(): boolean {
+    return (this.#traceFlags & TraceFlags.SAMPLED) !== 0
   }
 
   isRecording(): boolean {
@@ -186,6 +214,8 @@ export class Span implements ApiSpan, ReadableSpan {
   setAttributes(attributes: Attributes): this {
     if (this.ended) return this.#late('setAttributes')
     try {
+      // The characters of a text are no attributes.
+      if (typeof attributes !== 'object') return this
       for (const key in attributes) if (Object.hasOwn(attributes, key)) this.#set(key, attributes[key])
     } catch (error) {
       sayUnreadable('attributes', error)
@@ -196,51 +226,31 @@ export class Span implements ApiSpan, ReadableSpan {
   /** The API's `(name, attributes, time)` and `(name, time)`. */
   addEvent(name: string, attributesOrTime?: Attributes | TimeInput, time?: TimeInput): this {
     if (this.ended) return this.#late('addEvent')
-    const { eventCountLimit, attributePerEventCountLimit, attributeValueLengthLimit } = this.#home.limits
-    if (this.events.length >= eventCountLimit) {
-      if (this.droppedEventsCount === 0) sayDropped('events', eventCountLimit)
-      this.droppedEventsCount += 1
-      return this
+    try {
+      if (isTime(attributesOrTime)) this.#addEvent(name, undefined, time ?? attributesOrTime)
+      else this.#addEvent(name, attributesOrTime, time)
+    } catch (error) {
+      sayUnreadable('an event', error)
     }
-    const given = isTime(attributesOrTime)
-      ? { time: time ?? attributesOrTime }
-      : { attributes: attributesOrTime, time }
-    const event: TimedEvent = {
-      time: readTime(given.time) ?? toHrTime(now(), this.#anchor),
-      name: textOf(name),
-    }
-    if (typeof given.attributes === 'object' && given.attributes !== null) {
-      const kept = limitedAttributes(given.attributes, attributePerEventCountLimit, attributeValueLengthLimit)
-      event.attributes = kept.attributes
-      if (kept.dropped > 0) event.droppedAttributesCount = kept.dropped
-    }
-    if (this.events === NO_EVENTS) this.events = []
-    this.events.push(event)
     return this
   }
 
   addLink(link: Link): this {
     if (this.ended) return this.#late('addLink')
-    if (!saysSomething(link)) return this
-    const { linkCountLimit, attributePerLinkCountLimit, attributeValueLengthLimit } = this.#home.limits
-    if (this.links.length >= linkCountLimit) {
-      if (this.droppedLinksCount === 0) sayDropped('links', linkCountLimit)
-      this.droppedLinksCount += 1
-      return this
+    try {
+      if (saysSomething(link)) this.#addLink(link)
+    } catch (error) {
+      sayUnreadable('a link', error)
     }
-    const recorded: RecordedLink = { context: link.context }
-    if (typeof link.attributes === 'object' && link.attributes !== null) {
-      const kept = limitedAttributes(link.attributes, attributePerLinkCountLimit, attributeValueLengthLimit)
-      recorded.attributes = kept.attributes
-      if (kept.dropped > 0) recorded.droppedAttributesCount = kept.dropped
-    }
-    if (this.links === NO_LINKS) this.links = []
-    this.links.push(recorded)
     return this
   }
 
   addLinks(links: Link[]): this {
-    if (Array.isArray(links)) for (const link of links) this.addLink(link)
+    try {
+      if (Array.isArray(links)) for (const link of links) this.addLink(link)
+    } catch (error) {
+      sayUnreadable('links', error)
+    }
     return this
   }
 
@@ -248,11 +258,14 @@ export class Span implements ApiSpan, ReadableSpan {
   setStatus(status: SpanStatus): this {
     if (this.ended) return this.#late('setStatus')
     if (this.status.code === SpanStatusCode.OK) return this
-    if (status?.code !== SpanStatusCode.OK && status?.code !== SpanStatusCode.ERROR) return this
-    const hasMessage = status.code === SpanStatusCode.ERROR && typeof status.message === 'string'
-    this.status = hasMessage
-      ? { code: status.code, message: status.message as string }
-      : { code: status.code }
+    try {
+      const { code, message } = status
+      if (code === SpanStatusCode.OK) this.#own().status = { code }
+      else if (code === SpanStatusCode.ERROR)
+        this.#own().status = typeof message === 'string' ? { code, message } : { code }
+    } catch (error) {
+      sayUnreadable('a status', error)
+    }
     return this
   }
 
@@ -273,16 +286,16 @@ export class Span implements ApiSpan, ReadableSpan {
       return
     }
     const attributes = exceptionAttributes(exception)
-    if (isTime(attributesOrTime)) {
-      this.addEvent(semconv.EXCEPTION_EVENT, attributes, time ?? attributesOrTime)
-      return
-    }
     try {
-      Object.assign(attributes, attributesOrTime)
+      if (isTime(attributesOrTime)) {
+        this.#addEvent(semconv.EXCEPTION_EVENT, attributes, time ?? attributesOrTime)
+        return
+      }
+      if (typeof attributesOrTime === 'object') Object.assign(attributes, attributesOrTime)
     } catch (error) {
       sayUnreadable('attributes', error)
     }
-    this.addEvent(semconv.EXCEPTION_EVENT, attributes, time)
+    this.#addEvent(semconv.EXCEPTION_EVENT, attributes, time)
   }
 
   /** Ends the span and hands it to the processors. Later calls are ignored, those of a processor included. */
@@ -293,19 +306,21 @@ export class Span implements ApiSpan, ReadableSpan {
     }
     if (this.#endTicks !== 0) return
     this.#endTicks = now()
-    if (endTime !== undefined) this.#endGiven = readTime(endTime)
-    this.#home.ended(this)
+    if (endTime !== undefined) this.#own().endTime = readTime(endTime)
+    this.#maker.home.ended(this)
   }
 
   get startTime(): HrTime {
-    return this.#startGiven ?? toHrTime(this.#startTicks, this.#anchor)
+    return this.#extras?.startTime ?? toHrTime(this.#startTicks, this.#anchor)
   }
 
   /** [0, 0] while the span is open. A span never ends before it starts. */
   get endTime(): HrTime {
     if (this.#endTicks === 0) return [0, 0]
+    // Ticks never run backwards: only given times can.
+    if (this.#extras === undefined) return toHrTime(this.#endTicks, this.#anchor)
     const start = this.startTime
-    const end = this.#endGiven ?? toHrTime(this.#endTicks, this.#anchor)
+    const end = this.#extras.endTime ?? toHrTime(this.#endTicks, this.#anchor)
     return end[0] < start[0] || (end[0] === start[0] && end[1] < start[1]) ? start : end
   }
 
@@ -313,8 +328,36 @@ export class Span implements ApiSpan, ReadableSpan {
     return this.#endTicks === 0 ? [0, 0] : between(this.startTime, this.endTime)
   }
 
+  get status(): SpanStatus {
+    return this.#extras?.status ?? UNSET
+  }
+
+  get events(): TimedEvent[] {
+    return this.#extras?.events ?? NO_EVENTS
+  }
+
+  get links(): RecordedLink[] {
+    return this.#extras?.links ?? NO_LINKS
+  }
+
+  get droppedAttributesCount(): number {
+    return this.#extras?.droppedAttributes ?? 0
+  }
+
+  get droppedEventsCount(): number {
+    return this.#extras?.droppedEvents ?? 0
+  }
+
+  get droppedLinksCount(): number {
+    return this.#extras?.droppedLinks ?? 0
+  }
+
   get resource(): Resource {
-    return this.#home.resource
+    return this.#maker.home.resource
+  }
+
+  get instrumentationScope(): InstrumentationScope {
+    return this.#maker.scope
   }
 
   /** For exporters written against version 1 of the official SDK. */
@@ -324,7 +367,20 @@ export class Span implements ApiSpan, ReadableSpan {
 
   /** For exporters written against version 1 of the official SDK. */
   get instrumentationLibrary(): InstrumentationScope {
-    return this.instrumentationScope
+    return this.#maker.scope
+  }
+
+  #own(): Extras {
+    return (this.#extras ??= {
+      status: UNSET,
+      events: [],
+      links: [],
+      droppedAttributes: 0,
+      droppedEvents: 0,
+      droppedLinks: 0,
+      startTime: undefined,
+      endTime: undefined,
+    })
   }
 
   #late(method: string): this {
@@ -342,20 +398,56 @@ export class Span implements ApiSpan, ReadableSpan {
       )
       return
     }
-    const { attributeCountLimit, attributeValueLengthLimit } = this.#home.limits
+    const { attributeCountLimit, attributeValueLengthLimit } = this.#maker.home.limits
     if (!Object.hasOwn(this.attributes, key)) {
       if (this.#attributeCount >= attributeCountLimit) {
-        if (this.droppedAttributesCount === 0) sayDropped('attributes', attributeCountLimit)
-        this.droppedAttributesCount += 1
+        if (this.#own().droppedAttributes === 0) sayDropped('attributes', attributeCountLimit)
+        this.#own().droppedAttributes += 1
         return
       }
       this.#attributeCount += 1
     }
     this.attributes[key] = limited(value, attributeValueLengthLimit)
   }
+
+  #addEvent(name: string, given: Attributes | undefined, time: TimeInput | undefined): void {
+    const { eventCountLimit, attributePerEventCountLimit, attributeValueLengthLimit } =
+      this.#maker.home.limits
+    const own = this.#own()
+    if (own.events.length >= eventCountLimit) {
+      if (own.droppedEvents === 0) sayDropped('events', eventCountLimit)
+      own.droppedEvents += 1
+      return
+    }
+    const event: TimedEvent = { time: readTime(time) ?? toHrTime(now(), this.#anchor), name: textOf(name) }
+    if (typeof given === 'object' && given !== null) {
+      const kept = limitedAttributes(given, attributePerEventCountLimit, attributeValueLengthLimit)
+      event.attributes = kept.attributes
+      if (kept.dropped > 0) event.droppedAttributesCount = kept.dropped
+    }
+    own.events.push(event)
+  }
+
+  #addLink({ context, attributes }: Link): void {
+    const { linkCountLimit, attributePerLinkCountLimit, attributeValueLengthLimit } = this.#maker.home.limits
+    const own = this.#own()
+    if (own.links.length >= linkCountLimit) {
+      if (own.droppedLinks === 0) sayDropped('links', linkCountLimit)
+      own.droppedLinks += 1
+      return
+    }
+    const recorded: RecordedLink = { context }
+    if (typeof attributes === 'object' && attributes !== null) {
+      const kept = limitedAttributes(attributes, attributePerLinkCountLimit, attributeValueLengthLimit)
+      recorded.attributes = kept.attributes
+      if (kept.dropped > 0) recorded.droppedAttributesCount = kept.dropped
+    }
+    own.links.push(recorded)
+  }
 }
 
 export function isSampled(span: Pick<ReadableSpan, 'spanContext'>): boolean {
+  if (span instanceof Span) return span.isSampled
   return (span.spanContext().traceFlags & TraceFlags.SAMPLED) !== 0
 }
 

@@ -1,9 +1,10 @@
-import { context, propagation, trace, type TracerProvider as ApiTracerProvider } from '@opentelemetry/api'
+import { context, propagation } from '@opentelemetry/api'
 import { batchProcessor, type SpanExporter } from './batch.ts'
 import { hasDestination, readConfig, type Config, type StartOptions } from './config.ts'
 import { AsyncContextManager } from './context.ts'
 import { onFirstSpan, registeredProvider } from './current.ts'
 import { otlpExporter, type Patience } from './otlp/send.ts'
+import { register } from './registration.ts'
 import { forgetReports, report, reportOnce } from './report.ts'
 import type { SpanProcessor } from './span.ts'
 import { TracerProvider } from './tracer.ts'
@@ -98,10 +99,15 @@ function launch(config: Config): Tracing {
 
   const { processors, setPatience } = pipeline(config)
   const provider = new TracerProvider({ ...config, processors })
-  trace.setGlobalTracerProvider(provider)
+  const unregister = register(provider)
+  if (unregister === undefined) {
+    undoGlobals()
+    disabled = { flush: async () => {}, shutdown: async () => void (disabled = undefined) }
+    return disabled
+  }
 
   const finish = (within = EXIT_DEADLINE_MS) => hurry('once', within)
-  const unhook = [refuseSuccessors(), onExit(provider, finish)]
+  const unhook = [unregister, onExit(provider, finish)]
   if (config.signals) unhook.push(onSignals(finish, () => void provider.forceFlush().catch(sayFailed)))
 
   const paces: Patience[] = []
@@ -114,7 +120,6 @@ function launch(config: Config): Tracing {
   }
 
   async function stop(): Promise<void> {
-    trace.disable()
     undoGlobals()
     for (const undo of unhook) undo()
     running = undefined
@@ -138,24 +143,6 @@ function launch(config: Config): Tracing {
 
 function strictest(paces: readonly Patience[]): Patience {
   return (['once', 'brief'] as const).find((pace) => paces.includes(pace)) ?? 'patient'
-}
-
-/** The API lets nobody follow us while we run, and says so only to its logger: here whoever tries is told what to do. */
-function refuseSuccessors(): () => void {
-  const { setGlobalTracerProvider } = trace
-  function refuse(this: typeof trace, provider: ApiTracerProvider): boolean {
-    const name = provider.constructor?.name ?? 'an OpenTelemetry SDK'
-    reportOnce(
-      'SDK too late',
-      'error',
-      `${name} was registered after Throughline had started, and stays unused. Either register it before the first span is made, and Throughline uses it; or leave it out, and give its exporter or span processors to Throughline's start()`,
-    )
-    return Reflect.apply(setGlobalTracerProvider, this, [provider]) as boolean
-  }
-  trace.setGlobalTracerProvider = refuse
-  return () => {
-    if (trace.setGlobalTracerProvider === refuse) trace.setGlobalTracerProvider = setGlobalTracerProvider
-  }
 }
 
 /** Exporters of others have a pace of their own. */

@@ -26,6 +26,7 @@ import {
   type InstrumentationScope,
   type SpanHome,
   type SpanLimits,
+  type SpanMaker,
   type SpanProcessor,
 } from './span.ts'
 
@@ -187,13 +188,13 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   }
 }
 
-export class Tracer implements ApiTracer {
-  readonly #provider: TracerProvider
-  readonly #scope: InstrumentationScope
+export class Tracer implements ApiTracer, SpanMaker {
+  readonly home: TracerProvider
+  readonly scope: InstrumentationScope
 
-  constructor(provider: TracerProvider, scope: InstrumentationScope) {
-    this.#provider = provider
-    this.#scope = scope
+  constructor(home: TracerProvider, scope: InstrumentationScope) {
+    this.home = home
+    this.scope = scope
   }
 
   /** Never throws: where the parts given are not what the API says, the parent's context passes through. */
@@ -208,7 +209,7 @@ export class Tracer implements ApiTracer {
 
   #start(name: string, options: SpanOptions, parentContext: Context): ApiSpan {
     if (isSuppressed(parentContext)) return trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
-    const provider = this.#provider
+    const provider = this.home
     if (provider.isStopped) return this.#successor().startSpan(name, options, parentContext)
 
     const { idGenerator, sampler } = provider
@@ -228,28 +229,29 @@ export class Tracer implements ApiTracer {
     const spanId = idGenerator.generateSpanId()
     const random = parent === undefined ? this.#randomFlag() : parent.traceFlags & RANDOM_FLAG
     const isSampled = verdict.decision === SamplingDecision.RECORD_AND_SAMPLED
-    const spanContext: SpanContext = {
-      traceId,
-      spanId,
-      traceFlags: isSampled ? random | TraceFlags.SAMPLED : random,
-    }
+    const traceFlags = isSampled ? random | TraceFlags.SAMPLED : random
     const traceState = verdict.traceState ?? parent?.traceState
-    if (traceState !== undefined) spanContext.traceState = traceState
-    if (verdict.decision === SamplingDecision.NOT_RECORD) return trace.wrapSpanContext(spanContext)
+    if (verdict.decision === SamplingDecision.NOT_RECORD) {
+      const spanContext: SpanContext = { traceId, spanId, traceFlags }
+      if (traceState !== undefined) spanContext.traceState = traceState
+      return trace.wrapSpanContext(spanContext)
+    }
 
     const span = new Span(
-      provider,
-      this.#scope,
+      this,
       name,
       kind,
-      spanContext,
+      traceId,
+      spanId,
+      traceFlags,
+      traceState,
       parent,
       isOurs ? undefined : options.startTime,
       isOurs ? options.attributes : {},
     )
     if (!isOurs && options.attributes !== undefined) span.setAttributes(options.attributes)
     if (verdict.attributes !== undefined) span.setAttributes(verdict.attributes)
-    if (options.links !== undefined && options.links.length > 0) span.addLinks(options.links)
+    if (options.links !== undefined && options.links !== NO_LINKS) span.addLinks(options.links)
     provider.started(span, parentContext)
     return span
   }
@@ -286,14 +288,14 @@ export class Tracer implements ApiTracer {
     // Not by instanceof: the proxy that is registered may be another copy's of the API.
     const provider =
       'getDelegate' in registered ? (registered as ProxyTracerProvider).getDelegate() : registered
-    const { name, version, schemaUrl } = this.#scope
-    const heir = provider === this.#provider ? NOBODY : provider
+    const { name, version, schemaUrl } = this.scope
+    const heir = provider === this.home ? NOBODY : provider
     return heir.getTracer(name, version, schemaUrl === undefined ? undefined : { schemaUrl })
   }
 
   // A generator of the app's own says with its ids nothing about their randomness.
   #randomFlag(): number {
-    return this.#provider.idGenerator === randomIds ? RANDOM_FLAG : TraceFlags.NONE
+    return this.home.idGenerator === randomIds ? RANDOM_FLAG : TraceFlags.NONE
   }
 }
 

@@ -1,18 +1,8 @@
 import { context, reportOnce } from '@throughline/core'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import { isCovered } from './dispatcher.ts'
-import type { Attempt, HttpRequest, HttpResponse, RequestTracer } from './request.ts'
-
-/**
- * What undici publishes of each attempt on the wire, redirects and retries each by itself. The copy inside Node and the
- * one from npm publish on the same channels. `create` is published while the headers can still be changed, inside the
- * call that the app makes, except on a pool that is busy.
- */
-interface PublishedRequest extends HttpRequest {
-  /** Name, value, name, value. */
-  headers: (string | string[])[]
-  addHeader(name: string, value: string): void
-}
+import { isCovered, shared, yieldsToOfficial } from './dispatcher.ts'
+import { headerOf, setHeaders, type PublishedRequest } from './published.ts'
+import type { Attempt, HttpResponse, RequestTracer } from './request.ts'
 
 interface Message {
   request: PublishedRequest
@@ -20,19 +10,17 @@ interface Message {
   error?: unknown
 }
 
-let stop: (() => void) | undefined
-
 /** Traces every attempt until the function that it returns is called. While it is on, a second call changes nothing. */
 export function onAttempts(begin: RequestTracer): () => void {
-  if (stop !== undefined) return stop
+  if (shared.stop !== undefined) return shared.stop
   const attempts = new WeakMap<PublishedRequest, Attempt>()
 
   const listeners: Record<string, (message: Message) => void> = {
     create({ request }) {
       // Its dispatcher is traced too, and has made the span already.
-      if (isCovered(headerOf(request, 'traceparent'), context.active())) return
+      if (yieldsToOfficial() || isCovered(headerOf(request, 'traceparent'), context.active())) return
       const attempt = begin(request, (name) => headerOf(request, name))
-      for (const [name, value] of Object.entries(attempt.headers)) replaceHeader(request, name, value)
+      setHeaders(request, attempt.headers)
       if (attempt.call !== undefined) attempts.set(request, attempt)
     },
     headers({ request, response }) {
@@ -61,27 +49,12 @@ export function onAttempts(begin: RequestTracer): () => void {
     return [name, guarded] as const
   })
   for (const [name, listener] of subscribed) subscribe(`undici:request:${name}`, listener)
-  stop = function stopTracing() {
+  function stopTracing(): void {
     for (const [name, listener] of subscribed) unsubscribe(`undici:request:${name}`, listener)
-    stop = undefined
+    shared.stop = undefined
   }
-  return stop
-}
-
-function headerOf({ headers }: PublishedRequest, name: string): string | undefined {
-  for (let index = 0; index < headers.length; index += 2) {
-    if (String(headers[index]).toLowerCase() === name) return String(headers[index + 1])
-  }
-  return undefined
-}
-
-/** There is one trace context on the wire: what the app or another tracer has set gives way. */
-function replaceHeader(request: PublishedRequest, name: string, value: string): void {
-  const { headers } = request
-  for (let index = headers.length - 2; index >= 0; index -= 2) {
-    if (String(headers[index]).toLowerCase() === name) headers.splice(index, 2)
-  }
-  request.addHeader(name, value)
+  shared.stop = stopTracing
+  return stopTracing
 }
 
 function readResponse({ statusCode, headers }: NonNullable<Message['response']>): HttpResponse {

@@ -1,15 +1,61 @@
 import { context, isTraced, override, reportOnce, type Context } from '@throughline/core'
+import { channel, subscribe } from 'node:diagnostics_channel'
 import type { Dispatcher } from 'undici'
+import { headerOf, setHeaders, type PublishedRequest } from './published.ts'
 import type { Attempt, HttpResponse, RequestTracer } from './request.ts'
 
 type Options = Dispatcher.DispatchOptions
 type Headers = Options['headers']
 type Method = (...args: unknown[]) => unknown
 
-// What the process-wide form finds in the headers of a request whose span this one has made.
-const covered = new Set<string>()
-// The same for those that are sent without our headers, by the context that they are made in.
-const coveredContexts = new WeakSet<Context>()
+/** What all copies of this package have in common: they see the same requests. */
+interface Shared {
+  /** What the process-wide form finds in the headers of a request whose span this one has made, with all that it sends. */
+  readonly covered: Map<string, Attempt['headers']>
+  /** The same for those that are sent without our headers, by the context that they are made in. */
+  readonly coveredContexts: WeakSet<Context>
+  /** Listens for all traced dispatchers. */
+  keepHeaders?: (message: unknown) => void
+  /** Ends the process-wide form, while it is on. */
+  stop?: (() => void) | undefined
+}
+
+export const shared = ((globalThis as Record<symbol, unknown>)[Symbol.for('throughline.undici')] ??= {
+  covered: new Map(),
+  coveredContexts: new WeakSet(),
+}) as Shared
+const { covered, coveredContexts } = shared
+
+/** Tracers that we do not know add their headers to what a traced dispatcher sends: its own stay the only ones. */
+function keepHeaders(message: unknown): void {
+  try {
+    const { request } = message as { request: PublishedRequest }
+    const ours = covered.get(headerOf(request, 'traceparent') ?? '')
+    if (ours !== undefined) setHeaders(request, ours)
+  } catch (error) {
+    reportOnce('undici:headers', 'error', 'a request could not be traced', error)
+  }
+}
+
+const created = channel('undici:request:create')
+
+/**
+ * Whether the official instrumentation is at work: it makes a span of every request of the process and gives it headers,
+ * so ours yields, and says so once. It may come after us, so this is asked each time. It is known by its listener's name.
+ */
+export function yieldsToOfficial(): boolean {
+  const { _subscribers: listeners } = created as { _subscribers?: unknown }
+  const isThere =
+    Array.isArray(listeners) && listeners.some(({ name }: Method) => name === 'bound onRequestCreated')
+  if (isThere) {
+    reportOnce(
+      'instrumented:undici',
+      'warn',
+      'another instrumentation traces undici already, so traceUndici does not',
+    )
+  }
+  return isThere
+}
 
 /** Whether a request with this traceparent, made in this context, is one that a traced dispatcher has under way. */
 export function isCovered(traceparent: string | undefined, made: Context): boolean {
@@ -19,20 +65,25 @@ export function isCovered(traceparent: string | undefined, made: Context): boole
 /** Overrides `dispatch` on this instance: undici's other methods come through it. */
 export function traceDispatcher<D extends Dispatcher>(dispatcher: D, begin: RequestTracer): D {
   if (isTraced(dispatcher)) return dispatcher
+  // While the process-wide form is off, nobody else of ours listens. Once for all dispatchers and all copies.
+  if (shared.keepHeaders === undefined) {
+    shared.keepHeaders = keepHeaders
+    subscribe('undici:request:create', keepHeaders)
+  }
   override(dispatcher as Dispatcher, 'dispatch', (original) => {
     return function dispatch(
       this: Dispatcher,
       options: Options,
       handler: Dispatcher.DispatchHandler,
     ): boolean {
-      const prepared = prepare(this, options, begin)
+      const prepared = yieldsToOfficial() ? undefined : prepare(this, options, begin)
       if (prepared === undefined) return original.call(this, options, handler)
       const { attempt, sent } = prepared
       if (attempt.call === undefined) return original.call(this, sent, handler)
 
       const { traceparent } = attempt.headers
       if (traceparent === undefined) coveredContexts.add(attempt.call.context)
-      else covered.add(traceparent)
+      else covered.set(traceparent, attempt.headers)
       const watched = watch(handler, attempt, () => covered.delete(traceparent as string))
       try {
         return context.with(attempt.call.context, () => original.call(this, sent, watched))

@@ -1,0 +1,131 @@
+import { writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { HELP, readArguments, UsageError } from './arguments.mjs'
+import { startChild } from './child.mjs'
+import { contenders, microContenders } from './contenders.mjs'
+import { cores } from './cores.mjs'
+import { endToEnd } from './end-to-end.mjs'
+import { findInstall } from './install.mjs'
+import { micro } from './micro.mjs'
+import { report } from './report.mjs'
+import { startSink } from './sink.mjs'
+import { startBackends } from './services.mjs'
+import { stage } from './staging.mjs'
+
+/** @param {string[]} args */
+export async function run(args) {
+  try {
+    const options = readArguments(args)
+    if (options === 'help') console.log(HELP)
+    else await bench(options)
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error
+    console.error(`${error.message}\n--help lists the options`)
+    process.exitCode = 2
+  }
+}
+
+/** @param {import('./arguments.mjs').Options} options */
+async function bench(options) {
+  const { quick } = options
+  const { node, version, install } = findInstall(options.node)
+  const root = process.env.THROUGHLINE_BENCH_ROOT ?? fileURLToPath(new URL('..', import.meta.url))
+  const roots = [{ name: 'ours', root }, ...options.ours]
+  const staged = []
+  process.once('exit', () => {
+    for (const { remove } of staged) remove()
+  })
+  for (const { name, root } of roots) staged.push({ name, ...stage({ root, install, name }) })
+  // The processes of the bench end with this one.
+  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1))
+  const ours = staged.map(({ name, folder, version }) => ({ name, folder, version }))
+  const wanted = selection(options, ours)
+  const progress = (line) => process.stderr.write(`  ${line}\n`)
+
+  const sink = await startSink(node)
+  const load = await startChild(new URL('load-process.mjs', import.meta.url), {
+    name: 'the load generator',
+    node,
+    core: 'rest',
+  })
+  const results = { node: version, cores: cores().described, micro: [], endToEnd: [], failures: [] }
+  let backends
+  try {
+    if (options.micro) {
+      progress('micro benches')
+      results.micro = await micro({
+        contenders: microContenders(ours, install).filter(({ name }) => wanted(name)),
+        node,
+        rounds: options.rounds ?? (quick ? 3 : 9),
+        sink,
+      })
+      results.modules = await loadedModules(staged[0].folder, node)
+    }
+    for (const withClients of options.endToEnd ? options.clients : []) {
+      if (withClients) {
+        progress('PostgreSQL, Redis and a service over HTTP')
+        try {
+          backends = await startBackends({ install, node })
+        } catch (error) {
+          results.failures.push(`with pg + redis + http: ${error.message}`)
+          break
+        }
+      }
+      for (const framework of options.frameworks) {
+        progress(`${framework}${withClients ? ' + pg + redis + http' : ''}`)
+        const rows = await endToEnd({
+          framework,
+          urls: backends?.urls,
+          contenders: contenders(ours).filter(({ name, isQuick }) => wanted(name) && (isQuick || !quick)),
+          install,
+          node,
+          rounds: options.rounds ?? (quick ? 8 : 15),
+          requests: withClients ? 1500 : 3000,
+          latencyRounds: options.latency ? (quick ? 1 : 5) : 0,
+          latencySeconds: 1,
+          sink,
+          load,
+        })
+        results.endToEnd.push(...rows)
+      }
+    }
+  } finally {
+    await backends?.stop()
+    await sink.stop()
+    await load.stop()
+  }
+  console.log(report(results))
+  if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(results, undefined, 2)}\n`)
+}
+
+/**
+ * Which contenders take part, by their names.
+ *
+ * @throws UsageError if a beginning is nobody's
+ */
+function selection({ only }, ours) {
+  if (only === undefined) return () => true
+  const begins = (name, begin) => name.toLowerCase().startsWith(begin.toLowerCase())
+  const names = contenders(ours).map(({ name }) => name)
+  for (const begin of only) {
+    if (names.some((name) => begins(name, begin))) continue
+    throw new UsageError(
+      `--contender expects the beginning of one of ${names.join('; ')}; received "${begin}"`,
+    )
+  }
+  return (name) => ['bare', 'floor', ...only].some((begin) => begins(name, begin))
+}
+
+async function loadedModules(folder, node) {
+  const child = await startChild(new URL('modules-process.mjs', import.meta.url), {
+    name: 'the import',
+    node,
+    core: 'rest',
+    settings: { folder, name: '@throughline/express' },
+  })
+  const loaded = await child.ask('loaded')
+  await child.stop()
+  return loaded
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await run(process.argv.slice(2))

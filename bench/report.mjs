@@ -1,0 +1,122 @@
+import { table } from './table.mjs'
+import { judge } from './targets.mjs'
+
+/** The results as text. */
+export function report(results) {
+  const { node, cores, micro, endToEnd, failures } = results
+  const parts = [`Node ${node}; ${cores}`]
+  if (micro.length > 0) parts.push(microTable(micro))
+  for (const rows of groups(endToEnd)) parts.push(endToEndTable(rows))
+  const verdicts = judge(results)
+  if (verdicts.length > 0) parts.push(targetTable(verdicts))
+  const failed = [...micro, ...endToEnd].filter(({ error }) => error !== undefined)
+  parts.push(
+    ...failed.map(
+      (row) => `FAILED ${row.framework === undefined ? 'micro' : title(row)}, ${row.name}: ${row.error}`,
+    ),
+    ...failures.map((failure) => `FAILED ${failure}`),
+  )
+  return parts.join('\n\n')
+}
+
+function targetTable(verdicts) {
+  const met = verdicts.filter(({ isMet }) => isMet).length
+  const rows = verdicts.map(({ what, target, measured, isMet, note }) => [
+    what,
+    target,
+    measured,
+    (isMet ? 'met' : 'NOT MET') + (note === undefined ? '' : ` (${note})`),
+  ])
+  return table([`targets: ${met} of ${verdicts.length} met in this run`, 'target', 'measured', ''], rows)
+}
+
+function groups(rows) {
+  const found = new Map()
+  for (const row of rows) {
+    const key = title(row)
+    found.set(key, [...(found.get(key) ?? []), row])
+  }
+  return [...found.values()]
+}
+
+function title({ framework, withClients }) {
+  return framework + (withClients ? ' + pg + redis + http' : '')
+}
+
+function microTable(rows) {
+  const floor = rows.find(({ name }) => name === 'floor')
+  const operations = Object.keys(floor?.nanoseconds ?? rows[0].nanoseconds)
+  return table(
+    ['ns CPU (× floor)', ...operations, 'heap B made', 'heap B kept', 'burst of 10,000', 'version'],
+    rows.map(({ name, version = '', error, nanoseconds, heap, burst }) => [
+      name,
+      ...operations.map((operation) =>
+        nanoseconds[operation] === undefined
+          ? '-'
+          : beside(nanoseconds[operation], floor?.nanoseconds[operation]),
+      ),
+      heap?.allocated.toFixed(0) ?? '-',
+      heap?.retained.toFixed(0) ?? '-',
+      String(burst ?? '-'),
+      error === undefined ? version : `${version} FAILED, see below`,
+    ]),
+  )
+}
+
+function endToEndTable(rows) {
+  const by = (wanted) => rows.find(({ name }) => name === wanted)
+  const floor = by('floor')
+  const openTelemetry = by('OpenTelemetry')
+  const bare = by('bare')
+  return table(
+    [
+      title(rows[0]),
+      'CPU µs/request',
+      'added',
+      '× floor',
+      '× OTel',
+      'p50 ms',
+      'p99 ms',
+      '× bare',
+      'at req/s',
+      'RSS MB',
+      'over bare',
+      'spans',
+      'version',
+    ],
+    rows.map((row) =>
+      row.error !== undefined
+        ? [row.name, ...Array.from({ length: 11 }, () => '-'), `${row.version ?? ''} FAILED, see below`]
+        : [
+            row.name,
+            fixed(row.cpu, 1),
+            fixed(row.added, 1),
+            times(row.added, floor?.added),
+            times(row.added, openTelemetry?.added),
+            fixed(row.p50, 2),
+            fixed(row.p99, 2),
+            times(row.p99, bare?.p99),
+            fixed(row.rate, 0),
+            fixed(row.rss / 1e6, 0),
+            fixed((row.rss - bare?.rss) / 1e6, 0),
+            `${fixed(row.spansPerRequest, 2)}${row.lost > 0.001 ? `, ${(row.lost * 100).toFixed(1)} % lost` : ''}`,
+            row.version ?? '',
+          ],
+    ),
+  )
+}
+
+function fixed(value, digits) {
+  if (value === Infinity) return 'never'
+  return value === undefined || Number.isNaN(value) ? '-' : value.toFixed(digits)
+}
+
+function beside(nanoseconds, floor) {
+  const ratio = times(nanoseconds, floor)
+  return nanoseconds.toFixed(0) + (ratio === '-' ? '' : ` (${ratio})`)
+}
+
+function times(value, of) {
+  const ratio = value / of
+  return value === of || !Number.isFinite(ratio) ? '-' : `${ratio.toFixed(2)}×`
+}

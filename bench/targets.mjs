@@ -1,0 +1,158 @@
+/** Against the floor: what we may cost more than the least that does the work. */
+const FLOOR_LIMIT = 1.25
+/** Against OpenTelemetry at 100 %: without clients, and with pg + redis + http. */
+const PEER_LIMIT = 1 / 8
+const PEER_LIMITS_WITH_CLIENTS = { express: 1 / 6, fastify: 1 / 6, koa: 1 / 4 }
+/** An unsampled request, against the floor's sampled one. */
+const UNSAMPLED_LIMIT = 0.5
+/** How many times faster a span's life is than the official SDK's; that SDK is slower on the newer Node. */
+const FASTER_ON_NEWEST = 4.5
+const FASTER_ON_20 = 3.5
+const RETAINED_LIMIT_BYTES = 300
+/** Against the bare app. */
+const P99_LIMIT = 1.2
+const RSS_LIMIT_MB = 30
+const BURST_SPANS = 10_000
+const MODULES_LIMIT = 40
+const FILE_LIMIT_BYTES = 200_000
+
+/**
+ * @typedef {object} Verdict
+ * @property {string} what
+ * @property {string} target
+ * @property {string} measured
+ * @property {boolean} isMet
+ * @property {string} [note]
+ */
+
+/**
+ * Which targets this run met. What was not measured, or failed, is left out.
+ *
+ * @param {object} results
+ * @param {string} name of the contender that is judged
+ * @returns {Verdict[]}
+ */
+export function judge({ node, micro, endToEnd, modules }, name = 'ours') {
+  return [...judgeEndToEnd(endToEnd, name), ...judgeMicro(micro, name, node), ...judgeModules(modules)]
+}
+
+function judgeEndToEnd(rows, name) {
+  const verdicts = []
+  for (const row of rows.filter((candidate) => candidate.name === name && candidate.error === undefined)) {
+    const { framework, withClients } = row
+    const peer = (wanted) =>
+      rows.find(
+        (other) =>
+          other.name === wanted &&
+          other.framework === framework &&
+          other.withClients === withClients &&
+          other.error === undefined,
+      )
+    const where = framework + (withClients ? ' + clients' : '')
+    const bare = peer('bare')
+    const floor = peer('floor')
+    const official = peer('OpenTelemetry')
+    const unsampled = peer(`${name}, unsampled`)
+    if (floor !== undefined) {
+      verdicts.push(atMost(`${where}: added CPU against floor`, row.added / floor.added, FLOOR_LIMIT, '×'))
+    }
+    if (official !== undefined) {
+      const limit = withClients ? PEER_LIMITS_WITH_CLIENTS[framework] : PEER_LIMIT
+      const verdict = atMost(
+        `${where}: added CPU against OpenTelemetry`,
+        row.added / official.added,
+        limit,
+        '×',
+      )
+      const isOutOfReach = floor !== undefined && floor.added / official.added > limit / FLOOR_LIMIT
+      verdicts.push(
+        isOutOfReach
+          ? { ...verdict, note: `the floor decides: it has ${ratio(floor.added, official.added)}` }
+          : verdict,
+      )
+    }
+    if (unsampled !== undefined && floor !== undefined) {
+      verdicts.push(
+        atMost(
+          `${where}: an unsampled request against floor`,
+          unsampled.added / floor.added,
+          UNSAMPLED_LIMIT,
+          '×',
+        ),
+      )
+    }
+    if (row.lost !== undefined) verdicts.push(atMost(`${where}: spans lost`, row.lost * 100, 0, ' %'))
+    // A machine too busy to answer for the bare app in time has nothing to say of ours.
+    if (row.p99 !== undefined && Number.isFinite(bare?.p99)) {
+      const note = row.rate === bare.rate ? undefined : 'not at the same rate'
+      verdicts.push({ ...atMost(`${where}: p99 against bare`, row.p99 / bare.p99, P99_LIMIT, '×'), note })
+    }
+    if (bare !== undefined) {
+      verdicts.push(atMost(`${where}: RSS over bare`, (row.rss - bare.rss) / 1e6, RSS_LIMIT_MB, ' MB', 0))
+    }
+  }
+  return verdicts
+}
+
+function judgeMicro(rows, name, node) {
+  const find = (wanted) => rows.find((row) => row.name === wanted && row.error === undefined)
+  const ours = find(name)
+  const floor = find('floor')
+  const official = find('OpenTelemetry')
+  if (ours === undefined) return []
+  const verdicts = []
+  const life = 'a span + 5 attributes + batch + encode'
+  const against = (other, operation) => ours.nanoseconds[operation] / other.nanoseconds[operation]
+  if (floor !== undefined)
+    verdicts.push(atMost(`${life}, against floor`, against(floor, 'span'), FLOOR_LIMIT, '×'))
+  if (official !== undefined) {
+    const faster = 1 / against(official, 'span')
+    const least = node.startsWith('v20.') ? FASTER_ON_20 : FASTER_ON_NEWEST
+    verdicts.push({
+      what: `${life}, times as fast as OpenTelemetry`,
+      target: `≥ ${least}×`,
+      measured: `${faster.toFixed(2)}×`,
+      isMet: faster >= least,
+    })
+  }
+  if (floor !== undefined) {
+    verdicts.push(atMost('encode, against floor', against(floor, 'encode'), FLOOR_LIMIT, '×'))
+  }
+  if (ours.heap !== undefined) {
+    verdicts.push(
+      atMost('heap that a finished span retains', ours.heap.retained, RETAINED_LIMIT_BYTES, ' B', 0),
+    )
+  }
+  if (ours.burst !== undefined) {
+    verdicts.push({
+      what: 'a burst of 10,000 spans in one tick',
+      target: 'none lost',
+      measured: `${BURST_SPANS - ours.burst} lost`,
+      isMet: ours.burst === BURST_SPANS,
+    })
+  }
+  return verdicts
+}
+
+function judgeModules(modules) {
+  if (modules === undefined) return []
+  const what = "import '@throughline/express'"
+  return [
+    atMost(`${what}: modules`, modules.count, MODULES_LIMIT, '', 0),
+    atMost(`${what}: largest file`, modules.largest / 1000, FILE_LIMIT_BYTES / 1000, ' KB', 0),
+  ]
+}
+
+function atMost(what, measured, limit, unit, digits = 2) {
+  const shown = Number.isInteger(limit) ? limit : limit.toFixed(limit < 0.2 ? 3 : 2)
+  return {
+    what,
+    target: `≤ ${shown}${unit}`,
+    measured: `${measured.toFixed(digits)}${unit}`,
+    isMet: measured <= limit,
+  }
+}
+
+function ratio(value, of) {
+  return `${(value / of).toFixed(2)}×`
+}

@@ -1,0 +1,119 @@
+import { spawnSync } from 'node:child_process'
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { filesIn, importsOf, root } from './source.ts'
+
+// The bench takes minutes, and an install of its own, so nothing here measures. What can be known without either is.
+
+interface Manifest {
+  workspaces?: string[]
+  dependencies?: Record<string, string>
+}
+
+interface Lockfile {
+  packages: Record<string, Manifest>
+}
+
+const read = (path: string) => readFileSync(join(root, path), 'utf8')
+const json = <T>(path: string) => JSON.parse(read(path)) as T
+
+/** What Node 20 runs, and what newer ones do. */
+const installs = ['bench', 'bench/newest']
+const sources = filesIn('bench').filter((path) => /^(?!.*\/\.).*\.mjs$/.test(path))
+
+describe('every file of the bench', () => {
+  test.each(sources)('%s can be read by Node, and what it imports is there', (path) => {
+    const { status, stderr } = spawnSync(process.execPath, ['--check', join(root, path)], {
+      encoding: 'utf8',
+    })
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
+
+    const imported = importsOf(path).map(({ from }) => from)
+    const near = imported.filter((from) => from.startsWith('.'))
+    expect(near.filter((from) => !existsSync(join(root, dirname(path), from)))).toEqual([])
+    const installed = installs.flatMap((folder) =>
+      Object.keys(json<Manifest>(`${folder}/package.json`).dependencies ?? {}),
+    )
+    const strangers = imported.filter(
+      (from) =>
+        !/^\.|^node:|^@throughline\//.test(from) &&
+        !installed.includes(/^(@[^/]+\/)?[^/]+/.exec(from)?.[0] as string),
+    )
+    expect(strangers).toEqual([])
+  })
+})
+
+describe('the command', () => {
+  /** A copy as it is before anybody has installed anything. */
+  let clone: string
+
+  beforeAll(() => {
+    clone = mkdtempSync(join(tmpdir(), 'throughline-bench-'))
+    for (const path of sources) cpSync(join(root, path), join(clone, path))
+    cpSync(join(root, 'scripts'), join(clone, 'scripts'), { recursive: true })
+  })
+
+  afterAll(() => rmSync(clone, { recursive: true }))
+
+  function bench(...args: string[]) {
+    const main = join(clone, 'bench/main.mjs')
+    const { status, stdout, stderr } = spawnSync(process.execPath, [main, ...args], { encoding: 'utf8' })
+    return { status, stdout, stderr }
+  }
+
+  test.each([
+    { args: ['--fast'], told: "Unknown option '--fast'" },
+    { args: ['express'], told: "Unexpected argument 'express'" },
+    {
+      args: ['--framework', 'hapi'],
+      told: '--framework expects one of express, koa, fastify, received "hapi"',
+    },
+    { args: ['--rounds', 'many'], told: '--rounds expects a whole number from 1 on, received "many"' },
+    { args: ['--clients', '--no-clients'], told: '--clients and --no-clients leave nothing to measure' },
+    {
+      args: ['--node', join(tmpdir(), 'nowhere')],
+      told: '--node expects a version or the path of an executable',
+    },
+  ])('$args ends it with code 2 and the reason, and without an install', ({ args, told }) => {
+    const { status, stdout, stderr } = bench(...args)
+    expect(stderr).toContain(told)
+    expect({ status, stdout }).toEqual({ status: 2, stdout: '' })
+    expect(stderr).not.toContain('    at ')
+    expect(existsSync(join(clone, 'bench/node_modules'))).toBe(false)
+  })
+
+  test('--help names the options that the README does, and no others', () => {
+    const { status, stdout } = bench('--help')
+    expect(status).toBe(0)
+    const optionsIn = (text: string) => new Set(text.match(/--[a-z][\w-]*/g))
+    const table = read('bench/README.md').match(/^\| `--.*$/gm) as string[]
+    const documented = optionsIn(table.join('\n'))
+    expect([...optionsIn(stdout)].filter((option) => option !== '--help').sort()).toEqual(
+      [...documented].sort(),
+    )
+  })
+})
+
+describe('its install', () => {
+  test('is none of the workspaces: who works here does not install the peers', () => {
+    const { workspaces } = json<Manifest>('package.json')
+    expect(workspaces).toEqual(['packages/*', 'examples/*'])
+    const { packages } = json<Lockfile>('package-lock.json')
+    expect(
+      Object.keys(packages).filter((path) => /^bench|dd-trace|@sentry\/|elastic-apm/.test(path)),
+    ).toEqual([])
+  })
+
+  test.each(installs)('%s is what its lockfile says', (folder) => {
+    const { dependencies } = json<Manifest>(`${folder}/package.json`)
+    expect(json<Lockfile>(`${folder}/package-lock.json`).packages['']?.dependencies).toEqual(dependencies)
+  })
+
+  test.each(installs)('%s is of exact versions, which make a run one that can be repeated', (folder) => {
+    const versions = Object.values(json<Manifest>(`${folder}/package.json`).dependencies ?? {})
+    expect(versions.length).toBeGreaterThan(0)
+    expect(versions.filter((version) => !/^(npm:.+@)?\d[^ ]*$/.test(version))).toEqual([])
+  })
+})
