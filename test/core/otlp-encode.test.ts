@@ -1230,3 +1230,49 @@ describe("a collector's answer", () => {
     )
   })
 })
+
+describe('an app that gets in between', () => {
+  it('may have something encoded while something is encoded: neither changes the other', () => {
+    class Logged {
+      toString(): string {
+        inner.push(encodeProtobuf([span({ name: 'inner', attributes: { k: 'inner', n: [1, 2, 3] } })]))
+        return 'logged'
+      }
+    }
+    const inner: Uint8Array[] = []
+    const attributes = {
+      k: 'first',
+      list: [new Logged(), 'rest'],
+      odd: new Logged(),
+      z: 'first',
+      last: 'after',
+    }
+    const outer = encodeProtobuf([
+      span({ attributes: { k: 'first' } }),
+      span({ attributes }),
+      span({ name: 'third' }),
+    ])
+    const plain = { ...attributes, list: ['logged', 'rest'], odd: 'logged' }
+    const expected = [
+      span({ attributes: { k: 'first' } }),
+      span({ attributes: plain }),
+      span({ name: 'third' }),
+    ]
+    expect(decodeRequest(outer)).toEqual(decodeRequest(encodeProtobuf(expected)))
+    expect(inner).toHaveLength(2)
+    for (const request of inner) {
+      const own = [span({ name: 'inner', attributes: { k: 'inner', n: [1, 2, 3] } })]
+      expect(decodeRequest(request)).toEqual(decodeRequest(encodeProtobuf(own)))
+    }
+  })
+
+  it('may have put something on Object.prototype: it is no attribute', () => {
+    const clean = decodeRequest(encodeProtobuf([span({ attributes: { a: 1 } })]))
+    Object.assign(Object.prototype, { polluted: 'everywhere' })
+    try {
+      expect(decodeRequest(encodeProtobuf([span({ attributes: { a: 1 } })]))).toEqual(clean)
+    } finally {
+      Reflect.deleteProperty(Object.prototype, 'polluted')
+    }
+  })
+})

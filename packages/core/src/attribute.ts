@@ -39,6 +39,25 @@ function cut(text: string, limit: number): string {
   return text.slice(0, last >= 0xd800 && last <= 0xdbff ? limit - 1 : limit)
 }
 
+/**
+ * A copy of attributes that are texts, numbers and booleans, as nearly all are; undefined where one has to be looked at, or
+ * cannot be read. A clone is half the size of an object to which the same keys are added one by one, in a third of the
+ * time.
+ */
+export function plainCopy(given: Attributes): Attributes | undefined {
+  // The characters of a text are no attributes.
+  if (typeof given !== 'object') return undefined
+  try {
+    const copy = { ...given }
+    for (const key in copy) {
+      if (key === '' || key === '__proto__' || !isPrimitive(copy[key])) return undefined
+    }
+    return copy
+  } catch {
+    return undefined
+  }
+}
+
 /** Attributes of an event or a link within their limits, and how many the first limit cost. */
 export function limitedAttributes(
   given: Attributes,

@@ -131,6 +131,9 @@ const NO_LINKS: RecordedLink[] = []
 export class Span implements ApiSpan, ReadableSpan {
   name: string
   readonly kind: SpanKind
+  readonly traceId: string
+  readonly spanId: string
+  readonly traceFlags: number
   readonly parentSpanContext: SpanContext | undefined
   attributes: Attributes
   ended = false
@@ -138,9 +141,6 @@ export class Span implements ApiSpan, ReadableSpan {
   previousOpen: Span | undefined = undefined
   nextOpen: Span | undefined = undefined
   readonly #maker: SpanMaker
-  readonly #traceId: string
-  readonly #spanId: string
-  readonly #traceFlags: number
   /** Made when somebody asks: most spans are exported without anybody having asked, and hold 48 bytes less. */
   #context: SpanContext | undefined
   readonly #anchor: Anchor
@@ -168,9 +168,9 @@ export class Span implements ApiSpan, ReadableSpan {
     this.parentSpanContext = parent
     this.attributes = attributes
     this.#maker = maker
-    this.#traceId = traceId
-    this.#spanId = spanId
-    this.#traceFlags = traceFlags
+    this.traceId = traceId
+    this.spanId = spanId
+    this.traceFlags = traceFlags
     this.#context = traceState === undefined ? undefined : { traceId, spanId, traceFlags, traceState }
     const ticks = now()
     this.#startTicks = ticks
@@ -187,14 +187,18 @@ export class Span implements ApiSpan, ReadableSpan {
 
   spanContext(): SpanContext {
     return (this.#context ??= {
-      traceId: this.#traceId,
-      spanId: this.#spanId,
-      traceFlags: this.#traceFlags,
+      traceId: this.traceId,
+      spanId: this.spanId,
+      traceFlags: this.traceFlags,
     })
   }
 
+  get traceState(): TraceState | undefined {
+    return this.#context?.traceState
+  }
+
   get isSampled(): boolean {
-    return (this.#traceFlags & TraceFlags.SAMPLED) !== 0
+    return (this.traceFlags & TraceFlags.SAMPLED) !== 0
   }
 
   isRecording(): boolean {

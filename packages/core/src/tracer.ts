@@ -15,6 +15,7 @@ import {
   type Tracer as ApiTracer,
   type TracerProvider as ApiTracerProvider,
 } from '@opentelemetry/api'
+import { plainCopy } from './attribute.ts'
 import { isSuppressed, spanIn, withSpan } from './context.ts'
 import { guardedIds, isValid, randomIds, type IdGenerator } from './ids.ts'
 import { reportOnce } from './report.ts'
@@ -237,6 +238,8 @@ export class Tracer implements ApiTracer, SpanMaker {
       return trace.wrapSpanContext(spanContext)
     }
 
+    const given = options.attributes
+    const attributes = isOurs || given === undefined ? given : plainCopy(given)
     const span = new Span(
       this,
       name,
@@ -247,9 +250,9 @@ export class Tracer implements ApiTracer, SpanMaker {
       traceState,
       parent,
       isOurs ? undefined : options.startTime,
-      isOurs ? options.attributes : {},
+      attributes ?? {},
     )
-    if (!isOurs && options.attributes !== undefined) span.setAttributes(options.attributes)
+    if (attributes === undefined && given !== undefined) span.setAttributes(given)
     if (verdict.attributes !== undefined) span.setAttributes(verdict.attributes)
     if (options.links !== undefined && options.links !== NO_LINKS) span.addLinks(options.links)
     provider.started(span, parentContext)

@@ -10,7 +10,7 @@
 import type { Attributes, HrTime, Link } from '@opentelemetry/api'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
-import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../span.ts'
+import { Span, type InstrumentationScope, type ReadableSpan, type TimedEvent } from '../span.ts'
 
 /** Arrays and objects nested deeper than this are written as empty values: an attribute may be cyclic. */
 export const DEPTH_LIMIT = 64
@@ -100,6 +100,10 @@ let nextSpan = new Int32Array(512)
 let traceId = ''
 let traceIdAt = 0
 let valuesLeft = 0
+let isEncoding = false
+/** Whether an app has put something on Object.prototype that loops over keys come upon. */
+let hasInherited = false
+const NOTHING = {}
 
 /**
  * The spans as an ExportTraceServiceRequest, one ResourceSpans for each resource object and in it one ScopeSpans for
@@ -119,6 +123,31 @@ let valuesLeft = 0
  */
 export function encodeProtobuf(spans: readonly ReadableSpan[]): Uint8Array {
   if (spans.length === 0) return new Uint8Array(0)
+  if (isEncoding) return apart(spans)
+  isEncoding = true
+  try {
+    return encodeSpans(spans)
+  } finally {
+    isEncoding = false
+  }
+}
+
+/** A value's `toString` may log, and what logs may be traced and fill a batch: that one has a buffer of its own. */
+function apart(spans: readonly ReadableSpan[]): Uint8Array {
+  const outer = { bytes, view, nextSpan, valuesLeft }
+  nextSpan = new Int32Array(spans.length)
+  resize(INITIAL_BYTES, 0)
+  forget()
+  try {
+    return encodeSpans(spans)
+  } finally {
+    ;({ bytes, view, nextSpan, valuesLeft } = outer)
+  }
+}
+
+function encodeSpans(spans: readonly ReadableSpan[]): Uint8Array {
+  hasInherited = false
+  for (const _ in NOTHING) hasInherited = true
   let at = 0
   for (const resourceGroup of group(spans)) {
     try {
@@ -128,8 +157,9 @@ export function encodeProtobuf(spans: readonly ReadableSpan[]): Uint8Array {
       reportOnce('encode', 'error', 'the spans of a resource could not be encoded and are left out', error)
     }
   }
-  const request = new Uint8Array(at)
-  request.set(bytes.subarray(0, at))
+  // Not filled with zeros first, which costs as much again as the copy; of no pool, since it waits for its answer.
+  const request = Buffer.allocUnsafeSlow(at)
+  bytes.copy(request, 0, 0, at)
   forget()
   if (bytes.length > KEPT_BYTES) resize(INITIAL_BYTES, 0)
   return request
@@ -242,7 +272,8 @@ function encodeScope(scope: InstrumentationScope, start: number): Uint8Array {
 /** ScopeSpans.spans = 2, a Span of at most 16 fields, written in the order of their numbers. */
 function writeSpan(span: ReadableSpan, start: number): number {
   reserve(start, SPAN_FIXED_BYTES)
-  const context = span.spanContext()
+  // A span of ours has the fields of its context: to ask for that would make an object of it.
+  const context = span instanceof Span ? span : span.spanContext()
   const parent = span.parentSpanContext
   bytes[start] = 0x12
   let at = start + 5
@@ -410,12 +441,12 @@ function hasNonZero(from: number, to: number): boolean {
 /** Repeated KeyValue { key = 1, value = 2 } under the tag of the field they belong to. Own enumerable keys only. */
 function writeAttributes(tag: number, attributes: Attributes, start: number): number {
   let at = start
+  // To ask for each key whether it is the object's own costs a tenth of a span.
+  const isPlain = !hasInherited && Object.getPrototypeOf(attributes) === Object.prototype
   for (const name in attributes) {
-    if (!Object.hasOwn(attributes, name)) continue
+    if (!isPlain && !Object.hasOwn(attributes, name)) continue
     const value: unknown = attributes[name]
-    if (value == null) continue
-    valuesLeft = VALUES_LIMIT
-    at = writeAttribute(tag, name, value, 1, at)
+    if (value != null) at = writeAttribute(tag, name, value, 1, at)
   }
   return at
 }
@@ -440,6 +471,7 @@ function writeAttribute(tag: number, name: string, value: unknown, depth: number
     return end
   }
   reserve(start, 5)
+  if (depth === 1) valuesLeft = VALUES_LIMIT
   const valueAt = writeBytes(key.bytes, start + 5)
   const end = writeValue(value, depth, reserved(valueAt, 4) + 4)
   bytes[start] = tag
