@@ -33,13 +33,13 @@ describe('every file of the bench', () => {
     const imported = importsOf(path).map(({ from }) => from)
     const near = imported.filter((from) => from.startsWith('.'))
     expect(near.filter((from) => !existsSync(join(root, dirname(path), from)))).toEqual([])
-    const installed = installs.flatMap((folder) =>
-      Object.keys(json<Manifest>(`${folder}/package.json`).dependencies ?? {}),
+    const installed = new Set(
+      installs.flatMap((folder) => Object.keys(json<Manifest>(`${folder}/package.json`).dependencies ?? {})),
     )
     const strangers = imported.filter(
       (from) =>
         !/^\.|^node:|^@throughline\//.test(from) &&
-        !installed.includes(/^(@[^/]+\/)?[^/]+/.exec(from)?.[0] as string),
+        !installed.has(/^(@[^/]+\/)?[^/]+/.exec(from)?.[0] as string),
     )
     expect(strangers).toEqual([])
   })

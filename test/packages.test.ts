@@ -167,7 +167,7 @@ test('the tools and libraries of the house are of exact versions', () => {
 })
 
 describe('every source', () => {
-  const sources = ['packages', 'examples', 'scripts', 'test']
+  const sources = ['packages', 'examples', 'scripts', 'test', 'bench', '.ci']
     .flatMap(filesIn)
     .filter((path) => /\.[mc]?[jt]s$/.test(path))
 

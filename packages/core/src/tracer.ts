@@ -149,7 +149,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
         failed('onEnding', error)
       }
     }
-    span.ended = true
+    span.close()
     for (const processor of this.#processors) {
       try {
         processor.onEnd(span)
@@ -218,7 +218,8 @@ export class Tracer implements ApiTracer, SpanMaker {
     const isOurs = options instanceof DeferredOptions
     const parent = !isOurs && options.root === true ? undefined : validParent(parentContext)
     const traceId = parent === undefined ? idGenerator.generateTraceId() : parent.traceId
-    const kind = options.kind ?? SpanKind.INTERNAL
+    const kind =
+      options.kind === undefined || SpanKind[options.kind] === undefined ? SpanKind.INTERNAL : options.kind
 
     // Order of the SDK specification: trace id, sampler, a span id also for a span that is dropped, span.
     const asked =

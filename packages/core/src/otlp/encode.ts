@@ -7,7 +7,8 @@
  * Functions that write take the position to write at and return the position after what they wrote. That keeps
  * the position in a register, and undoing a half-written message is no more than forgetting the new position.
  */
-import type { Attributes, HrTime, Link } from '@opentelemetry/api'
+import type { Attributes, Link } from '@opentelemetry/api'
+import { writeHrTime } from '../clock.ts'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
 import { Span, type InstrumentationScope, type ReadableSpan, type TimedEvent } from '../span.ts'
@@ -294,9 +295,13 @@ function writeSpan(span: ReadableSpan, start: number): number {
     at += 2
   }
   bytes[at] = 0x39
-  writeTime(span.startTime, at + 1)
   bytes[at + 9] = 0x41
-  writeTime(span.endTime, at + 10)
+  if (span instanceof Span) {
+    span.writeTimes(view, at + 1, at + 10)
+  } else {
+    writeHrTime(span.startTime, view, at + 1)
+    writeHrTime(span.endTime, view, at + 10)
+  }
   at = writeAttributes(0x4a, span.attributes, at + 18)
   at = writeCount(0x50, span.droppedAttributesCount, at)
   const { events, links, status } = span
@@ -330,7 +335,7 @@ function writeEvent(event: TimedEvent, start: number): number {
   reserve(start, 14)
   bytes[start] = 0x5a
   bytes[start + 5] = 0x09
-  writeTime(event.time, start + 6)
+  writeHrTime(event.time, view, start + 6)
   let at = writeTextField(0x12, event.name, start + 14)
   if (event.attributes) at = writeAttributes(0x1a, event.attributes, at)
   at = writeCount(0x20, event.droppedAttributesCount, at)
@@ -371,34 +376,14 @@ function writeCount(tag: number, count: number | undefined, start: number): numb
 }
 
 /**
- * [seconds, nanoseconds] as fixed64 nanoseconds, exactly: a double holds no product of today's seconds and 10^9, so
- * the seconds are multiplied in two parts, and neither product passes 2^53. A time that is no such number
- * (negative, NaN, beyond 2^64 - 1) becomes 0, which is how the protocol says unknown.
- */
-function writeTime(time: HrTime, at: number): void {
-  const seconds = Math.trunc(time[0])
-  const nanoseconds = Math.trunc(time[1])
-  let low = 0
-  let high = 0
-  if (seconds >= 0 && nanoseconds >= 0 && seconds < 2 ** 35 && nanoseconds < 2 ** 52) {
-    const upper = Math.floor(seconds / 0x10000) * 1e9
-    const sum = (upper & 0xffff) * 0x10000 + (seconds & 0xffff) * 1e9 + nanoseconds
-    high = Math.floor(upper / 0x10000) + Math.floor(sum / 2 ** 32)
-    if (high < 2 ** 32) low = sum >>> 0
-    else high = 0
-  }
-  view.setUint32(at, low, true)
-  view.setUint32(at + 4, high, true)
-}
-
-/**
  * trace_id = 1, 16 bytes. Spans of one trace often stand side by side: the id of the one before is copied, which is
  * a third of the work of reading 32 digits.
  */
 function writeTraceId(id: string, at: number): number {
   bytes[at] = 0x0a
   bytes[at + 1] = 16
-  if (id === traceId) {
+  // The last digit tells most ids apart, at a tenth of what it costs to compare them.
+  if (id.charCodeAt(31) === traceId.charCodeAt(31) && id === traceId) {
     copyWords(traceIdAt, at + 2, 16)
   } else {
     writeHex(id, 16, at + 2)
