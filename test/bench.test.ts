@@ -19,6 +19,9 @@ interface Lockfile {
 const read = (path: string) => readFileSync(join(root, path), 'utf8')
 const json = <T>(path: string) => JSON.parse(read(path)) as T
 
+/** What hangs has failed. */
+const MOST_MS = 20_000
+
 /** What Node 20 runs, and what newer ones do. */
 const installs = ['bench', 'bench/newest']
 const sources = filesIn('bench').filter((path) => /^(?!.*\/\.).*\.mjs$/.test(path))
@@ -59,7 +62,10 @@ describe('the command', () => {
 
   function bench(...args: string[]) {
     const main = join(clone, 'bench/main.mjs')
-    const { status, stdout, stderr } = spawnSync(process.execPath, [main, ...args], { encoding: 'utf8' })
+    const { status, stdout, stderr } = spawnSync(process.execPath, [main, ...args], {
+      encoding: 'utf8',
+      timeout: MOST_MS,
+    })
     return { status, stdout, stderr }
   }
 

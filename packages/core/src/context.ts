@@ -222,7 +222,6 @@ export function emitWithin(
   emit: EventEmitter['emit'],
   args: Emission,
 ): boolean {
-  if (context.active() === scope) return Reflect.apply(emit, emitter, args)
   return context.with(scope, apply, undefined, emit, emitter, args) as boolean
 }
 

@@ -22,14 +22,19 @@ const NO_HOST: Host = { address: undefined, port: undefined }
 const OTHER_METHOD = '_OTHER'
 
 let knownMethods: ReadonlySet<string> | undefined
+let latestKnown = ''
 
 function isKnown(method: string): boolean {
+  // Asked three times a request, and most requests are GETs.
+  if (method === latestKnown && method !== '') return true
   if (knownMethods === undefined) {
     const given = process.env['OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS']?.trim()
     // The variable replaces the list, it does not add to it.
     knownMethods = new Set(given ? given.split(',').map((name) => name.trim()) : KNOWN_METHODS)
   }
-  return knownMethods.has(method)
+  if (!knownMethods.has(method)) return false
+  latestKnown = method
+  return true
 }
 
 /** `http.request.method`: the method where it is a known one, else `_OTHER`. */
@@ -166,5 +171,6 @@ function forwarded(headers: IncomingHttpHeaders, parameter: 'for' | 'host' | 'pr
 
 /** The request line's target as it came: frameworks rewrite `url` while they route, and keep this. */
 export function targetOf(request: IncomingMessage & { originalUrl?: unknown }): string {
-  return typeof request.originalUrl === 'string' ? request.originalUrl : (request.url ?? '')
+  const { originalUrl } = request
+  return typeof originalUrl === 'string' ? originalUrl : (request.url ?? '')
 }

@@ -75,10 +75,16 @@ function guarded(
 
 let latestValid: SpanContext | undefined
 
-/** Whether both ids are ones. A request's context is asked about two or three times in a row: the second time is free. */
+/** Whether both ids are ones. A request's context is asked about two or three times in a row: only the first time costs. */
 export function isValid(context: SpanContext): boolean {
   if (context === latestValid) return true
   if (!isSpanContextValid(context)) return false
   latestValid = context
   return true
+}
+
+/** Spares even the first time where the ids have been read, and so checked, just now: 0.1 µs. */
+export function knownValid(context: SpanContext): SpanContext {
+  latestValid = context
+  return context
 }

@@ -11,6 +11,7 @@ import {
 import { formatB3, parseB3, parseB3Fields, samplingState, type B3 } from './b3.ts'
 import { formatBaggage, parseBaggage } from './baggage.ts'
 import { isSuppressed, withSpan } from './context.ts'
+import { knownValid } from './ids.ts'
 import { formatTraceparent, parseTraceContext, serializeTracestate } from './trace-context.ts'
 
 /** W3C Trace Context Level 2: `traceparent` and `tracestate`. A header that is not valid leaves the context as it was. */
@@ -27,7 +28,7 @@ export const traceContextPropagator: TextMapPropagator = {
     const traceparent = getter.get(carrier, 'traceparent')
     if (traceparent === undefined) return into
     const spanContext = parseTraceContext(traceparent, getter.get(carrier, 'tracestate'))
-    return spanContext === undefined ? into : withSpan(into, trace.wrapSpanContext(spanContext))
+    return spanContext === undefined ? into : withSpan(into, trace.wrapSpanContext(knownValid(spanContext)))
   },
   fields: () => ['traceparent', 'tracestate'],
 }

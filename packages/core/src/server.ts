@@ -81,8 +81,11 @@ export interface Framework<Subject, Given extends unknown[], Carried = Subject> 
   given(carried: Carried, response: ServerResponse): Given
   /** The pattern that the router matched, mount points included; asked when the response has closed. */
   route?(carried: Carried): string | undefined
-  /** Whether `emit` is overridden already on what the request and its response inherit from. */
-  isBound?(carried: Carried): boolean
+  /**
+   * Asked when the span has started: whether `emit` is overridden already on what the request and its response inherit
+   * from. `isRecorded` tells whether a route will be wanted.
+   */
+  isBound?(carried: Carried, isRecorded: boolean): boolean
 }
 
 /** Runs `run`, which hands the request on, inside a SERVER span; returns what it returns. */
@@ -139,8 +142,7 @@ class Exchange<Given extends unknown[], Carried> extends DeferredOptions {
   readonly request: IncomingMessage
   readonly response: ServerResponse
   readonly carried: Carried
-  /** The request line's target as it came, should the framework rewrite it. */
-  readonly target: string
+  readonly method: string
   /** Undefined where the app asked to ignore the request. */
   span: Span | undefined = undefined
   /** Of the official HTTP instrumentation, where that has made the span and will end it. */
@@ -165,12 +167,12 @@ class Exchange<Given extends unknown[], Carried> extends DeferredOptions {
     this.request = request
     this.response = response
     this.carried = carried
-    this.target = targetOf(request)
+    this.method = request.method ?? ''
   }
 
   protected build(): Attributes {
-    const { request, target, seam } = this
-    return serverAttributes(request, target, seam.trustProxy, seam.requestHeaders)
+    const { request, seam } = this
+    return serverAttributes(request, targetOf(request), seam.trustProxy, seam.requestHeaders)
   }
 
   /** Before the request's listeners of 'close' are called. */
@@ -207,11 +209,11 @@ class Exchange<Given extends unknown[], Carried> extends DeferredOptions {
   }
 
   #describe(span: Span): void {
-    const { seam, request, response, carried } = this
+    const { seam, response, carried } = this
     const route = seam.routeOf?.(carried)
     if (route !== undefined) {
       span.setAttribute(semconv.HTTP_ROUTE, route)
-      span.updateName(spanName(request.method ?? '', route))
+      span.updateName(spanName(this.method, route))
     }
     const { statusCode } = response
     if (response.headersSent) span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, statusCode)
@@ -274,9 +276,14 @@ function exchangeOf(request: IncomingMessage): AnyExchange | undefined {
   return (request.rawHeaders as Holder | undefined)?.[EXCHANGE] ?? (request as Holder)[EXCHANGE]
 }
 
-/** What the seam was handed with this request; undefined where it has not seen it. */
+/**
+ * What the seam was handed with this request; null where nothing of the request is recorded, and undefined where the seam
+ * has not seen it.
+ */
 export function carriedBy(request: IncomingMessage): unknown {
-  return exchangeOf(request)?.carried
+  const exchange = exchangeOf(request)
+  if (exchange === undefined) return undefined
+  return exchange.span?.isRecording() === true ? exchange.carried : null
 }
 
 // ---- Listeners ----
@@ -419,12 +426,12 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     const exchange = new Exchange(seam, request, response, carried, links)
     if (
       isIgnored?.(framework.subject(carried)) === true ||
-      isIgnoredPath?.(pathOf(exchange.target)) === true
+      isIgnoredPath?.(pathOf(targetOf(request))) === true
     ) {
       return attach(exchange, ignoredScope(extracted))
     }
     const parent = treatment === 'continue' ? extracted : base
-    const span = maker.startSpan(spanName(request.method ?? ''), exchange, parent)
+    const span = maker.startSpan(spanName(exchange.method), exchange, parent)
     exchange.span = span
     if (seam.responseHeaders.length > 0) rememberHeaders(response)
     if (serverTiming) announce(response, span)
@@ -451,7 +458,8 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     exchange.requestScope = scope
     exchange.responseScope = scope
     // Where somebody has given this very response an `emit`, that of its prototype is not called.
-    if (framework.isBound?.(carried) === true && isOfExchange(response.emit)) {
+    const isRecorded = exchange.span?.isRecording() === true
+    if (framework.isBound?.(carried, isRecorded) === true && isOfExchange(response.emit)) {
       Object.defineProperty(request.rawHeaders, EXCHANGE, { value: exchange })
     } else {
       ;(request as Holder)[EXCHANGE] = exchange as unknown as AnyExchange

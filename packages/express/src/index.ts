@@ -1,6 +1,6 @@
 import { emitByPrototype, receiver, type ReceivingOptions } from '@throughline/core'
-import type { Express, Request, RequestHandler, Response } from 'express'
-import { startWay, type Way } from './layers.ts'
+import type { Express, NextFunction, Request, RequestHandler, Response } from 'express'
+import { startWay, wayOf, type App, type Way } from './layers.ts'
 
 /** `ignore` and `inbound` get the request; `attributes` and `spanName` get request and response when it has closed. */
 export type TracingOptions = ReceivingOptions<Request, [request: Request, response: Response]>
@@ -22,12 +22,18 @@ export function tracing(options: TracingOptions = {}): RequestHandler {
       subject: ({ request }) => request,
       given: ({ request }, response) => [request, response as Response],
       route: ({ route }) => route,
-      isBound: ({ request }) => isBound(request.app as Express),
+      isBound(way, isRecorded) {
+        const app = way.request.app as Express
+        if (isRecorded) startWay(way, app as unknown as App, tracing)
+        return isBound(app)
+      },
     },
     options,
   )
-  return function tracing(request, response, next) {
-    receive(request, response, startWay(request, tracing), next)
+  return tracing
+
+  function tracing(request: Request, response: Response, next: NextFunction): void {
+    receive(request, response, wayOf(request), next)
   }
 }
 

@@ -29,7 +29,7 @@ interface Router {
   readonly stack: Layer[]
 }
 
-interface App {
+export interface App {
   /** Express 4 throws when its long removed `router` is read, and makes this one late. */
   readonly _router?: Router
   readonly router?: Router
@@ -53,25 +53,29 @@ const watched = new WeakSet<Layer>()
 const seen = new WeakMap<Layer[], number>()
 /** Of requests that were below a mount path when they had not come to the tracing yet. */
 const early = new WeakMap<object, Way>()
+let hasEarly = false
+
+/** The way of a request that comes to the tracing. */
+export function wayOf(request: Request): Way {
+  return (hasEarly ? early.get(request) : undefined) ?? newWay(request)
+}
+
+function newWay(request: Request): Way {
+  return { request, mount: '', baseUrl: '', route: undefined }
+}
 
 /**
- * The way of a request that comes to the tracing now. The layers that its app and those above it have by now are watched,
- * by each request, since layers come late too. `tracing` is the middleware that asks.
+ * The request has come to `tracing`, the middleware. The layers that its app and those above it have by now are watched,
+ * by each request, since layers come late too.
  */
-export function startWay(request: Request, tracing: RequestHandler): Way {
-  const { app, baseUrl } = request
-  const way = (baseUrl === '' ? undefined : early.get(request)) ?? wayOf(request)
+export function startWay(way: Way, app: App, tracing: RequestHandler): void {
+  const { request } = way
   try {
-    for (let at: App | undefined = app as unknown as App; at !== undefined; at = at.parent) watch(stackOf(at))
-    if (baseUrl !== '' && !early.has(request)) enteredUnseen(way, tracing)
+    for (let at: App | undefined = app; at !== undefined; at = at.parent) watch(stackOf(at))
+    if (request.baseUrl !== '' && !(hasEarly && early.has(request))) enteredUnseen(way, tracing)
   } catch (error) {
     sayUnknown(error)
   }
-  return way
-}
-
-function wayOf(request: Request): Way {
-  return { request, mount: '', baseUrl: '', route: undefined }
 }
 
 /** The way of a request that has come to the tracing, or is below a mount path on its way to it. */
@@ -80,7 +84,8 @@ function knownWay(request: Request): Way | undefined {
   if (carried !== undefined) return isWay(carried) ? carried : undefined
   if (request.baseUrl === '') return undefined
   let way = early.get(request)
-  if (way === undefined) early.set(request, (way = wayOf(request)))
+  if (way === undefined) early.set(request, (way = newWay(request)))
+  hasEarly = true
   return way
 }
 
