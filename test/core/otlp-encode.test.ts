@@ -1276,3 +1276,58 @@ describe('an app that gets in between', () => {
     }
   })
 })
+
+describe('a batch that is too long for one request', () => {
+  const other: InstrumentationScope = { name: 'other' }
+  const batch = Array.from({ length: 40 }, (_, index) =>
+    span({
+      name: `span ${index}`,
+      instrumentationScope: index % 3 === 0 ? other : scope,
+      ...(index % 5 === 0 && { resource: { attributes: { 'service.name': 'second' } } }),
+      attributes: { text: 'x'.repeat(100) },
+    }),
+  )
+
+  function namesIn(request: Uint8Array): string[] {
+    const { resourceSpans = [] } = decodeRequest(request) as {
+      resourceSpans?: { scopeSpans: { spans: { name: string }[] }[] }[]
+    }
+    const groups = resourceSpans.flatMap(({ scopeSpans }) => scopeSpans)
+    // An envelope without spans is not to be sent.
+    for (const { spans } of groups) expect(spans.length).toBeGreaterThan(0)
+    return groups.flatMap(({ spans }) => spans.map(({ name }) => name))
+  }
+
+  it.each([1, 300, 1000, 4000, 1e6])(
+    'goes in parts of about %i bytes, and every span in one of them',
+    (most) => {
+      const parts: string[][] = []
+      for (let unsent: readonly ReadableSpan[] = batch; unsent.length > 0;) {
+        const rest = { later: [] as ReadableSpan[], leftOut: 0 }
+        const request = encodeProtobuf(unsent, most, rest)
+        checkRequest(request)
+        expect(request.length).toBeLessThan(most + 600)
+        parts.push(namesIn(request))
+        expect(rest.leftOut).toBe(0)
+        unsent = rest.later
+      }
+      expect(parts.flat().sort()).toEqual(batch.map(({ name }) => name).sort())
+      if (most === 1e6) expect(parts).toHaveLength(1)
+      else expect(parts.length).toBeGreaterThan(1)
+    },
+  )
+
+  it.each(['protobuf', 'json'])('counts the spans that cannot be encoded: %s', (form) => {
+    const broken = span({})
+    Object.defineProperty(broken, 'name', {
+      get() {
+        throw new Error('no')
+      },
+    })
+    const rest = { later: [], leftOut: 0 }
+    const spans = [span({}), broken, span({}), broken]
+    if (form === 'json') encodeJson(spans, rest)
+    else encodeProtobuf(spans, Infinity, rest)
+    expect(rest).toEqual({ later: [], leftOut: 2 })
+  })
+})

@@ -123,6 +123,67 @@ describe('a request', () => {
     expect(collector.requests).toHaveLength(1)
   })
 
+  describe.each(['http/protobuf', 'http/json'] as const)(
+    'of more than an app would feel goes in parts: %s',
+    (protocol) => {
+      const heavy = (count: number) => {
+        const { tracer, ended } = engine()
+        for (let index = 0; index < count; index++)
+          tracer.startSpan(`heavy ${index}`, { attributes: { text: 'x'.repeat(100 * 1024) } }).end()
+        return ended
+      }
+
+      test('each span is in one of them', async () => {
+        const collector = await receiver()
+        const exporter = exporterTo(collector.url, { protocol })
+        const spans = heavy(20)
+        const result = await new Promise<ExportResult>((resolve) => exporter.export(spans, resolve))
+        expect(result).toEqual({ code: 0 })
+        expect(collector.requests.length).toBeGreaterThanOrEqual(4)
+        const names = collector.requests.flatMap(({ body }) => {
+          const request = protocol === 'http/json' ? body.toString() : JSON.stringify(decodeRequest(body))
+          return [...request.matchAll(/"heavy (\d+)"/g)].map(([, index]) => Number(index))
+        })
+        expect(names.toSorted((a, b) => a - b)).toEqual(spans.map((_, index) => index))
+      })
+
+      test('what the first one that fails takes along is counted, what went before it is not', async () => {
+        const collector = await receiver(statuses(200, 200, 400))
+        const exporter = exporterTo(collector.url, { protocol })
+        const result = await new Promise<ExportResult>((resolve) => exporter.export(heavy(20), resolve))
+        expect(collector.requests).toHaveLength(3)
+        const gone = collector.requests
+          .slice(0, 2)
+          .flatMap(({ body }) => [...body.toString('latin1').matchAll(/heavy \d+/g)])
+        expect(result).toMatchObject({ code: 1, lost: 20 - gone.length })
+      })
+    },
+  )
+
+  test('of which a span cannot be encoded takes the others along, and says how many are lost', async () => {
+    const collector = await receiver()
+    const spans = [finished('one'), finished('broken'), finished('two')]
+    Object.defineProperty(spans[1], 'name', {
+      get() {
+        throw new Error('no')
+      },
+    })
+    const reports = said()
+    const processor = batchProcessor(exporterTo(collector.url), {
+      maxExportBatchSize: 3,
+      maxQueueSize: 10,
+      scheduledDelayMillis: 1e6,
+      exportTimeoutMillis: 10_000,
+    })
+    for (const span of spans) processor.onEnd(span)
+    await processor.shutdown()
+    expect(JSON.stringify(decodeRequest(collector.requests[0]?.body as Buffer))).toMatch(/one.*two/)
+    expect(reports.lines).toEqual([
+      expect.stringContaining('a span could not be encoded'),
+      expect.stringContaining('1 spans were lost'),
+    ])
+  })
+
   test('of ours is neither traced nor given a traceparent', async () => {
     context.setGlobalContextManager(new AsyncContextManager())
     const requests = vi.spyOn(http.ClientRequest.prototype, 'end')

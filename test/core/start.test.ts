@@ -244,8 +244,8 @@ describe('start() again, after shutdown()', () => {
     const two = started({ exporter: second, serviceName: 'two', sampling: 1 })
     await traffic('second')
     await two.flush()
-    const { resource, ...last } = second.getFinishedSpans()[1] ?? {}
-    expect(resource?.attributes['service.name']).toBe('two')
+    const last = second.getFinishedSpans()[1]
+    expect(last?.resource.attributes['service.name']).toBe('two')
     expect(last).toMatchObject({ name: 'second', kind: SpanKind.INTERNAL })
     expect(second.getFinishedSpans().map(({ name }) => name)).toEqual(['GET', 'second'])
     expect(first.spans().map(({ name }) => name)).toEqual(['GET', 'first'])

@@ -10,6 +10,8 @@ import { isSampled, type ReadableSpan, type SpanProcessor } from './span.ts'
 export interface ExportResult {
   code: 0 | 1
   error?: Error
+  /** How many spans of the batch did not leave; without it, none of a success and all of a failure. */
+  lost?: number
 }
 
 /** Takes finished spans out of the process; the shape of the official SDK's SpanExporter. */
@@ -18,6 +20,8 @@ export interface SpanExporter {
   export(spans: ReadableSpan[], done: (result: ExportResult) => void, late?: AbortSignal): void
   shutdown(): Promise<void>
   forceFlush?(): Promise<void>
+  /** True for one that sends a heavy batch in parts by itself. */
+  readonly cutsItself?: true
 }
 
 /** Milliseconds and counts, as the OTEL_BSP_* variables name them. */
@@ -139,7 +143,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
 
   function take(): ReadableSpan[] {
     const batch = due.shift() ?? takeFilling()
-    const rest = batch.splice(countOfLight(batch))
+    const rest = exporter.cutsItself === true ? [] : batch.splice(countOfLight(batch, BATCH_WEIGHT))
     if (rest.length > 0) due.unshift(rest)
     queued -= batch.length
     taken += batch.length
@@ -197,9 +201,15 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
         lost = 0
       }
       isLossSaid = false
+      if (result.lost) {
+        // Why, the exporter has said; how many, the period says.
+        lost += result.lost
+        isLeftToExporter = false
+        failures.open()
+      }
       return
     }
-    lost += count
+    lost += result?.lost ?? count
     isLeftToExporter = isAnnounced(result?.error)
     if (isLossSaid || isLeftToExporter || !failures.open()) return
     isLossSaid = true
@@ -294,13 +304,13 @@ function isAnnounced(error: unknown): boolean {
   return error instanceof Error && 'announced' in error
 }
 
-/** How many of the spans make a batch that is not too heavy; at least one. */
-function countOfLight(spans: readonly ReadableSpan[]): number {
+/** How many of the spans together weigh no more than this; at least one. */
+export function countOfLight(spans: readonly ReadableSpan[], most: number): number {
   let weight = 0
   let count = 0
   for (const span of spans) {
     weight += weightOf(span)
-    if (weight > BATCH_WEIGHT) break
+    if (weight > most) break
     count += 1
   }
   return Math.max(1, count)

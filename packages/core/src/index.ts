@@ -23,11 +23,10 @@ export {
   type ReceivingOptions,
 } from './server.ts'
 export {
+  Call,
   headersOf,
   sender,
   SENDING_SHAPE,
-  type Call,
-  type Ending,
   type Library,
   type Sender,
   type SendingOptions,

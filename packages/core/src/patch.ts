@@ -8,10 +8,15 @@ const PATCHES = Symbol.for('throughline.patches')
 
 type Method = (this: unknown, ...args: never[]) => unknown
 
-interface Patch {
+/** Whether an override is in force still. */
+export interface Override {
+  readonly isOn: boolean
+}
+
+interface Patch extends Override {
   readonly key: PropertyKey
   readonly before: PropertyDescriptor | undefined
-  readonly replacement: Method
+  replacement: Method | undefined
   isOn: boolean
 }
 
@@ -23,20 +28,27 @@ export function isTraced(target: object): boolean {
 }
 
 /**
- * Puts `wrap(original)` in place of the method, on this object only. The replacement keeps the original's name and
- * number of parameters, and cannot be seen by enumeration.
+ * Puts `wrap(original)` in place of the method, on this object only. It keeps the original's name and number of
+ * parameters, and cannot be seen by enumeration.
+ *
+ * A `wrap` with a second parameter sees to it itself that calls pass through once `isOn` is false: that spares each call
+ * a function in between, 0.1 µs.
  */
 export function override<T extends object, K extends keyof T>(
   target: T,
   key: K,
-  wrap: (original: T[K]) => T[K],
+  wrap: (original: T[K], state: Override) => T[K],
 ): void {
   const original = target[key] as Method
-  const traced = wrap(target[key]) as Method
-  const patch: Patch = { key, before: Object.getOwnPropertyDescriptor(target, key), replacement, isOn: true }
-  function replacement(this: unknown, ...args: never[]): unknown {
-    return Reflect.apply(patch.isOn ? traced : original, this, args)
+  const patch: Patch = {
+    key,
+    before: Object.getOwnPropertyDescriptor(target, key),
+    replacement: undefined,
+    isOn: true,
   }
+  const traced = wrap(target[key], patch) as Method
+  const replacement = wrap.length > 1 ? traced : switched(patch, traced, original)
+  patch.replacement = replacement
   Object.defineProperty(replacement, 'name', { value: original.name, configurable: true })
   Object.defineProperty(replacement, 'length', { value: original.length, configurable: true })
   Object.defineProperty(target, key, {
@@ -46,6 +58,12 @@ export function override<T extends object, K extends keyof T>(
     enumerable: false,
   })
   patchesOf(target).push(patch)
+}
+
+function switched(patch: Override, traced: Method, original: Method): Method {
+  return function (...args) {
+    return Reflect.apply(patch.isOn ? traced : original, this, args)
+  }
 }
 
 /** Undoes every wrap of this object. Where somebody has wrapped ours since, ours stays and only passes calls on. */

@@ -1,14 +1,16 @@
 import {
+  Call,
   errorType,
   semconv,
   type Attributes,
-  type Call,
+  type Context,
   type Sender,
   type SendingOptions,
 } from '@throughline/core'
 import { maskedCommand, maskedMessage } from './mask.ts'
 
 const DEFAULT_PORT = 6379
+const SYSTEM = 'redis'
 
 /** A command as it goes to the server. That of a pipeline or transaction is called PIPELINE or MULTI. */
 export interface RedisCommand {
@@ -18,8 +20,8 @@ export interface RedisCommand {
   readonly args: readonly unknown[]
 }
 
-type Subject = [command: string, args: readonly unknown[]]
-type Outcome = [command: RedisCommand, reply: unknown]
+export type Subject = [command: string, args: readonly unknown[]]
+export type Outcome = [command: RedisCommand, reply: unknown]
 
 /** `ignore` gets a command's name in upper case and its arguments; `attributes` gets the command and its reply. */
 export type IORedisOptions = SendingOptions<Subject, Outcome>
@@ -56,106 +58,221 @@ export interface Command {
   resolve: (reply: unknown) => unknown
   reject: (error: unknown) => unknown
   transformReply(reply: unknown): unknown
+  /** That it has passed us once. Not in a WeakSet: that cost 2 µs a command, most of it in garbage collection. */
+  [SEEN]?: true
 }
+
+const SEEN = Symbol('throughline.seen')
 
 /** Commands that run something which has a name: the first argument. */
 const STORED_PROCEDURE = new Set(['EVALSHA', 'EVALSHA_RO', 'FCALL', 'FCALL_RO'])
 
-/** Has `submit` hand a command over, in a span that ends when the command is answered. */
-export function traceCommand<Result>(
+/**
+ * Whether a command comes for the first time: one that has to wait for a connection, or that is sent again on a new one,
+ * passes more than once.
+ */
+export function isNew(command: Command): boolean {
+  if (command[SEEN] === true) return false
+  command[SEEN] = true
+  return true
+}
+
+/** A traced client, and what spans say of where it is connected to. */
+export class Connection {
+  readonly client: Client
+  #stream: Client['stream'] = undefined
+  #address: string | undefined = undefined
+  #port: number | undefined = undefined
+
+  constructor(client: Client) {
+    this.client = client
+  }
+
+  /** What a span of this client says, whatever it is about. */
+  attributes(operation: string, text: string): Attributes {
+    const { options, condition } = this.client
+    const { path, sentinels, host = 'localhost', port = DEFAULT_PORT } = options
+    const namespace = String(condition?.select ?? options.db ?? 0)
+    this.#look()
+    // One literal with what nearly every command has: objects that grow key by key, or by spreading, cost more.
+    if (this.#port !== undefined && !sentinels && !path && port === DEFAULT_PORT) {
+      return {
+        [semconv.DB_SYSTEM_NAME]: SYSTEM,
+        [semconv.DB_NAMESPACE]: namespace,
+        [semconv.DB_OPERATION_NAME]: operation,
+        [semconv.DB_QUERY_TEXT]: text,
+        [semconv.NETWORK_PEER_ADDRESS]: this.#address as string,
+        [semconv.NETWORK_PEER_PORT]: this.#port,
+        [semconv.SERVER_ADDRESS]: host,
+      }
+    }
+    const attributes: Attributes = {
+      [semconv.DB_SYSTEM_NAME]: SYSTEM,
+      [semconv.DB_NAMESPACE]: namespace,
+      [semconv.DB_OPERATION_NAME]: operation,
+      [semconv.DB_QUERY_TEXT]: text,
+      ...this.peer(),
+    }
+    // Behind sentinels the server is whichever they name.
+    if (sentinels) return attributes
+    attributes[semconv.SERVER_ADDRESS] = path ?? host
+    if (!path && port !== DEFAULT_PORT) attributes[semconv.SERVER_PORT] = port
+    return attributes
+  }
+
+  /** What a span says of the other end of the connection, once there is one. */
+  peer(): Attributes {
+    this.#look()
+    const address = this.#address
+    const port = this.#port
+    if (address === undefined || port === undefined) return {}
+    const peer = { [semconv.NETWORK_PEER_ADDRESS]: address, [semconv.NETWORK_PEER_PORT]: port }
+    if (!this.client.options.sentinels) return peer
+    return { ...peer, [semconv.SERVER_ADDRESS]: address, [semconv.SERVER_PORT]: port }
+  }
+
+  /** A socket is asked once for the two: its getters take 1 µs. */
+  #look(): void {
+    const { stream } = this.client
+    if (stream === this.#stream && this.#port !== undefined) return
+    const { remoteAddress, remotePort } = stream ?? {}
+    this.#stream = stream
+    this.#address = remotePort === undefined ? undefined : remoteAddress
+    this.#port = remoteAddress === undefined ? undefined : remotePort
+  }
+}
+
+/** A call of a Redis: of a command or of several. */
+export abstract class RedisCall extends Call<Subject, Outcome> {
+  protected readonly connection: Connection
+  readonly #send: RedisSender
+  readonly #wasReady: boolean
+
+  constructor(send: RedisSender, caller: Context, connection: Connection) {
+    super(caller)
+    this.connection = connection
+    this.#send = send
+    this.#wasReady = connection.client.status === 'ready'
+  }
+
+  /** Whether the reply is asked for. */
+  protected get asksOutcome(): boolean {
+    return this.#send.asksOutcome
+  }
+
+  /** Ends the span of a call that was answered. */
+  protected answer(errors: readonly unknown[] = []): void {
+    // One that had to wait for a connection learns now where it leads to.
+    if (!this.#wasReady && this.span.isRecording()) this.span.setAttributes(this.connection.peer())
+    if (errors.length === 0) this.#send.succeed(this)
+    else this.fail(errors, true)
+  }
+
+  /** Ends the span of a call that met these errors; with `hasOutcome` the app got an answer all the same. */
+  fail(errors: readonly unknown[], hasOutcome = false): void {
+    if (!this.span.isRecording()) return
+    const codes = errors.map(replyCode).filter((code) => code !== undefined)
+    if (codes.length > 0) this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, joined(codes))
+    const type = joined(errors.map((error) => replyCode(error) ?? errorType(error) ?? '_OTHER'))
+    this.#send.fail(this, type, maskedMessage(errors[0]), hasOutcome)
+  }
+}
+
+class CommandCall extends RedisCall {
+  readonly #name: string
+  readonly #args: readonly unknown[]
+  #reply: unknown = undefined
+
+  constructor(
+    send: RedisSender,
+    caller: Context,
+    connection: Connection,
+    name: string,
+    args: readonly unknown[],
+  ) {
+    super(send, caller, connection)
+    this.#name = name
+    this.#args = args
+  }
+
+  override name(): string {
+    return this.#name
+  }
+
+  override subject(): Subject {
+    return [this.#name, this.#args]
+  }
+
+  override outcome(): Outcome {
+    return [{ name: this.#name, args: this.#args }, this.#reply]
+  }
+
+  protected override build(): Attributes {
+    const name = this.#name
+    const attributes = this.connection.attributes(name, maskedCommand(name, this.#args))
+    if (STORED_PROCEDURE.has(name)) attributes[semconv.DB_STORED_PROCEDURE_NAME] = String(this.#args[0])
+    return attributes
+  }
+
+  /** Not by handlers on the promise: a rejection that nobody handles must remain one. */
+  watch(command: Command): void {
+    const { resolve, reject } = command
+    command.resolve = (reply) => {
+      const settled = resolve(reply)
+      this.answer()
+      return settled
+    }
+    command.reject = (error) => {
+      this.fail([error])
+      return reject(error)
+    }
+    if (!this.asksOutcome) return
+    const { transformReply } = command
+    command.transformReply = (reply) => (this.#reply = Reflect.apply(transformReply, command, [reply]))
+  }
+}
+
+/** Begins the span of a command, which ends when that is answered; undefined where there is to be none. */
+export function beginCommand(
   send: RedisSender,
-  client: Client,
+  connection: Connection,
   command: Command,
-  submit: () => Result,
-): Result {
-  const { args } = command
-  const name = String(command.name).toUpperCase()
-  const call = send.begin([name, args], () => name, attributes)
-  if (call === undefined) return submit()
-
-  const wasReady = client.status === 'ready'
-  const { transformReply } = command
-  let shown: unknown
-  command.transformReply = (reply) => (shown = Reflect.apply(transformReply, command, [reply]))
-  return handOver(send, call, command, submit, () => {
-    if (!wasReady && call.span.isRecording()) call.span.setAttributes(peerOf(client))
-    send.succeed(call, { name, args }, shown)
-  })
-
-  function attributes(): Attributes {
-    const shared = { ...attributesOf(client, name), [semconv.DB_QUERY_TEXT]: maskedCommand(name, args) }
-    return STORED_PROCEDURE.has(name)
-      ? { ...shared, [semconv.DB_STORED_PROCEDURE_NAME]: String(args[0]) }
-      : shared
-  }
+): RedisCall | undefined {
+  const caller = send.caller()
+  if (caller === undefined) return undefined
+  const call = new CommandCall(send, caller, connection, upperCase(command.name), command.args)
+  if (!send.begin(call)) return undefined
+  call.watch(command)
+  return call
 }
 
-/** What waits for the server: a reply, or an error, reaches its promise through these two. */
-interface Waiting<Reply> {
-  resolve: (reply: Reply) => unknown
-  reject: (error: unknown) => unknown
-}
-
-/** Hands over by `submit`, and ends the span when there is an answer (by `answered`) or an error. */
-export function handOver<Reply, Result>(
-  send: RedisSender,
-  call: Call,
-  waiting: Waiting<Reply>,
-  submit: () => Result,
-  answered: (reply: Reply) => void,
-): Result {
-  const { resolve, reject } = waiting
-  // Not by handlers on the promise: a rejection that nobody handles must remain one.
-  waiting.resolve = (reply) => {
-    const settled = resolve(reply)
-    answered(reply)
-    return settled
-  }
-  waiting.reject = (error) => {
-    fail(send, call, [error])
-    return reject(error)
-  }
+/** Hands over what has a span; where ioredis throws instead of rejecting, that ends the span. */
+export function submitted(
+  call: RedisCall | undefined,
+  original: (this: unknown, ...args: never[]) => unknown,
+  self: unknown,
+  args: readonly unknown[],
+): unknown {
+  if (call === undefined) return Reflect.apply(original, self, args)
   try {
-    return submit()
+    return Reflect.apply(original, self, args)
   } catch (error) {
-    fail(send, call, [error])
+    call.fail([error])
     throw error
   }
 }
 
-/** Ends the span of a call that met these errors; `outcome` is given where the app got an answer all the same. */
-export function fail(send: RedisSender, call: Call, errors: readonly unknown[], outcome?: Outcome): void {
-  if (!call.span.isRecording()) return
-  const codes = errors.map(replyCode).filter((code) => code !== undefined)
-  if (codes.length > 0) call.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, joined(codes))
-  const type = joined(errors.map((error) => replyCode(error) ?? errorType(error) ?? '_OTHER'))
-  const failure = { type, message: maskedMessage(errors[0]) }
-  send.conclude(call, outcome === undefined ? { failure } : { failure, outcome })
-}
+let latestName = ''
+let latestUpperCase = ''
 
-/** What a span of this client says, whatever it is about. */
-export function attributesOf(client: Client, operation: string): Attributes {
-  const { options, condition } = client
-  const attributes: Attributes = {
-    [semconv.DB_SYSTEM_NAME]: 'redis',
-    [semconv.DB_NAMESPACE]: String(condition?.select ?? options.db ?? 0),
-    [semconv.DB_OPERATION_NAME]: operation,
-    ...peerOf(client),
+/** Most commands of an app are few, and each in turn the same: 0.1 µs. */
+function upperCase(given: unknown): string {
+  if (given !== latestName) {
+    const name = String(given)
+    latestUpperCase = name.toUpperCase()
+    latestName = name
   }
-  // Behind sentinels the server is whichever they name.
-  if (options.sentinels) return attributes
-  const { path, host = 'localhost', port = DEFAULT_PORT } = options
-  attributes[semconv.SERVER_ADDRESS] = path ?? host
-  if (!path && port !== DEFAULT_PORT) attributes[semconv.SERVER_PORT] = port
-  return attributes
-}
-
-export function peerOf({ stream, options }: Client): Attributes {
-  const { remoteAddress, remotePort } = stream ?? {}
-  if (remoteAddress === undefined || remotePort === undefined) return {}
-  const peer = { [semconv.NETWORK_PEER_ADDRESS]: remoteAddress, [semconv.NETWORK_PEER_PORT]: remotePort }
-  if (!options.sentinels) return peer
-  return { ...peer, [semconv.SERVER_ADDRESS]: remoteAddress, [semconv.SERVER_PORT]: remotePort }
+  return latestUpperCase
 }
 
 /** The first word of what the server answers instead of a reply: WRONGTYPE. */

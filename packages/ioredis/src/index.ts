@@ -1,6 +1,15 @@
 import { isTraced, override, sender, show, yieldsTo } from '@throughline/core'
 import type { Redis } from 'ioredis'
-import { traceCommand, type Client, type Command, type IORedisOptions, type RedisSender } from './command.ts'
+import {
+  beginCommand,
+  Connection,
+  isNew,
+  submitted,
+  type Client,
+  type Command,
+  type IORedisOptions,
+  type RedisSender,
+} from './command.ts'
 import { tracePipeline, type Pipeline } from './pipeline.ts'
 
 export type { IORedisOptions, RedisCommand } from './command.ts'
@@ -33,25 +42,22 @@ export function traceIORedis<Target extends Pick<Redis, 'status' | 'isCluster' |
   )
   if (isTraced(redis) || yieldsTo((redis as Client).sendCommand, 'ioredis', 'traceIORedis')) return redis
   const client: Client = redis
-  // A command that has to wait for a connection, or that is sent again on a new one, passes more than once.
-  const seen = new WeakSet<Command>()
+  const connection = new Connection(client)
   let isResuming = false
 
-  override(client, 'sendCommand', (original) => {
-    return function sendCommand(this: unknown, command, stream, ...rest) {
+  override(client, 'sendCommand', (original, state) => {
+    return function sendCommand(this: unknown, ...args) {
+      const [command, stream] = args
+      if (!state.isOn) return Reflect.apply(original, this, args)
       // Those of a pipeline come with a stream.
-      if (stream || seen.has(command)) return Reflect.apply(original, this, [command, stream, ...rest])
-      seen.add(command)
-      if (isOfLibrary(command)) return Reflect.apply(original, this, [command, stream, ...rest])
-      return traceCommand(send, client, command, () =>
-        Reflect.apply(original, this, [command, stream, ...rest]),
-      )
+      if (stream || !isNew(command) || isOfLibrary(command)) return Reflect.apply(original, this, args)
+      return submitted(beginCommand(send, connection, command), original, this, args)
     }
   })
 
   override(client, 'pipeline', (original) => {
     return function pipeline(this: unknown, ...args) {
-      return tracePipeline(send, client, 'PIPELINE', Reflect.apply(original, this, args) as Pipeline)
+      return tracePipeline(send, connection, 'PIPELINE', Reflect.apply(original, this, args) as Pipeline)
     }
   })
 
@@ -59,7 +65,7 @@ export function traceIORedis<Target extends Pick<Redis, 'status' | 'isCluster' |
     return function multi(this: unknown, ...args) {
       const result = Reflect.apply(original, this, args) as Pipeline
       // With `pipeline: false` it is a command like others.
-      return result.isPipeline === true ? tracePipeline(send, client, 'MULTI', result) : result
+      return result.isPipeline === true ? tracePipeline(send, connection, 'MULTI', result) : result
     }
   })
 

@@ -69,9 +69,9 @@ const MOST_TEXT = 4096
 export function maskedCommand(name: string, args: readonly unknown[]): string {
   const shown = SHOWN.get(name)
   let text = name
-  for (const [index, arg] of args.entries()) {
+  for (let index = 0; index < args.length; index += 1) {
     if (index === MOST_ARGUMENTS) return `${text} …`
-    text += shown?.(index, args) === true ? ` ${quoted(String(arg))}` : ' ?'
+    text += shown?.(index, args) === true ? ` ${quoted(String(args[index]))}` : ' ?'
   }
   return text
 }

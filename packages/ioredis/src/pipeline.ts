@@ -1,13 +1,13 @@
-import { override, semconv, type Attributes, type Call } from '@throughline/core'
+import { override, semconv, type Attributes, type Context } from '@throughline/core'
 import {
-  attributesOf,
-  fail,
-  handOver,
-  peerOf,
-  traceCommand,
-  type Client,
+  beginCommand,
+  RedisCall,
+  submitted,
   type Command,
+  type Connection,
+  type Outcome,
   type RedisSender,
+  type Subject,
 } from './command.ts'
 import { maskedBatch } from './mask.ts'
 
@@ -28,7 +28,7 @@ export interface Pipeline {
 /** Has one span made when the pipeline is executed; those that are not, leave none. */
 export function tracePipeline(
   send: RedisSender,
-  client: Client,
+  connection: Connection,
   kind: 'PIPELINE' | 'MULTI',
   pipeline: Pipeline,
 ): Pipeline {
@@ -37,9 +37,10 @@ export function tracePipeline(
   // The pipelines that ioredis makes of commands issued one by one: each of these is a call of its own.
   override(pipeline, 'sendCommand', (original) => {
     return function sendCommand(this: unknown, ...args) {
-      if (client._autoPipelines?.get('main') !== pipeline) return Reflect.apply(original, this, args)
+      if (connection.client._autoPipelines?.get('main') !== pipeline)
+        return Reflect.apply(original, this, args)
       hasSpans = true
-      return traceCommand(send, client, args[0], () => Reflect.apply(original, this, args))
+      return submitted(beginCommand(send, connection, args[0]), original, this, args)
     }
   })
 
@@ -49,51 +50,91 @@ export function tracePipeline(
       const isCommand = kind === 'PIPELINE' && pipeline._transactions > 0
       if (hasSpans || isCommand || pipeline._queue.length === 0) return Reflect.apply(original, this, args)
       hasSpans = true
-      return traceBatch(send, client, kind, pipeline, () => Reflect.apply(original, this, args))
+      return submitted(beginBatch(send, connection, kind, pipeline), original, this, args)
     }
   })
   return pipeline
 }
 
-function traceBatch(
-  send: RedisSender,
-  client: Client,
-  kind: 'PIPELINE' | 'MULTI',
-  pipeline: Pipeline,
-  submit: () => unknown,
-): unknown {
-  const commands = pipeline._queue.filter(
-    ({ name }) => kind === 'PIPELINE' || (name !== 'multi' && name !== 'exec'),
-  )
-  const subject = { name: kind, args: commands.map(({ name, args }) => [name, ...args]) }
-  const call = send.begin([kind, subject.args], operation, attributes)
-  if (call === undefined) return submit()
+class BatchCall extends RedisCall {
+  readonly #kind: 'PIPELINE' | 'MULTI'
+  readonly #commands: readonly Command[]
+  #replies: unknown = undefined
 
-  const wasReady = client.status === 'ready'
-  return handOver(send, call, pipeline, submit, (results) => end(call, results))
-
-  function operation(): string {
-    const names = new Set(commands.map(({ name }) => name.toUpperCase()))
-    return names.size === 1 ? `${kind} ${[...names][0]}` : kind
+  constructor(
+    send: RedisSender,
+    caller: Context,
+    connection: Connection,
+    kind: 'PIPELINE' | 'MULTI',
+    commands: readonly Command[],
+  ) {
+    super(send, caller, connection)
+    this.#kind = kind
+    this.#commands = commands
   }
 
-  function attributes(): Attributes {
-    const shared = { ...attributesOf(client, operation()), [semconv.DB_QUERY_TEXT]: maskedBatch(commands) }
-    return commands.length > 1 ? { ...shared, [semconv.DB_OPERATION_BATCH_SIZE]: commands.length } : shared
+  override name(): string {
+    const names = new Set(this.#commands.map(({ name }) => name.toUpperCase()))
+    return names.size === 1 ? `${this.#kind} ${[...names][0]}` : this.#kind
   }
 
-  function end(ended: Call, results: readonly Result[]): void {
-    if (!ended.span.isRecording()) return
-    if (!wasReady) ended.span.setAttributes(peerOf(client))
+  override subject(): Subject {
+    return [this.#kind, this.#commands.map(({ name, args }) => [name, ...args])]
+  }
+
+  override outcome(): Outcome {
+    const [name, args] = this.subject()
+    return [{ name, args }, this.#replies]
+  }
+
+  protected override build(): Attributes {
+    const commands = this.#commands
+    const attributes = this.connection.attributes(this.name(), maskedBatch(commands))
+    if (commands.length > 1) attributes[semconv.DB_OPERATION_BATCH_SIZE] = commands.length
+    return attributes
+  }
+
+  /** Not by handlers on the promise: a rejection that nobody handles must remain one. */
+  watch(pipeline: Pipeline): void {
+    const { resolve, reject } = pipeline
+    pipeline.resolve = (results) => {
+      const settled = resolve(results)
+      this.#end(pipeline, results)
+      return settled
+    }
+    pipeline.reject = (error) => {
+      this.fail([error])
+      return reject(error)
+    }
+  }
+
+  #end(pipeline: Pipeline, results: readonly Result[]): void {
+    if (!this.span.isRecording()) return
     const errors = results.flatMap(([error, reply], index) => {
       if (error) return [error]
       // What fails in a transaction is told by the reply to its EXEC.
       return pipeline._queue[index]?.name === 'exec' && Array.isArray(reply) ? reply.filter(isError) : []
     })
-    const replies = kind === 'PIPELINE' ? results : results.at(-1)?.[1]
-    if (errors.length === 0) send.succeed(ended, subject, replies)
-    else fail(send, ended, errors, [subject, replies])
+    this.#replies = this.#kind === 'PIPELINE' ? results : results.at(-1)?.[1]
+    this.answer(errors)
   }
+}
+
+function beginBatch(
+  send: RedisSender,
+  connection: Connection,
+  kind: 'PIPELINE' | 'MULTI',
+  pipeline: Pipeline,
+): RedisCall | undefined {
+  const caller = send.caller()
+  if (caller === undefined) return undefined
+  const commands = pipeline._queue.filter(
+    ({ name }) => kind === 'PIPELINE' || (name !== 'multi' && name !== 'exec'),
+  )
+  const call = new BatchCall(send, caller, connection, kind, commands)
+  if (!send.begin(call)) return undefined
+  call.watch(pipeline)
+  return call
 }
 
 function isError(value: unknown): value is Error {

@@ -1,39 +1,42 @@
-import { context, reportOnce } from '@throughline/core'
+import { reportOnce } from '@throughline/core'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import { isCovered, shared, yieldsToOfficial } from './dispatcher.ts'
-import { headerOf, setHeaders, type PublishedRequest } from './published.ts'
+import { isAlone, isCovered, shared, yieldsToOfficial } from './dispatcher.ts'
+import { FINAL, headerOf, setHeaders, type PublishedRequest } from './published.ts'
 import type { Attempt, HttpResponse, RequestTracer } from './request.ts'
 
+/** Where a request has its attempt. Not in a WeakMap: that cost 2 µs a request, most of it in garbage collection. */
+const ATTEMPT = Symbol('throughline.attempt')
+
 interface Message {
-  request: PublishedRequest
+  request: PublishedRequest & { [ATTEMPT]?: Attempt }
   response?: { statusCode: number; headers: readonly Buffer[] }
   error?: unknown
 }
 
 /** Traces every attempt until the function that it returns is called. While it is on, a second call changes nothing. */
-export function onAttempts(begin: RequestTracer): () => void {
+export function onAttempts(tracer: RequestTracer): () => void {
   if (shared.stop !== undefined) return shared.stop
-  const attempts = new WeakMap<PublishedRequest, Attempt>()
 
   const listeners: Record<string, (message: Message) => void> = {
     create({ request }) {
       // Its dispatcher is traced too, and has made the span already.
-      if (yieldsToOfficial() || isCovered(headerOf(request, 'traceparent'), context.active())) return
-      const attempt = begin(request, (name) => headerOf(request, name))
-      setHeaders(request, attempt.headers)
-      if (attempt.call !== undefined) attempts.set(request, attempt)
+      if (yieldsToOfficial() || isCovered(request)) return
+      const attempt = tracer.begin(request, request, headerOf)
+      // First, so that the span ends also where the headers cannot be set.
+      if (attempt.isTraced && attempt.span.isRecording()) request[ATTEMPT] = attempt
+      setHeaders(request, attempt.headers, isAlone())
     },
     headers({ request, response }) {
-      const attempt = attempts.get(request)
-      if (attempt !== undefined && response !== undefined && response.statusCode >= 200) {
-        attempt.answered(readResponse(response))
+      const attempt = request[ATTEMPT]
+      if (attempt !== undefined && response !== undefined && response.statusCode >= FINAL) {
+        attempt.answered(response.statusCode, response.headers, readHeaders)
       }
     },
     trailers({ request }) {
-      attempts.get(request)?.completed()
+      request[ATTEMPT]?.completed()
     },
     error({ request, error }) {
-      attempts.get(request)?.failed(error)
+      request[ATTEMPT]?.failed(error)
     },
   }
 
@@ -57,18 +60,13 @@ export function onAttempts(begin: RequestTracer): () => void {
   return stopTracing
 }
 
-function readResponse({ statusCode, headers }: NonNullable<Message['response']>): HttpResponse {
-  return {
-    statusCode,
-    get headers() {
-      const read: Record<string, string | string[]> = {}
-      for (let index = 0; index + 1 < headers.length; index += 2) {
-        const name = String(headers[index]).toLowerCase()
-        const value = String(headers[index + 1])
-        const before = read[name]
-        read[name] = before === undefined ? value : [before, value].flat()
-      }
-      return read
-    },
+function readHeaders(pairs: readonly Buffer[]): HttpResponse['headers'] {
+  const read: Record<string, string | string[]> = {}
+  for (let index = 0; index + 1 < pairs.length; index += 2) {
+    const name = String(pairs[index]).toLowerCase()
+    const value = String(pairs[index + 1])
+    const before = read[name]
+    read[name] = before === undefined ? value : [before, value].flat()
   }
+  return read
 }

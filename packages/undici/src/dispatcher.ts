@@ -1,8 +1,8 @@
 import { context, isTraced, override, reportOnce, type Context } from '@throughline/core'
 import { channel, subscribe } from 'node:diagnostics_channel'
 import type { Dispatcher } from 'undici'
-import { headerOf, setHeaders, type PublishedRequest } from './published.ts'
-import type { Attempt, HttpResponse, RequestTracer } from './request.ts'
+import { FINAL, headerOf, setHeaders, type PublishedRequest } from './published.ts'
+import type { Attempt, HttpResponse, RequestTracer, Untraced } from './request.ts'
 
 type Options = Dispatcher.DispatchOptions
 type Headers = Options['headers']
@@ -30,8 +30,9 @@ const { covered, coveredContexts } = shared
 function keepHeaders(message: unknown): void {
   try {
     const { request } = message as { request: PublishedRequest }
+    if (covered.size === 0) return
     const ours = covered.get(headerOf(request, 'traceparent') ?? '')
-    if (ours !== undefined) setHeaders(request, ours)
+    if (ours !== undefined) setHeaders(request, ours, isAlone())
   } catch (error) {
     reportOnce('undici:headers', 'error', 'a request could not be traced', error)
   }
@@ -39,31 +40,56 @@ function keepHeaders(message: unknown): void {
 
 const created = channel('undici:request:create')
 
+// Who listens there, as it was when they were last looked at: a list that changes is another list, or of another length.
+let known: unknown
+let knownCount = 0
+let isOfficial = false
+
+function look(): void {
+  const { _subscribers: listeners } = created as { _subscribers?: unknown }
+  if (!Array.isArray(listeners)) {
+    isOfficial = false
+    known = undefined
+  } else if (listeners !== known || listeners.length !== knownCount) {
+    known = listeners
+    knownCount = listeners.length
+    isOfficial = listeners.some(({ name }: Method) => name === 'bound onRequestCreated')
+  }
+}
+
 /**
  * Whether the official instrumentation is at work: it makes a span of every request of the process and gives it headers,
  * so ours yields, and says so once. It may come after us, so this is asked each time. It is known by its listener's name.
  */
 export function yieldsToOfficial(): boolean {
-  const { _subscribers: listeners } = created as { _subscribers?: unknown }
-  const isThere =
-    Array.isArray(listeners) && listeners.some(({ name }: Method) => name === 'bound onRequestCreated')
-  if (isThere) {
+  look()
+  if (isOfficial) {
     reportOnce(
       'instrumented:undici',
       'warn',
       'another instrumentation traces undici already, so traceUndici does not',
     )
   }
-  return isThere
+  return isOfficial
 }
 
-/** Whether a request with this traceparent, made in this context, is one that a traced dispatcher has under way. */
-export function isCovered(traceparent: string | undefined, made: Context): boolean {
-  return (traceparent !== undefined && covered.has(traceparent)) || coveredContexts.has(made)
+/** Whether nobody else is told of requests that are created. Where it cannot be seen, there may be somebody. */
+export function isAlone(): boolean {
+  look()
+  const ours = (shared.stop === undefined ? 0 : 1) + (shared.keepHeaders === undefined ? 0 : 1)
+  return known !== undefined && knownCount <= ours
+}
+
+/** Whether this request is one that a traced dispatcher has under way. */
+export function isCovered(request: PublishedRequest): boolean {
+  if (coveredContexts.has(context.active())) return true
+  if (covered.size === 0) return false
+  const traceparent = headerOf(request, 'traceparent')
+  return traceparent !== undefined && covered.has(traceparent)
 }
 
 /** Overrides `dispatch` on this instance: undici's other methods come through it. */
-export function traceDispatcher<D extends Dispatcher>(dispatcher: D, begin: RequestTracer): D {
+export function traceDispatcher<D extends Dispatcher>(dispatcher: D, tracer: RequestTracer): D {
   if (isTraced(dispatcher)) return dispatcher
   // While the process-wide form is off, nobody else of ours listens. Once for all dispatchers and all copies.
   if (shared.keepHeaders === undefined) {
@@ -76,17 +102,18 @@ export function traceDispatcher<D extends Dispatcher>(dispatcher: D, begin: Requ
       options: Options,
       handler: Dispatcher.DispatchHandler,
     ): boolean {
-      const prepared = yieldsToOfficial() ? undefined : prepare(this, options, begin)
+      const prepared = yieldsToOfficial() ? undefined : prepare(this, options, tracer)
       if (prepared === undefined) return original.call(this, options, handler)
       const { attempt, sent } = prepared
-      if (attempt.call === undefined) return original.call(this, sent, handler)
+      if (!attempt.isTraced) return original.call(this, sent, handler)
 
       const { traceparent } = attempt.headers
-      if (traceparent === undefined) coveredContexts.add(attempt.call.context)
+      const within = attempt.context
+      if (traceparent === undefined) coveredContexts.add(within)
       else covered.set(traceparent, attempt.headers)
       const watched = watch(handler, attempt, () => covered.delete(traceparent as string))
       try {
-        return context.with(attempt.call.context, () => original.call(this, sent, watched))
+        return context.with(within, () => original.call(this, sent, watched))
       } catch (error) {
         covered.delete(traceparent as string)
         attempt.failed(error)
@@ -101,12 +128,12 @@ export function traceDispatcher<D extends Dispatcher>(dispatcher: D, begin: Requ
 function prepare(
   dispatcher: Dispatcher,
   options: Options,
-  begin: RequestTracer,
-): { attempt: Attempt; sent: Options } | undefined {
+  tracer: RequestTracer,
+): { attempt: Attempt | Untraced; sent: Options } | undefined {
   if (typeof options?.path !== 'string' || typeof options.method !== 'string') return undefined
   const { method, path, headers, origin = originOf(dispatcher) } = options
   try {
-    const attempt = begin({ method, path, origin: origin ?? '' }, (name) => headerIn(headers, name))
+    const attempt = tracer.begin({ method, path, origin: origin ?? '' }, headers, headerIn)
     return { attempt, sent: { ...options, headers: withHeaders(headers, attempt.headers) } as Options }
   } catch (error) {
     reportOnce('undici:dispatch', 'error', 'a request could not be traced', error)
@@ -123,7 +150,7 @@ function watch(
   attempt: Attempt,
   forget: () => void,
 ): Dispatcher.DispatchHandler {
-  const caller = attempt.call?.caller ?? context.active()
+  const caller = attempt.caller
   const end = (finish: () => void) => {
     forget()
     finish()
@@ -135,17 +162,17 @@ function watch(
     onUpgrade: (status: number, raw: readonly Buffer[]) => upgraded(status, fromPairs(raw)),
     onRequestUpgrade: (_controller: unknown, status: number, headers: HttpResponse['headers']) =>
       upgraded(status, headers),
-    onComplete: () => end(attempt.completed),
-    onResponseEnd: () => end(attempt.completed),
+    onComplete: () => end(() => attempt.completed()),
+    onResponseEnd: () => end(() => attempt.completed()),
     onError: (error: unknown) => end(() => attempt.failed(error)),
     onResponseError: (_controller: unknown, error: unknown) => end(() => attempt.failed(error)),
   }
   function answered(statusCode: number, headers: HttpResponse['headers']): void {
-    if (statusCode >= 200) attempt.answered({ statusCode, headers })
+    if (statusCode >= FINAL) attempt.answered(statusCode, headers, itself)
   }
   function upgraded(statusCode: number, headers: HttpResponse['headers']): void {
-    attempt.answered({ statusCode, headers })
-    end(attempt.completed)
+    attempt.answered(statusCode, headers, itself)
+    end(() => attempt.completed())
   }
 
   return new Proxy(handler, {
@@ -192,6 +219,10 @@ function pairsOf(given: Headers): [string, unknown][] {
   }
   if (Symbol.iterator in given) return [...(given as Iterable<[string, unknown]>)]
   return Object.entries(given)
+}
+
+function itself(headers: HttpResponse['headers']): HttpResponse['headers'] {
+  return headers
 }
 
 function fromPairs(raw: readonly Buffer[]): HttpResponse['headers'] {

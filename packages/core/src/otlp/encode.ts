@@ -29,6 +29,14 @@ export interface PartialSuccess {
   errorMessage: string
 }
 
+/** What does not go with a request. */
+export interface Remainder {
+  /** Spans for which it has no room any more, in no particular order. */
+  readonly later: ReadableSpan[]
+  /** How many could not be encoded. */
+  leftOut: number
+}
+
 /** A collector's message is for one line of a log. */
 export const MESSAGE_LIMIT = 1024
 
@@ -101,6 +109,10 @@ let nextSpan = new Int32Array(512)
 let traceId = ''
 let traceIdAt = 0
 let valuesLeft = 0
+/** Bytes after which no span is begun but the first, and what has no place before them. */
+let room = Infinity
+let written = 0
+let remainder: Remainder
 let isEncoding = false
 /** Whether an app has put something on Object.prototype that loops over keys come upon. */
 let hasInherited = false
@@ -119,34 +131,43 @@ const NOTHING = {}
  * that does not fit is written as its digits. What is neither text, number, boolean, bytes, array nor plain object is
  * written as `String()` gives it, and as an empty value if that throws.
  *
- * Never throws: a span that cannot be encoded (a getter that throws, a request above 256 MiB) is left out, and
- * that is said once.
+ * After `most` bytes no span is begun: those that are left are in `rest`.
+ *
+ * Never throws: a span that cannot be encoded (a getter that throws, a request above 256 MiB) is left out, which is
+ * said once and counted in `rest`.
  */
-export function encodeProtobuf(spans: readonly ReadableSpan[]): Uint8Array {
+export function encodeProtobuf(
+  spans: readonly ReadableSpan[],
+  most = Infinity,
+  rest: Remainder = { later: [], leftOut: 0 },
+): Uint8Array {
   if (spans.length === 0) return new Uint8Array(0)
-  if (isEncoding) return apart(spans)
+  if (isEncoding) return apart(spans, most, rest)
   isEncoding = true
   try {
-    return encodeSpans(spans)
+    return encodeSpans(spans, most, rest)
   } finally {
     isEncoding = false
   }
 }
 
 /** A value's `toString` may log, and what logs may be traced and fill a batch: that one has a buffer of its own. */
-function apart(spans: readonly ReadableSpan[]): Uint8Array {
-  const outer = { bytes, view, nextSpan, valuesLeft }
+function apart(spans: readonly ReadableSpan[], most: number, rest: Remainder): Uint8Array {
+  const outer = { bytes, view, nextSpan, valuesLeft, room, written, remainder }
   nextSpan = new Int32Array(spans.length)
   resize(INITIAL_BYTES, 0)
   forget()
   try {
-    return encodeSpans(spans)
+    return encodeSpans(spans, most, rest)
   } finally {
-    ;({ bytes, view, nextSpan, valuesLeft } = outer)
+    ;({ bytes, view, nextSpan, valuesLeft, room, written, remainder } = outer)
   }
 }
 
-function encodeSpans(spans: readonly ReadableSpan[]): Uint8Array {
+function encodeSpans(spans: readonly ReadableSpan[], most: number, rest: Remainder): Uint8Array {
+  room = most
+  written = 0
+  remainder = rest
   hasInherited = false
   for (const _ in NOTHING) hasInherited = true
   let at = 0
@@ -155,6 +176,7 @@ function encodeSpans(spans: readonly ReadableSpan[]): Uint8Array {
       at = writeResourceSpans(resourceGroup, spans, at)
     } catch (error) {
       forget()
+      for (const { first } of resourceGroup.scopes) remainder.leftOut += chain(spans, first).length
       reportOnce('encode', 'error', 'the spans of a resource could not be encoded and are left out', error)
     }
   }
@@ -210,6 +232,18 @@ function group(spans: readonly ReadableSpan[]): ResourceGroup[] {
   return groups
 }
 
+function isFull(at: number): boolean {
+  return at > room && written > 0
+}
+
+/** The spans of one scope from this one on. */
+function chain(spans: readonly ReadableSpan[], first: number): ReadableSpan[] {
+  const linked: ReadableSpan[] = []
+  for (let index = first; index !== -1; index = nextSpan[index] ?? -1)
+    linked.push(spans[index] as ReadableSpan)
+  return linked
+}
+
 /** ResourceSpans { resource = 1, scope_spans = 2, schema_url = 3 } */
 function writeResourceSpans(
   resourceGroup: ResourceGroup,
@@ -217,8 +251,10 @@ function writeResourceSpans(
   start: number,
 ): number {
   const { resource } = resourceGroup
-  let at = writeBytes(resources.get(resource) ?? encodeResource(resource, start), start + 5)
+  const head = writeBytes(resources.get(resource) ?? encodeResource(resource, start), start + 5)
+  let at = head
   for (const scopeGroup of resourceGroup.scopes) at = writeScopeSpans(scopeGroup, spans, at)
+  if (at === head) return start
   bytes[start] = 0x0a // ExportTraceServiceRequest.resource_spans = 1
   writeLength(start + 1, 4, at - start - 5)
   return at
@@ -226,16 +262,25 @@ function writeResourceSpans(
 
 /** ScopeSpans { scope = 1, spans = 2, schema_url = 3 } */
 function writeScopeSpans(scopeGroup: ScopeGroup, spans: readonly ReadableSpan[], start: number): number {
-  const { scope } = scopeGroup
-  let at = writeBytes(scopes.get(scope) ?? encodeScope(scope, start), start + 5)
-  for (let index = scopeGroup.first; index !== -1; index = nextSpan[index] ?? -1) {
+  const { scope, first } = scopeGroup
+  const head = writeBytes(scopes.get(scope) ?? encodeScope(scope, start), start + 5)
+  let at = head
+  for (let index = first; index !== -1; index = nextSpan[index] ?? -1) {
+    if (isFull(at)) {
+      remainder.later.push(...chain(spans, index))
+      break
+    }
     try {
       at = writeSpan(spans[index] as ReadableSpan, at)
+      written += 1
     } catch (error) {
       forget() // What is remembered may stand in the part that is about to be overwritten.
+      remainder.leftOut += 1
       reportOnce('encode', 'error', 'a span could not be encoded and is left out', error)
     }
   }
+  // An envelope with nothing in it is not sent.
+  if (at === head) return start
   bytes[start] = 0x12 // ResourceSpans.scope_spans = 2
   writeLength(start + 1, 4, at - start - 5)
   return at

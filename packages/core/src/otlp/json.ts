@@ -7,7 +7,14 @@ import type { Attributes, HrTime, Link, SpanStatus } from '@opentelemetry/api'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
 import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../span.ts'
-import { DEPTH_LIMIT, isPlain, MESSAGE_LIMIT, type PartialSuccess, VALUES_LIMIT } from './encode.ts'
+import {
+  DEPTH_LIMIT,
+  isPlain,
+  MESSAGE_LIMIT,
+  type PartialSuccess,
+  type Remainder,
+  VALUES_LIMIT,
+} from './encode.ts'
 
 interface AnyValue {
   stringValue?: string
@@ -38,9 +45,12 @@ let valuesLeft = 0
 
 /**
  * The spans as the text of an ExportTraceServiceRequest, grouped and valued as `encodeProtobuf` does. No spans are `{}`.
- * Never throws: a span that cannot be encoded is left out, and that is said once.
+ * Never throws: a span that cannot be encoded is left out, which is said once and counted in `rest`.
  */
-export function encodeJson(spans: readonly ReadableSpan[]): string {
+export function encodeJson(
+  spans: readonly ReadableSpan[],
+  rest: Pick<Remainder, 'leftOut'> = { leftOut: 0 },
+): string {
   const resources = new Map<Resource, Map<InstrumentationScope, ReadableSpan[]>>()
   for (const span of spans) {
     const { resource, instrumentationScope: scope } = span
@@ -53,8 +63,9 @@ export function encodeJson(spans: readonly ReadableSpan[]): string {
   let text = ''
   for (const [resource, scopes] of resources) {
     try {
-      text += (text === '' ? '' : ',') + resourceSpans(resource, scopes)
+      text += (text === '' ? '' : ',') + resourceSpans(resource, scopes, rest)
     } catch (error) {
+      for (const siblings of scopes.values()) rest.leftOut += siblings.length
       reportOnce('encode', 'error', 'the spans of a resource could not be encoded and are left out', error)
     }
   }
@@ -86,20 +97,29 @@ function property(value: unknown, name: string): unknown {
   return isPlain(value) && Object.hasOwn(value, name) ? value[name] : undefined
 }
 
-function resourceSpans(resource: Resource, scopes: Map<InstrumentationScope, ReadableSpan[]>): string {
+function resourceSpans(
+  resource: Resource,
+  scopes: Map<InstrumentationScope, ReadableSpan[]>,
+  rest: Pick<Remainder, 'leftOut'>,
+): string {
   const head = stringify({ attributes: keyValues(resource.attributes) })
   let text = ''
-  for (const [scope, spans] of scopes) text += (text === '' ? '' : ',') + scopeSpans(scope, spans)
+  for (const [scope, spans] of scopes) text += (text === '' ? '' : ',') + scopeSpans(scope, spans, rest)
   return `{"resource":${head},"scopeSpans":[${text}]${schemaUrl(resource.schemaUrl)}}`
 }
 
-function scopeSpans(scope: InstrumentationScope, spans: readonly ReadableSpan[]): string {
+function scopeSpans(
+  scope: InstrumentationScope,
+  spans: readonly ReadableSpan[],
+  rest: Pick<Remainder, 'leftOut'>,
+): string {
   const head = stringify({ name: wellFormed(scope.name), version: nonEmpty(scope.version) })
   let text = ''
   for (const span of spans) {
     try {
       text += (text === '' ? '' : ',') + stringify(toSpan(span))
     } catch (error) {
+      rest.leftOut += 1
       reportOnce('encode', 'error', 'a span could not be encoded and is left out', error)
     }
   }

@@ -1,14 +1,14 @@
 import * as http from 'node:http'
 import * as https from 'node:https'
-import { setTimeout as wait } from 'node:timers/promises'
+import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises'
 import type { TLSSocket } from 'node:tls'
 import { promisify } from 'node:util'
 import { gzip } from 'node:zlib'
-import { announced, lossPeriod, type ExportResult, type SpanExporter } from '../batch.ts'
+import { announced, countOfLight, lossPeriod, type ExportResult, type SpanExporter } from '../batch.ts'
 import { report, reportOnce } from '../report.ts'
 import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
-import { decodePartialSuccess, encodeProtobuf, type PartialSuccess } from './encode.ts'
+import { decodePartialSuccess, encodeProtobuf, type PartialSuccess, type Remainder } from './encode.ts'
 import { encodeJson, parsePartialSuccess } from './json.ts'
 
 export interface OtlpOptions {
@@ -42,6 +42,12 @@ const FIRST_BACKOFF_MS = 1000
 const BACKOFF_FACTOR = 1.5
 const MOST_BACKOFF_MS = 5000
 const JITTER = 0.2
+
+// What is encoded in about a millisecond: twice what 512 ordinary spans are as protobuf, and as JSON a quarter of them.
+const BYTES_AT_ONCE = 512 * 1024
+const JSON_WEIGHT_AT_ONCE = 64 * 1024
+
+const SENT: ExportResult = { code: 0 }
 
 /** OTLP/HTTP: a request that is larger before compression is not sent. */
 const MOST_REQUEST_BYTES = 64 * 2 ** 20
@@ -102,9 +108,40 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     pausing = undefined
   }
 
+  /** A batch in requests of a size that no app feels, each in a turn of the loop. The first that fails is the last. */
   async function send(spans: readonly ReadableSpan[], late?: AbortSignal): Promise<ExportResult> {
     const deadline = timeoutMillis > 0 ? performance.now() + timeoutMillis : Infinity
-    const encoded = protocol === 'http/json' ? Buffer.from(encodeJson(spans)) : encodeProtobuf(spans)
+    let unsent = spans
+    let leftOut = 0
+    while (unsent.length > 0) {
+      if (unsent !== spans) await turn()
+      const rest: Remainder = { later: [], leftOut: 0 }
+      const encoded = encode(unsent, rest)
+      const count = unsent.length - rest.later.length - rest.leftOut
+      leftOut += rest.leftOut
+      const result = count === 0 ? SENT : await sendRequest(encoded, count, deadline, late)
+      if (result.code !== 0) {
+        const lost = leftOut + count + rest.later.length
+        return lost === spans.length ? result : { ...result, lost }
+      }
+      unsent = rest.later
+    }
+    return leftOut === 0 ? SENT : { ...SENT, lost: leftOut }
+  }
+
+  function encode(spans: readonly ReadableSpan[], rest: Remainder): Uint8Array {
+    if (protocol === 'http/protobuf') return encodeProtobuf(spans, BYTES_AT_ONCE, rest)
+    const count = countOfLight(spans, JSON_WEIGHT_AT_ONCE)
+    rest.later.push(...spans.slice(count))
+    return Buffer.from(encodeJson(spans.slice(0, count), rest))
+  }
+
+  async function sendRequest(
+    encoded: Uint8Array,
+    count: number,
+    deadline: number,
+    late?: AbortSignal,
+  ): Promise<ExportResult> {
     if (encoded.length > MOST_REQUEST_BYTES) {
       return failure(`a request of ${encoded.length} bytes is larger than ${MOST_REQUEST_BYTES}`)
     }
@@ -115,7 +152,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       if (isStopped) return failure('the exporter is shut down')
       const answer = await post(body, deadline, late)
       if ('status' in answer && answer.status >= 200 && answer.status < 300) {
-        return accepted(answer.body, spans.length)
+        return accepted(answer.body, count)
       }
       // The collector had closed the idle connection by the time that we used it: that was no try.
       if ('failure' in answer && answer.cause === 'stale') continue
@@ -193,7 +230,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     const partial =
       protocol === 'http/json' ? parsePartialSuccess(body.toString()) : decodePartialSuccess(body)
     if (partial !== undefined) reject(partial, count)
-    return { code: 0 }
+    return SENT
   }
 
   let rejected = 0
@@ -234,6 +271,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
 
   return {
     setPatience,
+    cutsItself: true,
     export(spans, done, late) {
       send(spans, late).then(done, (error: unknown) =>
         done(failure(`the batch could not be sent: ${String(error)}`)),
