@@ -288,11 +288,17 @@ export function carriedBy(request: IncomingMessage): unknown {
 
 // ---- Listeners ----
 
+/** Whether listeners run in this context already, or there are none. In that order: Express' objects are slow to read. */
+function isAtHome(emitter: EventEmitter, scope: Context, [name]: Emission): boolean {
+  return context.active() === scope || emitter.listenerCount(name) === 0
+}
+
 function requestEmit(emit: EventEmitter['emit']): ScopedEmit {
   function emitOfRequest(this: IncomingMessage, ...args: Emission): boolean {
     const exchange = exchangeOf(this)
     if (exchange !== undefined && args[0] === 'close') exchange.requestClosed()
-    if (exchange === undefined || this.listenerCount(args[0]) === 0) return Reflect.apply(emit, this, args)
+    if (exchange === undefined || isAtHome(this, exchange.requestScope, args))
+      return Reflect.apply(emit, this, args)
     return emitWithin(exchange.requestScope, this, emit, args)
   }
   emitOfRequest[RESCOPE] = (request: EventEmitter, scope: Context) => {
@@ -307,7 +313,8 @@ function responseEmit(emit: EventEmitter['emit']): ScopedEmit {
   function emitOfResponse(this: ServerResponse, ...args: Emission): boolean {
     const exchange = exchangeOf(this.req)
     if (exchange !== undefined && args[0] === 'close') exchange.end()
-    if (exchange === undefined || this.listenerCount(args[0]) === 0) return Reflect.apply(emit, this, args)
+    if (exchange === undefined || isAtHome(this, exchange.responseScope, args))
+      return Reflect.apply(emit, this, args)
     return emitWithin(exchange.responseScope, this, emit, args)
   }
   emitOfResponse[RESCOPE] = (response: EventEmitter, scope: Context) => {
@@ -532,13 +539,11 @@ export function traceRequest<T>(
   })
 }
 
-async function watched<T>(request: IncomingMessage, result: Promise<T>): Promise<T> {
-  try {
-    return await result
-  } catch (error) {
+function watched<T>(request: IncomingMessage, result: Promise<T>): Promise<T> {
+  return result.catch((error: unknown) => {
     recordError(request, error)
     throw error
-  }
+  })
 }
 
 /** No span here and none from our clients underneath; what came in goes out as it came, or else an unsampled trace. */

@@ -1,0 +1,242 @@
+import { fork, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { Agent, request, type IncomingMessage } from 'node:http'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, test } from 'vitest'
+
+// What tracing costs a request is measured by the bench. Here is what of it can be counted, and so cannot creep in: the
+// same app with tracing and without, as processes of plain Node that are asked the same over one connection.
+
+interface Shape {
+  listeners: string[]
+  keys: string[]
+}
+
+interface Phase {
+  /** How many resources of each type of `node:async_hooks` were made. */
+  made: Record<string, number>
+  /** The headers and the properties of the socket that somebody asked for. */
+  reads: string[]
+  shapes: { handled: Shape; closed: Shape }
+  /** Those of the process, before and after. */
+  listeners: [string[], string[]]
+  /** How many times `AsyncLocalStorage` was made, since the start of the process. */
+  storages: number
+}
+
+interface Collected {
+  /** The requests and responses of the last phase, and how many of them are still there. */
+  watched: number
+  held: number
+  /** Spans that had left before a flush, and after it. */
+  sentBefore: number
+  sent: number
+}
+
+interface Observed {
+  phases: Record<Asked, Phase>
+  collected: Collected
+}
+
+const REQUESTS = 20
+const TRACE_ID = '4bf92f3577b34da6a3ce929d0e0e4736'
+
+/** What a request says of its trace. The sampler of the traced app chooses no new one. */
+const ASKED = {
+  'that another service has left out': { traceparent: `00-${TRACE_ID}-00f067aa0ba902b7-00` },
+  'that our sampler leaves out': {},
+  'that is sampled': { traceparent: `00-${TRACE_ID}-00f067aa0ba902b7-01` },
+} as const
+
+type Asked = keyof typeof ASKED
+
+const asked = Object.keys(ASKED) as Asked[]
+const unsampled: Asked[] = ['that another service has left out', 'that our sampler leaves out']
+
+interface Cost {
+  framework: string
+  /** Promises for each request. */
+  promises: number
+  /** Properties that the objects of a request have more than without tracing. */
+  keys: string[]
+}
+
+/** The request finds its exchange, and both tell their listeners' context: V8 makes a hidden class for each of these. */
+const OWN_EMIT = ['request: Symbol(throughline.exchange)', 'request: emit', 'response: emit']
+
+const costs: Cost[] = [
+  {
+    framework: 'express',
+    promises: 0,
+    // Express' own objects, which all its requests and responses inherit from, have what tells the context.
+    keys: [
+      'prototype 2 of request: emit',
+      'prototype 2 of response: emit',
+      'rawHeaders: Symbol(throughline.exchange)',
+    ],
+  },
+  { framework: 'koa', promises: 0, keys: OWN_EMIT },
+  { framework: 'koa with an error handler of its own', promises: 1, keys: OWN_EMIT },
+  { framework: 'fastify', promises: 0, keys: OWN_EMIT },
+  { framework: 'node:http', promises: 0, keys: OWN_EMIT },
+  { framework: 'node:http with an async handler', promises: 1, keys: OWN_EMIT },
+]
+
+async function observe(framework: string, isTraced: boolean): Promise<Observed> {
+  const app = fileURLToPath(new URL('hot-path/app.mjs', import.meta.url))
+  const child = fork(app, [JSON.stringify({ framework, isTraced })], {
+    execArgv: ['--expose-gc'],
+    // No batch leaves by itself while this runs.
+    env: { PATH: process.env['PATH'] ?? '', OTEL_BSP_SCHEDULE_DELAY: '600000' },
+  })
+  try {
+    const port = await told<number>(child)
+    // The first ones find caches empty, and the timer of the batch not yet set.
+    for (const phase of asked) await visit(port, phase, 1)
+    const phases: Partial<Record<Asked, Phase>> = {}
+    for (const phase of asked) {
+      await tell(child, 'begin', REQUESTS)
+      await visit(port, phase, REQUESTS)
+      phases[phase] = await tell<Phase>(child, 'end')
+    }
+    return { phases: phases as Record<Asked, Phase>, collected: await tell<Collected>(child, 'collect') }
+  } finally {
+    child.kill('SIGKILL')
+  }
+}
+
+async function told<T>(child: ChildProcess): Promise<T> {
+  const [event] = await Promise.race([
+    once(child, 'message') as Promise<[{ answer: T }]>,
+    once(child, 'exit').then(([code]) => [`the app ended with ${code}`] as const),
+  ])
+  if (typeof event === 'string') throw new Error(event)
+  return event.answer
+}
+
+function tell<T>(child: ChildProcess, ...command: unknown[]): Promise<T> {
+  const answer = told<T>(child)
+  child.send(command)
+  return answer
+}
+
+/** Requests, one after the other, over a connection of their own. */
+async function visit(port: number, phase: Asked, times: number): Promise<void> {
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+  const headers = { 'user-agent': 'visitor', ...ASKED[phase] }
+  for (let made = 0; made < times; made += 1) {
+    const sent = request({ host: '127.0.0.1', port, agent, path: '/users/7?full=1', headers }).end()
+    const [response] = (await once(sent, 'response')) as [IncomingMessage]
+    response.resume()
+    await once(response, 'end')
+    expect(response.statusCode).toBe(200)
+  }
+  agent.destroy()
+}
+
+const observed = new Map<string, Promise<{ bare: Observed; traced: Observed }>>()
+
+/** Both apps, asked once for all tests. */
+function both(framework: string): Promise<{ bare: Observed; traced: Observed }> {
+  let found = observed.get(framework)
+  if (found === undefined) {
+    found = Promise.all([observe(framework, false), observe(framework, true)]).then(([bare, traced]) => ({
+      bare,
+      traced,
+    }))
+    observed.set(framework, found)
+  }
+  return found
+}
+
+/** What is in the first list and not in the second. */
+function beyond(all: readonly string[], some: readonly string[]): string[] {
+  return all.filter((each) => !some.includes(each))
+}
+
+/** How many of each type the traced app makes more for a request. What comes once in a phase, or by chance, is none. */
+function madeMore(
+  { bare, traced }: { bare: Observed; traced: Observed },
+  phase: Asked,
+): Record<string, number> {
+  const [without, with_] = [bare.phases[phase].made, traced.phases[phase].made]
+  const types = new Set([...Object.keys(without), ...Object.keys(with_)])
+  const more = Array.from(
+    types,
+    (type) => [type, Math.round(((with_[type] ?? 0) - (without[type] ?? 0)) / REQUESTS)] as const,
+  )
+  return Object.fromEntries(more.filter(([, count]) => count !== 0))
+}
+
+describe.each(costs)('a request to $framework', ({ framework, promises, keys }) => {
+  test.each(unsampled)('%s is asked for its context, and for nothing to describe it by', async (phase) => {
+    const { bare, traced } = await both(framework)
+    const context = ['baggage', 'traceparent', 'tracestate'].filter(
+      // There is no tracestate without a traceparent (Trace Context, 3.3).
+      (name) => name !== 'tracestate' || 'traceparent' in ASKED[phase],
+    )
+    expect(beyond(traced.phases[phase].reads, bare.phases[phase].reads)).toEqual(context)
+  })
+
+  test('that is sampled is asked for what its span says', async () => {
+    const { bare, traced } = await both(framework)
+    const phase = 'that is sampled'
+    expect(beyond(traced.phases[phase].reads, bare.phases[phase].reads)).toEqual(
+      expect.arrayContaining(['host', 'socket.remoteAddress', 'traceparent', 'user-agent']),
+    )
+  })
+
+  test.each(asked)(
+    '%s finds no listener of ours on it, its answer, its connection or the server',
+    async (phase) => {
+      const { bare, traced } = await both(framework)
+      const listeners = ({ phases }: Observed) => {
+        const { handled, closed } = phases[phase].shapes
+        return { handled: handled.listeners, closed: closed.listeners }
+      }
+      expect(listeners(traced)).toEqual(listeners(bare))
+      const [before, after] = traced.phases[phase].listeners
+      expect(after).toEqual(before)
+    },
+  )
+
+  test.each(asked)(`%s costs ${promises} promises, and no timer, no handle and no tick`, async (phase) => {
+    const apps = await both(framework)
+    // The app itself has one for each request: they are counted.
+    expect(apps.traced.phases[phase].made['Immediate']).toBeGreaterThanOrEqual(REQUESTS)
+    expect(madeMore(apps, phase)).toEqual(promises === 0 ? {} : { PROMISE: promises })
+  })
+
+  test.each(asked)('%s has these properties more, and no others', async (phase) => {
+    const { bare, traced } = await both(framework)
+    // Node keeps the address of the other side when it has been asked for it.
+    const expected = phase === 'that is sampled' ? [...keys, 'socket: _peername'] : keys
+    for (const moment of ['handled', 'closed'] as const) {
+      const untracedKeys = bare.phases[phase].shapes[moment].keys
+      const tracedKeys = traced.phases[phase].shapes[moment].keys
+      expect({
+        moment,
+        more: beyond(tracedKeys, untracedKeys),
+        less: beyond(untracedKeys, tracedKeys),
+      }).toEqual({
+        moment,
+        more: expected,
+        less: [],
+      })
+    }
+  })
+
+  test('runs in one AsyncLocalStorage, the same for all', async () => {
+    const { bare, traced } = await both(framework)
+    const more = asked.map((phase) => traced.phases[phase].storages - bare.phases[phase].storages)
+    expect(more).toEqual([1, 1, 1])
+  })
+
+  test('is not held by its span, which waits for its batch when it has ended', async () => {
+    const { bare, traced } = await both(framework)
+    // A request and a response each; and a span each, beside that of the first request of all.
+    const watched = 2 * REQUESTS
+    expect(bare.collected).toEqual({ watched, held: 0, sentBefore: 0, sent: 0 })
+    expect(traced.collected).toEqual({ watched, held: 0, sentBefore: 0, sent: 1 + REQUESTS })
+  })
+})
