@@ -52,6 +52,7 @@ describe.each([
     },
     trace: traceIORedis,
     call: (redis) => redis.set(key, 's3cret', 'EX', 100),
+    overrides: ['sendCommand'],
     callBack(redis, done) {
       redis.set(key, 's3cret', 'EX', 100, done)
     },

@@ -67,6 +67,7 @@ clientContract<Pool>('pg, a Pool,', {
     return { target: pool, close: () => pool.end() }
   },
   call: ask,
+  overrides: ['query', 'connect', 'emit'],
   callBack(pool, done) {
     pool.query('SELECT $1::text AS answer', ['s3cret'], (error, result) => done(error, result?.rows))
   },
@@ -81,6 +82,9 @@ clientContract<Client>('pg, a Client,', {
     return { target: client, close: () => client.end() }
   },
   call: ask,
+  // There is no other way to see the end of a query that a client answers with a promise.
+  promises: 1,
+  overrides: ['query'],
   callBack(client, done) {
     client.query('SELECT $1::text AS answer', ['s3cret'], (error, result) => done(error, result?.rows))
   },
@@ -325,6 +329,36 @@ describe('a Pool', () => {
   test('has no more listeners than before', () => {
     const pool = tracePg(open())
     expect(pool.eventNames()).toEqual([])
+  })
+
+  test('of a class of the app may ask in its own way, and its spans end', async () => {
+    const recording = record()
+    class ByPromise extends Pool {
+      override async query(text: string) {
+        const client = await this.connect()
+        try {
+          return await client.query(text)
+        } finally {
+          client.release()
+        }
+      }
+    }
+    class ByCallback extends Pool {
+      override query() {
+        return new Promise<unknown>((resolve) => {
+          this.connect((_error, _client, release) => {
+            release()
+            resolve('no query at all')
+          })
+        })
+      }
+    }
+    for (const Ours of [ByPromise, ByCallback] as unknown as (typeof Pool)[]) {
+      const pool = tracePg(new Ours({ connectionString: url }))
+      closing.push(() => pool.end())
+      await pool.query('SELECT 42')
+    }
+    expect((await recording.all(3)).map(({ name }) => name)).toEqual(['SELECT', 'SELECT', 'SELECT'])
   })
 
   test('can be one of a class of the app', async () => {

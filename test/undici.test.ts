@@ -6,7 +6,7 @@ import { createServer, type IncomingMessage, type RequestListener, type Server }
 import type { AddressInfo } from 'node:net'
 import * as undici from 'undici'
 import * as undici6 from 'undici6'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { clientContract } from './contract/client.ts'
 import { record } from './recording.ts'
 
@@ -102,6 +102,7 @@ for (const [version, library] of [
       }
     },
     trace: (pool, options) => traceUndici(pool, options),
+    overrides: ['dispatch'],
     call: async (pool) => (await pool.request({ method: 'GET', path: PATH })).body.text(),
     fail: async (pool) => (await pool.request({ method: 'GET', path: '/none' })).body.text(),
   })
@@ -261,6 +262,24 @@ describe('global fetch', () => {
       'url.full': `http://127.0.0.1:${port}/a?sig=REDACTED&b=1`,
       'server.port': port,
     })
+  })
+
+  test('a body that nobody reads for half a minute ends its span at the time of the headers', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+    try {
+      const recording = record()
+      const { url } = await served((_request, response) => response.write('the first of two'))
+      started()
+      const responses = [await fetch(url), await fetch(url), await fetch(url)]
+      await responses[1]?.body?.cancel()
+      vi.advanceTimersByTime(29_000)
+      expect(recording.spans).toHaveLength(1)
+      vi.advanceTimersByTime(6_000)
+      expect(recording.spans).toHaveLength(3)
+      for (const { duration } of recording.spans) expect(duration[0]).toBe(0)
+    } finally {
+      vi.useRealTimers()
+    }
   })
 
   test('a refused connection is an error with the code of the system and its message', async () => {

@@ -1,5 +1,6 @@
 import { context, SpanKind, SpanStatusCode, trace, type Attributes } from '@opentelemetry/api'
 import { span, untrace, type ReadableSpan } from '@throughline/core'
+import { AsyncLocalStorage, createHook } from 'node:async_hooks'
 import { afterEach, describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
 
@@ -26,6 +27,10 @@ export interface ClientUnderTest<Target> {
   scope: string
   /** What `ignore` is given to ignore `call` by its text. */
   ignoredText: string | RegExp
+  /** How many promises tracing adds to `call`; none, if not given. */
+  promises?: number
+  /** Its own methods that tracing overrides, by name. */
+  overrides?: readonly string[]
   /** A value that `call` sends, and that must be found nowhere in a span. */
   secret?: string
 }
@@ -134,6 +139,20 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
         expect(await client.call(target)).toEqual(client.result)
       })
       expect(recording.spans).toHaveLength(0)
+    })
+
+    test.each([
+      ['sampled', 1],
+      ['unsampled', 0],
+    ])('a call that is %s makes no promise of ours, but where the contract says so', async (_, sampling) => {
+      const recording = record({ sampling })
+      const target = await opened()
+      const before = await promisesOf(() => client.call(target))
+      traced(target)
+      const made = await promisesOf(() => client.call(target))
+      expect(made).toBe(before + sampling * (client.promises ?? 0))
+      await recording.stop()
+      expect(recording.spans.length > 0).toBe(sampling === 1)
     })
 
     test('a call in a context where tracing is suppressed has no span', async () => {
@@ -276,6 +295,24 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
         expect(recording.spans).toHaveLength(0)
       })
 
+      test('what somebody has put over our methods stays when it is untraced, and ours pass calls on', async () => {
+        const recording = record()
+        const target = (await opened()) as Target & Record<string, (...args: unknown[]) => unknown>
+        traced(target)
+        for (const name of client.overrides ?? []) {
+          const ours = target[name] as (...args: unknown[]) => unknown
+          const theirs = function (this: unknown, ...args: unknown[]) {
+            return Reflect.apply(ours, this, args)
+          }
+          Object.assign(target, { [name]: theirs })
+        }
+        await client.call(target)
+        await recording.all(1)
+        untrace(target)
+        expect(await client.call(target)).toEqual(client.result)
+        expect(recording.spans).toHaveLength(1)
+      })
+
       test('no property that can be enumerated is added to the object', async () => {
         const target = (await opened()) as Target & object
         const before = Object.keys(target)
@@ -288,6 +325,28 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
 
 function childrenOf(spans: readonly ReadableSpan[], parent: ReadableSpan | undefined): ReadableSpan[] {
   return spans.filter((candidate) => candidate.parentSpanContext?.spanId === parent?.spanContext().spanId)
+}
+
+/** The least of promises that are made within a call, and by what follows in its context: some have to connect first. */
+async function promisesOf(call: () => Promise<unknown>): Promise<number> {
+  const within = new AsyncLocalStorage<{ count: number }>()
+  const hook = createHook({
+    init(_id, type) {
+      const store = type === 'PROMISE' ? within.getStore() : undefined
+      if (store !== undefined) store.count += 1
+    },
+  }).enable()
+  const counts: number[] = []
+  try {
+    for (let calls = 0; calls < 5; calls += 1) {
+      const store = { count: 0 }
+      await within.run(store, call)
+      counts.push(store.count)
+    }
+  } finally {
+    hook.disable()
+  }
+  return Math.min(...counts)
 }
 
 async function outcome(promise: Promise<unknown>): Promise<{ value: unknown } | { error: unknown }> {

@@ -215,12 +215,11 @@ class Exchange<Given extends unknown[], Carried> extends DeferredOptions {
       span.setAttribute(semconv.HTTP_ROUTE, route)
       span.updateName(spanName(this.method, route))
     }
-    const { statusCode } = response
-    if (response.headersSent) span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, statusCode)
-    if (seam.responseHeaders.length > 0) this.#describeHeaders(span)
-
     // A response of HTTP/2 says that it is finished also when it was cut off: only the app can have ended it.
     const isComplete = this.isComplete || (response.writableFinished && response.writableEnded)
+    const { statusCode } = response
+    if (isComplete || response.headersSent) span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, statusCode)
+    if (seam.responseHeaders.length > 0) this.#describeHeaders(span)
     if (!isComplete) span.setAttribute(semconv.INCOMPLETE, true)
     if (!isComplete || statusCode >= 500) this.#fail(span, isComplete ? statusCode : undefined)
     if (seam.moreAttributes !== undefined || seam.nameOf !== undefined) this.#ask(span)
@@ -288,17 +287,16 @@ export function carriedBy(request: IncomingMessage): unknown {
 
 // ---- Listeners ----
 
-/** Whether listeners run in this context already, or there are none. In that order: Express' objects are slow to read. */
-function isAtHome(emitter: EventEmitter, scope: Context, [name]: Emission): boolean {
-  return context.active() === scope || emitter.listenerCount(name) === 0
+/** Whether an event concerns nobody: it is not the one that ends a request, and has no listeners. */
+function isUnheard(emitter: EventEmitter, [name]: Emission): boolean {
+  return name !== 'close' && emitter.listenerCount(name) === 0
 }
 
 function requestEmit(emit: EventEmitter['emit']): ScopedEmit {
   function emitOfRequest(this: IncomingMessage, ...args: Emission): boolean {
-    const exchange = exchangeOf(this)
-    if (exchange !== undefined && args[0] === 'close') exchange.requestClosed()
-    if (exchange === undefined || isAtHome(this, exchange.requestScope, args))
-      return Reflect.apply(emit, this, args)
+    const exchange = isUnheard(this, args) ? undefined : exchangeOf(this)
+    if (exchange === undefined) return Reflect.apply(emit, this, args)
+    if (args[0] === 'close') exchange.requestClosed()
     return emitWithin(exchange.requestScope, this, emit, args)
   }
   emitOfRequest[RESCOPE] = (request: EventEmitter, scope: Context) => {
@@ -311,10 +309,9 @@ function requestEmit(emit: EventEmitter['emit']): ScopedEmit {
 
 function responseEmit(emit: EventEmitter['emit']): ScopedEmit {
   function emitOfResponse(this: ServerResponse, ...args: Emission): boolean {
-    const exchange = exchangeOf(this.req)
-    if (exchange !== undefined && args[0] === 'close') exchange.end()
-    if (exchange === undefined || isAtHome(this, exchange.responseScope, args))
-      return Reflect.apply(emit, this, args)
+    const exchange = isUnheard(this, args) ? undefined : exchangeOf(this.req)
+    if (exchange === undefined) return Reflect.apply(emit, this, args)
+    if (args[0] === 'close') exchange.end()
     return emitWithin(exchange.responseScope, this, emit, args)
   }
   emitOfResponse[RESCOPE] = (response: EventEmitter, scope: Context) => {

@@ -71,12 +71,21 @@ function watchErrors(app: Application): void {
   )
 }
 
+const NONE: readonly Layer[] = []
+
 // `_matchedRoute` is the path of the layer that was entered last. That may be middleware of the router, which has
 // answered or thrown: then the first route that would take the request stands for it.
 function routeOf(ctx: Context & Routed): string | undefined {
-  const { matched = [], _matchedRoute: entered } = ctx
-  const routes = matched.filter(({ methods }) => methods.includes(ctx.method))
-  const layer = routes.find(({ path }) => path === entered) ?? routes[0]
+  const { matched = NONE, _matchedRoute: entered, method } = ctx
+  let layer: Layer | undefined
+  for (const candidate of matched) {
+    if (!candidate.methods.includes(method)) continue
+    if (candidate.path === entered) {
+      layer = candidate
+      break
+    }
+    layer ??= candidate
+  }
   if (layer === undefined) return undefined
   const mount = mountOf(ctx, layer)
   const path = typeof layer.path === 'string' ? layer.path : String(layer.path)
