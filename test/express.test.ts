@@ -1,3 +1,5 @@
+import { context, createContextKey, ROOT_CONTEXT, trace } from '@opentelemetry/api'
+import { RPCType, setRPCMetadata, type RPCMetadata } from '@opentelemetry/core'
 import { tracing } from '@throughline/express'
 import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
 import { createServer } from 'node:http'
@@ -508,6 +510,87 @@ function layersOf(create: typeof express): Record<string, PropertyDescriptor> {
   const [layer] = (own._router ?? own.router).stack
   return Object.getOwnPropertyDescriptors(Object.getPrototypeOf(layer))
 }
+
+describe('an app that hands a request over to one of another Express', () => {
+  test.each([
+    ['Express 5 to 4', express, express4],
+    ['Express 4 to 5', express4, express],
+  ])('%s: the span ends, and listeners run in its context', async (_title, outer, inner) => {
+    const current: unknown[] = []
+    const other = inner().post('/x', (request: Request, response: Response) => {
+      request.on('end', () => {
+        current.push(trace.getActiveSpan()?.spanContext().spanId)
+        response.send('inner')
+      })
+      request.resume()
+    })
+    const application = outer().use(tracing())
+    application.post('/x', (request, response) => void other(request as never, response as never))
+    const span = await trace1(application, '/x', { method: 'POST' })
+    expect(span.attributes).toMatchObject({ 'http.response.status_code': 200 })
+    expect(current).toEqual([span.spanContext().spanId])
+  })
+})
+
+test('an app that is not traced keeps what it binds, whatever another app of the process traces', async () => {
+  const key = createContextKey('of the app')
+  const seen: unknown[] = []
+  const untraced = express().post('/', (request, response) => {
+    context.bind(ROOT_CONTEXT.setValue(key, 'bound'), request)
+    request.on('end', () => {
+      seen.push(context.active().getValue(key))
+      response.send('ok')
+    })
+    request.resume()
+  })
+  const serving = await serve(untraced)
+  await trace1(express().use(tracing()).get('/', ok), '/')
+  await ask(serving, '/', { method: 'POST' })
+  expect(seen).toEqual(['bound'])
+})
+
+test('a request that was bound before it came to the app runs its listeners in the span’s context', async () => {
+  const current: unknown[] = []
+  const application = express().use(tracing())
+  application.post('/', (request, response) => {
+    request.on('end', () => {
+      current.push(trace.getActiveSpan()?.spanContext().spanId)
+      response.send('ok')
+    })
+    request.resume()
+  })
+  const recording = record()
+  const serving = await listening(
+    createServer((request, response) => {
+      context.bind(ROOT_CONTEXT, request)
+      application(request, response)
+    }),
+  )
+  servings.push(serving)
+  await ask(serving, '/', { method: 'POST' })
+  const [span] = await recording.all(1)
+  expect(current).toEqual([span?.spanContext().spanId])
+})
+
+test('the official instrumentation is told the route of an unsampled request too, for its metrics', async () => {
+  const span = trace.wrapSpanContext({ traceId: '1'.repeat(32), spanId: '2'.repeat(16), traceFlags: 0 })
+  const metadata: RPCMetadata = { type: RPCType.HTTP, span }
+  record()
+  const application = express().use(tracing()).get('/users/:id', ok)
+  let resolve = (): void => {}
+  const closed = new Promise<void>((settle) => (resolve = settle))
+  const serving = await listening(
+    createServer((request, response) => {
+      response.on('close', resolve)
+      const official = setRPCMetadata(trace.setSpan(ROOT_CONTEXT, span), metadata)
+      context.with(official, () => application(request, response))
+    }),
+  )
+  servings.push(serving)
+  await ask(serving, '/users/7')
+  await closed
+  expect(metadata.route).toBe('/users/:id')
+})
 
 const servings: Serving[] = []
 

@@ -336,6 +336,36 @@ describe.each([
       expect(exceptions(span)).toEqual(['it'])
     })
 
+    test('the error handler that a middleware put on the context of one request is called, and the error is told', async () => {
+      const application = app().use(async (ctx, next) => {
+        ctx.onerror = function onerror(this: Koa.Context, error?: Error) {
+          if (error == null) return
+          this.res.statusCode = 503
+          this.res.end('handled')
+        }
+        await next()
+      })
+      application.use(() => {
+        throw new TypeError('it')
+      })
+      const recording = record()
+      expect(await ask(await listen(application), '/')).toMatchObject({ status: 503, body: 'handled' })
+      const [span] = await recording.all(1)
+      expect(exceptions(span)).toEqual(['it'])
+      expect(span?.attributes).toMatchObject({ 'error.type': 'TypeError' })
+    })
+
+    test('what is thrown and is no error is told as it is, not as Koa words it', async () => {
+      const application = app().use(() => {
+        throw 'a text'
+      })
+      application.silent = true
+      const recording = record()
+      expect(await ask(await listen(application), '/')).toMatchObject({ status: 500 })
+      const [span] = await recording.all(1)
+      expect(exceptions(span)).toEqual(['a text'])
+    })
+
     test('app.currentContext is the context of the request', async () => {
       const application = new Application({ asyncLocalStorage: true })
       let isSame = false

@@ -334,6 +334,7 @@ describe('a Pool', () => {
   test('of a class of the app may ask in its own way, and its spans end', async () => {
     const recording = record()
     class ByPromise extends Pool {
+      // @ts-expect-error: of the many forms of query this class has one.
       override async query(text: string) {
         const client = await this.connect()
         try {
@@ -344,6 +345,7 @@ describe('a Pool', () => {
       }
     }
     class ByCallback extends Pool {
+      // @ts-expect-error: of the many forms of query this class has one.
       override query() {
         return new Promise<unknown>((resolve) => {
           this.connect((_error, _client, release) => {

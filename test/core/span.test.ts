@@ -456,3 +456,21 @@ describe('each limit has its variable', () => {
     expect(reports.lines.join()).toMatch(/1 attribute.*1 event.*1 link/)
   })
 })
+
+test('what a processor writes into one span is not seen in another', () => {
+  const { tracer, ended } = engine({
+    processors: [
+      processor({
+        onEnd(span) {
+          ;(span as Span).status.code = SpanStatusCode.ERROR
+          ;(span as Span).events.push({ time: [0, 0], name: 'added' })
+          ;(span as Span).links = []
+        },
+      }),
+    ],
+  })
+  tracer.startSpan('one').end()
+  expect(ended).toEqual([])
+  const other = engine().tracer.startSpan('two') as Span
+  expect([other.status.code, other.events]).toEqual([SpanStatusCode.UNSET, []])
+})

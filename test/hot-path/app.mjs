@@ -145,14 +145,6 @@ const apps = {
 
   koa: () => koa(),
 
-  // Then what fails is not told to the app's 'error' event, and tracing is to see it for itself.
-  'koa with an error handler of its own': () =>
-    koa((app) => {
-      app.context.onerror = function onerror(error) {
-        if (error !== null) this.res.end()
-      }
-    }),
-
   async fastify() {
     const { default: fastify } = await import('fastify')
     const app = fastify()

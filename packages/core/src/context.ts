@@ -169,12 +169,17 @@ function bindFunction<F extends Callable>(scope: Context, fn: F): F {
   return bound as F
 }
 
-/** An `emit` of ours, which knows where the context of its emitter's listeners is kept. */
-export type ScopedEmit = EventEmitter['emit'] & {
-  [RESCOPE]?: (emitter: EventEmitter, scope: Context) => void
+/** Keeps the context of an emitter's listeners. */
+export interface Scoped {
+  /** Puts another context in its place. */
+  rescope(emitter: EventEmitter, scope: Context): void
 }
 
-export const RESCOPE = Symbol.for('throughline.rescope')
+/** An `emit` of ours, which says who keeps the context of its emitter's listeners. */
+export type ScopedEmit = EventEmitter['emit'] & { [SCOPED]?: Scoped }
+
+// Shared by all copies of this package.
+export const SCOPED = Symbol.for('throughline.scoped')
 
 interface Binding {
   readonly emit: EventEmitter['emit']
@@ -191,9 +196,9 @@ type Bound = EventEmitter & { [BINDING]?: Binding }
  * context is the newest one.
  */
 function emitIn(scope: Context, emitter: EventEmitter): void {
-  const rescope = (emitter.emit as ScopedEmit)[RESCOPE]
-  if (rescope !== undefined) {
-    rescope(emitter, scope)
+  const scoped = (emitter.emit as ScopedEmit)[SCOPED]
+  if (scoped !== undefined) {
+    scoped.rescope(emitter, scope)
     return
   }
   const bound = emitter as Bound
@@ -208,8 +213,10 @@ function emitBound(this: Bound, ...args: Emission): boolean {
   return emitWithin(scope, this, emit, args)
 }
 
-emitBound[RESCOPE] = (emitter: Bound, scope: Context) => {
-  ;(emitter[BINDING] as Binding).scope = scope
+emitBound[SCOPED] = {
+  rescope(emitter: Bound, scope: Context) {
+    ;(emitter[BINDING] as Binding).scope = scope
+  },
 }
 
 /** What `emit` is called with. */

@@ -13,7 +13,6 @@ export { traceRequest } from './server.ts'
 // The seams that adapters are made of: inbound, outbound, and what both need.
 export {
   carriedBy,
-  emitByPrototype,
   endRequest,
   receiver,
   recordError,

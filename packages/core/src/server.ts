@@ -11,19 +11,20 @@ import {
   type Link,
   type Span,
 } from '@opentelemetry/api'
-import { EventEmitter } from 'node:events'
-import { IncomingMessage, ServerResponse } from 'node:http'
+import type { EventEmitter } from 'node:events'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { now, toHrTime } from './clock.ts'
 import {
   emitWithin,
   ignoreTracing,
-  RESCOPE,
+  SCOPED,
   root,
   rpcMetadata,
   spanIn,
   withSpan,
   type Emission,
   type RpcMetadata,
+  type Scoped,
   type ScopedEmit,
 } from './context.ts'
 import { tracerFor } from './current.ts'
@@ -81,6 +82,10 @@ export interface Framework<Subject, Given extends unknown[], Carried = Subject> 
   given(carried: Carried, response: ServerResponse): Given
   /** The pattern that the router matched, mount points included; asked when the response has closed. */
   route?(carried: Carried): string | undefined
+  /** Called when a request has its span, if its route will be wanted. */
+  following?(carried: Carried): void
+  /** The pattern that the router matched, mount points included; asked when the response has closed. */
+  route?(carried: Carried): string | undefined
   /**
    * Asked when the span has started: whether `emit` is overridden already on what the request and its response inherit
    * from. `isRecorded` tells whether a route will be wanted.
@@ -136,7 +141,7 @@ interface Seam<Given extends unknown[], Carried> {
  * One request from its headers to its close: the options of its SERVER span, and what ends it. One object instead of a
  * closure for each of these saves 1 µs a request.
  */
-class Exchange<Given extends unknown[], Carried> extends DeferredOptions {
+class Exchange<Given extends unknown[], Carried> extends DeferredOptions implements Scoped {
   readonly kind = SpanKind.SERVER
   readonly seam: Seam<Given, Carried>
   readonly request: IncomingMessage
@@ -173,6 +178,11 @@ class Exchange<Given extends unknown[], Carried> extends DeferredOptions {
   protected build(): Attributes {
     const { request, seam } = this
     return serverAttributes(request, targetOf(request), seam.trustProxy, seam.requestHeaders)
+  }
+
+  rescope(emitter: EventEmitter, scope: Context): void {
+    if (emitter === this.request) this.requestScope = scope
+    else this.responseScope = scope
   }
 
   /** Before the request's listeners of 'close' are called. */
@@ -257,117 +267,71 @@ class Exchange<Given extends unknown[], Carried> extends DeferredOptions {
   }
 }
 
-// ---- Where a request's exchange is kept ----
-
-// Shared by all copies of this package: a request has one SERVER span, however often tracing is mounted.
-const EXCHANGE = Symbol.for('throughline.exchange')
+// ---- Listeners ----
 
 type AnyExchange = Exchange<unknown[], unknown>
 
-type Holder = object & { [EXCHANGE]?: AnyExchange }
-
 /**
- * The exchange hangs on the request. Where `emit` is overridden by prototype it hangs on `rawHeaders`, and cannot be seen
- * there by enumeration: Express changes a request's prototype, after which V8 makes a new hidden class for each property
- * that is added (3 µs).
+ * The exchange of a request is kept by the `emit` that the request was given: a request has one SERVER span, however often
+ * tracing is mounted, by whichever copy of this package. A property of its own beside `emit` would cost an Express app
+ * 3 µs: Express changes the prototypes of requests and responses, after which V8 makes a new hidden class for each
+ * property that is added to one.
  */
 function exchangeOf(request: IncomingMessage): AnyExchange | undefined {
-  return (request.rawHeaders as Holder | undefined)?.[EXCHANGE] ?? (request as Holder)[EXCHANGE]
+  const scoped = (request.emit as ScopedEmit | undefined)?.[SCOPED]
+  return scoped !== undefined && 'carried' in scoped ? (scoped as AnyExchange) : undefined
 }
 
 /**
- * What the seam was handed with this request; null where nothing of the request is recorded, and undefined where the seam
- * has not seen it.
+ * What the seam was handed with this request; null where nobody will want its route, and undefined where the seam has not
+ * seen it.
  */
 export function carriedBy(request: IncomingMessage): unknown {
   const exchange = exchangeOf(request)
   if (exchange === undefined) return undefined
-  return exchange.span?.isRecording() === true ? exchange.carried : null
+  return wantsRoute(exchange) ? exchange.carried : null
 }
 
-// ---- Listeners ----
+/** The official instrumentation has metrics, which want the routes of unsampled requests too. */
+function wantsRoute({ span, theirs }: Pick<AnyExchange, 'span' | 'theirs'>): boolean {
+  return theirs !== undefined || span?.isRecording() === true
+}
+
+/** Makes the listeners of a request and its response run in its context, and its close end the span. */
+function bindListeners(exchange: AnyExchange, scope: Context): void {
+  const { request, response } = exchange
+  exchange.requestScope = scope
+  exchange.responseScope = scope
+  const requestEmit = previousEmit(request, scope)
+  const responseEmit = previousEmit(response, scope)
+
+  function emitOfRequest(this: IncomingMessage, ...args: Emission): boolean {
+    if (isUnheard(this, args)) return Reflect.apply(requestEmit, this, args)
+    if (args[0] === 'close') exchange.requestClosed()
+    return emitWithin(exchange.requestScope, this, requestEmit, args)
+  }
+  emitOfRequest[SCOPED] = exchange as Scoped
+  request.emit = emitOfRequest
+
+  function emitOfResponse(this: ServerResponse, ...args: Emission): boolean {
+    if (isUnheard(this, args)) return Reflect.apply(responseEmit, this, args)
+    if (args[0] === 'close') exchange.end()
+    return emitWithin(exchange.responseScope, this, responseEmit, args)
+  }
+  emitOfResponse[SCOPED] = exchange as Scoped
+  response.emit = emitOfResponse
+}
+
+/** What `emit` was; where that is one of ours already, its listeners run in the newest context. */
+function previousEmit(emitter: EventEmitter, scope: Context): EventEmitter['emit'] {
+  const emit: ScopedEmit = emitter.emit
+  emit[SCOPED]?.rescope(emitter, scope)
+  return emit
+}
 
 /** Whether an event concerns nobody: it is not the one that ends a request, and has no listeners. */
 function isUnheard(emitter: EventEmitter, [name]: Emission): boolean {
   return name !== 'close' && emitter.listenerCount(name) === 0
-}
-
-function requestEmit(emit: EventEmitter['emit']): ScopedEmit {
-  function emitOfRequest(this: IncomingMessage, ...args: Emission): boolean {
-    const exchange = isUnheard(this, args) ? undefined : exchangeOf(this)
-    if (exchange === undefined) return Reflect.apply(emit, this, args)
-    if (args[0] === 'close') exchange.requestClosed()
-    return emitWithin(exchange.requestScope, this, emit, args)
-  }
-  emitOfRequest[RESCOPE] = (request: EventEmitter, scope: Context) => {
-    const exchange = exchangeOf(request as IncomingMessage)
-    if (exchange !== undefined) exchange.requestScope = scope
-  }
-  emitOfRequest[EXCHANGE] = true
-  return emitOfRequest
-}
-
-function responseEmit(emit: EventEmitter['emit']): ScopedEmit {
-  function emitOfResponse(this: ServerResponse, ...args: Emission): boolean {
-    const exchange = isUnheard(this, args) ? undefined : exchangeOf(this.req)
-    if (exchange === undefined) return Reflect.apply(emit, this, args)
-    if (args[0] === 'close') exchange.end()
-    return emitWithin(exchange.responseScope, this, emit, args)
-  }
-  emitOfResponse[RESCOPE] = (response: EventEmitter, scope: Context) => {
-    const exchange = exchangeOf((response as ServerResponse).req)
-    if (exchange !== undefined) exchange.responseScope = scope
-  }
-  emitOfResponse[EXCHANGE] = true
-  return emitOfResponse
-}
-
-const plainEmit = EventEmitter.prototype.emit
-const emitOfRequest = requestEmit(plainEmit)
-const emitOfResponse = responseEmit(plainEmit)
-
-/**
- * For a framework whose requests and responses inherit from objects of its own: overrides `emit` once, on the outermost of
- * these that is not Node's, which spares two hidden classes a request (6 µs on Express). False where there is none.
- */
-export function emitByPrototype(requests: object, responses: object): boolean {
-  const request = outermost(requests, IncomingMessage.prototype)
-  const response = outermost(responses, ServerResponse.prototype)
-  if (request === undefined || response === undefined) return false
-  overrideEmit(request, requestEmit)
-  overrideEmit(response, responseEmit)
-  return true
-}
-
-function overrideEmit(of: EventEmitter, wrap: (emit: ScopedEmit) => ScopedEmit): void {
-  if (isOfExchange(of.emit)) return
-  Object.defineProperty(of, 'emit', { value: wrap(of.emit), writable: true, configurable: true })
-}
-
-function outermost<T extends object>(of: object, base: T): T | undefined {
-  let at: object | null = of
-  while (at !== null && Object.getPrototypeOf(at) !== base) at = Object.getPrototypeOf(at)
-  return at === null ? undefined : (at as T)
-}
-
-/** Makes the listeners of this request and its response run in its context, and its close end the span. */
-function bindListeners(request: IncomingMessage, response: ServerResponse, scope: Context): void {
-  if (request.emit === plainEmit) request.emit = emitOfRequest
-  else rebind(request, scope, requestEmit)
-  if (response.emit === plainEmit) response.emit = emitOfResponse
-  else rebind(response, scope, responseEmit)
-}
-
-/** Of an emitter that somebody has given another `emit`; where that was us, it keeps it, with the newest context. */
-function rebind(emitter: EventEmitter, scope: Context, wrap: (emit: ScopedEmit) => ScopedEmit): void {
-  const emit: ScopedEmit = emitter.emit
-  if (isOfExchange(emit)) return
-  emit[RESCOPE]?.(emitter, scope)
-  emitter.emit = wrap(emit)
-}
-
-function isOfExchange(emit: object): boolean {
-  return EXCHANGE in emit
 }
 
 // ---- The seam ----
@@ -458,17 +422,8 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
   }
 
   function attach(exchange: Exchange<Given, Carried>, scope: Context): Context {
-    const { request, response, carried } = exchange
-    exchange.requestScope = scope
-    exchange.responseScope = scope
-    // Where somebody has given this very response an `emit`, that of its prototype is not called.
-    const isRecorded = exchange.span?.isRecording() === true
-    if (framework.isBound?.(carried, isRecorded) === true && isOfExchange(response.emit)) {
-      Object.defineProperty(request.rawHeaders, EXCHANGE, { value: exchange })
-    } else {
-      ;(request as Holder)[EXCHANGE] = exchange as unknown as AnyExchange
-      bindListeners(request, response, scope)
-    }
+    bindListeners(exchange as unknown as AnyExchange, scope)
+    if (wantsRoute(exchange)) framework.following?.(exchange.carried)
     return scope
   }
 }
@@ -559,8 +514,8 @@ function linkTo(extracted: Context): Link[] | undefined {
 }
 
 // A response that waits behind another one on its connection is not told when the client leaves; its request is.
-function isForsaken(request: IncomingMessage, response: ServerResponse): boolean {
-  return response.socket === null && !response.writableFinished && request.socket.destroyed
+function isForsaken(request: Partial<IncomingMessage>, response: ServerResponse): boolean {
+  return response.socket === null && !response.writableFinished && request.socket?.destroyed === true
 }
 
 // Headers that are all given to `writeHead` cannot be asked for later, unless the response had one of its own before.

@@ -118,23 +118,17 @@ const COUNT_SHIFT = 12
 /** What is left of 31 bits. A limit above it is this one. */
 const MOST_ATTRIBUTES = 2 ** 19 - 1
 
-const UNSET: SpanStatus = { code: SpanStatusCode.UNSET }
-
 /** What most spans do without. An object of its own, made when it is needed, keeps 64 bytes out of all others. */
 interface Extras {
   status: SpanStatus
-  readonly events: TimedEvent[]
-  readonly links: RecordedLink[]
+  events: TimedEvent[]
+  links: RecordedLink[]
   droppedAttributes: number
   droppedEvents: number
   droppedLinks: number
   startTime: HrTime | undefined
   endTime: HrTime | undefined
 }
-
-// For all that have none of their own.
-const NO_EVENTS: TimedEvent[] = []
-const NO_LINKS: RecordedLink[] = []
 
 /**
  * One timed operation: the API's Span for those who make it, the exporters' ReadableSpan for those who read it. Nothing
@@ -286,7 +280,7 @@ export class Span implements ApiSpan, ReadableSpan {
   /** Ok is final, Error wins over Unset, and only Error has a description (OpenTelemetry trace API, set status). */
   setStatus(status: SpanStatus): this {
     if (this.ended) return this.#late('setStatus')
-    if (this.status.code === SpanStatusCode.OK) return this
+    if (this.#extras?.status.code === SpanStatusCode.OK) return this
     try {
       const { code, message } = status
       if (code === SpanStatusCode.OK) this.#own().status = { code }
@@ -368,16 +362,34 @@ export class Span implements ApiSpan, ReadableSpan {
     return this.#endTicks === 0 ? [0, 0] : between(this.startTime, this.endTime)
   }
 
+  /** Whether there is nothing to be asked for beside name, kind, context, attributes and times. */
+  get isPlain(): boolean {
+    return this.#extras === undefined
+  }
+
+  // What is read may be written to, by processors that redact: it is this span's own.
   get status(): SpanStatus {
-    return this.#extras?.status ?? UNSET
+    return this.#own().status
+  }
+
+  set status(status: SpanStatus) {
+    this.#own().status = status
   }
 
   get events(): TimedEvent[] {
-    return this.#extras?.events ?? NO_EVENTS
+    return this.#own().events
+  }
+
+  set events(events: TimedEvent[]) {
+    this.#own().events = events
   }
 
   get links(): RecordedLink[] {
-    return this.#extras?.links ?? NO_LINKS
+    return this.#own().links
+  }
+
+  set links(links: RecordedLink[]) {
+    this.#own().links = links
   }
 
   get droppedAttributesCount(): number {
@@ -412,7 +424,7 @@ export class Span implements ApiSpan, ReadableSpan {
 
   #own(): Extras {
     return (this.#extras ??= {
-      status: UNSET,
+      status: { code: SpanStatusCode.UNSET },
       events: [],
       links: [],
       droppedAttributes: 0,

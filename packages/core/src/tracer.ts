@@ -15,7 +15,7 @@ import {
   type Tracer as ApiTracer,
   type TracerProvider as ApiTracerProvider,
 } from '@opentelemetry/api'
-import { plainCopy } from './attribute.ts'
+import { plainCopy, textOf } from './attribute.ts'
 import { isSuppressed, spanIn, withSpan } from './context.ts'
 import { guardedIds, isValid, randomIds, type IdGenerator } from './ids.ts'
 import { reportOnce } from './report.ts'
@@ -108,7 +108,8 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.#processors = config.processors
   }
 
-  getTracer(name: string, version?: string, options?: { schemaUrl?: string }): Tracer {
+  getTracer(given: string, version?: string, options?: { schemaUrl?: string }): Tracer {
+    const name = textOf(given)
     const key = `${name}@${version ?? ''}:${options?.schemaUrl ?? ''}`
     let tracer = this.#tracers.get(key)
     if (tracer === undefined) {

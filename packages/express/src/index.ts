@@ -1,6 +1,6 @@
-import { emitByPrototype, receiver, type ReceivingOptions } from '@throughline/core'
-import type { Express, NextFunction, Request, RequestHandler, Response } from 'express'
-import { startWay, wayOf, type App, type Way } from './layers.ts'
+import { receiver, type ReceivingOptions } from '@throughline/core'
+import type { NextFunction, Request, RequestHandler, Response } from 'express'
+import { startWay, wayOf, type Way } from './layers.ts'
 
 /** `ignore` and `inbound` get the request; `attributes` and `spanName` get request and response when it has closed. */
 export type TracingOptions = ReceivingOptions<Request, [request: Request, response: Response]>
@@ -22,11 +22,7 @@ export function tracing(options: TracingOptions = {}): RequestHandler {
       subject: ({ request }) => request,
       given: ({ request }, response) => [request, response as Response],
       route: ({ route }) => route,
-      isBound(way, isRecorded) {
-        const app = way.request.app as Express
-        if (isRecorded) startWay(way, app as unknown as App, tracing)
-        return isBound(app)
-      },
+      following: (way) => startWay(way, tracing),
     },
     options,
   )
@@ -35,16 +31,4 @@ export function tracing(options: TracingOptions = {}): RequestHandler {
   function tracing(request: Request, response: Response, next: NextFunction): void {
     receive(request, response, wayOf(request), next)
   }
-}
-
-const bound = new WeakMap<Express, boolean>()
-
-/** Whether the requests of this app inherit an `emit` of ours, which they do from its first request on. */
-function isBound(app: Express): boolean {
-  let isOn = bound.get(app)
-  if (isOn === undefined) {
-    isOn = emitByPrototype(app.request, app.response)
-    bound.set(app, isOn)
-  }
-  return isOn
 }

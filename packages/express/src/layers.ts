@@ -29,7 +29,7 @@ interface Router {
   readonly stack: Layer[]
 }
 
-export interface App {
+interface App {
   /** Express 4 throws when its long removed `router` is read, and makes this one late. */
   readonly _router?: Router
   readonly router?: Router
@@ -68,11 +68,12 @@ function newWay(request: Request): Way {
  * The request has come to `tracing`, the middleware. The layers that its app and those above it have by now are watched,
  * by each request, since layers come late too.
  */
-export function startWay(way: Way, app: App, tracing: RequestHandler): void {
+export function startWay(way: Way, tracing: RequestHandler): void {
   const { request } = way
   try {
-    for (let at: App | undefined = app; at !== undefined; at = at.parent) watch(stackOf(at))
-    if (request.baseUrl !== '' && !(hasEarly && early.has(request))) enteredUnseen(way, tracing)
+    for (let at: App | undefined = request.app as unknown as App; at !== undefined; at = at.parent)
+      watch(stackOf(at))
+    if (Boolean(request.baseUrl) && !(hasEarly && early.has(request))) enteredUnseen(way, tracing)
   } catch (error) {
     sayUnknown(error)
   }

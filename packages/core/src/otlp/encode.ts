@@ -7,7 +7,7 @@
  * Functions that write take the position to write at and return the position after what they wrote. That keeps
  * the position in a register, and undoing a half-written message is no more than forgetting the new position.
  */
-import type { Attributes, Link } from '@opentelemetry/api'
+import type { Attributes, Link, TraceState } from '@opentelemetry/api'
 import { writeHrTime } from '../clock.ts'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
@@ -172,10 +172,12 @@ function encodeSpans(spans: readonly ReadableSpan[], most: number, rest: Remaind
   for (const _ in NOTHING) hasInherited = true
   let at = 0
   for (const resourceGroup of group(spans)) {
+    const before = progress()
     try {
       at = writeResourceSpans(resourceGroup, spans, at)
     } catch (error) {
       forget()
+      takeBack(before)
       for (const { first } of resourceGroup.scopes) remainder.leftOut += chain(spans, first).length
       reportOnce('encode', 'error', 'the spans of a resource could not be encoded and are left out', error)
     }
@@ -232,6 +234,23 @@ function group(spans: readonly ReadableSpan[]): ResourceGroup[] {
   return groups
 }
 
+interface Progress {
+  readonly written: number
+  readonly later: number
+  readonly leftOut: number
+}
+
+function progress(): Progress {
+  return { written, later: remainder.later.length, leftOut: remainder.leftOut }
+}
+
+/** A group that fails is counted once, whatever had been done of it. */
+function takeBack(before: Progress): void {
+  written = before.written
+  remainder.later.length = before.later
+  remainder.leftOut = before.leftOut
+}
+
 function isFull(at: number): boolean {
   return at > room && written > 0
 }
@@ -253,7 +272,17 @@ function writeResourceSpans(
   const { resource } = resourceGroup
   const head = writeBytes(resources.get(resource) ?? encodeResource(resource, start), start + 5)
   let at = head
-  for (const scopeGroup of resourceGroup.scopes) at = writeScopeSpans(scopeGroup, spans, at)
+  for (const scopeGroup of resourceGroup.scopes) {
+    const before = progress()
+    try {
+      at = writeScopeSpans(scopeGroup, spans, at)
+    } catch (error) {
+      forget()
+      takeBack(before)
+      remainder.leftOut += chain(spans, scopeGroup.first).length
+      reportOnce('encode', 'error', 'the spans of a scope could not be encoded and are left out', error)
+    }
+  }
   if (at === head) return start
   bytes[start] = 0x0a // ExportTraceServiceRequest.resource_spans = 1
   writeLength(start + 1, 4, at - start - 5)
@@ -325,7 +354,7 @@ function writeSpan(span: ReadableSpan, start: number): number {
   let at = start + 5
   at = writeTraceId(context.traceId, at)
   at = writeSpanId(0x12, context.spanId, at)
-  const traceState = context.traceState?.serialize()
+  const traceState = stateText(context)
   if (traceState) at = reserved(writeTextField(0x1a, traceState, at), SPAN_FIXED_BYTES)
   if (parent !== undefined) {
     const withParent = writeSpanId(0x22, parent.spanId, at)
@@ -348,6 +377,30 @@ function writeSpan(span: ReadableSpan, start: number): number {
     writeHrTime(span.endTime, view, at + 10)
   }
   at = writeAttributes(0x4a, span.attributes, at + 18)
+  if (!(span instanceof Span && span.isPlain)) at = writeDetails(span, at)
+  reserve(at, 6)
+  bytes[at] = 0x85 // flags = 16, fixed32: a tag of two bytes
+  bytes[at + 1] = 0x01
+  writeFlags(context.traceFlags, parent?.isRemote, at + 2)
+  at += 6
+  writeLength(start + 1, 4, at - start - 5)
+  return at
+}
+
+/** A tracestate as text; one that cannot be read, from a sampler of the app's, costs itself and not its span. */
+export function stateText({ traceState }: { readonly traceState?: TraceState | undefined }): string {
+  if (traceState === undefined) return ''
+  try {
+    const text: unknown = traceState.serialize()
+    return typeof text === 'string' ? text : ''
+  } catch {
+    return ''
+  }
+}
+
+/** What most spans do without: dropped counts, events, links and status. */
+function writeDetails(span: ReadableSpan, start: number): number {
+  let at = start
   at = writeCount(0x50, span.droppedAttributesCount, at)
   const { events, links, status } = span
   for (const event of events) at = writeEvent(event, at)
@@ -366,12 +419,6 @@ function writeSpan(span: ReadableSpan, start: number): number {
     bytes[statusAt] = 0x7a
     writeLength(statusAt + 1, 4, at - statusAt - 5)
   }
-  reserve(at, 6)
-  bytes[at] = 0x85 // flags = 16, fixed32: a tag of two bytes
-  bytes[at + 1] = 0x01
-  writeFlags(context.traceFlags, parent?.isRemote, at + 2)
-  at += 6
-  writeLength(start + 1, 4, at - start - 5)
   return at
 }
 
@@ -395,7 +442,7 @@ function writeLink(link: Link, start: number): number {
   bytes[start] = 0x6a
   let at = writeTraceId(context.traceId, start + 5)
   at = writeSpanId(0x12, context.spanId, at)
-  const traceState = context.traceState?.serialize()
+  const traceState = stateText(context)
   if (traceState) at = writeTextField(0x1a, traceState, at)
   if (link.attributes) at = writeAttributes(0x22, link.attributes, at)
   at = writeCount(0x28, link.droppedAttributesCount, at)

@@ -13,6 +13,7 @@ import {
   MESSAGE_LIMIT,
   type PartialSuccess,
   type Remainder,
+  stateText,
   VALUES_LIMIT,
 } from './encode.ts'
 
@@ -62,9 +63,11 @@ export function encodeJson(
   }
   let text = ''
   for (const [resource, scopes] of resources) {
+    const { leftOut } = rest
     try {
       text += (text === '' ? '' : ',') + resourceSpans(resource, scopes, rest)
     } catch (error) {
+      rest.leftOut = leftOut
       for (const siblings of scopes.values()) rest.leftOut += siblings.length
       reportOnce('encode', 'error', 'the spans of a resource could not be encoded and are left out', error)
     }
@@ -141,7 +144,7 @@ function toSpan(span: ReadableSpan): object {
   return {
     traceId: hexId(context.traceId, TRACE_ID, 32),
     spanId: hexId(context.spanId, SPAN_ID, 16),
-    traceState: nonEmpty(context.traceState?.serialize()),
+    traceState: nonEmpty(stateText(context)),
     parentSpanId: parent === undefined ? undefined : parentId(parent.spanId),
     flags: flags(context.traceFlags, parent?.isRemote),
     name: wellFormed(span.name),
@@ -172,7 +175,7 @@ function toLink(link: Link): object {
   return {
     traceId: hexId(context.traceId, TRACE_ID, 32),
     spanId: hexId(context.spanId, SPAN_ID, 16),
-    traceState: nonEmpty(context.traceState?.serialize()),
+    traceState: nonEmpty(stateText(context)),
     attributes: keyValues(link.attributes),
     droppedAttributesCount: nonZero(link.droppedAttributesCount),
     flags: flags(context.traceFlags, context.isRemote),

@@ -119,7 +119,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       const encoded = encode(unsent, rest)
       const count = unsent.length - rest.later.length - rest.leftOut
       leftOut += rest.leftOut
-      const result = count === 0 ? SENT : await sendRequest(encoded, count, deadline, late)
+      const result = count <= 0 ? SENT : await sendRequest(encoded, count, deadline, late)
       if (result.code !== 0) {
         const lost = leftOut + count + rest.later.length
         return lost === spans.length ? result : { ...result, lost }
