@@ -1,4 +1,4 @@
-import { context, type Attributes } from '@opentelemetry/api'
+import { context, ROOT_CONTEXT, SamplingDecision, trace, type Attributes } from '@opentelemetry/api'
 import { Call, sender, span, type Sender, type SendingOptions } from '@throughline/core'
 import { describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
@@ -93,5 +93,44 @@ describe('a call is asked only for what somebody wants to know', () => {
       attributes: { 'error.type': 'ECONNREFUSED' },
       status: { code: 2, message: 'refused' },
     })
+  })
+})
+
+describe('a call that sends nothing of its span along', () => {
+  const silent = () =>
+    sender<[text: string], Outcome>(
+      { scope: { name: 'a-client' }, isSilent: true, text: (text: string) => text },
+      'wrap()',
+      {},
+    )
+  const drop = {
+    shouldSample: () => ({ decision: SamplingDecision.NOT_RECORD }),
+    toString: () => 'Drop',
+  }
+
+  test('is not begun below a span that is not sampled, where the sampler follows parents', () => {
+    record({ sampling: 0 })
+    span('caller', () => expect(silent().caller()).toBeUndefined())
+  })
+
+  test.each([
+    ['where nobody calls', () => {}, {}],
+    ['below a span that is sampled', (ask: () => void) => span('caller', ask), {}],
+    ['where the sampler is the app’s', (ask: () => void) => span('caller', ask), { sampler: drop }],
+    [
+      'below a context that came from elsewhere',
+      (ask: () => void) => {
+        const remote = { traceId: '1'.repeat(32), spanId: '2'.repeat(16), traceFlags: 0, isRemote: true }
+        context.with(trace.setSpan(ROOT_CONTEXT, trace.wrapSpanContext(remote)), ask)
+      },
+      {},
+    ],
+  ])('is begun %s', (_title, within, options) => {
+    record(options)
+    const callers: unknown[] = []
+    const ask = () => callers.push(silent().caller())
+    if (within.length === 0) ask()
+    else within(ask)
+    expect(callers).toEqual([expect.anything()])
   })
 })

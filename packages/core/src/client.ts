@@ -17,7 +17,7 @@ import { BOOLEAN, FUNCTION, guarded, MATCH, matcher, validated, type Match, type
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import type { InstrumentationScope } from './span.ts'
-import { DeferredOptions } from './tracer.ts'
+import { DeferredOptions, Tracer as OurTracer } from './tracer.ts'
 
 /** What a call has before it has begun. */
 const NO_SPAN = trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
@@ -70,6 +70,8 @@ export abstract class Call<
 /** What the seam must know of a client library. */
 export interface Library<Subject extends unknown[]> {
   readonly scope: InstrumentationScope
+  /** Whether nothing of its calls' spans goes along on the wire: one that is dropped then need not be started. */
+  readonly isSilent?: boolean
   /** The text that `ignore` compares. */
   text(...subject: Subject): string
 }
@@ -131,7 +133,10 @@ export function sender<
       maker = tracer()
       const active = context.active()
       if (isSuppressed(active) || isIgnored(active)) return undefined
-      return requireParent && spanIn(active) === undefined ? undefined : active
+      const parent = spanIn(active)
+      if (parent === undefined) return requireParent ? undefined : active
+      const isDropped = library.isSilent === true && maker instanceof OurTracer && maker.dropsUnder(parent)
+      return isDropped ? undefined : active
     } catch (error) {
       sayUntraced(error)
       return undefined

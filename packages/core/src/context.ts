@@ -111,6 +111,8 @@ export function ignoreTracing(base: Context): Context {
 }
 
 export function isIgnored(of: Context): boolean {
+  // Nearly no request has values of that kind: 0.1 µs for each call of a client.
+  if (of instanceof SlottedContext && of.others === undefined) return false
   return of.getValue(IGNORED_KEY) === true
 }
 

@@ -11,14 +11,14 @@ import {
 import { formatB3, parseB3, parseB3Fields, samplingState, type B3 } from './b3.ts'
 import { formatBaggage, parseBaggage } from './baggage.ts'
 import { isSuppressed, withSpan } from './context.ts'
-import { knownValid } from './ids.ts'
+import { isValid, knownValid } from './ids.ts'
 import { formatTraceparent, parseTraceContext, serializeTracestate } from './trace-context.ts'
 
 /** W3C Trace Context Level 2: `traceparent` and `tracestate`. A header that is not valid leaves the context as it was. */
 export const traceContextPropagator: TextMapPropagator = {
   inject(from, carrier, setter) {
     const spanContext = trace.getSpanContext(from)
-    if (spanContext === undefined || !trace.isSpanContextValid(spanContext) || isSuppressed(from)) return
+    if (spanContext === undefined || !isValid(spanContext) || isSuppressed(from)) return
     setter.set(carrier, 'traceparent', formatTraceparent(spanContext))
     if (spanContext.traceState === undefined) return
     const tracestate = serializeTracestate(spanContext.traceState)
@@ -56,7 +56,7 @@ const B3_DEBUG = createContextKey('throughline.b3_debug')
 export const b3Propagator: TextMapPropagator = {
   inject(from, carrier, setter) {
     const spanContext = trace.getSpanContext(from)
-    if (spanContext === undefined || !trace.isSpanContextValid(spanContext) || isSuppressed(from)) return
+    if (spanContext === undefined || !isValid(spanContext) || isSuppressed(from)) return
     setter.set(carrier, 'b3', formatB3(spanContext, isDebugged(from, spanContext)))
   },
   extract: extractB3,
@@ -67,7 +67,7 @@ export const b3Propagator: TextMapPropagator = {
 export const b3MultiPropagator: TextMapPropagator = {
   inject(from, carrier, setter) {
     const spanContext = trace.getSpanContext(from)
-    if (spanContext === undefined || !trace.isSpanContextValid(spanContext) || isSuppressed(from)) return
+    if (spanContext === undefined || !isValid(spanContext) || isSuppressed(from)) return
     setter.set(carrier, 'x-b3-traceid', spanContext.traceId)
     setter.set(carrier, 'x-b3-spanid', spanContext.spanId)
     const state = samplingState(spanContext, isDebugged(from, spanContext))

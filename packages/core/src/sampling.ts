@@ -132,7 +132,8 @@ function warnOfPresumption(parent: SpanContext): void {
  */
 export function parentBased(rootSampler: Sampler): Sampler {
   const isChecking = 'setsThreshold' in rootSampler
-  const sampler: Sampler = {
+  const sampler: Sampler & { readonly followsParents: true } = {
+    followsParents: true,
     shouldSample(context, traceId, spanName, spanKind, attributes, links) {
       const parent = trace.getSpanContext(context)
       if (parent === undefined || !isValid(parent)) {
@@ -218,6 +219,11 @@ function decimal(ratio: number): string {
   const [mantissa = '', exponent] = String(ratio).split('e-')
   if (exponent === undefined) return mantissa
   return `0.${'0'.repeat(Number(exponent) - 1)}${mantissa.replace('.', '')}`
+}
+
+/** Whether this sampler drops every span under a local one that is not sampled, whatever it is about. */
+export function followsParents(sampler: Sampler): boolean {
+  return 'followsParents' in sampler
 }
 
 export function ignoresAttributes(sampler: Sampler): sampler is HeadSampler {

@@ -20,7 +20,7 @@ import { isSuppressed, spanIn, withSpan } from './context.ts'
 import { guardedIds, isValid, randomIds, type IdGenerator } from './ids.ts'
 import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
-import { decide, ignoresAttributes, type Sampler } from './sampling.ts'
+import { decide, followsParents, ignoresAttributes, type Sampler } from './sampling.ts'
 import * as semconv from './semconv.ts'
 import {
   Span,
@@ -197,6 +197,13 @@ export class Tracer implements ApiTracer, SpanMaker {
   constructor(home: TracerProvider, scope: InstrumentationScope) {
     this.home = home
     this.scope = scope
+  }
+
+  /** Whether a span that starts under this one is sure to be dropped, so that none need be prepared. */
+  dropsUnder(parent: ApiSpan): boolean {
+    if (parent instanceof Span || !followsParents(this.home.sampler) || this.home.isStopped) return false
+    const given = parent.spanContext()
+    return given.isRemote !== true && (given.traceFlags & TraceFlags.SAMPLED) === 0 && isValid(given)
   }
 
   /** Never throws: where the parts given are not what the API says, the parent's context passes through. */

@@ -36,7 +36,7 @@ export function traceIORedis<Target extends Pick<Redis, 'status' | 'isCluster' |
     )
   }
   const send: RedisSender = sender(
-    { scope: SCOPE, text: (command: string, _args: readonly unknown[]) => command },
+    { scope: SCOPE, isSilent: true, text: (command: string, _args: readonly unknown[]) => command },
     'traceIORedis',
     options,
   )

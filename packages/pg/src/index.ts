@@ -44,7 +44,11 @@ export function tracePg<Target extends Pool | ClientBase>(target: Target, option
       `tracePg: expected a Pool or a Client of pg, received ${show(target)}; example: tracePg(new Pool())`,
     )
   }
-  const send: PgSender = sender({ scope: SCOPE, text: (text: string) => text }, 'tracePg', options)
+  const send: PgSender = sender(
+    { scope: SCOPE, isSilent: true, text: (text: string) => text },
+    'tracePg',
+    options,
+  )
   const { query } = isPool(target) ? ((target as OpenPool).Client?.prototype ?? target) : target
   if (isTraced(target) || yieldsTo(query, 'pg', 'tracePg')) return target
   senders.set(target, send)
