@@ -4,7 +4,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { root, suppressTracing } from './context.ts'
 import { messageOf } from './exception.ts'
 import { reportOnce, report } from './report.ts'
-import { isSampled, type ReadableSpan, type SpanProcessor } from './span.ts'
+import { isSampled, Span, type ReadableSpan, type SpanProcessor } from './span.ts'
 
 /** What an exporter says of one batch: code 0 for success, 1 for failure. The official SDK's ExportResult. */
 export interface ExportResult {
@@ -321,9 +321,12 @@ const SPAN_WEIGHT = 100
 const ATTRIBUTE_WEIGHT = 8
 const DETAIL_WEIGHT = 50
 
-function weightOf({ attributes, events, links }: ReadableSpan): number {
+function weightOf(span: ReadableSpan): number {
   try {
-    let weight = SPAN_WEIGHT + weightOfAttributes(attributes)
+    let weight = SPAN_WEIGHT + weightOfAttributes(span.attributes)
+    // To ask for events makes a list of them.
+    if (span instanceof Span && span.isPlain) return weight
+    const { events, links } = span
     for (const event of events) weight += DETAIL_WEIGHT + weightOfAttributes(event.attributes)
     for (const link of links) weight += DETAIL_WEIGHT + weightOfAttributes(link.attributes)
     return weight
