@@ -1,5 +1,6 @@
+import type { Attributes, SpanKind } from '@opentelemetry/api'
 import type { Tracer } from '../../packages/core/src/tracer.ts'
-import { TracerProvider, type ProviderConfig } from '../../packages/core/src/tracer.ts'
+import { DeferredOptions, TracerProvider, type ProviderConfig } from '../../packages/core/src/tracer.ts'
 import { randomIds } from '../../packages/core/src/ids.ts'
 import { forgetReports } from '../../packages/core/src/report.ts'
 import { alwaysOn } from '../../packages/core/src/sampling.ts'
@@ -13,6 +14,18 @@ export const LIMITS: SpanLimits = {
   linkCountLimit: 128,
   attributePerEventCountLimit: 128,
   attributePerLinkCountLimit: 128,
+}
+
+/** Options as the seams hand them over, with attributes by a function. */
+export class LazyOptions extends DeferredOptions {
+  readonly kind: SpanKind
+  protected readonly build: () => Attributes
+
+  constructor(kind: SpanKind, build: () => Attributes) {
+    super()
+    this.kind = kind
+    this.build = build
+  }
 }
 
 export interface TestEngine {

@@ -38,9 +38,8 @@ import {
   parseTracestate,
   serializeTracestate,
 } from '../../packages/core/src/trace-context.ts'
-import { LazyOptions } from '../../packages/core/src/tracer.ts'
 import { decodeRequest } from '../otlp-definition.ts'
-import { engine, processor, said } from './engine.ts'
+import { LazyOptions, engine, processor, said } from './engine.ts'
 
 const traceId = '4bf92f3577b34da6a3ce929d0e0e4736'
 const spanId = '00f067aa0ba902b7'

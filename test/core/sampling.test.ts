@@ -31,8 +31,7 @@ import {
   type Sampler,
 } from '../../packages/core/src/sampling.ts'
 import { emptyTraceState, parseTracestate } from '../../packages/core/src/trace-context.ts'
-import { LazyOptions } from '../../packages/core/src/tracer.ts'
-import { engine, processor, said } from './engine.ts'
+import { LazyOptions, engine, processor, said } from './engine.ts'
 
 const { NOT_RECORD, RECORD, RECORD_AND_SAMPLED } = SamplingDecision
 

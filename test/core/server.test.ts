@@ -8,7 +8,7 @@ import {
   type Span,
 } from '@opentelemetry/api'
 import { endRequest, recordError, traceRequest, type ReceivingOptions } from '@throughline/core'
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { connect, createServer as createHttp2Server } from 'node:http2'
 import type { AddressInfo } from 'node:net'
@@ -16,6 +16,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { httpAdapter } from '../contract/http.ts'
 import { ask, listening, serverContract, type Serving } from '../contract/server.ts'
 import { record } from '../recording.ts'
+import { said } from './engine.ts'
 
 serverContract('node:http', httpAdapter)
 
@@ -305,4 +306,21 @@ test('a context manager of the app’s without a span in it keeps its values', a
   await ask(serving, '/')
   await recording.all(1)
   expect(seen).toEqual(['acme', undefined])
+})
+
+test('a request or a response that is made up, with no emit of its own, does not stop the work', () => {
+  record()
+  const request = { method: 'GET', url: '/', headers: {} } as IncomingMessage
+  const response = { statusCode: 200 } as ServerResponse
+  expect(traceRequest(request, response, () => 'done')).toBe('done')
+})
+
+test('a request that is frozen leaves no span open', async () => {
+  const reports = said()
+  const recording = record()
+  const request = Object.freeze(Object.assign(new EventEmitter(), { method: 'GET', url: '/', headers: {} }))
+  const response = new EventEmitter()
+  expect(traceRequest(request as never, response as never, () => 'done')).toBe('done')
+  expect(await recording.all(1)).toHaveLength(1)
+  expect(reports.lines).toEqual([expect.stringContaining('a request could not be traced')])
 })

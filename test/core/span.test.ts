@@ -11,9 +11,8 @@ import {
 import { describe, expect, test, vi } from 'vitest'
 import { errorType } from '../../packages/core/src/exception.ts'
 import type { Span } from '../../packages/core/src/span.ts'
-import { LazyOptions } from '../../packages/core/src/tracer.ts'
 import { record } from '../recording.ts'
-import { engine, LIMITS, processor, said } from './engine.ts'
+import { LazyOptions, engine, LIMITS, processor, said } from './engine.ts'
 
 function started(limits: Partial<typeof LIMITS> = {}): Span {
   return engine({ limits: { ...LIMITS, ...limits } }).tracer.startSpan('work') as Span

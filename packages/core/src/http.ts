@@ -115,7 +115,12 @@ export function serverAttributes(
     [semconv.NETWORK_PEER_PORT]: peerPort,
     [semconv.USER_AGENT_ORIGINAL]: userAgent,
   }
-  const isWhole = address !== undefined && port !== undefined && peer !== undefined && userAgent !== undefined
+  const isWhole =
+    address !== undefined &&
+    port !== undefined &&
+    peer !== undefined &&
+    peerPort !== undefined &&
+    userAgent !== undefined
   return withRarer(isWhole ? attributes : defined(attributes), request, target, known, capture)
 }
 

@@ -59,13 +59,13 @@ export function guardedIds(generator: IdGenerator): IdGenerator {
 
 function guarded(
   method: keyof IdGenerator,
-  isValid: (id: string) => boolean,
+  isId: (id: string) => boolean,
   generator: IdGenerator,
 ): string | undefined {
   try {
     const id = generator[method]()
     // The API's test lets capitals pass, which may not be sent (W3C Trace Context, trace-id).
-    if (isValid(id)) return id.toLowerCase()
+    if (isId(id)) return id.toLowerCase()
     reportOnce(`ids:${method}`, 'error', `the idGenerator's ${method}() gave no valid id: "${String(id)}"`)
   } catch (error) {
     reportOnce(`ids:${method}`, 'error', `the idGenerator's ${method}() threw`, error)

@@ -84,13 +84,6 @@ export interface Framework<Subject, Given extends unknown[], Carried = Subject> 
   route?(carried: Carried): string | undefined
   /** Called when a request has its span, if its route will be wanted. */
   following?(carried: Carried): void
-  /** The pattern that the router matched, mount points included; asked when the response has closed. */
-  route?(carried: Carried): string | undefined
-  /**
-   * Asked when the span has started: whether `emit` is overridden already on what the request and its response inherit
-   * from. `isRecorded` tells whether a route will be wanted.
-   */
-  isBound?(carried: Carried, isRecorded: boolean): boolean
 }
 
 /** Runs `run`, which hands the request on, inside a SERVER span; returns what it returns. */
@@ -324,9 +317,10 @@ function bindListeners(exchange: AnyExchange, scope: Context): void {
 
 /** What `emit` was; where that is one of ours already, its listeners run in the newest context. */
 function previousEmit(emitter: EventEmitter, scope: Context): EventEmitter['emit'] {
-  const emit: ScopedEmit = emitter.emit
-  emit[SCOPED]?.rescope(emitter, scope)
-  return emit
+  // What is made up for a test may have none.
+  const emit = emitter.emit as ScopedEmit | undefined
+  emit?.[SCOPED]?.rescope(emitter, scope)
+  return emitter.emit
 }
 
 /** Whether an event concerns nobody: it is not the one that ends a request, and has no listeners. */
@@ -422,7 +416,13 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
   }
 
   function attach(exchange: Exchange<Given, Carried>, scope: Context): Context {
-    bindListeners(exchange as unknown as AnyExchange, scope)
+    try {
+      bindListeners(exchange as unknown as AnyExchange, scope)
+    } catch (error) {
+      // Nobody would end it: the request or its response is frozen.
+      exchange.end()
+      throw error
+    }
     if (wantsRoute(exchange)) framework.following?.(exchange.carried)
     return scope
   }

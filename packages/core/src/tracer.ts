@@ -66,18 +66,6 @@ export abstract class DeferredOptions implements SpanOptions {
   }
 }
 
-/** The same, by a function. */
-export class LazyOptions extends DeferredOptions {
-  readonly kind: SpanKind
-  protected readonly build: () => Attributes
-
-  constructor(kind: SpanKind, build: () => Attributes, links?: Link[]) {
-    super(links)
-    this.kind = kind
-    this.build = build
-  }
-}
-
 export interface ProviderConfig {
   resource: Resource
   limits: SpanLimits
