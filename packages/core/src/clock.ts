@@ -16,7 +16,7 @@ export interface Anchor {
 }
 
 const MS_PER_SECOND = 1000
-const NS_PER_MS = 1e6
+export const NS_PER_MS = 1e6
 const NS_PER_SECOND = 1e9
 
 /** How exactly the first anchor is to be known, and how often it is tried. */

@@ -15,21 +15,53 @@ export interface IdGenerator {
   generateSpanId(): string
 }
 
-const TRACE_DIGITS = 32
-const SPAN_DIGITS = 16
+const TRACE_BYTES = 16
+const SPAN_BYTES = 8
 const POOL_BYTES = 8192
 
-// Hex digits for a few hundred ids at once: a slice of this string costs 0.01 µs, randomBytes().toString('hex') 2.3 µs.
+// Random bytes for a thousand ids at once: a call of the generator for each costs 2 µs.
 const pool = Buffer.allocUnsafe(POOL_BYTES)
-let digits = ''
-let used = 0
+let used = POOL_BYTES
 
-function take(count: number): string {
-  if (used + count > digits.length) {
-    digits = randomFillSync(pool).toString('hex')
+/** Where so many fresh bytes stand in the pool. */
+function take(count: number): number {
+  if (used + count > POOL_BYTES) {
+    randomFillSync(pool)
     used = 0
   }
-  return digits.slice(used, (used += count))
+  const at = used
+  used += count
+  return at
+}
+
+const DIGITS = Buffer.from('0123456789abcdef')
+
+function high(at: number): number {
+  return DIGITS[(pool[at] as number) >> 4] as number
+}
+
+function low(at: number): number {
+  return DIGITS[(pool[at] as number) & 0xf] as number
+}
+
+// All digits in one call make a text of its own. Slices of a long text of digits are as cheap to make, but each holds on
+// to that text, 48 bytes a span, and is read half as fast by the encoder.
+function spanIdAt(at: number): string {
+  // prettier-ignore
+  return String.fromCharCode(
+    high(at), low(at), high(at + 1), low(at + 1), high(at + 2), low(at + 2), high(at + 3), low(at + 3),
+    high(at + 4), low(at + 4), high(at + 5), low(at + 5), high(at + 6), low(at + 6), high(at + 7), low(at + 7),
+  )
+}
+
+function traceIdAt(at: number): string {
+  // prettier-ignore
+  return String.fromCharCode(
+    high(at), low(at), high(at + 1), low(at + 1), high(at + 2), low(at + 2), high(at + 3), low(at + 3),
+    high(at + 4), low(at + 4), high(at + 5), low(at + 5), high(at + 6), low(at + 6), high(at + 7), low(at + 7),
+    high(at + 8), low(at + 8), high(at + 9), low(at + 9), high(at + 10), low(at + 10), high(at + 11), low(at + 11),
+    high(at + 12), low(at + 12), high(at + 13), low(at + 13), high(at + 14), low(at + 14), high(at + 15), low(at + 15),
+  )
 }
 
 /**
@@ -38,11 +70,11 @@ function take(count: number): string {
  */
 export const randomIds: IdGenerator = {
   generateTraceId() {
-    const id = take(TRACE_DIGITS)
+    const id = traceIdAt(take(TRACE_BYTES))
     return id === INVALID_TRACEID ? randomIds.generateTraceId() : id
   },
   generateSpanId() {
-    const id = take(SPAN_DIGITS)
+    const id = spanIdAt(take(SPAN_BYTES))
     return id === INVALID_SPANID ? randomIds.generateSpanId() : id
   },
 }

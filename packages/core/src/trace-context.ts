@@ -10,6 +10,7 @@ const TAB = 0x09
 const SPACE = 0x20
 const COMMA = 0x2c
 const DASH = 0x2d
+const ZERO = 0x30
 const EQUALS = 0x3d
 
 /** `version "-" trace-id "-" parent-id "-" trace-flags`: the whole of version 00, the known part of the others. */
@@ -239,12 +240,34 @@ function traceFlagsAt(value: string, at: number): number {
   return hexDigit(value.charCodeAt(at + 54)) & KNOWN_FLAGS
 }
 
-/** What nearly all traceparents look like. The regular expression tells in a third of the time of the rules below. */
-const COMMON = /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/
+/** A lower-case hex digit's value by its character; what is none has a bit above the digits'. */
+const DIGITS = new Uint8Array(256).fill(0x80)
+for (let digit = 0; digit < 16; digit++) DIGITS[digit.toString(16).charCodeAt(0)] = digit
+
+/** All digits of a text between two places or-ed together: from 1 to 15 for an id, 0 for one of zeros. */
+function digitsOf(value: string, from: number, to: number): number {
+  let bits = 0
+  for (let i = from; i < to; i++) {
+    const code = value.charCodeAt(i)
+    bits |= (DIGITS[code & 0xff] as number) | (code & 0xff00)
+  }
+  return bits
+}
+
+/** What nearly all traceparents are: version 00, nothing around it. By table this takes half as long as by the rules below. */
+function isCommon(value: string): boolean {
+  if (value.length !== TRACEPARENT_LENGTH) return false
+  if (value.charCodeAt(0) !== ZERO || value.charCodeAt(1) !== ZERO || value.charCodeAt(2) !== DASH)
+    return false
+  if (value.charCodeAt(35) !== DASH || value.charCodeAt(52) !== DASH) return false
+  const traceId = digitsOf(value, 3, 35)
+  const spanId = digitsOf(value, 36, 52)
+  return traceId > 0 && traceId < 16 && spanId > 0 && spanId < 16 && digitsOf(value, 53, 55) < 16
+}
 
 /** Where the version starts, or -1 if the value is not exactly one valid traceparent between blanks. */
 function findTraceparent(value: string): number {
-  if (value.length === TRACEPARENT_LENGTH && COMMON.test(value)) return 0
+  if (isCommon(value)) return 0
   let end = value.length
   while (end > 0 && isBlank(value.charCodeAt(end - 1))) end--
   const at = skipBlanks(value, 0, end)

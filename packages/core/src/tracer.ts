@@ -84,8 +84,8 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   readonly #tracers = new Map<string, Tracer>()
   /** How many spans have ended; whoever flushes can tell whether there is anything new. */
   endedCount = 0
-  #openCount = 0
-  #newestOpen: Span | undefined
+  /** In no particular order: each knows its place, and the last one takes that of one that leaves. */
+  readonly #open: Span[] = []
   #stopping: Promise<void> | undefined
 
   constructor(config: ProviderConfig) {
@@ -112,12 +112,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   }
 
   started(span: Span, parent: Context): void {
-    if (this.#openCount < MOST_OPEN) {
-      this.#openCount += 1
-      span.nextOpen = this.#newestOpen
-      if (this.#newestOpen !== undefined) this.#newestOpen.previousOpen = span
-      this.#newestOpen = span
-    }
+    if (this.#open.length < MOST_OPEN) span.place = this.#open.push(span) - 1
     for (const processor of this.#processors) {
       try {
         processor.onStart(span, parent)
@@ -160,21 +155,21 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   }
 
   async #stop(): Promise<void> {
-    while (this.#newestOpen !== undefined) {
-      this.#newestOpen.setAttribute(semconv.INCOMPLETE, true).end()
+    for (let span = this.#open.at(-1); span !== undefined; span = this.#open.at(-1)) {
+      span.setAttribute(semconv.INCOMPLETE, true).end()
     }
     await all(this.#processors, (processor) => processor.shutdown())
   }
 
   #forget(span: Span): void {
-    const { previousOpen, nextOpen } = span
-    if (previousOpen === undefined && this.#newestOpen !== span) return
-    if (previousOpen === undefined) this.#newestOpen = nextOpen
-    else previousOpen.nextOpen = nextOpen
-    if (nextOpen !== undefined) nextOpen.previousOpen = previousOpen
-    span.previousOpen = undefined
-    span.nextOpen = undefined
-    this.#openCount -= 1
+    const { place } = span
+    if (place < 0) return
+    const last = this.#open.pop() as Span
+    if (last !== span) {
+      this.#open[place] = last
+      last.place = place
+    }
+    span.place = -1
   }
 }
 
