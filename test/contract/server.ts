@@ -6,6 +6,7 @@ import { ask, type Asking } from './server/client.ts'
 import { keepsContext } from './server/context.ts'
 import { sparesTheApp } from './server/host.ts'
 import { endsWithRequests } from './server/life.ts'
+import { measuresRequests } from './server/metrics.ts'
 import { takesOptions } from './server/options.ts'
 import { describesRequests } from './server/span.ts'
 import { continuesTraces } from './server/trace.ts'
@@ -52,6 +53,7 @@ export function serverContract(name: string, { serve, gaps = {} }: Adapter): voi
   keepsContext(contract)
   takesOptions(contract)
   trustsProxies(contract)
+  measuresRequests(contract)
   // Last, for it leaves a new copy of all our modules behind.
   sparesTheApp(contract)
 }
