@@ -22,6 +22,7 @@ const EVERY_VARIABLE = [
   'OTEL_TRACES_EXPORTER',
   'OTEL_CONFIG_FILE',
   'OTEL_LOG_LEVEL',
+  'OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN',
   ...['SCHEDULE_DELAY', 'EXPORT_TIMEOUT', 'MAX_QUEUE_SIZE', 'MAX_EXPORT_BATCH_SIZE'].map(
     (name) => `OTEL_BSP_${name}`,
   ),
@@ -350,6 +351,7 @@ describe('a variable', () => {
     ['OTEL_RESOURCE_ATTRIBUTES', 'a=b,c=%zz', 'key=value,key2=value2'],
     ['OTEL_RESOURCE_ATTRIBUTES', 'a=b,=c', 'key=value,key2=value2'],
     ['OTEL_LOG_LEVEL', 'loud', 'one of none, error, warn, info, debug, verbose, all'],
+    ['OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN', 'events', 'one of logs, logs/dup'],
   ])('with a bad value is said once and ignored: %s=%s', (name, value, wanted) => {
     const reports = said()
     for (let count = 0; count < 2; count += 1) {
@@ -420,6 +422,14 @@ describe('a variable', () => {
       read({ OTEL_TRACES_SAMPLER: 'sometimes' })
       expect(reports.lines).toHaveLength(count)
     }
+  })
+
+  test.each(['logs', 'Logs/Dup'])('for exceptions as %s is said to be unsupported, once', (value) => {
+    const reports = said()
+    for (let count = 0; count < 2; count += 1) read({ OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN: value })
+    expect(reports.lines).toEqual([
+      `throughline: OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN: ${value.toLowerCase()} is not supported; there are no logs here, and exceptions stay events of their spans`,
+    ])
   })
 
   test('for a configuration file is said to count for nothing; the others still count', () => {

@@ -1,3 +1,4 @@
+import { SpanKind } from '@opentelemetry/api'
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import type * as Http from '../../packages/core/src/http.ts'
@@ -224,6 +225,16 @@ describe('behind a proxy that is trusted', () => {
       ['inside', 80, 'https', '203.0.113.9'],
     ],
     [
+      'keeps the client to itself, in the standard way',
+      { forwarded: 'for=unknown;proto=HTTPS' },
+      ['inside', 80, 'https', '10.0.0.7'],
+    ],
+    [
+      'has a name of its own for the client',
+      { forwarded: 'for="_gazonk"', 'x-forwarded-for': 'unknown, 10.0.0.9' },
+      ['inside', 80, 'http', '10.0.0.7'],
+    ],
+    [
       'says it of another parameter',
       { forwarded: 'xfor=1;xhost=b;by=2' },
       ['inside', 80, 'http', '10.0.0.7'],
@@ -255,5 +266,103 @@ describe('headers', () => {
       'user_agent.original': 'curl/8',
     })
     expect(Object.keys(attributes).filter((key) => key.includes('.header.'))).toHaveLength(2)
+  })
+})
+
+describe('the old names', () => {
+  const VARIABLE = 'OTEL_SEMCONV_STABILITY_OPT_IN'
+  const incoming = {
+    method: 'PROPFIND',
+    url: '/a?b=1&sig=secret',
+    headers: { host: 'a.com:8443', 'user-agent': 'curl/8' },
+    socket: { remoteAddress: '10.0.0.7', remotePort: 4711 },
+  }
+  const OLD = {
+    'http.method': 'PROPFIND',
+    'http.target': '/a?b=1&sig=REDACTED',
+    'http.scheme': 'http',
+    'http.flavor': '1.1',
+    'http.user_agent': 'curl/8',
+    'http.client_ip': '10.0.0.7',
+    'http.host': 'a.com:8443',
+    'net.host.name': 'a.com',
+    'net.host.port': 8443,
+    'net.sock.peer.addr': '10.0.0.7',
+    'net.sock.peer.port': 4711,
+    'net.protocol.version': '1.1',
+  }
+
+  test.each(['http/dup', 'HTTP/DUP', ' database , http/dup', 'http,http/dup', 'gen_ai_latest,http/dup'])(
+    'stand beside the new ones with %j',
+    (list) => {
+      const stable = attributesOf(incoming)
+      expect(stable).not.toHaveProperty('http.method')
+      vi.resetModules()
+      return import('../../packages/core/src/http.ts').then((again) => {
+        vi.stubEnv(VARIABLE, list)
+        http = again
+        expect(attributesOf(incoming)).toEqual({ ...stable, ...OLD })
+      })
+    },
+  )
+
+  test.each(['', ' ', 'http', 'database', 'database/dup', 'http/dupe', 'messaging,code/dup', ','])(
+    'are not there with %j, and nothing is said of it',
+    (list) => {
+      vi.stubEnv(VARIABLE, list)
+      const reports = vi.spyOn(console, 'error')
+      expect(Object.keys(attributesOf(incoming)).filter((name) => name in OLD)).toEqual([])
+      expect(reports).not.toHaveBeenCalled()
+    },
+  )
+
+  test('are told for each area by itself', async () => {
+    vi.stubEnv(VARIABLE, 'http,database/dup')
+    const { wantsOldNames } = await import('../../packages/core/src/stability.ts')
+    expect([wantsOldNames('http'), wantsOldNames('database')]).toEqual([false, true])
+  })
+
+  test('have the version of HTTP/2 in two forms, and hosts of IPv6 in brackets', () => {
+    vi.stubEnv(VARIABLE, 'http/dup')
+    expect(attributesOf({ httpVersion: '2.0', headers: { host: '[::1]:3000' } })).toMatchObject({
+      'http.flavor': '2.0',
+      'net.protocol.version': '2',
+      'http.host': '[::1]:3000',
+      'net.host.name': '::1',
+    })
+  })
+
+  test('are there for what a request has, and for nothing else', () => {
+    vi.stubEnv(VARIABLE, 'http/dup')
+    const old = Object.keys(attributesOf({})).filter((name) => name in OLD)
+    expect(old.sort()).toEqual([
+      'http.flavor',
+      'http.method',
+      'http.scheme',
+      'http.target',
+      'net.protocol.version',
+    ])
+  })
+
+  test('of a call name the other side as the peer', () => {
+    const attributes = {
+      'http.request.method': 'GET',
+      'url.full': 'https://a.com/b?c=1',
+      'server.address': 'a.com',
+      'server.port': 443,
+      'network.peer.address': '10.0.0.7',
+      'http.response.status_code': 404,
+    }
+    expect(http.withOldNames(attributes, SpanKind.CLIENT)).toEqual({
+      ...attributes,
+      'http.method': 'GET',
+      'http.url': 'https://a.com/b?c=1',
+      'http.host': 'a.com:443',
+      'net.peer.name': 'a.com',
+      'net.peer.port': 443,
+      'net.sock.peer.addr': '10.0.0.7',
+      'http.status_code': 404,
+    })
+    expect(attributes).not.toHaveProperty('http.method')
   })
 })

@@ -94,6 +94,9 @@ const UNSUPPORTED_PROPAGATORS = ['jaeger', 'xray', 'ottrace']
 const PROTOCOLS = ['http/protobuf', 'http/json'] as const
 const UNSUPPORTED_PROTOCOLS = ['grpc']
 
+/** All of them would have exceptions as logs. */
+const EXCEPTION_SIGNALS = ['logs', 'logs/dup']
+
 const COMPRESSIONS = ['none', 'gzip'] as const
 
 const DEFAULT_ENDPOINT = 'http://localhost:4318'
@@ -155,6 +158,12 @@ export function readConfig(given: StartOptions, environment: Environment = proce
   }
   // Read where something is said; here is where a bad one is said.
   env.choice('OTEL_LOG_LEVEL', LOG_LEVELS)
+  env.choice(
+    'OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN',
+    EXCEPTION_SIGNALS,
+    EXCEPTION_SIGNALS,
+    'there are no logs here, and exceptions stay events of their spans',
+  )
   return {
     isDisabled: env.flag('OTEL_SDK_DISABLED'),
     resource: readResource(options, env),

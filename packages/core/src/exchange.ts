@@ -20,9 +20,11 @@ import {
 } from './context.ts'
 import { errorType, messageOf } from './exception.ts'
 import { captureHeaders, serverAttributes, spanName, targetOf } from './http.ts'
+import type { RequestMeasurement } from './metrics.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import type { InstrumentationScope } from './span.ts'
+import { wantsOldNames } from './stability.ts'
 import { DeferredOptions } from './tracer.ts'
 
 /** What the seam must know of a framework. `Carried` is what it is handed with each request, and hands back. */
@@ -69,6 +71,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   span: Span | undefined = undefined
   /** Of the official HTTP instrumentation, where that has made the span and will end it. */
   theirs: RpcMetadata | undefined = undefined
+  /** Undefined while the app has no MeterProvider. */
+  measurement: RequestMeasurement | undefined = undefined
   /** Where listeners of the request and of the response run. */
   requestScope: Context = root
   responseScope: Context = root
@@ -113,14 +117,16 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   end(): void {
     if (this.hasEnded) return
     this.hasEnded = true
-    const { span, theirs, seam } = this
+    const { span, theirs, seam, measurement } = this
+    const isRecorded = span?.isRecording() === true
     try {
       if (theirs !== undefined) this.#tellTheirs(theirs)
-      if (span?.isRecording() !== true) return
-      try {
-        this.#describe(span)
-      } finally {
-        if (theirs === undefined) span.end()
+      if (isRecorded) {
+        try {
+          this.#describe(span)
+        } finally {
+          if (theirs === undefined) span.end()
+        }
       }
     } catch (error) {
       reportOnce(
@@ -130,6 +136,32 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
         error,
       )
     }
+    if (measurement !== undefined) this.#measure(measurement, isRecorded ? span : undefined)
+  }
+
+  #measure(measurement: RequestMeasurement, ended: Span | undefined): void {
+    const isComplete = this.#isComplete()
+    const status = this.#status(isComplete)
+    const errorType = this.#errorType(isComplete)
+    const route = this.seam.routeOf?.(this.carried)
+    measurement.end({ status, errorType, route }, ended, this.responseScope)
+  }
+
+  // A response of HTTP/2 says that it is finished also when it was cut off: only the app can have ended it.
+  #isComplete(): boolean {
+    return this.isComplete || (this.response.writableFinished && this.response.writableEnded)
+  }
+
+  /** Undefined where none was sent. */
+  #status(isComplete: boolean): number | undefined {
+    return isComplete || this.response.headersSent ? (this.status ?? this.response.statusCode) : undefined
+  }
+
+  /** Undefined for what is no failure. */
+  #errorType(isComplete: boolean): string | undefined {
+    const status = this.status ?? this.response.statusCode
+    if (isComplete && status < 500) return undefined
+    return errorType(this.error) ?? (isComplete ? String(status) : ABORTED)
   }
 
   #tellTheirs(theirs: RpcMetadata): void {
@@ -138,19 +170,22 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   }
 
   #describe(span: Span): void {
-    const { seam, response, carried } = this
+    const { seam, carried } = this
     const route = seam.routeOf?.(carried)
     if (route !== undefined) {
       span.setAttribute(semconv.HTTP_ROUTE, route)
       span.updateName(spanName(this.method, route))
     }
-    // A response of HTTP/2 says that it is finished also when it was cut off: only the app can have ended it.
-    const isComplete = this.isComplete || (response.writableFinished && response.writableEnded)
-    const statusCode = this.status ?? response.statusCode
-    if (isComplete || response.headersSent) span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, statusCode)
+    const isComplete = this.#isComplete()
+    const status = this.#status(isComplete)
+    if (status !== undefined) {
+      span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
+      if (wantsOldNames('http')) span.setAttribute(semconv.OLD_HTTP_STATUS_CODE, status)
+    }
     if (seam.responseHeaders.length > 0) this.#describeHeaders(span)
     if (!isComplete) span.setAttribute(semconv.INCOMPLETE, true)
-    if (!isComplete || statusCode >= 500) this.#fail(span, isComplete ? statusCode : undefined)
+    const failure = this.#errorType(isComplete)
+    if (failure !== undefined) this.#fail(span, failure)
     if (seam.moreAttributes !== undefined || seam.nameOf !== undefined) this.#ask(span)
   }
 
@@ -163,13 +198,12 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     span.setAttributes(headers)
   }
 
-  #fail(span: Span, status: number | undefined): void {
+  #fail(span: Span, type: string): void {
     const { error, errorTicks } = this
-    const seen = errorType(error)
     const message = error === undefined ? undefined : messageOf(error)
     if (error instanceof Error) span.recordException(error, toHrTime(errorTicks))
     else if (message !== undefined) span.recordException(message, toHrTime(errorTicks))
-    span.setAttribute(semconv.ERROR_TYPE, seen ?? (status === undefined ? ABORTED : String(status)))
+    span.setAttribute(semconv.ERROR_TYPE, type)
     span.setStatus(
       message === undefined ? { code: SpanStatusCode.ERROR } : { code: SpanStatusCode.ERROR, message },
     )
@@ -211,9 +245,13 @@ export function carriedBy(request: IncomingMessage): unknown {
   return wantsRoute(exchange) ? exchange.carried : null
 }
 
-/** The official instrumentation has metrics, which want the routes of unsampled requests too. */
-export function wantsRoute({ span, theirs }: Pick<AnyExchange, 'span' | 'theirs'>): boolean {
-  return theirs !== undefined || span?.isRecording() === true
+/** Metrics, the official instrumentation's and ours, want the routes of unsampled requests too. */
+export function wantsRoute({
+  span,
+  theirs,
+  measurement,
+}: Pick<AnyExchange, 'span' | 'theirs' | 'measurement'>): boolean {
+  return theirs !== undefined || measurement !== undefined || span?.isRecording() === true
 }
 
 /** Makes the listeners of a request and its response run in its context, and its close end the span. */

@@ -1,7 +1,8 @@
-import type { Attributes } from '@opentelemetry/api'
+import { SpanKind, type Attributes } from '@opentelemetry/api'
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import { redactQuery } from './redact.ts'
 import * as semconv from './semconv.ts'
+import { wantsOldNames } from './stability.ts'
 
 // OpenTelemetry semantic conventions, HTTP: what both ends of a request have in common.
 const KNOWN_METHODS = [
@@ -118,7 +119,7 @@ export function serverAttributes(
   trustProxy: boolean,
   capture: readonly string[],
 ): Attributes {
-  const { headers, socket, httpVersion, method = '' } = request
+  const { headers, socket, method = '' } = request
   const known = methodAttribute(method)
   const host = (trustProxy ? forwarded(headers, 'host') : undefined) ?? headers[':authority'] ?? headers.host
   const { address, port } = hostOf(host)
@@ -130,8 +131,8 @@ export function serverAttributes(
   const attributes: Attributes = {
     [semconv.HTTP_REQUEST_METHOD]: known,
     [semconv.URL_PATH]: pathOf(target),
-    [semconv.URL_SCHEME]: (trustProxy ? forwarded(headers, 'proto') : undefined) ?? scheme(socket),
-    [semconv.NETWORK_PROTOCOL_VERSION]: httpVersion === '2.0' ? '2' : httpVersion,
+    [semconv.URL_SCHEME]: schemeOf(request, trustProxy),
+    [semconv.NETWORK_PROTOCOL_VERSION]: protocolVersion(request),
     [semconv.SERVER_ADDRESS]: address,
     [semconv.SERVER_PORT]: port,
     [semconv.CLIENT_ADDRESS]: (trustProxy ? forwarded(headers, 'for') : undefined) ?? peer,
@@ -145,7 +146,8 @@ export function serverAttributes(
     peer !== undefined &&
     peerPort !== undefined &&
     userAgent !== undefined
-  return withRarer(isWhole ? attributes : defined(attributes), request, target, known, capture)
+  const all = withRarer(isWhole ? attributes : defined(attributes), request, target, known, capture)
+  return wantsOldNames('http') ? withOldNames(all, SpanKind.SERVER) : all
 }
 
 function defined(attributes: Attributes): Attributes {
@@ -181,8 +183,18 @@ export function pathOf(target: string): string {
   return upToQuery.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '') || '/'
 }
 
-function scheme(socket: IncomingMessage['socket'] | undefined): string {
-  return socket !== undefined && 'encrypted' in socket && socket.encrypted === true ? 'https' : 'http'
+/** `url.scheme` of a request that arrived; with `trustProxy`, as the proxies in front tell it. */
+export function schemeOf({ headers, socket }: IncomingMessage, trustProxy: boolean): string {
+  const toldByProxy = trustProxy ? forwarded(headers, 'proto') : undefined
+  if (toldByProxy !== undefined) return toldByProxy
+  // Requests that are made up for a test may have no socket.
+  const peer = socket as IncomingMessage['socket'] | undefined
+  return peer !== undefined && 'encrypted' in peer && peer.encrypted === true ? 'https' : 'http'
+}
+
+/** `network.protocol.version`: 1.0, 1.1 or 2. */
+export function protocolVersion({ httpVersion }: IncomingMessage): string {
+  return httpVersion === '2.0' ? '2' : httpVersion
 }
 
 /** The left-most value that proxies told: of `Forwarded` (RFC 7239) or else of the matching X-Forwarded header. */
@@ -191,17 +203,71 @@ function forwarded(headers: IncomingHttpHeaders, parameter: 'for' | 'host' | 'pr
   if (standard !== undefined) {
     const [first = ''] = standard.split(',', 1)
     const match = new RegExp(`(?:^|;)\\s*${parameter}\\s*=\\s*(?:"([^"]*)"|([^;\\s]*))`, 'i').exec(first)
-    const value = match?.[1] ?? match?.[2]
-    if (value) return parameter === 'for' ? splitHost(value).address : value
+    const value = told(parameter, match?.[1] ?? match?.[2] ?? '')
+    if (value !== undefined) return value
   }
   const [first = ''] = String(headers[`x-forwarded-${parameter}`] ?? '').split(',', 1)
-  const value = first.trim()
+  return told(parameter, first.trim())
+}
+
+function told(parameter: 'for' | 'host' | 'proto', value: string): string | undefined {
+  if (parameter === 'proto') return value.toLowerCase() || undefined
+  if (parameter === 'host') return value || undefined
+  // A proxy that keeps the client to itself says `unknown`, or a name of its own making (RFC 7239, 6).
+  if (/^unknown$|^_/i.test(value)) return undefined
   // Some proxies add the client's port.
-  return (parameter === 'for' ? splitHost(value).address : value) || undefined
+  return splitHost(value).address || undefined
 }
 
 /** The request line's target as it came: frameworks rewrite `url` while they route, and keep this. */
 export function targetOf(request: IncomingMessage & { originalUrl?: unknown }): string {
   const { originalUrl } = request
   return typeof originalUrl === 'string' ? originalUrl : (request.url ?? '')
+}
+
+const OLD_NAMES = new Map<string, string>([
+  [semconv.HTTP_REQUEST_METHOD, semconv.OLD_HTTP_METHOD],
+  // Had every method as it came.
+  [semconv.HTTP_REQUEST_METHOD_ORIGINAL, semconv.OLD_HTTP_METHOD],
+  [semconv.HTTP_RESPONSE_STATUS_CODE, semconv.OLD_HTTP_STATUS_CODE],
+  [semconv.URL_FULL, semconv.OLD_HTTP_URL],
+  [semconv.URL_SCHEME, semconv.OLD_HTTP_SCHEME],
+  [semconv.USER_AGENT_ORIGINAL, semconv.OLD_HTTP_USER_AGENT],
+  [semconv.CLIENT_ADDRESS, semconv.OLD_HTTP_CLIENT_IP],
+  [semconv.NETWORK_PEER_ADDRESS, semconv.OLD_NET_SOCK_PEER_ADDR],
+  [semconv.NETWORK_PEER_PORT, semconv.OLD_NET_SOCK_PEER_PORT],
+  [semconv.NETWORK_PROTOCOL_VERSION, semconv.OLD_NET_PROTOCOL_VERSION],
+])
+
+/** The old names of the host that was asked: of a server its own, of a client the other's. */
+const OLD_HOST = {
+  [SpanKind.SERVER]: [semconv.OLD_NET_HOST_NAME, semconv.OLD_NET_HOST_PORT],
+  [SpanKind.CLIENT]: [semconv.OLD_NET_PEER_NAME, semconv.OLD_NET_PEER_PORT],
+} as const
+
+/**
+ * The attributes of a span of HTTP, and what of them had another name before the conventions were stable, under that name
+ * too (OpenTelemetry semantic conventions, HTTP migration). For those whose `wantsOldNames('http')` is true.
+ */
+export function withOldNames(attributes: Attributes, kind: keyof typeof OLD_HOST): Attributes {
+  const all: Attributes = { ...attributes }
+  // In the map's order: the method as it came is the later one.
+  for (const [name, old] of OLD_NAMES) if (attributes[name] !== undefined) all[old] = attributes[name]
+
+  const version = attributes[semconv.NETWORK_PROTOCOL_VERSION]
+  if (version !== undefined) all[semconv.OLD_HTTP_FLAVOR] = version === '2' ? '2.0' : version
+  const path = attributes[semconv.URL_PATH]
+  const query = attributes[semconv.URL_QUERY]
+  if (path !== undefined) all[semconv.OLD_HTTP_TARGET] = query === undefined ? path : `${path}?${query}`
+  const address = attributes[semconv.SERVER_ADDRESS]
+  const port = attributes[semconv.SERVER_PORT]
+  const [hostName, hostPort] = OLD_HOST[kind]
+  if (address !== undefined) {
+    all[hostName] = address
+    // As the Host header has it.
+    const shown = String(address).includes(':') ? `[${address}]` : address
+    all[semconv.OLD_HTTP_HOST] = port === undefined ? shown : `${shown}:${port}`
+  }
+  if (port !== undefined) all[hostPort] = port
+  return all
 }

@@ -23,7 +23,9 @@ export {
   type Sender,
   type SendingOptions,
 } from './client.ts'
-export { captureHeaders, methodAttribute, spanName } from './http.ts'
+export { captureHeaders, methodAttribute, spanName, withOldNames } from './http.ts'
+export { durationHistogram, instrumentsFor, secondsOf } from './metrics.ts'
+export { wantsOldNames } from './stability.ts'
 export { isTraced, override, yieldsTo } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
 export { expected, MATCH, matcher, show, type Match, type Shape, type TextMatch } from './options.ts'

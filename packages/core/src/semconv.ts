@@ -52,5 +52,28 @@ export const PROCESS_RUNTIME_VERSION = 'process.runtime.version'
 /** In development. */
 export const HOST_NAME = 'host.name'
 
+export const HTTP_SERVER_REQUEST_DURATION = 'http.server.request.duration'
+/** In development. */
+export const HTTP_SERVER_ACTIVE_REQUESTS = 'http.server.active_requests'
+
+// What HTTP's names were before 1.23, for those who ask for both.
+export const OLD_HTTP_METHOD = 'http.method'
+export const OLD_HTTP_STATUS_CODE = 'http.status_code'
+export const OLD_HTTP_URL = 'http.url'
+export const OLD_HTTP_TARGET = 'http.target'
+export const OLD_HTTP_SCHEME = 'http.scheme'
+export const OLD_HTTP_FLAVOR = 'http.flavor'
+export const OLD_HTTP_USER_AGENT = 'http.user_agent'
+export const OLD_HTTP_CLIENT_IP = 'http.client_ip'
+export const OLD_HTTP_HOST = 'http.host'
+export const OLD_NET_HOST_NAME = 'net.host.name'
+export const OLD_NET_HOST_PORT = 'net.host.port'
+export const OLD_NET_PEER_NAME = 'net.peer.name'
+export const OLD_NET_PEER_PORT = 'net.peer.port'
+export const OLD_NET_SOCK_PEER_ADDR = 'net.sock.peer.addr'
+export const OLD_NET_SOCK_PEER_PORT = 'net.sock.peer.port'
+export const OLD_NET_PROTOCOL_VERSION = 'net.protocol.version'
+export const OLD_HTTP_SERVER_DURATION = 'http.server.duration'
+
 /** Our own: the span was not ended by what it stands for, but by the close of a socket or of the process. */
 export const INCOMPLETE = 'throughline.incomplete'

@@ -24,6 +24,7 @@ import {
 } from './exchange.ts'
 import { pathOf, spanName, targetOf } from './http.ts'
 import { randomIds } from './ids.ts'
+import { requestMeasurements } from './metrics.ts'
 import type { MiddlewareSpans } from './middleware.ts'
 import {
   BOOLEAN,
@@ -62,6 +63,8 @@ export interface ReceivingOptions<Subject, Given extends unknown[]> {
   trustProxy?: boolean | undefined
   /** Whether to answer with `Server-Timing: trace;desc=<traceparent>`. */
   serverTiming?: boolean | undefined
+  /** Whether `http.server.active_requests` is among the metrics, for apps that have a MeterProvider. */
+  activeRequests?: boolean | undefined
   /** Spans of the framework's middleware, hooks and handlers: none, all, or those slower than so many milliseconds. */
   middlewareSpans?: MiddlewareSpans | undefined
 }
@@ -93,6 +96,7 @@ function shape<Subject, Given extends unknown[]>(): Shape<ReceivingOptions<Subje
     ),
     trustProxy: BOOLEAN('trustProxy'),
     serverTiming: BOOLEAN('serverTiming'),
+    activeRequests: BOOLEAN('activeRequests'),
     middlewareSpans: expected(
       'true, false or { slowerThan: milliseconds }',
       'middlewareSpans: { slowerThan: 10 }',
@@ -111,8 +115,9 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
   options: ReceivingOptions<Subject, Given> = {},
 ): Receive<Carried> {
   checkOptions(framework, options)
-  const { inbound = 'continue', trustProxy = false, serverTiming = false } = options
+  const { inbound = 'continue', trustProxy = false, serverTiming = false, activeRequests = false } = options
   const tracer = tracerFor(framework.scope)
+  const measure = requestMeasurements(framework.scope, trustProxy, activeRequests)
   const seam: Seam<Given, Carried> = {
     framework,
     trustProxy,
@@ -168,6 +173,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     exchange.span = span
     if (seam.responseHeaders.length > 0) rememberHeaders(response)
     if (serverTiming) announce(response, span)
+    exchange.measurement = measure(request)
     return attach(exchange, withSpan(parent, span))
   }
 

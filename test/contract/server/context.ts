@@ -1,0 +1,135 @@
+import { SpanKind, trace } from '@opentelemetry/api'
+import { span as manualSpan } from '@throughline/core'
+import { once } from 'node:events'
+import { describe, expect, test } from 'vitest'
+import { record } from '../../recording.ts'
+import { PARENT_ID, type Contract } from './app.ts'
+import { asking, ask } from './client.ts'
+import { theOnly, signal, turn } from './watch.ts'
+
+/** What is current while a request is answered. */
+export function keepsContext({ name, served, spanOf }: Contract): void {
+  describe(`${name}: the current span is the request’s`, () => {
+    test('in the handler, after awaits, in timers, and in listeners of the request and of the response', async () => {
+      const seen = new Map<string, string | undefined>()
+      const note = (place: string) => () => {
+        seen.set(place, trace.getActiveSpan()?.spanContext().spanId)
+      }
+      const arrived = signal()
+      const closed = signal()
+      const recording = record()
+      const serving = await served(async ({ request, response, answer }) => {
+        note('handler')()
+        request.on('data', note('data'))
+        request.on('end', note('end'))
+        response.on('finish', note('finish'))
+        response.on('close', () => {
+          note('close')()
+          closed.give()
+        })
+        arrived.give()
+        await once(request, 'end')
+        note('after an event')()
+        await new Promise((resolve) => setTimeout(resolve, 1))
+        note('after a timer')()
+        await new Promise<void>((resolve) => {
+          setImmediate(() => {
+            note('immediate')()
+            process.nextTick(() => {
+              note('tick')()
+              resolve()
+            })
+          })
+        })
+        answer(200, 'ok')
+      })
+      const asked = asking(serving, '/', { method: 'POST' }, '')
+      asked.flushHeaders()
+      await arrived.given
+      asked.end('what comes later, from the socket')
+      await once(asked, 'response')
+      await closed.given
+      const span = await theOnly(recording)
+      const places = [
+        'handler',
+        'data',
+        'end',
+        'after an event',
+        'after a timer',
+        'immediate',
+        'tick',
+        'finish',
+        'close',
+      ]
+      const { spanId } = span.spanContext()
+      expect(Object.fromEntries(seen)).toEqual(Object.fromEntries(places.map((place) => [place, spanId])))
+    })
+
+    test('while the handler reads the body bit by bit', async () => {
+      const seen: unknown[] = []
+      const span = await spanOf(
+        async ({ request, answer }) => {
+          let text = ''
+          for await (const chunk of request) {
+            text += String(chunk)
+            seen.push(trace.getActiveSpan()?.spanContext().spanId)
+          }
+          answer(200, text)
+        },
+        '/',
+        { method: 'POST', body: 'hello' },
+      )
+      expect(seen).toEqual([span.spanContext().spanId])
+    })
+
+    test('so that spans of the app nest in it, by our function or by the API’s', async () => {
+      const recording = record()
+      const serving = await served(async ({ answer }) => {
+        await manualSpan('ours', async () => {
+          await turn()
+          trace.getTracer('app').startActiveSpan('theirs', (inner) => inner.end())
+        })
+        answer(200)
+      })
+      await ask(serving, '/')
+      const [theirs, ours, server] = await recording.all(3)
+      expect(theirs?.parentSpanContext?.spanId).toBe(ours?.spanContext().spanId)
+      expect(ours?.parentSpanContext?.spanId).toBe(server?.spanContext().spanId)
+      expect(server?.kind).toBe(SpanKind.SERVER)
+    })
+
+    test('and never another’s, among two hundred at the same time', async () => {
+      const recording = record()
+      const COUNT = 200
+      const all = signal()
+      let arrived = 0
+      const mixed: string[] = []
+      const serving = await served(async ({ request, answer }) => {
+        const wanted = String(request.headers['traceparent']).split('-')[1]
+        const check = () => {
+          const got = trace.getActiveSpan()?.spanContext().traceId
+          if (got !== wanted) mixed.push(`${got} for ${wanted}`)
+        }
+        request.on('end', check)
+        check()
+        arrived += 1
+        if (arrived === COUNT) all.give()
+        await all.given
+        check()
+        await manualSpan('inside', async () => {
+          await turn()
+          check()
+        })
+        request.resume()
+        answer(200)
+      })
+      const ids = Array.from({ length: COUNT }, (_, i) => (i + 1).toString(16).padStart(32, '0'))
+      await Promise.all(
+        ids.map((id) => ask(serving, '/', { headers: { traceparent: `00-${id}-${PARENT_ID}-01` } })),
+      )
+      const spans = await recording.all(2 * COUNT)
+      expect(mixed).toEqual([])
+      expect(new Set(spans.map((span) => span.spanContext().traceId))).toEqual(new Set(ids))
+    })
+  })
+}

@@ -1,0 +1,139 @@
+import { SpanKind, trace } from '@opentelemetry/api'
+import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node'
+import { once } from 'node:events'
+import { describe, expect, test, vi } from 'vitest'
+import { record } from '../../recording.ts'
+import { TRACE_ID, PARENT_ID, TRACEPARENT, ok, type Handler, type Contract } from './app.ts'
+import { ask, raw } from './client.ts'
+import { signal, complaints, register } from './watch.ts'
+
+/** What the app must not notice, and who is in charge. */
+export function sparesTheApp({ name, gaps, served }: Contract): void {
+  describe(`${name}: the app does not notice`, () => {
+    test('listeners on the request, on the response and on the socket: there are none of ours', async () => {
+      record()
+      const count: Handler = ({ request, response, answer }) => {
+        const counts = [request, response, request.socket].map((emitter) =>
+          emitter.eventNames().map((event) => [String(event), emitter.listenerCount(event)]),
+        )
+        answer(200, JSON.stringify(counts))
+      }
+      const [without, once_, twice] = await Promise.all(
+        [0, 1, 2].map(async (mounts) => (await ask(await served(count, {}, mounts), '/')).body),
+      )
+      expect(once_).toBe(without)
+      expect(twice).toBe(without)
+    })
+
+    test.each<[string, string, Handler]>([
+      ['an answer', 'GET /', ok],
+      [
+        'an answer to a body',
+        'POST /',
+        async ({ request, answer }) => {
+          let text = ''
+          for await (const chunk of request) text += String(chunk)
+          answer(201, text.toUpperCase())
+        },
+      ],
+      ['a 404', 'GET /nothing', ok],
+      ['a failure', 'GET /', () => Promise.reject(Object.assign(new Error('no'), { stack: 'no' }))],
+    ])('%s is the same, byte for byte', async (_title, line, handler) => {
+      record()
+      const [method, path] = line.split(' ')
+      const text = `${method} ${path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody`
+      const [without, with_] = await Promise.all(
+        [0, 1].map(async (mounts) => raw(await served(handler, {}, mounts), text)),
+      )
+      const isDate = /^Date: .*$/im
+      expect(with_?.replace(isDate, 'Date')).toBe(without?.replace(isDate, 'Date'))
+    })
+
+    test('a span processor that throws', async () => {
+      const said = complaints()
+      const provider = new NodeTracerProvider({
+        spanProcessors: [
+          {
+            onStart() {},
+            onEnd() {
+              throw new Error('a bug of the processor’s')
+            },
+            forceFlush: async () => {},
+            shutdown: async () => {},
+          },
+        ],
+      })
+      register(provider)
+      const closed = signal()
+      const serving = await served(({ response, answer }) => {
+        response.on('close', closed.give)
+        answer(200, 'ok')
+      })
+      expect(await ask(serving, '/')).toMatchObject({ status: 200, body: 'ok' })
+      await closed.given
+      expect(said).toHaveLength(1)
+    })
+  })
+
+  describe(`${name}: whoever is in charge`, () => {
+    test('an OpenTelemetry SDK that is registered gets the span, and its context', async () => {
+      const exporter = new InMemorySpanExporter()
+      register(new NodeTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] }))
+      const serving = await served({
+        routes: {
+          'GET /users/:id': async ({ request, answer }) => {
+            request.resume()
+            await once(request, 'end')
+            trace.getTracer('app').startActiveSpan('inside', (inner) => inner.end())
+            answer(200)
+          },
+        },
+      })
+      await ask(serving, '/users/1', { headers: { traceparent: TRACEPARENT } })
+      const [inside, server, ...more] = exporter.getFinishedSpans()
+      expect(more).toEqual([])
+      expect(server?.name).toBe(gaps.router ? 'GET' : 'GET /users/:id')
+      expect(server?.kind).toBe(SpanKind.SERVER)
+      expect(server?.instrumentationScope.name).toMatch(/^@throughline\//)
+      expect(server?.parentSpanContext).toMatchObject({
+        traceId: TRACE_ID,
+        spanId: PARENT_ID,
+        isRemote: true,
+      })
+      expect(server?.attributes['http.response.status_code']).toBe(200)
+      expect(inside?.parentSpanContext?.spanId).toBe(server?.spanContext().spanId)
+    })
+
+    test('an app that was there before serves each start in turn, and serves untraced between them', async () => {
+      const serving = await served(ok)
+      const first = record()
+      await ask(serving, '/')
+      await first.all(1)
+      await first.stop()
+      expect((await ask(serving, '/')).status).toBe(200)
+      const second = record()
+      await ask(serving, '/')
+      await second.all(1)
+      expect(first.spans).toHaveLength(1)
+    })
+
+    // Last, for it leaves a new copy of all our modules behind: only a new one has not started yet.
+    test('tracing starts by itself, and not before the first request', async () => {
+      vi.resetModules()
+      const isStarted = () => trace.getTracer('app').startSpan('probe').isRecording()
+      const seen: boolean[] = []
+      const serving = await served(({ answer }) => {
+        seen.push(trace.getActiveSpan()?.isRecording() === true)
+        answer(200)
+      })
+      expect(isStarted()).toBe(false)
+      await ask(serving, '/')
+      expect(seen).toEqual([true])
+      expect(isStarted()).toBe(true)
+      complaints()
+      const { start } = await import('@throughline/core')
+      await start().shutdown()
+      expect(isStarted()).toBe(false)
+    })
+  })
+}

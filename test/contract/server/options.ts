@@ -1,0 +1,267 @@
+import { context, propagation } from '@opentelemetry/api'
+import { once } from 'node:events'
+import { type IncomingMessage } from 'node:http'
+import { describe, expect, test } from 'vitest'
+import { record } from '../../recording.ts'
+import { TRACE_ID, PARENT_ID, TRACEPARENT, ok, type Options, type Contract } from './app.ts'
+import { asking, ask } from './client.ts'
+import { theOnly, signal, turn, complaints } from './watch.ts'
+
+/** What the app asked for. */
+export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
+  describe(`${name}: requests to ignore`, () => {
+    test.each<[string, NonNullable<Options['ignore']>]>([
+      ['a string', '/health'],
+      ['a RegExp', /^\/hea/],
+      ['a list', ['/other', /lth$/]],
+      ['a function', ({ url }) => url?.startsWith('/health') === true],
+    ])('by %s have no span; others have', async (_title, ignore) => {
+      const recording = record()
+      const serving = await served({ routes: { 'GET /health': ok, 'GET /': ok } }, { ignore })
+      expect((await ask(serving, '/health?deep=1')).status).toBe(200)
+      await ask(serving, '/')
+      const span = await theOnly(recording)
+      expect(span.attributes['url.path']).toBe('/')
+    })
+
+    test('pass on what came in, as it came, also from listeners', async () => {
+      const recording = record()
+      const headers = { traceparent: TRACEPARENT, tracestate: 'a=1', baggage: 'user=42' }
+      const inHandler: Record<string, string> = {}
+      const inListener: Record<string, string> = {}
+      const arrived = signal()
+      const serving = await served(
+        async ({ request, answer }) => {
+          request.on('data', () => propagation.inject(context.active(), inListener))
+          arrived.give()
+          await once(request, 'end')
+          propagation.inject(context.active(), inHandler)
+          answer(200)
+        },
+        { ignore: '/' },
+      )
+      const asked = asking(serving, '/', { method: 'POST', headers }, '')
+      asked.flushHeaders()
+      await arrived.given
+      asked.end('what comes later, from the socket')
+      const [response] = (await once(asked, 'response')) as [IncomingMessage]
+      await once(response.resume(), 'close')
+      expect(inHandler).toEqual(headers)
+      expect(inListener).toEqual(headers)
+      expect(recording.spans).toEqual([])
+    })
+
+    test('tell those that they call to record nothing, when nothing came in', async () => {
+      const recording = record()
+      const sent: Record<string, string> = {}
+      const serving = await served(
+        ({ answer }) => {
+          propagation.inject(context.active(), sent)
+          answer(200)
+        },
+        { ignore: '/' },
+      )
+      await ask(serving, '/')
+      expect(sent['traceparent']).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-0[02]$/)
+      expect(recording.spans).toEqual([])
+    })
+
+    test('have no span of a second mount either, which is not asked', async () => {
+      const recording = record()
+      let asked = 0
+      const ignore = () => {
+        asked += 1
+        return asked === 1
+      }
+      await ask(await served(ok, { ignore }, 2), '/')
+      expect(recording.spans).toEqual([])
+      expect(asked).toBe(1)
+    })
+  })
+
+  describe(`${name}: options`, () => {
+    test('attributes are asked at the end, and added', async () => {
+      let user = 'nobody'
+      const span = await spanOf(
+        async ({ answer }) => {
+          await turn()
+          user = 'ann'
+          answer(200)
+        },
+        '/?a=1',
+        {},
+        { attributes: ({ url }) => ({ 'app.user': user, 'app.url': url ?? '' }) },
+      )
+      expect(span.attributes).toMatchObject({ 'app.user': 'ann', 'app.url': '/?a=1' })
+    })
+
+    test('spanName has the last word', async () => {
+      const span = await spanOf(ok, '/?op=list', {}, { spanName: ({ url }) => `custom ${url}` })
+      expect(span.name).toBe('custom /?op=list')
+    })
+
+    test('capture records the headers that it names, in any case, and no others', async () => {
+      const span = await spanOf(
+        ({ answer }) => answer(200, 'ok'),
+        '/',
+        { headers: { 'x-request-id': 'abc', authorization: 'secret' } },
+        {
+          capture: {
+            requestHeaders: ['X-Request-Id', 'x-missing'],
+            responseHeaders: ['Content-Type', 'x-none'],
+          },
+        },
+      )
+      const headers = Object.entries(span.attributes).filter(([key]) => key.includes('.header.'))
+      expect(Object.fromEntries(headers)).toEqual({
+        'http.request.header.x-request-id': ['abc'],
+        'http.response.header.content-type': [expect.stringMatching(/^text\//)],
+      })
+    })
+
+    test('capture has the headers that the app set, one value for each', async () => {
+      const span = await spanOf(
+        ({ response, answer }) => {
+          response.setHeader('x-count', 3)
+          response.setHeader('x-many', ['a', 'b'])
+          answer(200, 'ok')
+        },
+        '/',
+        {},
+        { capture: { responseHeaders: ['x-count', 'x-many'] } },
+      )
+      expect(span.attributes).toMatchObject({
+        'http.response.header.x-count': ['3'],
+        'http.response.header.x-many': ['a', 'b'],
+      })
+    })
+
+    test("inbound 'restart' begins a trace that is linked to what came in", async () => {
+      const span = await spanOf(
+        ok,
+        '/',
+        { headers: { traceparent: TRACEPARENT, tracestate: 'a=1' } },
+        { inbound: 'restart' },
+      )
+      expect(span.parentSpanContext).toBeUndefined()
+      expect(span.spanContext().traceId).not.toBe(TRACE_ID)
+      expect(span.spanContext().traceState).toBeUndefined()
+      expect(span.links).toMatchObject([{ context: { traceId: TRACE_ID, spanId: PARENT_ID } }])
+    })
+
+    test("inbound 'restart' of nothing is a trace without links", async () => {
+      expect((await spanOf(ok, '/', {}, { inbound: 'restart' })).links).toEqual([])
+    })
+
+    test("inbound 'ignore' begins a trace that knows nothing of what came in", async () => {
+      const sent: Record<string, string> = {}
+      const span = await spanOf(
+        ({ answer }) => {
+          propagation.inject(context.active(), sent)
+          answer(200)
+        },
+        '/',
+        { headers: { traceparent: TRACEPARENT, tracestate: 'a=1', baggage: 'user=42' } },
+        { inbound: 'ignore' },
+      )
+      expect(span.parentSpanContext).toBeUndefined()
+      expect(span.links).toEqual([])
+      expect(sent).toEqual({
+        traceparent: `00-${span.spanContext().traceId}-${span.spanContext().spanId}-03`,
+      })
+    })
+
+    test('inbound as a function decides for each request', async () => {
+      const recording = record()
+      const serving = await served(ok, {
+        inbound: ({ headers }) => (headers['x-internal'] === 'yes' ? 'continue' : 'restart'),
+      })
+      await ask(serving, '/', { headers: { traceparent: TRACEPARENT } })
+      await ask(serving, '/', { headers: { traceparent: TRACEPARENT, 'x-internal': 'yes' } })
+      const [outside, inside] = await recording.all(2)
+      expect(outside?.parentSpanContext).toBeUndefined()
+      expect(outside?.links).toHaveLength(1)
+      expect(inside?.parentSpanContext?.spanId).toBe(PARENT_ID)
+    })
+
+    test('serverTiming tells the client which span was its own', async () => {
+      const recording = record()
+      const serving = await served(
+        ({ response, answer }) => {
+          response.appendHeader('Server-Timing', 'db;dur=53')
+          answer(200, 'ok')
+        },
+        { serverTiming: true },
+      )
+      const { headers } = await ask(serving, '/')
+      const { traceId, spanId } = (await theOnly(recording)).spanContext()
+      expect(headers['server-timing']).toBe(`trace;desc=00-${traceId}-${spanId}-03, db;dur=53`)
+    })
+
+    test('functions that throw are reported once each, and change nothing', async () => {
+      const said = complaints()
+      const recording = record()
+      const fault = (): never => {
+        throw new Error('a bug of the app’s')
+      }
+      const serving = await served(ok, { ignore: fault, attributes: fault, spanName: fault, inbound: fault })
+      for (let i = 0; i < 2; i += 1) {
+        expect(await ask(serving, '/', { headers: { traceparent: TRACEPARENT } })).toMatchObject({
+          status: 200,
+          body: 'ok',
+        })
+      }
+      const spans = await recording.all(2)
+      for (const span of spans) {
+        expect(span.name).toBe(gaps.router ? 'GET' : 'GET /')
+        expect(span.parentSpanContext?.spanId).toBe(PARENT_ID)
+      }
+      expect(said.toSorted()).toEqual(
+        ['attributes', 'ignore', 'inbound', 'spanName'].map((option) => expect.stringContaining(option)),
+      )
+    })
+
+    test.each<[string, object, RegExp]>([
+      [
+        'unknown',
+        { ignored: '/health' },
+        /expected options among ignore, .* received an unknown one, "ignored"/,
+      ],
+      [
+        'a wrong shape of ignore',
+        { ignore: 7 },
+        /expected ignore to be a function, .* received 7; example: \{ ignore: /,
+      ],
+      [
+        'a wrong inbound',
+        { inbound: 'stop' },
+        /expected inbound to be 'continue', .* received "stop"; example: /,
+      ],
+      ['a wrong capture', { capture: ['x-id'] }, /expected capture to be .* received an array; example: /],
+      [
+        'a text for a switch',
+        { trustProxy: 'yes' },
+        /expected trustProxy to be true or false, received "yes"; example: /,
+      ],
+      [
+        'a text for a function',
+        { spanName: 'GET' },
+        /expected spanName to be a function, received "GET"; example: /,
+      ],
+    ])(
+      '%s: a TypeError says what was expected, what was received, and an example',
+      async (_title, options, said) => {
+        record()
+        if (gaps.earlyChecks) {
+          const serving = await served(ok, options as Options)
+          expect(await ask(serving, '/')).toMatchObject({ status: 500, body: expect.stringMatching(said) })
+          return
+        }
+        const failure = await served(ok, options as Options).catch((error: unknown) => error)
+        expect(failure).toBeInstanceOf(TypeError)
+        expect((failure as Error).message).toMatch(said)
+        expect((failure as Error).message).toMatch(/^@throughline\//)
+      },
+    )
+  })
+}

@@ -1,0 +1,256 @@
+import { SpanKind, TraceFlags } from '@opentelemetry/api'
+import { Agent } from 'node:http'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { record } from '../../recording.ts'
+import { ok, never, type App, type Handler, type Contract } from './app.ts'
+import { asking, ask, raw } from './client.ts'
+import { theOnly, signal, turn } from './watch.ts'
+
+/** What the span of a request says of it. */
+export function describesRequests({ name, gaps, served, spanOf }: Contract): void {
+  describe(`${name}: one request is one span`, () => {
+    test('named, timed and described as the conventions say, and nothing more', async () => {
+      const recording = record()
+      const serving = await served({ routes: { 'GET /users/:id': ok } })
+      const before = Date.now()
+      await ask(serving, '/users/42?page=2', { headers: { 'user-agent': 'contract/1.0' } })
+      const span = await theOnly(recording)
+
+      expect(span.name).toBe(gaps.router ? 'GET' : 'GET /users/:id')
+      expect(span.kind).toBe(SpanKind.SERVER)
+      expect(span.instrumentationScope.name).toMatch(/^@throughline\//)
+      expect(span.instrumentationScope.version).toMatch(/^\d+\.\d+\.\d+/)
+      expect(span.status).toEqual({ code: 0 })
+      expect(span.events).toEqual([])
+      expect(span.links).toEqual([])
+      expect(span.attributes).toEqual({
+        'http.request.method': 'GET',
+        'url.path': '/users/42',
+        'url.query': 'page=2',
+        'url.scheme': 'http',
+        'network.protocol.version': '1.1',
+        'server.address': '127.0.0.1',
+        'server.port': serving.port,
+        'client.address': '127.0.0.1',
+        'network.peer.address': '127.0.0.1',
+        'network.peer.port': expect.any(Number),
+        'user_agent.original': 'contract/1.0',
+        'http.response.status_code': 200,
+        ...(gaps.router ? {} : { 'http.route': '/users/:id' }),
+      })
+      const [started, ended] = [span.startTime, span.endTime].map(([s, ns]) => s * 1000 + ns / 1e6) as [
+        number,
+        number,
+      ]
+      // One clock is read in whole milliseconds.
+      expect(started).toBeGreaterThanOrEqual(before - 2)
+      expect(ended).toBeGreaterThan(started)
+      expect(ended).toBeLessThanOrEqual(Date.now() + 2)
+    })
+
+    test('a root where nothing comes in, with the random flag', async () => {
+      const span = await spanOf(ok)
+      expect(span.parentSpanContext).toBeUndefined()
+      expect(span.spanContext().traceFlags).toBe(TraceFlags.SAMPLED | 0x02)
+    })
+
+    test('also for the second on the same connection', async () => {
+      const recording = record()
+      const serving = await served(ok)
+      const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+      onTestFinished(() => agent.destroy())
+      await ask(serving, '/', { agent })
+      await ask(serving, '/', { agent })
+      const [first, second] = await recording.all(2)
+      expect(second?.attributes['network.peer.port']).toBe(first?.attributes['network.peer.port'])
+      expect(second?.parentSpanContext).toBeUndefined()
+      expect(second?.spanContext().traceId).not.toBe(first?.spanContext().traceId)
+    })
+
+    test('also for each of those that a client sends without waiting for answers', async () => {
+      const recording = record()
+      const serving = await served(ok)
+      const one = 'GET / HTTP/1.1\r\nHost: a\r\n'
+      await raw(serving, `${one}\r\n${one}Connection: close\r\n\r\n`)
+      const spans = await recording.all(2)
+      expect(spans.map(({ attributes }) => attributes['http.response.status_code'])).toEqual([200, 200])
+    })
+
+    test('also when tracing is mounted twice', async () => {
+      const recording = record()
+      const span = await (async () => {
+        await ask(await served(ok, { attributes: () => ({ times: 1 }) }, 2), '/')
+        return theOnly(recording)
+      })()
+      expect(span.attributes['times']).toBe(1)
+    })
+
+    test('of a method that is not in the list, called HTTP', async () => {
+      const span = await spanOf({}, '/', { method: 'PROPFIND' })
+      expect(span.name).toBe('HTTP')
+      expect(span.attributes['http.request.method']).toBe('_OTHER')
+      expect(span.attributes['http.request.method_original']).toBe('PROPFIND')
+    })
+
+    test('whose path is without the query, which is there only when the request has one', async () => {
+      const span = await spanOf(ok, '/')
+      expect(span.attributes['url.path']).toBe('/')
+      expect(span.attributes).not.toHaveProperty('url.query')
+    })
+
+    test('that keeps signatures in the query to itself, and knows their names by case', async () => {
+      const recording = record()
+      const serving = await served(ok)
+      await ask(serving, '/?sig=abc&b=1')
+      await ask(serving, '/?Sig=abc&b=1')
+      const [lower, upper] = await recording.all(2)
+      expect(lower?.attributes['url.query']).toBe('sig=REDACTED&b=1')
+      expect(upper?.attributes['url.query']).toBe('Sig=abc&b=1')
+    })
+
+    test.each([
+      ['example.com:8443', 'example.com', 8443],
+      ['example.com', 'example.com', undefined],
+      ['[::1]:3000', '::1', 3000],
+    ])('to the host %s', async (host, address, port) => {
+      const span = await spanOf(ok, '/', { headers: { host } })
+      expect(span.attributes['server.address']).toBe(address)
+      expect(span.attributes['server.port']).toBe(port)
+    })
+
+    test('of HTTP/1.0, without a host', async () => {
+      const recording = record()
+      await raw(await served(ok), 'GET / HTTP/1.0\r\n\r\n')
+      const span = await theOnly(recording)
+      expect(span.attributes['network.protocol.version']).toBe('1.0')
+      expect(span.attributes).not.toHaveProperty('server.address')
+    })
+  })
+
+  describe(`${name}: the route`, () => {
+    const mounted: App = {
+      routes: { 'GET /users/:id': ok },
+      mounted: { prefix: '/api', routes: { 'GET /users/:id': ok } },
+    }
+
+    test('has the prefix of the router that it is in, and names its parameters only', async () => {
+      const span = await spanOf(mounted, '/api/users/7?x=/users/8')
+      if (gaps.router) {
+        expect(span.name).toBe('GET')
+        expect(span.attributes).not.toHaveProperty('http.route')
+      } else {
+        expect(span.name).toBe('GET /api/users/:id')
+        expect(span.attributes['http.route']).toBe('/api/users/:id')
+      }
+    })
+
+    test.each(['/nothing', '/api', '/api/nothing', '/api/users/7/more'])(
+      'is not there for a 404 at %s',
+      async (path) => {
+        const span = await spanOf(mounted, path)
+        expect(span.name).toBe('GET')
+        expect(span.attributes).not.toHaveProperty('http.route')
+        expect(span.attributes['http.response.status_code']).toBe(404)
+        expect(span.status.code).toBe(0)
+        expect(span.attributes).not.toHaveProperty('error.type')
+      },
+    )
+
+    test('stays when its handler fails', async () => {
+      const span = await spanOf(
+        { routes: { 'GET /users/:id': () => Promise.reject(new Error('no')) } },
+        '/users/7',
+      )
+      expect(span.name).toBe(gaps.router ? 'GET' : 'GET /users/:id')
+    })
+
+    test('is there for a client that went away before the answer', async () => {
+      const recording = record()
+      const arrived = signal()
+      const serving = await served({
+        routes: { 'GET /slow/:id': (exchange) => (arrived.give(), never(exchange)) },
+      })
+      const client = asking(serving, '/slow/1')
+      await arrived.given
+      client.destroy()
+      const span = await theOnly(recording)
+      expect(span.name).toBe(gaps.router ? 'GET' : 'GET /slow/:id')
+    })
+  })
+
+  describe(`${name}: the status`, () => {
+    test.each([200, 204, 301, 304, 400, 404, 499])('%i leaves the span unset', async (status) => {
+      const span = await spanOf(({ answer }) => answer(status))
+      expect(span.status).toEqual({ code: 0 })
+      expect(span.attributes['http.response.status_code']).toBe(status)
+      expect(span.attributes).not.toHaveProperty('error.type')
+    })
+
+    test.each([500, 503])('%i is an error that is its own description', async (status) => {
+      const span = await spanOf(({ answer }) => answer(status))
+      expect(span.status).toEqual({ code: 2 })
+      expect(span.attributes['error.type']).toBe(String(status))
+      expect(span.events).toEqual([])
+    })
+
+    const bug = new TypeError('no such thing')
+    test.each<[string, Handler]>([
+      [
+        'throws',
+        () => {
+          throw bug
+        },
+      ],
+      ['rejects', () => Promise.reject(bug)],
+      [
+        'rejects later',
+        async () => {
+          await turn()
+          throw bug
+        },
+      ],
+    ])('is an error when the handler %s, with the exception once', async (_title, handler) => {
+      const span = await spanOf(handler)
+      expect(span.attributes['http.response.status_code']).toBe(500)
+      expect(span.status).toEqual({ code: 2, message: 'no such thing' })
+      expect(span.attributes['error.type']).toBe('TypeError')
+      expect(span.events.map((event) => event.name)).toEqual(['exception'])
+      expect(span.events[0]?.attributes).toMatchObject({
+        'exception.type': 'TypeError',
+        'exception.message': 'no such thing',
+        'exception.stacktrace': bug.stack,
+      })
+    })
+
+    test('is an error when the error handler of the app answers 503 for the one that was thrown', async () => {
+      const span = await spanOf({
+        routes: { 'GET /': () => Promise.reject(bug) },
+        onError: (_error, { answer }) => answer(503, 'sorry'),
+      })
+      expect(span.attributes['http.response.status_code']).toBe(503)
+      expect(span.status.code).toBe(2)
+      expect(span.attributes['error.type']).toBe(gaps.errorHandlers ? '503' : 'TypeError')
+      expect(span.events).toHaveLength(gaps.errorHandlers ? 0 : 1)
+    })
+
+    test('is none when the error handler of the app recovers', async () => {
+      const span = await spanOf({
+        routes: { 'GET /': () => Promise.reject(bug) },
+        onError: (_error, { answer }) => answer(200, 'recovered'),
+      })
+      expect(span.attributes['http.response.status_code']).toBe(200)
+      expect(span.status).toEqual({ code: 0 })
+      expect(span.attributes).not.toHaveProperty('error.type')
+      expect(span.events).toEqual([])
+    })
+
+    test('is none when the error that was thrown is the client’s', async () => {
+      const span = await spanOf(() => {
+        throw Object.assign(new Error('no such user'), { status: 404, statusCode: 404, expose: true })
+      })
+      expect(span.attributes['http.response.status_code']).toBe(404)
+      expect(span.status).toEqual({ code: 0 })
+      expect(span.events).toEqual([])
+    })
+  })
+}

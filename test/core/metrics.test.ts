@@ -1,0 +1,274 @@
+import {
+  context,
+  createContextKey,
+  createNoopMeter,
+  metrics,
+  propagation,
+  SpanKind,
+  trace,
+  type Meter,
+  type MeterProvider,
+} from '@opentelemetry/api'
+import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node'
+import {
+  durationHistogram,
+  endRequest,
+  instrumentsFor,
+  secondsOf,
+  traceRequest,
+  type ReceivingOptions,
+} from '@throughline/core'
+import { once } from 'node:events'
+import { createServer, request as get, type IncomingMessage, type ServerResponse } from 'node:http'
+import { connect, createServer as createHttp2Server } from 'node:http2'
+import type { AddressInfo } from 'node:net'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { ask, listening, type Serving } from '../contract/server.ts'
+import { measure, type Measuring } from '../measuring.ts'
+import { record } from '../recording.ts'
+import { said } from './engine.ts'
+
+const DURATION = 'http.server.request.duration'
+const ACTIVE = 'http.server.active_requests'
+
+type Listener = (request: IncomingMessage, response: ServerResponse) => unknown
+type Options = ReceivingOptions<IncomingMessage, [IncomingMessage, ServerResponse]>
+
+async function serve(listener: Listener, options: Options = {}): Promise<Serving> {
+  return served((request, response) =>
+    traceRequest(request, response, () => listener(request, response), options),
+  )
+}
+
+async function served(listener: Listener): Promise<Serving> {
+  const serving = await listening(createServer((request, response) => void listener(request, response)))
+  onTestFinished(() => serving.close())
+  return serving
+}
+
+const ok: Listener = (_request, response) => response.end('ok')
+
+/** Registers a MeterProvider of the app's own, until the end of the test. */
+function provide(getMeter: MeterProvider['getMeter']): void {
+  metrics.setGlobalMeterProvider({ getMeter })
+  onTestFinished(() => metrics.disable())
+}
+
+describe('without a MeterProvider', () => {
+  test('a request costs one look for it, and nothing is measured when one comes in its midst', async () => {
+    const looks = vi.spyOn(metrics, 'getMeterProvider')
+    const recording = record()
+    let measuring: Measuring | undefined
+    const serving = await serve((_request, response) => {
+      measuring ??= measure()
+      response.end('ok')
+    })
+    await ask(serving, '/')
+    await recording.all(1)
+    expect(looks).toHaveBeenCalledTimes(1)
+    expect(await measuring?.points(DURATION)).toEqual([])
+  })
+})
+
+describe('a request that is not sampled', () => {
+  test('is asked for its trace alone, and for nothing that a span would say', async () => {
+    const measuring = measure()
+    record({ sampling: 0 })
+    const reads = new Set<string>()
+    const serving = await served((request, response) => {
+      const { headers } = request
+      const watched = new Proxy(headers, {
+        get(target, name) {
+          reads.add(String(name))
+          return target[String(name)]
+        },
+      })
+      Object.defineProperty(request, 'headers', { value: watched })
+      traceRequest(request, response, () => response.end('ok'))
+    })
+    await ask(serving, '/?a=1', { headers: { 'user-agent': 'visitor' } })
+    await measuring.all(DURATION, 1)
+    expect([...reads].sort()).toEqual(['baggage', 'traceparent'])
+  })
+})
+
+describe('the instruments', () => {
+  test('are made once, by the first request, and are of the package that receives', async () => {
+    const made: string[] = []
+    const meter = createMeter((name) => made.push(name))
+    const asked: unknown[] = []
+    provide((...given) => {
+      asked.push(given)
+      return meter
+    })
+    const recording = record()
+    const serving = await serve(ok)
+    expect(asked).toEqual([])
+    for (let i = 0; i < 3; i += 1) await ask(serving, '/')
+    await recording.all(3)
+    expect(asked).toEqual([['@throughline/core', expect.stringMatching(/^\d+\.\d+\.\d+/)]])
+    expect(made).toEqual([DURATION])
+  })
+
+  test('that throw are reported once, and neither the span nor the answer is harmed', async () => {
+    const reports = said()
+    const fault = (): never => {
+      throw new Error('a bug of the SDK’s')
+    }
+    provide(() => createMeter(() => ({ record: fault, add: fault })))
+    const recording = record()
+    const serving = await serve(ok, { activeRequests: true })
+    for (let i = 0; i < 2; i += 1) expect((await ask(serving, '/')).body).toBe('ok')
+    const spans = await recording.all(2)
+    expect(spans.map(({ status }) => status.code)).toEqual([0, 0])
+    expect(reports.lines).toEqual([expect.stringContaining('a request could not be measured')])
+  })
+
+  test('of a provider that gives a meter which does nothing are none', () => {
+    const instruments = instrumentsFor({ name: 'a' }, () => 'made')
+    provide(() => createNoopMeter())
+    expect(instruments()).toBeUndefined()
+  })
+
+  test('of a client have the buckets that it names', async () => {
+    const measuring = measure()
+    const instruments = instrumentsFor({ name: 'a', version: '1.2.3' }, (meter) =>
+      durationHistogram(meter, 'db.client.operation.duration', 'Duration of database calls.', [1, 10]),
+    )
+    instruments()?.record(2, { 'db.system.name': 'postgresql' })
+    expect(instruments()).toBe(instruments())
+    expect(await measuring.metric('db.client.operation.duration')).toMatchObject({
+      descriptor: { unit: 's', description: 'Duration of database calls.' },
+      dataPoints: [{ value: { buckets: { boundaries: [1, 10], counts: [0, 1, 0] } } }],
+    })
+  })
+})
+
+describe('how long it took', () => {
+  test('is what an OpenTelemetry SDK in charge says of its span', async () => {
+    const measuring = measure()
+    const exporter = new InMemorySpanExporter()
+    const provider = new NodeTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] })
+    provider.register()
+    onTestFinished(async () => {
+      trace.disable()
+      context.disable()
+      propagation.disable()
+      await provider.shutdown()
+    })
+    await ask(await serve(ok), '/')
+    const [point] = await measuring.all(DURATION, 1)
+    const [seconds, nanoseconds] = exporter.getFinishedSpans()[0]?.duration ?? [NaN, NaN]
+    expect(point?.value).toBe(seconds + nanoseconds / 1e9)
+  })
+
+  test('goes on where the span was ended by a shutdown', async () => {
+    const measuring = measure()
+    const recording = record()
+    let atShutdown = NaN
+    let began = NaN
+    const serving = await serve(async (_request, response) => {
+      began = performance.now()
+      await recording.stop()
+      atShutdown = performance.now() - began
+      response.end('ok')
+    })
+    await ask(serving, '/')
+    const [point] = await measuring.all(DURATION, 1)
+    expect(recording.spans.map(({ attributes }) => attributes['throughline.incomplete'])).toEqual([true])
+    expect((point?.value ?? 0) * 1000).toBeGreaterThanOrEqual(atShutdown)
+    expect(point?.attributes).toMatchObject({ 'http.response.status_code': 200 })
+  })
+
+  test('is counted from its own start where there is no span to ask', () => {
+    const start = performance.now()
+    const seconds = secondsOf(undefined, start)
+    expect(seconds * 1000).toBeLessThanOrEqual(performance.now() - start)
+    expect(seconds).toBeGreaterThanOrEqual(0)
+  })
+})
+
+test('a request that was upgraded counts once, as 101', async () => {
+  const measuring = measure()
+  const recording = record()
+  const server = createServer()
+  server.on('upgrade', (request, socket) => {
+    const response = Object.assign(Object.create(null) as ServerResponse, { on() {}, emit() {} })
+    traceRequest(request, response, () => {
+      socket.end('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n')
+      endRequest(request, 101)
+    })
+  })
+  const serving = await listening(server)
+  onTestFinished(() => serving.close())
+  const asked = get({
+    port: serving.port,
+    host: '127.0.0.1',
+    headers: { connection: 'Upgrade', upgrade: 'websocket' },
+  })
+  asked.end()
+  const [, socket] = (await once(asked, 'upgrade')) as [IncomingMessage, NodeJS.ReadableStream]
+  await once(socket.resume(), 'end')
+  await recording.all(1)
+  const points = await measuring.all(DURATION, 1)
+  expect(points).toMatchObject([{ attributes: { 'http.response.status_code': 101 } }])
+  expect(points[0]?.attributes).not.toHaveProperty('error.type')
+})
+
+test('where the official HTTP instrumentation has made the span, it measures, and we do not', async () => {
+  const measuring = measure()
+  const recording = record()
+  const key = createContextKey('OpenTelemetry SDK Context Key RPC_METADATA')
+  const serving = await served((request, response) => {
+    const official = trace.getTracer('official').startSpan('GET', { kind: SpanKind.SERVER })
+    response.on('close', () => official.end())
+    const scope = trace.setSpan(context.active(), official).setValue(key, { type: 'http', span: official })
+    context.with(scope, () =>
+      traceRequest(request, response, () => response.end('ok'), { activeRequests: true }),
+    )
+  })
+  await ask(serving, '/')
+  await recording.all(1)
+  expect(await measuring.points(DURATION)).toEqual([])
+  expect(await measuring.points(ACTIVE)).toEqual([])
+})
+
+test('HTTP/2 is version 2', async () => {
+  const measuring = measure()
+  record()
+  const server = createHttp2Server((request, response) => {
+    const http1 = [request, response] as unknown as [IncomingMessage, ServerResponse]
+    traceRequest(...http1, () => response.end('ok'))
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const client = connect(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
+  onTestFinished(() => {
+    client.destroy()
+    server.close()
+  })
+  const stream = client.request({ ':path': '/' })
+  stream.resume()
+  await once(stream, 'end')
+  const [point] = await measuring.all(DURATION, 1)
+  expect(point?.attributes).toMatchObject({ 'network.protocol.version': '2', 'url.scheme': 'http' })
+})
+
+test('what the app’s `attributes` adds goes to the span alone', async () => {
+  const measuring = measure()
+  const recording = record()
+  await ask(await serve(ok, { attributes: () => ({ 'app.user': 'ann' }) }), '/')
+  await recording.all(1)
+  const [point] = await measuring.all(DURATION, 1)
+  expect(point?.attributes).not.toHaveProperty('app.user')
+})
+
+/** A meter whose instruments `make` makes, or else do nothing. */
+function createMeter(make: (name: string) => unknown): Meter {
+  const nothing = { record() {}, add() {} }
+  const create = (name: string) => {
+    const made = make(name)
+    return typeof made === 'object' ? made : nothing
+  }
+  return { createHistogram: create, createUpDownCounter: create } as unknown as Meter
+}
