@@ -1,5 +1,6 @@
 import { SpanKind, type Attributes } from '@opentelemetry/api'
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import type { NamedAttributes } from './attribute.ts'
 import { redactQuery } from './redact.ts'
 import * as semconv from './semconv.ts'
 import { wantsOldNames } from './stability.ts'
@@ -127,19 +128,19 @@ export function serverAttributes(
   const peer = socket?.remoteAddress
   const peerPort = socket?.remotePort
   const userAgent = headers['user-agent']
-  // One literal with the attributes that nearly every request has: objects that grow key by key cost 0.5 µs more.
-  const attributes: Attributes = {
-    [semconv.HTTP_REQUEST_METHOD]: known,
-    [semconv.URL_PATH]: pathOf(target),
-    [semconv.URL_SCHEME]: schemeOf(request, trustProxy),
-    [semconv.NETWORK_PROTOCOL_VERSION]: protocolVersion(request),
-    [semconv.SERVER_ADDRESS]: address,
-    [semconv.SERVER_PORT]: port,
-    [semconv.CLIENT_ADDRESS]: (trustProxy ? forwarded(headers, 'for') : undefined) ?? peer,
-    [semconv.NETWORK_PEER_ADDRESS]: peer,
-    [semconv.NETWORK_PEER_PORT]: peerPort,
-    [semconv.USER_AGENT_ORIGINAL]: userAgent,
-  }
+  // One literal with what nearly every request has, its keys written out: see NamedAttributes.
+  const attributes = {
+    'http.request.method': known,
+    'url.path': pathOf(target),
+    'url.scheme': schemeOf(request, trustProxy),
+    'network.protocol.version': protocolVersion(request),
+    'server.address': address,
+    'server.port': port,
+    'client.address': (trustProxy ? forwarded(headers, 'for') : undefined) ?? peer,
+    'network.peer.address': peer,
+    'network.peer.port': peerPort,
+    'user_agent.original': userAgent,
+  } satisfies NamedAttributes
   const isWhole =
     address !== undefined &&
     port !== undefined &&

@@ -30,6 +30,7 @@ export { isTraced, override, yieldsTo } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
 export { expected, MATCH, matcher, show, type Match, type Shape, type TextMatch } from './options.ts'
 export { reportOnce } from './report.ts'
+export type { NamedAttributes } from './attribute.ts'
 export { errorType, messageOf } from './exception.ts'
 export * as semconv from './semconv.ts'
 

@@ -6,6 +6,7 @@ import {
   type Context,
   type Sender,
   type SendingOptions,
+  type NamedAttributes,
 } from '@throughline/core'
 import { maskedCommand, maskedMessage } from './mask.ts'
 
@@ -94,17 +95,17 @@ export class Connection {
     const { path, sentinels, host = 'localhost', port = DEFAULT_PORT } = options
     const namespace = String(condition?.select ?? options.db ?? 0)
     this.#look()
-    // One literal with what nearly every command has: objects that grow key by key, or by spreading, cost more.
+    // One literal with what nearly every command has, its keys written out: see NamedAttributes.
     if (this.#port !== undefined && !sentinels && !path && port === DEFAULT_PORT) {
       return {
-        [semconv.DB_SYSTEM_NAME]: SYSTEM,
-        [semconv.DB_NAMESPACE]: namespace,
-        [semconv.DB_OPERATION_NAME]: operation,
-        [semconv.DB_QUERY_TEXT]: text,
-        [semconv.NETWORK_PEER_ADDRESS]: this.#address as string,
-        [semconv.NETWORK_PEER_PORT]: this.#port,
-        [semconv.SERVER_ADDRESS]: host,
-      }
+        'db.system.name': SYSTEM,
+        'db.namespace': namespace,
+        'db.operation.name': operation,
+        'db.query.text': text,
+        'network.peer.address': this.#address as string,
+        'network.peer.port': this.#port,
+        'server.address': host,
+      } satisfies NamedAttributes
     }
     const attributes: Attributes = {
       [semconv.DB_SYSTEM_NAME]: SYSTEM,

@@ -8,6 +8,7 @@ import {
   type Context,
   type Sender,
   type SendingOptions,
+  type NamedAttributes,
 } from '@throughline/core'
 import { describeSql, type SqlDescription } from '@throughline/core/sql'
 import type { ClientBase, QueryResult } from 'pg'
@@ -89,15 +90,15 @@ export class QueryCall extends Call<[text: string], Outcome> {
     // Parameterised text holds no values; any other is shown without its literals.
     const shown = this.#values.length > 0 ? this.#text : text
     const { host, port, database } = this.#client ?? NOWHERE
-    // One literal with what nearly every query has: objects that grow key by key, or by spreading, cost more.
+    // One literal with what nearly every query has, its keys written out: see NamedAttributes.
     if (text !== '' && summary !== '' && database && host && !host.startsWith('/') && isPlain(port)) {
       return {
-        [semconv.DB_SYSTEM_NAME]: SYSTEM,
-        [semconv.DB_NAMESPACE]: database,
-        [semconv.SERVER_ADDRESS]: host,
-        [semconv.DB_QUERY_TEXT]: shown,
-        [semconv.DB_QUERY_SUMMARY]: summary,
-      }
+        'db.system.name': SYSTEM,
+        'db.namespace': database,
+        'server.address': host,
+        'db.query.text': shown,
+        'db.query.summary': summary,
+      } satisfies NamedAttributes
     }
     const attributes: Attributes = { [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#client) }
     if (text !== '') attributes[semconv.DB_QUERY_TEXT] = shown

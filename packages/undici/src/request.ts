@@ -19,6 +19,7 @@ import {
   type Sender,
   type SendingOptions,
   type Shape,
+  type NamedAttributes,
 } from '@throughline/core'
 import { Unread, type Answered } from './unread.ts'
 
@@ -169,16 +170,16 @@ export class Attempt extends Call<Subject, Outcome> implements Answered {
     const known = methodAttribute(method)
     const url = redactUrl(urlOf(request))
     const { address, port } = serverOf(request)
-    // One literal with what nearly every request has: objects that grow key by key, or by spreading, cost more.
+    // One literal with what nearly every request has, its keys written out: see NamedAttributes.
     const attributes: Attributes =
       address === undefined
-        ? { [semconv.HTTP_REQUEST_METHOD]: known, [semconv.URL_FULL]: url }
-        : {
-            [semconv.HTTP_REQUEST_METHOD]: known,
-            [semconv.URL_FULL]: url,
-            [semconv.SERVER_ADDRESS]: address,
-            [semconv.SERVER_PORT]: port,
-          }
+        ? ({ 'http.request.method': known, 'url.full': url } satisfies NamedAttributes)
+        : ({
+            'http.request.method': known,
+            'url.full': url,
+            'server.address': address,
+            'server.port': port,
+          } satisfies NamedAttributes)
     if (known !== method) attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
     return this.captured === undefined ? attributes : Object.assign(attributes, this.captured)
   }
