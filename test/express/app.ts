@@ -17,6 +17,19 @@ export const versions: [name: 'Express 5' | 'Express 4', create: Create][] = [
   ['Express 4', express4],
 ]
 
+/** Of router 2.0 to 2.2: a mount path is then written as its first client wrote it, in capitals for example. */
+export function forgetsMountPaths(create: Create): boolean {
+  const router = create.Router().use('/x', ok) as unknown as { stack: object[] }
+  return router.stack.every((layer) => !('rawPath' in layer) && !('regexp' in layer))
+}
+
+/** The layers of an app, as those who list its routes read them. */
+export function stackOf(application: Express): object[] {
+  const made = application as unknown as Record<'_router' | 'router', { stack: object[] }>
+  // Express 4 throws when `router` is read.
+  return (made._router ?? made.router).stack
+}
+
 /** An app with tracing in front. */
 export function traced(create: Create, options?: TracingOptions): Express {
   return quiet(create()).use(tracing(options))
@@ -56,6 +69,7 @@ export async function spanOf(application: Express, path: string, asking?: Asking
   const recording = record()
   await ask(await serve(application), path, asking)
   const [span] = await recording.all(1)
+  await recording.stop()
   if (span === undefined) throw new Error('there is no span')
   return span
 }

@@ -1,9 +1,23 @@
 import { tracing } from '@throughline/express'
-import type { Express, RequestHandler } from 'express'
+import type { ErrorRequestHandler, Express, NextFunction, Request, RequestHandler, Response } from 'express'
+import { basename, dirname } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { ask } from '../contract/server.ts'
 import { record } from '../recording.ts'
-import { ok, quiet, routes, serve, spanOf, traced, versions } from './app.ts'
+import {
+  fail,
+  forgetsMountPaths,
+  ok,
+  pass,
+  quiet,
+  routes,
+  serve,
+  spanOf,
+  stackOf,
+  traced,
+  versions,
+} from './app.ts'
 
 describe.each(versions)('%s', (name, create) => {
   const isFour = name === 'Express 4'
@@ -94,12 +108,159 @@ describe.each(versions)('%s', (name, create) => {
     })
 
     test('does not mind the case of the path, a slash at its end, or what is encoded in it', async () => {
-      const application = app().use('/Api', create.Router().get('/users/:id', ok))
-      expect(await routes(application, '/API/USERS/1/', '/api/users/a%2Fb')).toEqual(
-        ['/Api/users/:id', '/Api/users/:id'].map((route) =>
-          isFour ? expect.stringMatching(new RegExp(route, 'i')) : route,
-        ),
-      )
+      const application = app().use('/Api', create.Router().get('/Users/:id', ok))
+      const [first, second] = await routes(application, '/API/USERS/1/', '/api/users/a%2Fb')
+      expect(second).toBe(first)
+      expect(first).toMatch(forgetsMountPaths(create) ? /^\/Api\/Users\/:id$/i : /^\/Api\/Users\/:id$/)
+    })
+
+    test('minds the case, and the slash, where the app does', async () => {
+      const application = quiet(create()).enable('case sensitive routing').enable('strict routing')
+      application.use(tracing())
+      application.get('/users/:id', ok).get('/users/:id/', ok).get('/Users/:name', ok)
+      application.use('/Api', create.Router({ strict: true }).get('/x/', ok))
+      expect(
+        await routes(application, '/users/1', '/users/1/', '/Users/1', '/USERS/1', '/Api/x/', '/Api/x'),
+      ).toEqual(['/users/:id', '/users/:id/', '/Users/:name', undefined, '/Api/x/', undefined])
+    })
+
+    test('has its optional parts, whether the path has them or not', async () => {
+      const optional = isFour ? '/users/:id?' : '/users{/:id}'
+      const application = app().get(optional, ok)
+      application.get(isFour ? ['/a/:x?', '/b/:y?'] : ['/a{/:x}', '/b{/:y}'], ok)
+      expect(await routes(application, '/users/1', '/users', '/b/1', '/b')).toEqual([
+        optional,
+        optional,
+        isFour ? '/b/:y?' : '/b{/:y}',
+        isFour ? '/b/:y?' : '/b{/:y}',
+      ])
+    })
+
+    test('is the wildcard’s for what a wildcard catches, below a mount path too', async () => {
+      const all = isFour ? '*' : '/*all'
+      const application = app().use('/files', create.Router().get(all, ok)).get(all, ok)
+      expect(await routes(application, '/files/a/b', '/a/b')).toEqual([
+        isFour ? '/files*' : '/files/*all',
+        all,
+      ])
+    })
+
+    test.each([
+      ['/:a/:b', '/7/7', '/:a/:b'],
+      ['/orgs/:orgs', '/orgs/orgs', '/orgs/:orgs'],
+      ['/o/:o-:p', '/o/o-o', '/o/:o-:p'],
+      ['/:file.json', '/a.json', '/:file.json'],
+      ['/a.b+c/:x'.replace('+', ''), '/a.bc/a.bc', '/a.bc/:x'],
+      ['/users/:id', '/users/a%20b', '/users/:id'],
+      ['/users/:id', '/users/%C3%A9', '/users/:id'],
+      ['/api/', '/api', '/api'],
+    ])('below a mount path %s asked for as %s is %s', async (path, asked, shown) => {
+      const application = app().use(path, create.Router().get('/x', ok))
+      const twice = [`${asked}/x`, `${asked}/x`]
+      const expected = !isFour && !forgetsMountPaths(create) && path.endsWith('/') ? '/api' : shown
+      expect(await routes(application, ...twice)).toEqual([`${expected}/x`, `${expected}/x`])
+    })
+
+    test('below a mount path that is a RegExp has that, where the router keeps it', async () => {
+      const application = app().use(/^\/v(\d+)$/, create.Router().get('/x', ok))
+      application.use(/^\/w\d+/, create.Router().get('/x', ok))
+      const paths = forgetsMountPaths(create)
+        ? [undefined, undefined]
+        : [`${String(/^\/v(\d+)$/)}/x`, `${String(/^\/w\d+/)}/x`]
+      // In Express 4 and 5 a mount path that ends in $ takes nothing that goes on.
+      expect(await routes(application, '/v1/x', '/w1/x')).toEqual([undefined, paths[1]])
+    })
+
+    test('below a mount path with a wildcard', async () => {
+      const path = isFour ? '/files/*/meta' : '/files/*path/meta'
+      const application = app().use(path, create.Router().get('/x', ok))
+      expect(await routes(application, '/files/a/b/meta/x', '/files/c/meta/x')).toEqual([
+        `${path}/x`,
+        `${path}/x`,
+      ])
+    })
+
+    test('is the one that a request was rewritten to, wherever that was', async () => {
+      const rewritten =
+        (from: string, to: string): RequestHandler =>
+        (request, _response, next) => {
+          request.url = request.url.replace(from, to)
+          next()
+        }
+      const router = create.Router().use(rewritten('/old', '/new')).get('/new/:id', ok)
+      const inner = create().use(rewritten('/older', '/oldest')).get('/oldest/:id', ok)
+      const application = quiet(create()).use(rewritten('/v0', '/v1')).use(tracing())
+      application.use('/v1/:x', router).use('/v2/:x', inner)
+      application.use(rewritten('/v3', '/v4')).get('/v4/:id', ok)
+      expect(await routes(application, '/v2/1/older/2', '/v0/1/old/2', '/v2/1/older/2', '/v3/1')).toEqual([
+        '/v2/:x/oldest/:id',
+        '/v1/:x/new/:id',
+        '/v2/:x/oldest/:id',
+        '/v4/:id',
+      ])
+    })
+
+    test('is whole where tracing is in a router, and the path was rewritten in front of it', async () => {
+      const inner = create.Router().use(tracing()).get('/users/:id', ok)
+      const application = quiet(create())
+      application.use((request, _response, next) => {
+        request.url = `/orgs/7${request.url}`
+        next()
+      })
+      application.use('/orgs/:org', inner)
+      expect(await routes(application, '/users/1', '/users/2')).toEqual([
+        '/orgs/:org/users/:id',
+        '/orgs/:org/users/:id',
+      ])
+    })
+
+    test('waits for the parameters of routes and of mount paths to be loaded', async () => {
+      const load = (_request: Request, _response: Response, next: NextFunction) => void setImmediate(next)
+      const router = create.Router({ mergeParams: true }).param('id', load).get('/users/:id', ok)
+      const application = app().param('org', load).use('/orgs/:org', router)
+      const recording = record()
+      const serving = await serve(application)
+      await Promise.all(['/orgs/1/users/2', '/orgs/3/users/4', '/orgs/5'].map((path) => ask(serving, path)))
+      const spans = await recording.all(3)
+      expect(spans.map(({ attributes }) => attributes['http.route']).toSorted()).toEqual([
+        '/orgs/:org/users/:id',
+        '/orgs/:org/users/:id',
+        undefined,
+      ])
+    })
+
+    test('of a router that is mounted twice below the same router, with other parameters', async () => {
+      const things = create.Router({ mergeParams: true }).get('/things/:id', ok)
+      const router = create.Router().use('/orgs/:org', things).use('/users/:user', things)
+      expect(
+        await routes(app().use('/api', router), '/api/orgs/1/things/2', '/api/users/1/things/2'),
+      ).toEqual(['/api/orgs/:org/things/:id', '/api/users/:user/things/:id'])
+    })
+
+    test('of an app that middleware hands the request to, by the name of the host for example', async () => {
+      const api = create().use('/orgs/:org', create.Router().get('/users/:id', ok))
+      const application = app().use((request, response, next) => {
+        if (request.headers['x-host'] === 'www') next()
+        else api(request, response, next)
+      })
+      expect(await routes(application, '/orgs/1/users/2', '/orgs/1/users/2', '/orgs/1')).toEqual([
+        '/orgs/:org/users/:id',
+        '/orgs/:org/users/:id',
+        undefined,
+      ])
+    })
+
+    test('of layers that an app has put in the place of others', async () => {
+      const application = app()
+      const swap = () => (application.route('/b/:y').get(ok), stackOf(application))
+      application.get('/a/:x', ok)
+      const recording = record()
+      const serving = await serve(application)
+      await ask(serving, '/a/1')
+      const stack = swap()
+      stack.splice(-2, 1)
+      await ask(serving, '/b/1')
+      expect((await recording.all(2)).map(({ name: shown }) => shown)).toEqual(['GET /a/:x', 'GET /b/:y'])
     })
 
     test('is kept when its own middleware turns the request away', async () => {
@@ -303,6 +464,65 @@ describe.each(versions)('%s', (name, create) => {
         undefined,
         undefined,
       ])
+    })
+
+    test('when a route of a mounted app passes the request on, from the first request on', async () => {
+      const soon: RequestHandler = (_request, _response, next) => void setImmediate(next)
+      const admin = create().get('/users/:id', pass).get('/things/:id', soon)
+      const application = app().use('/admin', admin)
+      expect(await routes(application, '/admin/things/1', '/admin/users/1', '/admin/users/1')).toEqual([
+        undefined,
+        undefined,
+        undefined,
+      ])
+    })
+
+    test('when the error handler passes the request on to nobody', async () => {
+      const application = app().get('/users/:id', fail)
+      application.use(((_error, _request, _response, next) => next()) as ErrorRequestHandler)
+      await expectRoute(application, '/users/1', undefined)
+    })
+
+    test('for a file, at a mount path or without one', async () => {
+      const files = dirname(fileURLToPath(import.meta.url))
+      const application = app().use('/assets/:version', create.static(files)).use(create.static(files))
+      const file = basename(fileURLToPath(import.meta.url))
+      expect(await routes(application, `/assets/1/${file}`, `/${file}`, '/assets/1/none')).toEqual([
+        undefined,
+        undefined,
+        undefined,
+      ])
+    })
+
+    test('for OPTIONS that the router answers, and for a method that the app says it does not take', async () => {
+      const router = create.Router().get('/users/:id', ok)
+      router.use('/users/:id', (_request, response) => void response.sendStatus(405))
+      const application = app().use('/api', router).use('/other', create.Router().get('/:id', ok))
+      const options = await spanOf(application, '/other/1', { method: 'OPTIONS' })
+      expect(options.attributes['http.response.status_code']).toBe(200)
+      expect(options.name).toBe('OPTIONS')
+      const refused = await spanOf(application, '/api/users/1', { method: 'PATCH' })
+      expect(refused.attributes['http.response.status_code']).toBe(405)
+      expect(refused.name).toBe('PATCH')
+    })
+
+    test('but for 405 from a route for all methods there is', async () => {
+      const application = app()
+      application
+        .route('/things/:id')
+        .get(ok)
+        .all((_request, response) => void response.sendStatus(405))
+      const span = await spanOf(application, '/things/1', { method: 'PATCH' })
+      expect(span.name).toBe('PATCH /things/:id')
+      expect(span.attributes['http.response.status_code']).toBe(405)
+    })
+
+    test('at any level for what nobody takes', async () => {
+      const inner = create.Router().get('/c', ok)
+      const middle = create.Router().use('/b/:y', inner)
+      const application = app().use('/a/:x', middle).use('/app', create().use('/b', inner))
+      const paths = ['/', '/a', '/a/1', '/a/1/b', '/a/1/b/2', '/a/1/b/2/d', '/app', '/app/b', '/app/b/d']
+      expect(await routes(application, ...paths)).toEqual(paths.map(() => undefined))
     })
 
     test('for a method that the route does not take', async () => {

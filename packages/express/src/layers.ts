@@ -51,7 +51,8 @@ export interface Way {
 export const ours = new WeakSet<RequestHandler>()
 
 const watched = new WeakSet<Layer>()
-const seen = new WeakMap<Layer[], number>()
+/** What was last of each stack, and how long it was. */
+const seen = new WeakMap<Layer[], { readonly length: number; readonly last: Layer | undefined }>()
 /** Of requests that were below a mount path when they had not come to the tracing yet. */
 const early = new WeakMap<object, Way>()
 let hasEarly = false
@@ -137,8 +138,7 @@ function isApp(handle: object): handle is App {
 type Kind = 'route' | 'mount' | 'middleware'
 
 function watch(stack: Layer[]): void {
-  if (seen.get(stack) === stack.length) return
-  seen.set(stack, stack.length)
+  if (isSeen(stack)) return
   for (const [index, layer] of stack.entries()) {
     if (watched.has(layer)) continue
     watched.add(layer)
@@ -148,10 +148,19 @@ function watch(stack: Layer[]): void {
   }
 }
 
+/** Whether a stack has been watched as it is now: an app may add to it, or change it. */
+function isSeen(stack: Layer[]): boolean {
+  const { length } = stack
+  const last = stack[length - 1]
+  const was = seen.get(stack)
+  if (was?.length === length && was.last === last) return true
+  seen.set(stack, { length, last })
+  return false
+}
+
 /** The handlers of a route are watched where they are to have spans. */
 function watchHandlers(stack: Layer[]): void {
-  if (seen.get(stack) === stack.length) return
-  seen.set(stack, stack.length)
+  if (isSeen(stack)) return
   for (const layer of stack) {
     if (watched.has(layer)) continue
     watched.add(layer)

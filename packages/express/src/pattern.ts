@@ -23,25 +23,31 @@ const alternatives = new WeakMap<Patterned, readonly Alternative[]>()
 /** The pattern of a route's own path; of several, the one that this path matches. */
 export function routePattern(layer: Patterned, path: () => string): string | undefined {
   const own = layer.route?.path
-  if (!isSeveral(own)) return own === undefined ? undefined : String(own)
-  if (layer.rawPath !== undefined) return matchedPattern(layer, path())
+  if (!isSeveral(own)) return shown(own)
+  if (layer.rawPath !== undefined) return shown(matchedPath(layer, path()))
   const all = (own as readonly unknown[]).flat(Infinity) as Path[]
   if (layer.regexp === undefined) {
     const index = layer.matchers?.findIndex((matcher) => matcher(path()) !== false) ?? -1
-    return index === -1 || own.length !== all.length ? undefined : String(all[index])
+    return own.length === all.length ? shown(all[index]) : undefined
   }
   const made = alternativesIn(layer, layer.regexp)
   const index = made.findIndex((each) => each.matched(path()) !== undefined)
-  return index === -1 ? undefined : String(made.length === all.length ? all[index] : made[index]?.pattern)
+  return shown(made.length === all.length ? all[index] : made[index]?.path)
 }
 
 /** The pattern of a mount path, where `segment` is what it matched. */
 export function mountPattern(layer: Patterned, segment: string): string | undefined {
+  const path = mountPath(layer, segment)
+  // A slash at its end means nothing there; that of a RegExp belongs to it.
+  return shown(typeof path === 'string' && path.length > 1 ? path.replace(/\/+$/, '') : path)
+}
+
+function mountPath(layer: Patterned, segment: string): Path | undefined {
   const { rawPath, regexp, slash, matchers = [] } = layer
-  if (rawPath !== undefined) return isSeveral(rawPath) ? matchedPattern(layer, segment) : String(rawPath)
+  if (rawPath !== undefined) return isSeveral(rawPath) ? matchedPath(layer, segment) : rawPath
   if (regexp?.fast_slash === true || slash === true) return '/'
   if (regexp !== undefined)
-    return alternativesIn(layer, regexp).find((each) => each.matched(segment) !== undefined)?.pattern
+    return alternativesIn(layer, regexp).find((each) => each.matched(segment) !== undefined)?.path
   const matcher = matchers.find((each) => each(segment) !== false)
   return matcher === undefined ? undefined : patternIn(matcher, segment)
 }
@@ -63,10 +69,11 @@ function matchedIn(layer: Patterned, path: string): string | undefined {
 }
 
 /** Router 2.3: of several paths the match tells which. */
-function matchedPattern(layer: Patterned, path: string): string | undefined {
+function matchedPath(layer: Patterned, path: string): Path | undefined {
   const match = layer.match(path)
-  const isMatch = typeof match === 'object' && match !== null && 'pattern' in match
-  return isMatch ? String(match.pattern) : undefined
+  return typeof match === 'object' && match !== null && 'pattern' in match
+    ? (match.pattern as Path)
+    : undefined
 }
 
 function alternativesIn(layer: Patterned, regexp: RegExp): readonly Alternative[] {
@@ -76,6 +83,10 @@ function alternativesIn(layer: Patterned, regexp: RegExp): readonly Alternative[
     alternatives.set(layer, made)
   }
   return made
+}
+
+function shown(path: Path | undefined): string | undefined {
+  return path === undefined ? undefined : String(path)
 }
 
 function isSeveral(path: Paths | undefined): path is readonly Paths[] {
@@ -94,6 +105,6 @@ function firstOf<T, R>(all: readonly T[], of: (each: T) => R | undefined): R | u
 export function joined(mount: string | undefined, path: string | undefined): string | undefined {
   if (mount === undefined || path === undefined) return undefined
   if (mount === '') return path
-  const start = mount.replace(/\/+$/, '')
+  const start = mount === '/' ? '' : mount
   return path === '/' && start !== '' ? start : start + path
 }

@@ -5,7 +5,8 @@ export interface Key {
 
 /** One of the paths that a layer takes. */
 export interface Alternative {
-  readonly pattern: string
+  /** As text; or the app's own RegExp. */
+  readonly path: string | RegExp
   /** The matched text; undefined where this one does not match. */
   matched(path: string): string | undefined
 }
@@ -36,7 +37,7 @@ export function alternativesOf(
     const { written, count } = read(text ?? part, keys.slice(used))
     used += count
     return {
-      pattern: text === undefined ? String(regexp) : written || '/',
+      path: text === undefined ? regexp : written || '/',
       matched: (path) => regexp.exec(path)?.[0],
     }
   })
