@@ -1,5 +1,13 @@
 import { tracing } from '@throughline/express'
-import type { ErrorRequestHandler, Express, NextFunction, Request, RequestHandler, Response } from 'express'
+import type {
+  ErrorRequestHandler,
+  Express,
+  IRouter,
+  NextFunction,
+  Request,
+  RequestHandler,
+  Response,
+} from 'express'
 import { basename, dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
@@ -387,7 +395,7 @@ describe.each(versions)('%s', (name, create) => {
       ])
     })
 
-    test.each([
+    test.each<[string, () => IRouter]>([
       ['a router', () => create.Router()],
       ['an app', () => create()],
     ])('has the mount path of %s that tracing is in, from the first request on', async (_title, make) => {
