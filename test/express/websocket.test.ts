@@ -121,7 +121,7 @@ describe.each(versions)('%s: a WebSocket of express-ws', (_name, create) => {
     const spans = await recording.all(3)
     expect(spans.map(({ name }) => name)).toEqual([
       'middleware pass',
-      'handler /rooms/:room/.websocket',
+      'handler /rooms/:room',
       'GET /rooms/:room',
     ])
     socket.terminate()

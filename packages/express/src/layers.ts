@@ -86,8 +86,13 @@ export function startWay(way: Way, tracing: RequestHandler): void {
 }
 
 /** The request has closed; the route that had it then. */
-export function endWay({ request, spans, route }: Way): string | undefined {
-  if (spans !== undefined) endSpans(spans)
+export function endWay(way: Way): string | undefined {
+  if (way.spans !== undefined) endSpans(way.spans)
+  return routeOf(way)
+}
+
+/** As the app wrote it, also where that was for WebSockets. */
+function routeOf({ request, route }: Way): string | undefined {
   return route !== undefined && isUpgraded(request) ? withoutSuffix(route) : route
 }
 
@@ -263,7 +268,7 @@ function handled(layer: Layer, handle: RequestHandler): RequestHandler {
   return function handleRequest(this: Layer, request, response, next) {
     const way = knownWay(request)
     if (way?.spans === undefined || layer.handle.length > 3) return handle.call(this, request, response, next)
-    inSpan(way.spans, `handler ${way.route ?? layer.name}`, layer.handle, next, (leave) =>
+    inSpan(way.spans, `handler ${routeOf(way) ?? layer.name}`, layer.handle, next, (leave) =>
       handle.call(this, request, response, leave),
     )
   }
@@ -275,8 +280,8 @@ function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorReq
     recordError(request, error)
     const way = layer.handle.length === 4 ? knownWay(request) : undefined
     if (way === undefined) return handle.call(this, error, request, response, next)
-    const { spans, route } = way
-    const name = kind === 'route' ? `handler ${route ?? layer.name}` : `middleware ${layer.name}`
+    const { spans } = way
+    const name = kind === 'route' ? `handler ${routeOf(way) ?? layer.name}` : `middleware ${layer.name}`
     const left = (again?: unknown): void => {
       // Outside of its route, a request that is well again is somebody else's.
       if (kind !== 'route' && !isFailure(again) && !response.headersSent) way.route = undefined
