@@ -4,7 +4,7 @@ import expressWs, { type Application } from 'express-ws'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { Socket } from 'node:net'
-import { describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test } from 'vitest'
 import { WebSocket, WebSocketServer } from 'ws'
 import { ask } from '../contract/server.ts'
 import { record } from '../recording.ts'
@@ -168,6 +168,13 @@ describe.each(versions)('%s: a WebSocket of express-ws', (_name, create) => {
   })
 })
 
+const open: WebSocket[] = []
+
+// A server does not close while they are there.
+afterEach(() => {
+  for (const socket of open.splice(0)) socket.terminate()
+})
+
 function app(create: Create) {
   return withWebSockets(traced(create))
 }
@@ -189,6 +196,7 @@ async function connected(
 ): Promise<WebSocket> {
   const { port } = await serve(server)
   const socket = new WebSocket(`ws://127.0.0.1:${port}${path}`, { headers })
+  open.push(socket)
   await once(socket, 'open')
   return socket
 }
