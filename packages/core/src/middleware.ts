@@ -21,7 +21,10 @@ export type MiddlewareSpans = boolean | { readonly slowerThan: number }
 export interface LayerSpan {
   /** Runs the layer with its span as the current one; returns what it returns, throws what it throws. */
   within<T>(work: () => T): T
-  /** Runs what the layer hands the request on to, where it ran before. */
+  /**
+   * Runs what the layer hands the request on to, without its span as the current one. What else the layer has put into the
+   * context goes along: baggage, a span of the app's.
+   */
   outside<T>(work: () => T): T
   /** Ends the span, once; with an error, as failed. The error itself is told by the SERVER span alone. */
   end(error?: unknown): void
@@ -51,7 +54,10 @@ export function middlewareSpans(
       const inner = withSpan(outer, span)
       return {
         within: (work) => context.with(inner, work),
-        outside: (work) => context.with(outer, work),
+        outside: (work) => {
+          const active = context.active()
+          return spanIn(active) === span ? context.with(withSpan(active, spanIn(outer)), work) : work()
+        },
         end: once((error) => conclude(span, error)),
       }
     } catch (error) {
@@ -64,7 +70,7 @@ export function middlewareSpans(
     const began = now()
     return {
       within: (work) => work(),
-      outside: (work) => context.with(outer, work),
+      outside: (work) => work(),
       end: once((error) => {
         if (now() - began < least) return
         const startTime = toHrTime(began)

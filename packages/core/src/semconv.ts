@@ -31,6 +31,8 @@ export const DB_QUERY_SUMMARY = 'db.query.summary'
 export const DB_RESPONSE_STATUS_CODE = 'db.response.status_code'
 export const DB_STORED_PROCEDURE_NAME = 'db.stored_procedure.name'
 
+export const CODE_FUNCTION_NAME = 'code.function.name'
+
 export const ERROR_TYPE = 'error.type'
 export const EXCEPTION_EVENT = 'exception'
 export const EXCEPTION_TYPE = 'exception.type'

@@ -1,6 +1,7 @@
-import { receiver, type ReceivingOptions } from '@throughline/core'
+import { middlewareSpans, receiver, type ReceivingOptions } from '@throughline/core'
 import type { NextFunction, Request, RequestHandler, Response } from 'express'
-import { startWay, wayOf, type Way } from './layers.ts'
+import { endWay, ours, startWay, wayOf, type Way } from './layers.ts'
+import { isUpgraded, withoutSuffix } from './upgrade.ts'
 
 /** `ignore` and `inbound` get the request; `attributes` and `spanName` get request and response when it has closed. */
 export type TracingOptions = ReceivingOptions<Request, [request: Request, response: Response]>
@@ -19,16 +20,31 @@ export function tracing(options: TracingOptions = {}): RequestHandler {
   const receive = receiver<Request, [Request, Response], Way>(
     {
       scope,
+      hasMiddleware: true,
       subject: ({ request }) => request,
       given: ({ request }, response) => [request, response as Response],
-      route: ({ route }) => route,
+      route: endWay,
       following: (way) => startWay(way, tracing),
     },
     options,
   )
+  const begin = middlewareSpans(scope, options.middlewareSpans)
+  ours.add(tracing)
   return tracing
 
   function tracing(request: Request, response: Response, next: NextFunction): void {
-    receive(request, response, wayOf(request), next)
+    const way = wayOf(request, begin)
+    if (isUpgraded(request)) upgraded(request, response, way, next)
+    else receive(request, response, way, next)
+  }
+
+  /** The span has the URL that the client asked for, the app the one that it is routed by. */
+  function upgraded(request: Request, response: Response, way: Way, next: NextFunction): void {
+    const { originalUrl } = request
+    request.originalUrl = withoutSuffix(originalUrl)
+    receive(request, response, way, () => {
+      request.originalUrl = originalUrl
+      next()
+    })
   }
 }

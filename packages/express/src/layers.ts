@@ -1,23 +1,19 @@
-import { carriedBy, recordError, reportOnce } from '@throughline/core'
+import { carriedBy, endRequest, recordError, reportOnce, type BeginLayer } from '@throughline/core'
 import type { ErrorRequestHandler, Request, RequestHandler, Response } from 'express'
+import { joined, matchedText, mountPattern, routePattern, type Patterned } from './pattern.ts'
+import { endSpans, inSpan, isFailure, spansOf, type Spans } from './spans.ts'
+import { hasSocketTaken, isUpgraded, withoutSuffix } from './upgrade.ts'
 
 /**
  * Express keeps a request's way through its layers to itself: `req.baseUrl` holds the values of a mount path's
  * parameters, not their names, `req.route` stays set when a route has passed the request on, and errors go from layer to
  * layer. So each layer object (never its prototype) reports when a request enters and leaves it.
  */
-interface Layer {
+interface Layer extends Patterned {
   readonly handle: RequestHandler & Partial<Router> & Partial<App>
-  readonly route?: { path: string | RegExp | readonly (string | RegExp)[] } | undefined
-  /** Router 2.3 and newer. */
-  readonly rawPath?: string | RegExp | readonly (string | RegExp)[]
-  /** Express 4. */
-  readonly regexp?: RegExp & { fast_slash?: boolean }
-  readonly keys?: readonly { name: string | number }[]
-  /** Router 2.0 to 2.2: parameters and text of the latest match. */
-  readonly params?: Record<string, string>
-  readonly path?: string | undefined
-  match(path: string): unknown
+  /** Of the function, or `<anonymous>`. */
+  readonly name: string
+  readonly route?: (Patterned['route'] & Router) | undefined
   handleRequest?: RequestHandler
   handleError?: ErrorRequestHandler
   /** Express 4. */
@@ -47,21 +43,29 @@ export interface Way {
   baseUrl: string
   /** The route that has the request; undefined when none took it, or one passed it on. */
   route: string | undefined
+  /** Of the layers that have the request, where they are wanted. */
+  spans: Spans | undefined
 }
 
+/** What `tracing()` has made: layers that have no spans of their own. */
+export const ours = new WeakSet<RequestHandler>()
+
 const watched = new WeakSet<Layer>()
-const seen = new WeakMap<Layer[], number>()
+/** What was last of each stack, and how long it was. */
+const seen = new WeakMap<Layer[], { readonly length: number; readonly last: Layer | undefined }>()
 /** Of requests that were below a mount path when they had not come to the tracing yet. */
 const early = new WeakMap<object, Way>()
 let hasEarly = false
 
 /** The way of a request that comes to the tracing. */
-export function wayOf(request: Request): Way {
-  return (hasEarly ? early.get(request) : undefined) ?? newWay(request)
+export function wayOf(request: Request, begin: BeginLayer | undefined): Way {
+  const way = (hasEarly ? early.get(request) : undefined) ?? newWay(request)
+  if (begin !== undefined) way.spans = spansOf(begin)
+  return way
 }
 
 function newWay(request: Request): Way {
-  return { request, mount: '', baseUrl: '', route: undefined }
+  return { request, mount: '', baseUrl: '', route: undefined, spans: undefined }
 }
 
 /**
@@ -74,9 +78,22 @@ export function startWay(way: Way, tracing: RequestHandler): void {
     for (let at: App | undefined = request.app as unknown as App; at !== undefined; at = at.parent)
       watch(stackOf(at))
     if (Boolean(request.baseUrl) && !(hasEarly && early.has(request))) enteredUnseen(way, tracing)
+    // Its response never closes, and the request does not either once the parser has let go of the socket.
+    if (isUpgraded(request)) request.socket.once('close', () => endRequest(request, 101))
   } catch (error) {
     sayUnknown(error)
   }
+}
+
+/** The request has closed; the route that had it then. */
+export function endWay(way: Way): string | undefined {
+  if (way.spans !== undefined) endSpans(way.spans)
+  return routeOf(way)
+}
+
+/** As the app wrote it, also where that was for WebSockets. */
+function routeOf({ request, route }: Way): string | undefined {
+  return route !== undefined && isUpgraded(request) ? withoutSuffix(route) : route
 }
 
 /** The way of a request that has come to the tracing, or is below a mount path on its way to it. */
@@ -113,29 +130,81 @@ function stackOf(app: App): Layer[] {
 
 /** What is mounted by this layer: a router, or an app that was mounted in a router. */
 function stackIn({ handle }: Layer): Layer[] | undefined {
-  return handle.stack ?? ('lazyrouter' in handle || 'router' in handle ? stackOf(handle) : undefined)
+  if (Array.isArray(handle.stack)) return handle.stack
+  return isApp(handle) ? stackOf(handle) : undefined
 }
 
+function isApp(handle: object): handle is App {
+  return 'lazyrouter' in handle || 'router' in handle
+}
+
+// ---- Layers ----
+
+type Kind = 'route' | 'mount' | 'middleware'
+
 function watch(stack: Layer[]): void {
-  if (seen.get(stack) === stack.length) return
-  seen.set(stack, stack.length)
-  for (const layer of stack) {
+  if (isSeen(stack)) return
+  for (const [index, layer] of stack.entries()) {
     if (watched.has(layer)) continue
     watched.add(layer)
-    if (layer.handleRequest !== undefined) layer.handleRequest = entered(layer, layer.handleRequest)
-    if (layer.handleError !== undefined) layer.handleError = failed(layer.handleError)
-    if (layer.handle_request !== undefined) layer.handle_request = entered(layer, layer.handle_request)
-    if (layer.handle_error !== undefined) layer.handle_error = failed(layer.handle_error)
+    const kind = kindOf(layer, index)
+    replace(layer, 'handleRequest', 'handle_request', (handle) => entered(layer, kind, handle))
+    replace(layer, 'handleError', 'handle_error', (handle) => failed(layer, kind, handle))
   }
 }
 
-function entered(layer: Layer, handle: RequestHandler): RequestHandler {
-  const isRoute = layer.route !== undefined
+/** Whether a stack has been watched as it is now: an app may add to it, or change it. */
+function isSeen(stack: Layer[]): boolean {
+  const { length } = stack
+  const last = stack[length - 1]
+  const was = seen.get(stack)
+  if (was?.length === length && was.last === last) return true
+  seen.set(stack, { length, last })
+  return false
+}
+
+/** The handlers of a route are watched where they are to have spans. */
+function watchHandlers(stack: Layer[]): void {
+  if (isSeen(stack)) return
+  for (const layer of stack) {
+    if (watched.has(layer)) continue
+    watched.add(layer)
+    replace(layer, 'handleRequest', 'handle_request', (handle) => handled(layer, handle))
+    replace(layer, 'handleError', 'handle_error', (handle) => failed(layer, 'route', handle))
+  }
+}
+
+/** Puts another method in the place of this one, under its name of now or of Express 4. Who lists layers does not see it. */
+function replace<Now extends 'handleRequest' | 'handleError', Old extends 'handle_request' | 'handle_error'>(
+  layer: Layer,
+  now: Now,
+  old: Old,
+  by: (method: NonNullable<Layer[Now]>) => NonNullable<Layer[Now]>,
+): void {
+  for (const name of [now, old]) {
+    const method = layer[name] as Layer[Now]
+    if (method === undefined) continue
+    Object.defineProperty(layer, name, { value: by(method), configurable: true, writable: true })
+  }
+}
+
+function kindOf({ route, handle, regexp }: Layer, index: number): Kind {
+  if (route !== undefined) return 'route'
+  const { name } = handle
+  // Neither what Express 4 begins each app with, nor what we are, is middleware of the app's.
+  if (regexp !== undefined && index < 2 && (name === 'query' || name === 'expressInit')) return 'mount'
+  const isMount = Array.isArray(handle.stack) || isApp(handle) || name === 'mounted_app'
+  return isMount || ours.has(handle) ? 'mount' : 'middleware'
+}
+
+function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandler {
+  const isRoute = kind === 'route'
+  const hasSpan = kind === 'middleware' && layer.handle.length <= 3
 
   return function handleRequest(this: Layer, request, response, next) {
     const way = knownWay(request)
     if (way === undefined) return handle.call(this, request, response, next)
-    const { mount, baseUrl } = way
+    const { mount, baseUrl, spans } = way
     // A route mounts nothing: of an Express request each look costs 0.3 µs.
     const app = isRoute ? undefined : request.app
     try {
@@ -144,15 +213,21 @@ function entered(layer: Layer, handle: RequestHandler): RequestHandler {
       sayUnknown(error)
     }
 
-    handle.call(this, request, response, function left(error?: unknown) {
+    const left = (error?: unknown): void => {
       way.mount = mount
       way.baseUrl = baseUrl
       // An error handler answers for the route that failed; after a pass, somebody else answers.
-      if (Boolean(error) && error !== 'route' && error !== 'router') recordError(request, error)
-      else if (isRoute && !response.headersSent) way.route = undefined
+      if (isFailure(error)) recordError(request, error)
+      else if (!response.headersSent) way.route = undefined
       next(error)
-    })
-    if (!isRoute && request.app !== app) metApps(way)
+    }
+    if (spans === undefined || !hasSpan) handle.call(this, request, response, left)
+    else
+      inSpan(spans, `middleware ${layer.name}`, layer.handle, left, (leave) =>
+        handle.call(this, request, response, leave),
+      )
+    if (isRoute) socketTaken(way)
+    else if (request.app !== app) metApps(way)
   }
 }
 
@@ -163,7 +238,14 @@ function goInto(layer: Layer, way: Way, response: Response): void {
   if (layer.route !== undefined) {
     // Once there is an answer, whoever sees the request after that has not given it.
     if (!response.headersSent)
-      way.route = taken.length === baseUrl.length ? joined(mount, routePattern(layer, request)) : undefined
+      way.route =
+        taken.length === baseUrl.length
+          ? joined(
+              mount,
+              routePattern(layer, () => request.path),
+            )
+          : undefined
+    if (way.spans !== undefined) watchHandlers(layer.route.stack)
     return
   }
   if (taken.length !== baseUrl.length) {
@@ -177,12 +259,46 @@ function goInto(layer: Layer, way: Way, response: Response): void {
   if (mounted !== undefined) watch(mounted)
 }
 
+/** A handler of a route, in its span. */
+function handled(layer: Layer, handle: RequestHandler): RequestHandler {
+  return function handleRequest(this: Layer, request, response, next) {
+    const way = knownWay(request)
+    if (way?.spans === undefined || layer.handle.length > 3) return handle.call(this, request, response, next)
+    inSpan(way.spans, `handler ${routeOf(way) ?? layer.name}`, layer.handle, next, (leave) =>
+      handle.call(this, request, response, leave),
+    )
+  }
+}
+
 /** Errors that come from no layer, such as those in loading a parameter, are seen where they go. */
-function failed(handle: ErrorRequestHandler): ErrorRequestHandler {
+function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorRequestHandler {
   return function handleError(this: Layer, error, request, response, next) {
     recordError(request, error)
-    handle.call(this, error, request, response, next)
+    const way = layer.handle.length === 4 ? knownWay(request) : undefined
+    if (way === undefined) return handle.call(this, error, request, response, next)
+    const { spans } = way
+    const name = kind === 'route' ? `handler ${routeOf(way) ?? layer.name}` : `middleware ${layer.name}`
+    const left = (again?: unknown): void => {
+      // Outside of its route, a request that is well again is somebody else's.
+      if (kind !== 'route' && !isFailure(again) && !response.headersSent) way.route = undefined
+      next(again)
+    }
+    if (spans === undefined) handle.call(this, error, request, response, left)
+    else
+      inSpan(
+        spans,
+        name,
+        layer.handle,
+        left,
+        (leave) => handle.call(this, error, request, response, leave),
+        error,
+      )
   }
+}
+
+/** A route that has taken the socket of a request is what the handshake was for. */
+function socketTaken({ request, route }: Way): void {
+  if (route !== undefined && isUpgraded(request) && hasSocketTaken(request)) endRequest(request, 101)
 }
 
 /** A mounted app shows itself only by having taken the request; what it did with the first one is found out afterwards. */
@@ -198,7 +314,7 @@ function metApps(way: Way): void {
     const path = pathOf(request).slice(way.baseUrl.length)
     const found = locate(stackOf(first), way.baseUrl, path, inner, (layer, _base, rest) =>
       layer.route === route && matchedText(layer, rest) !== undefined
-        ? routePattern(layer, { path: rest })
+        ? routePattern(layer, () => rest)
         : undefined,
     )
     if (found !== undefined) way.route = joined(way.mount, found)
@@ -247,62 +363,7 @@ function locate(
   return undefined
 }
 
-function pathOf({ originalUrl }: Request): string {
-  return originalUrl.replace(/\?.*/, '')
-}
-
-/** The pattern of a route's own path; of several, the one that this path matches. */
-function routePattern(layer: Layer, request: { readonly path: string }): string | undefined {
-  const own = layer.route?.path
-  if (!Array.isArray(own)) return String(own)
-  const { path } = request
-  return layer.regexp === undefined ? newPattern(layer, path) : substituted(layer, layer.regexp, path)
-}
-
-/** The pattern of a mount path, where `segment` is what it matched. */
-function mountPattern(layer: Layer, segment: string): string | undefined {
-  if (layer.rawPath !== undefined) return newPattern(layer, segment)
-  if (layer.regexp !== undefined) return substituted(layer, layer.regexp, segment)
-  // Router 2.0 to 2.2 keep the pattern in closures. Without parameters, what was matched is the pattern.
-  return Object.keys(layer.params ?? {}).length === 0 ? segment : undefined
-}
-
-/** Router 2.3: the pattern is kept, and of several the match tells which. */
-function newPattern(layer: Layer, path: string): string | undefined {
-  if (!Array.isArray(layer.rawPath) && layer.rawPath !== undefined) return String(layer.rawPath)
-  const match = layer.match(path)
-  const isMatch = typeof match === 'object' && match !== null && 'pattern' in match
-  return isMatch ? String(match.pattern) : undefined
-}
-
-/** Express 4 keeps only what it made of the pattern: in the matched text, what the groups caught gives way to their names. */
-function substituted({ keys = [] }: Layer, regexp: RegExp, path: string): string | undefined {
-  // A pattern that the app gave as a RegExp is its own name; those made of text end in a look-ahead or in `$`.
-  if (!/(\(\?=\\\/\|\$\)|\$)$/.test(regexp.source)) return String(regexp)
-  const match = new RegExp(regexp.source, `${regexp.flags}d`).exec(path)
-  if (match?.indices === undefined) return undefined
-  let pattern = match[0]
-  for (let group = keys.length; group >= 1; group -= 1) {
-    const at = match.indices[group]
-    const name = keys[group - 1]?.name
-    if (at !== undefined)
-      pattern = pattern.slice(0, at[0]) + (typeof name === 'string' ? `:${name}` : '*') + pattern.slice(at[1])
-  }
-  return pattern
-}
-
-function matchedText(layer: Layer, path: string): string | undefined {
-  if (layer.regexp?.fast_slash === true) return ''
-  if (layer.regexp !== undefined) return layer.regexp.exec(path)?.[0].replace(/\/$/, '')
-  const match = layer.match(path)
-  if (typeof match === 'object' && match !== null && 'path' in match) return String(match.path)
-  return match === true ? layer.path : undefined
-}
-
-/** `/api` and `/users` → `/api/users`; `/api` and `/` → `/api`. */
-function joined(mount: string | undefined, path: string | undefined): string | undefined {
-  if (mount === undefined || path === undefined) return undefined
-  if (mount === '') return path
-  const start = mount.replace(/\/+$/, '')
-  return path === '/' && start !== '' ? start : start + path
+/** The whole path as the app has it by now: middleware may have put another one in the place of the client's. */
+function pathOf({ baseUrl, path }: Request): string {
+  return baseUrl + path
 }

@@ -1,0 +1,50 @@
+import { semconv, type BeginLayer, type LayerSpan } from '@throughline/core'
+import type { NextFunction } from 'express'
+
+/** The spans of the layers that have a request. */
+export interface Spans {
+  readonly begin: BeginLayer
+  /** The innermost last. */
+  readonly open: Set<LayerSpan>
+}
+
+export function spansOf(begin: BeginLayer): Spans {
+  return { begin, open: new Set() }
+}
+
+/**
+ * Runs a layer in a span of its own, which ends when the layer hands the request on; what it is handed on to runs outside.
+ *
+ * @param fn the app's function
+ * @param met the error that an error handler has been called with: to pass it on is no failure of its own
+ */
+export function inSpan(
+  { begin, open }: Spans,
+  name: string,
+  fn: Function,
+  next: NextFunction,
+  run: (next: NextFunction) => void,
+  met?: unknown,
+): void {
+  const span = begin(name, fn.name === '' ? undefined : { [semconv.CODE_FUNCTION_NAME]: fn.name })
+  if (span === undefined) return run(next)
+  open.add(span)
+  span.within(() =>
+    run(function left(error?: unknown) {
+      open.delete(span)
+      span.end(isFailure(error) && error !== met ? error : undefined)
+      span.outside(() => next(error))
+    }),
+  )
+}
+
+/** The request has closed: who still has it has answered, or never will. */
+export function endSpans({ open }: Spans): void {
+  for (const span of [...open].toReversed()) span.end()
+  open.clear()
+}
+
+/** Whether `next(error)` says that something failed, and not where to go on. */
+export function isFailure(error: unknown): boolean {
+  return Boolean(error) && error !== 'route' && error !== 'router'
+}

@@ -1,0 +1,145 @@
+import { context, propagation, trace } from '@opentelemetry/api'
+import { once } from 'node:events'
+import { createServer, request as httpRequest } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { pipeline, Transform } from 'node:stream'
+import { fileURLToPath } from 'node:url'
+import compression from 'compression'
+import type { RequestHandler } from 'express'
+import session, { MemoryStore } from 'express-session'
+import multer from 'multer'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { ask, type Asking } from '../contract/server.ts'
+import { record } from '../recording.ts'
+import { serve, traced, versions } from './app.ts'
+
+const FORM = [
+  '--edge',
+  'content-disposition: form-data; name="file"; filename="a.txt"',
+  'content-type: text/plain',
+  '',
+  'hello',
+  '--edge--',
+  '',
+].join('\r\n')
+
+const post = (type: string, body: string): Asking => ({
+  method: 'POST',
+  headers: { 'content-type': type, 'accept-encoding': 'gzip' },
+  body,
+})
+
+describe.each(versions)('%s: the current span is the request’s', (_name, create) => {
+  test.each<[string, () => RequestHandler, Asking]>([
+    ['express.json', () => create.json(), post('application/json', '{"a":1}')],
+    [
+      'express.urlencoded',
+      () => create.urlencoded({ extended: true }),
+      post('application/x-www-form-urlencoded', 'a=1'),
+    ],
+    ['express.text', () => create.text(), post('text/plain', 'hello')],
+    ['multer', () => multer().single('file'), post('multipart/form-data; boundary=edge', FORM)],
+    ['compression', () => compression({ threshold: 0 }), post('text/plain', 'hello')],
+    ['express-session', () => sessions(), post('text/plain', 'hello')],
+  ])('behind %s, for many at the same time', async (_title, make, asked) => {
+    const recording = record()
+    const seen = new Map<string, unknown>()
+    const application = traced(create).use(make())
+    application.post('/x/:id', async (request, response) => {
+      await Promise.resolve()
+      seen.set(request.params.id, trace.getActiveSpan()?.spanContext().spanId)
+      response.send('ok'.repeat(100))
+    })
+    const serving = await serve(application)
+    await Promise.all(Array.from({ length: 20 }, (_, i) => ask(serving, `/x/${i}`, asked)))
+    for (const span of await recording.all(20)) {
+      const id = String(span.attributes['url.path']).slice('/x/'.length)
+      expect(seen.get(id)).toBe(span.spanContext().spanId)
+    }
+  })
+
+  test('in the callback of sendFile, in what is piped, and in listeners of the raw request and response', async () => {
+    const recording = record()
+    const seen: Record<string, unknown> = {}
+    const note = (where: string) => {
+      seen[where] = trace.getActiveSpan()?.spanContext().spanId
+    }
+    const application = traced(create)
+    application.use((request, response, next) => {
+      request.on('data', () => note('data')).on('end', () => note('end'))
+      response.on('finish', () => note('finish')).on('close', () => note('close'))
+      next()
+    })
+    application.post('/file', (request, response) => {
+      const upper = new Transform({
+        transform(chunk, _encoding, done) {
+          note('piped')
+          done(undefined, chunk)
+        },
+      })
+      pipeline(request, upper, (error) => {
+        expect(error).toBeUndefined()
+        note('pipeline')
+        response.sendFile(fileURLToPath(import.meta.url), () => note('sendFile'))
+      })
+      upper.resume()
+    })
+    const closed = ask(await serve(application), '/file', post('text/plain', 'hello'))
+    await closed
+    const [span] = await recording.all(1)
+    const own = span?.spanContext().spanId
+    const { pipeline: ended, piped, sendFile, ...listeners } = seen
+    expect(listeners).toEqual({ data: own, end: own, finish: own, close: own })
+    expect([piped, sendFile, ended]).toEqual([own, own, own])
+  })
+
+  test('in what is proxied, both ways', async () => {
+    const recording = record()
+    const upstream = createServer((_request, response) => void response.end('from there'))
+    await once(upstream.listen(0, '127.0.0.1'), 'listening')
+    onTestFinished(() => void upstream.close())
+    const { port } = upstream.address() as AddressInfo
+    const seen: unknown[] = []
+    const application = traced(create).use('/proxy', (request, response) => {
+      const { method } = request
+      const onward = httpRequest(
+        { port, host: '127.0.0.1', path: request.url, method, agent: false },
+        (answer) => {
+          seen.push(trace.getActiveSpan()?.spanContext().spanId)
+          answer.pipe(response)
+        },
+      )
+      request.pipe(onward)
+    })
+    const { body } = await ask(await serve(application), '/proxy/x', post('text/plain', 'hello'))
+    const [span] = await recording.all(1)
+    expect(body).toBe('from there')
+    expect(seen).toEqual([span?.spanContext().spanId])
+    expect(span?.name).toBe('POST')
+  })
+
+  test('and baggage that one middleware sets is seen in the next', async () => {
+    record()
+    const application = traced(create)
+    application.use((request, _response, next) => {
+      const baggage = propagation.createBaggage({ tenant: { value: String(request.query['tenant']) } })
+      context.with(propagation.setBaggage(context.active(), baggage), next)
+    })
+    application.use((_request, _response, next) => void setImmediate(next))
+    application.get('/', (_request, response) => {
+      response.send(propagation.getActiveBaggage()?.getEntry('tenant')?.value)
+    })
+    const serving = await serve(application)
+    const answers = await Promise.all(['a', 'b', 'c'].map((tenant) => ask(serving, `/?tenant=${tenant}`)))
+    expect(answers.map(({ body }) => body)).toEqual(['a', 'b', 'c'])
+  })
+
+  function sessions(): RequestHandler {
+    return session({
+      secret: 's',
+      resave: true,
+      saveUninitialized: true,
+      store: new MemoryStore(),
+    }) as RequestHandler
+  }
+})
