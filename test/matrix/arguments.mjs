@@ -60,7 +60,9 @@ export function readArguments(args) {
     ({ library, row }) => libraries.includes(library) && (names === undefined || names.includes(row)),
   )
   if (rows.length === 0) {
-    throw new UsageError(`--library ${libraries.join(', ')} and --row ${names?.join(', ')} leave nothing to run`)
+    throw new UsageError(
+      `--library ${libraries.join(', ')} and --row ${names?.join(', ')} leave nothing to run`,
+    )
   }
   const nodes = [...new Set(node.map(readNode))]
   if (!rows.some((row) => nodes.some((version) => runsOn(row, version)))) {

@@ -1,4 +1,13 @@
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { npmInstall } from '../../scripts/node.mjs'
@@ -64,12 +73,17 @@ function copyTests(folder) {
 }
 
 /**
- * The tests of a library, as paths from the root.
+ * What is in `test/` for a library alone: `<library>.test.ts`, `<library>-*.test.ts`, and a folder of its name.
  *
  * @param {string} library
+ * @returns {string[]} paths from the root
  */
-export function testsOf(library) {
-  return readdirSync(join(root, 'test'))
-    .filter((file) => file.startsWith(library) && /^(-.+)?\.test\.ts$/.test(file.slice(library.length)))
-    .map((file) => `test/${file}`)
+export function filesOf(library) {
+  return readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' })
+    .map((path) => path.replaceAll('\\', '/'))
+    .filter(
+      (path) => path.endsWith('.ts') && path.startsWith(library) && /^[-./]/.test(path.slice(library.length)),
+    )
+    .map((path) => `test/${path}`)
+    .sort()
 }

@@ -5,7 +5,7 @@
  *
  * @typedef {object} Verdict
  * @property {number} passed
- * @property {number} failed at least one for each entry of `failures`
+ * @property {number} failed the entries of `failures`
  * @property {number} skipped
  * @property {number} gaps tests that failed as the table says they do
  * @property {{ title: string, message: string }[]} failures
@@ -22,23 +22,28 @@ export function judge(report, { titles, gaps = [] }) {
   if (report === undefined) return broken('the run', 'it ended without a report')
   const tests = report.tests.filter(({ title }) => titles.test(title))
   const inState = (/** @type {string} */ state) => tests.filter((test) => test.state === state)
-  const isGap = (/** @type {{ title: string }} */ { title }) => gaps.some((gap) => gap.titles.test(title))
-  const [declared, surprising] = [true, false].map((is) => inState('failed').filter((test) => isGap(test) === is))
+  const isIn = (/** @type {{ title: string }} */ { title }) => gaps.some((gap) => gap.titles.test(title))
+  const declared = inState('failed').filter(isIn)
+  const surprising = inState('failed').filter((test) => !isIn(test))
   const failures = [
     ...surprising.map(({ title, message }) => ({ title, message })),
-    ...report.errors.map((message) => ({ title: 'outside of any test', message })),
+    ...inState('passed')
+      .filter(isIn)
+      .map(({ title }) => ({ title, message: 'it passes: the table need not call it a gap' })),
     ...gaps
-      .filter((gap) => !declared.some(({ title }) => gap.titles.test(title)))
-      .map(({ titles }) => ({ title: `the gap ${titles}`, message: 'no test fails as the table says' })),
+      .filter((gap) => !tests.some(({ title }) => gap.titles.test(title)))
+      .map(({ titles }) => ({ title: `the gap ${titles}`, message: 'no test has such a title' })),
+    ...report.errors.map((message) => ({ title: 'outside of any test', message })),
   ]
-  const passed = inState('passed').length
-  if (passed + surprising.length + declared.length === 0) {
+  const passed = inState('passed').filter((test) => !isIn(test)).length
+  const skipped = tests.length - inState('passed').length - inState('failed').length
+  if (tests.length === skipped) {
     failures.push({ title: 'the run', message: `it executed no test with a title like ${titles}` })
   }
   return {
     passed,
     failed: failures.length,
-    skipped: tests.length - passed - surprising.length - declared.length,
+    skipped,
     gaps: declared.length,
     failures,
   }

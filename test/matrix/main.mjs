@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { fetchNode } from '../../scripts/node.mjs'
 import { HELP, readArguments, runsOn, UsageError } from './arguments.mjs'
-import { installRow, root, testsOf } from './install.mjs'
+import { filesOf, installRow, root } from './install.mjs'
 import { broken, judge } from './judge.mjs'
 
 /** A row is done in ten seconds; a busy machine may take many times that. */
@@ -28,7 +28,8 @@ function main(args) {
   const total = run(options)
   const { passed, failed, skipped, gaps } = total
   console.log(`\n${counted({ passed, failed, skipped, gaps })}`)
-  if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify({ passed, failed, skipped })}\n`)
+  if (options.json !== undefined)
+    writeFileSync(options.json, `${JSON.stringify({ passed, failed, skipped })}\n`)
   if (failed > 0) process.exitCode = 1
 }
 
@@ -63,8 +64,8 @@ function run({ rows, nodes }) {
  * @param {string} version of Node
  */
 function verdictOn(row, version) {
-  const files = testsOf(row.library)
-  // Of tests that no longer import the name, others would be run than the row says.
+  const files = filesOf(row.library)
+  // Where nobody imports the name any more, something else would be tested than the row says.
   if (!files.some((file) => readFileSync(join(root, file), 'utf8').includes(`'${row.name}'`))) {
     return broken(row.row, `no test of ${row.library} imports '${row.name}'`)
   }
@@ -77,7 +78,8 @@ function verdictOn(row, version) {
   }
   const report = join(folder, 'report.json')
   rmSync(report, { force: true })
-  const asked = { folder, files, titles: row.titles.source, services: row.services ?? false, report }
+  const tests = files.filter((file) => file.endsWith('.test.ts'))
+  const asked = { folder, files: tests, titles: row.titles.source, services: row.services ?? false, report }
   const vitest = join(root, 'node_modules/vitest/vitest.mjs')
   const { error, stdout, stderr } = spawnSync(
     node,
