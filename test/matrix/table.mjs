@@ -1,6 +1,34 @@
 /** The newest of each line that Throughline is tried on. */
 export const NODES = ['20.20.2', '22.23.3', '24.21.0', '26.12.1']
 
+/**
+ * A name that tests import, and the versions that take the place of what the root installs under it.
+ *
+ * @typedef {object} Line
+ * @property {string} library its tests are those in `test/` that have its name, or are in a folder that has
+ * @property {string} name what those import
+ * @property {RegExp} titles which of those are about this name, by their full titles
+ * @property {boolean} [services] whether they need PostgreSQL and Redis
+ * @property {Version[]} versions from the lowest that is supported to the newest
+ */
+
+/**
+ * @typedef {object} Version
+ * @property {string} version
+ * @property {Record<string, string>} [beside] packages that tests import and that go with this version
+ * @property {Record<string, string>} [overrides] what the library itself would take a newer version of
+ * @property {string} [from] the first Node that it runs on
+ * @property {Gap[]} [gaps]
+ */
+
+/**
+ * Tests that cannot pass on a version. They are run: one that passes, or a gap that no test has the title of, fails the row.
+ *
+ * @typedef {object} Gap
+ * @property {RegExp} titles in full
+ * @property {string} reason
+ */
+
 /** @type {Gap[]} */
 const OLD_KOA_2 = [
   { titles: /^Koa 2: the status 499 leaves the span unset$/, reason: 'Koa 2.0 knows no status 499' },
@@ -14,31 +42,7 @@ const OLD_KOA_2 = [
   },
 ]
 
-/**
- * A name that tests import, and the versions that take the place of what the root installs under it.
- *
- * @typedef {object} Line
- * @property {string} library its tests are those in `test/` that have its name, or are in a folder that has
- * @property {string} name what those import
- * @property {RegExp} titles which of those are about this name, by their full titles
- * @property {boolean} [services] whether they need PostgreSQL and Redis
- * @property {Version[]} versions from the lowest that is supported to the newest
- *
- * @typedef {object} Version
- * @property {string} version
- * @property {Record<string, string>} [beside] packages that tests import and that go with this version
- * @property {Record<string, string>} [overrides] what the library itself would take a newer version of
- * @property {string} [from] the first Node that it runs on
- * @property {Gap[]} [gaps]
- *
- * A test that cannot pass on a version. It is run: one that passes, or that no test has the title of, fails the row.
- *
- * @typedef {object} Gap
- * @property {RegExp} titles of tests, in full
- * @property {string} reason
- *
- * @type {Line[]}
- */
+/** @type {Line[]} */
 export const LINES = [
   {
     library: 'express',
