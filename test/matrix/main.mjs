@@ -83,7 +83,7 @@ function verdictOn(row, version) {
   const vitest = join(root, 'node_modules/vitest/vitest.mjs')
   const { error, stdout, stderr } = spawnSync(
     node,
-    [vitest, 'run', '--config', join(root, 'test/matrix/vitest.config.ts')],
+    [vitest, 'run', '--config', join(root, 'test/matrix/vitest-config.ts')],
     {
       cwd: root,
       env: { ...process.env, NO_COLOR: '1', MATRIX_RUN: JSON.stringify(asked) },
