@@ -51,7 +51,7 @@ describe('the command', () => {
     expect(stderr).toContain(told)
     expect({ status, stdout }).toEqual({ status: 2, stdout: '' })
     expect(stderr).not.toContain('    at ')
-    expect(existsSync(join(clone, '.matrix'))).toBe(false)
+    expect(existsSync(join(clone, 'matrix'))).toBe(false)
   })
 
   test('a row without a test fails, and the command with it', () => {

@@ -55,9 +55,9 @@ export const LINES = [
     name: 'express',
     titles: /^(?!Express 4\b)/,
     versions: [
-      { version: '5.0.0', overrides: { router: '2.0.0' }, beside: { 'express-ws': '5.0.2' } },
-      { version: '5.1.0', overrides: { router: '2.2.0' }, beside: { 'express-ws': '5.0.2' } },
-      { version: '5.3.0', overrides: { router: '2.3.0' }, beside: { 'express-ws': '5.0.2' } },
+      { version: '5.0.0', overrides: { router: '2.0.0' }, beside: { 'express-ws': '5.0.2', ws: '8.23.0' } },
+      { version: '5.1.0', overrides: { router: '2.2.0' }, beside: { 'express-ws': '5.0.2', ws: '8.23.0' } },
+      { version: '5.3.0', overrides: { router: '2.3.0' }, beside: { 'express-ws': '5.0.2', ws: '8.23.0' } },
     ],
   },
   {
@@ -66,8 +66,8 @@ export const LINES = [
     titles: /^Koa 2\b/,
     versions: [
       // 2.0.0 does not answer the second of two pipelined requests, with any Node that we support.
-      { version: '2.0.1', beside: { '@koa/router': '15.0.0', 'koa-router': '10.1.1' }, gaps: OLD_KOA_2 },
-      { version: '2.16.4', beside: { '@koa/router': '15.7.0', 'koa-router': '12.0.1' } },
+      { version: '2.0.1', beside: { '@koa/router': '15.0.0', 'koa-router': '13.0.1' }, gaps: OLD_KOA_2 },
+      { version: '2.16.4', beside: { '@koa/router': '15.7.0', 'koa-router': '14.0.0' } },
     ],
   },
   {
