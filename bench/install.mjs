@@ -1,7 +1,8 @@
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, rmSync, statSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { fetchNode, isVersion } from '../scripts/node.mjs'
 import { UsageError } from './arguments.mjs'
 
 const HERE = fileURLToPath(new URL('.', import.meta.url)).replace(/\/$/, '')
@@ -17,7 +18,7 @@ const NEWEST_FROM = [22, 15]
  * @throws UsageError
  */
 export function findInstall(wanted) {
-  const node = wanted === undefined ? process.execPath : isVersion(wanted) ? fetchNode(wanted) : wanted
+  const node = wanted === undefined ? process.execPath : isVersion(wanted) ? fetched(wanted) : wanted
   const { status, stdout } = spawnSync(node, ['--version'], { encoding: 'utf8' })
   if (status !== 0) {
     throw new UsageError(
@@ -46,41 +47,12 @@ function isInstalled(install) {
   )
 }
 
-function isVersion(text) {
-  return /^\d+(\.\d+){0,2}$/.test(text)
-}
-
-/** Node from the npm package of this platform, the one that the package `node` would fetch by a script. */
-function fetchNode(version) {
-  const folder = join(HERE, '.node', version)
-  const isAppleSilicon = process.platform === 'darwin' && process.arch === 'arm64'
-  const platform = process.platform === 'win32' ? 'win' : process.platform
-  const name = `${isAppleSilicon ? 'node-bin' : 'node'}-${platform}-${process.arch}`
-  const executable = join(
-    folder,
-    'node_modules',
-    name,
-    'bin',
-    process.platform === 'win32' ? 'node.exe' : 'node',
-  )
-  if (!existsSync(executable)) {
-    mkdirSync(folder, { recursive: true })
-    const isFetched = npm([
-      'install',
-      '--prefix',
-      folder,
-      '--no-save',
-      '--ignore-scripts',
-      '--no-audit',
-      '--no-fund',
-      `${name}@${version}`,
-    ])
-    if (!isFetched) {
-      rmSync(folder, { recursive: true })
-      throw new UsageError(`--node ${version}: npm has no ${name} of that version for us`)
-    }
+function fetched(version) {
+  try {
+    return fetchNode(version)
+  } catch (error) {
+    throw new UsageError(`--node ${version}: ${error.message}`)
   }
-  return executable
 }
 
 /** What npm is run with decides which of the packages' versions it warns about. */

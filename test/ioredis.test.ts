@@ -2,13 +2,16 @@ import { trace } from '@opentelemetry/api'
 import { span, untrace, type ReadableSpan } from '@throughline/core'
 import { traceIORedis } from '@throughline/ioredis'
 import { Redis as Redis6, type ChainableCommander, type RedisOptions } from 'ioredis'
-import { Redis as Redis5 } from 'ioredis5'
 import { once } from 'node:events'
+import { createRequire } from 'node:module'
 import { createServer, type AddressInfo } from 'node:net'
 import { afterEach, describe, expect, inject, test, vi } from 'vitest'
 import { maskedBatch, maskedCommand } from '../packages/ioredis/src/mask.ts'
 import { clientContract } from './contract/client.ts'
 import { record } from './recording.ts'
+
+// Until 5.3 it has no name but `default`.
+const Redis5 = createRequire(import.meta.url)('ioredis5') as typeof Redis6
 
 type Options = Omit<RedisOptions, 'replyMapping'>
 
@@ -18,7 +21,7 @@ const namespace = pathname.slice(1) || '0'
 
 describe.each([
   ['ioredis 6', Redis6],
-  ['ioredis 5', Redis5 as unknown as typeof Redis6],
+  ['ioredis 5', Redis5],
 ])('%s', (version, Redis) => {
   const prefix = `${version.replace(' ', '')}:${process.pid}`
   const [key, list, other] = [`${prefix}:key`, `${prefix}:list`, `${prefix}:other`]

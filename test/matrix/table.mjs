@@ -1,0 +1,161 @@
+/** The newest of each line that Throughline is tried on. */
+export const NODES = ['20.20.2', '22.23.3', '24.21.0', '26.12.1']
+
+/**
+ * A name that tests import, and the versions that take the place of what the root installs under it.
+ *
+ * @typedef {object} Line
+ * @property {string} library its tests are those in `test/` that have its name, or are in a folder that has
+ * @property {string} name what those import
+ * @property {RegExp} titles which of those are about this name, by their full titles
+ * @property {boolean} [services] whether they need PostgreSQL and Redis
+ * @property {Version[]} versions from the lowest that is supported to the newest
+ */
+
+/**
+ * @typedef {object} Version
+ * @property {string} version
+ * @property {Record<string, string>} [beside] packages that tests import and that go with this version
+ * @property {Record<string, string>} [overrides] what the library itself would take a newer version of
+ * @property {string} [from] the first Node that it runs on
+ * @property {Gap[]} [gaps]
+ */
+
+/**
+ * Tests that cannot pass on a version. They are run: one that passes, or a gap that no test has the title of, fails the row.
+ *
+ * @typedef {object} Gap
+ * @property {RegExp} titles in full
+ * @property {string} reason
+ */
+
+/** @type {Gap[]} */
+const OLD_KOA_2 = [
+  { titles: /^Koa 2: the status 499 leaves the span unset$/, reason: 'Koa 2.0 knows no status 499' },
+  {
+    titles: /^Koa 2 an error is still printed by Koa where the app has no listener/,
+    reason: 'Koa before 2.13 prints an error by three calls',
+  },
+  {
+    titles: /^Koa 2 .* app\.currentContext is the context of the request$/,
+    reason: 'Koa before 2.14 has no app.currentContext',
+  },
+]
+
+/** @type {Line[]} */
+export const LINES = [
+  {
+    library: 'express',
+    name: 'express4',
+    titles: /^Express 4\b/,
+    versions: [{ version: '4.18.0' }, { version: '4.22.3' }],
+  },
+  {
+    library: 'express',
+    name: 'express',
+    titles: /^(?!Express 4\b)/,
+    versions: [
+      { version: '5.0.0', overrides: { router: '2.0.0' }, beside: { 'express-ws': '5.0.2', ws: '8.23.0' } },
+      { version: '5.1.0', overrides: { router: '2.2.0' }, beside: { 'express-ws': '5.0.2', ws: '8.23.0' } },
+      { version: '5.3.0', overrides: { router: '2.3.0' }, beside: { 'express-ws': '5.0.2', ws: '8.23.0' } },
+    ],
+  },
+  {
+    library: 'koa',
+    name: 'koa2',
+    titles: /^Koa 2\b/,
+    versions: [
+      // 2.0.0 does not answer the second of two pipelined requests, with any Node that we support.
+      { version: '2.0.1', beside: { '@koa/router': '15.0.0', 'koa-router': '13.0.1' }, gaps: OLD_KOA_2 },
+      { version: '2.16.4', beside: { '@koa/router': '15.7.0', 'koa-router': '14.0.0' } },
+    ],
+  },
+  {
+    library: 'koa',
+    name: 'koa',
+    titles: /^(?!Koa 2\b)/,
+    versions: [
+      { version: '3.0.0', beside: { '@koa/router': '15.0.0', 'koa-router': '13.0.1' } },
+      { version: '3.3.0', beside: { '@koa/router': '15.7.0', 'koa-router': '14.0.0' } },
+    ],
+  },
+  {
+    library: 'fastify',
+    name: 'fastify4',
+    titles: /^Fastify 4\b/,
+    // Up to 4.0.2 an async handler that sends a stream ends in an unhandled rejection when the client leaves, with Fastify alone.
+    versions: [{ version: '4.0.3' }, { version: '4.29.1' }],
+  },
+  {
+    library: 'fastify',
+    name: 'fastify',
+    titles: /^(?!Fastify 4\b)/,
+    versions: [{ version: '5.0.0' }, { version: '5.12.8' }],
+  },
+  {
+    library: 'undici',
+    name: 'undici6',
+    titles: /\bundici 6\b/,
+    versions: [
+      {
+        version: '6.0.0',
+        gaps: [
+          {
+            titles: /^undici 6 both forms together make one span, also where no header may be sent$/,
+            reason: 'undici before 6.7 publishes its headers as one text, in which we find no header',
+          },
+        ],
+      },
+      { version: '6.29.1' },
+    ],
+  },
+  {
+    library: 'undici',
+    name: 'undici',
+    titles: /^(?!.*\bundici 6\b)/,
+    versions: [{ version: '7.0.0' }, { version: '7.30.2' }, { version: '8.13.1', from: '22.19.0' }],
+  },
+  {
+    library: 'pg',
+    name: 'pg',
+    titles: /^/,
+    services: true,
+    versions: [
+      // Older ones do not connect, with any Node that we support.
+      {
+        version: '8.0.3',
+        gaps: [
+          {
+            titles: /^the span of a query says why a name with several addresses cannot be connected to$/,
+            reason: 'pg before 8.9 takes no function that makes the socket',
+          },
+        ],
+      },
+      { version: '8.23.1' },
+    ],
+  },
+  {
+    library: 'ioredis',
+    name: 'ioredis5',
+    titles: /^ioredis 5\b/,
+    services: true,
+    versions: [{ version: '5.0.0' }, { version: '5.11.1' }],
+  },
+  {
+    library: 'ioredis',
+    name: 'ioredis',
+    titles: /^(?!ioredis 5\b)/,
+    services: true,
+    versions: [{ version: '6.0.0' }],
+  },
+]
+
+export const LIBRARIES = [...new Set(LINES.map(({ library }) => library))]
+
+/**
+ * @typedef {Omit<Line, 'versions'> & Version & { row: string }} Row
+ * @type {Row[]}
+ */
+export const ROWS = LINES.flatMap(({ versions, ...line }) =>
+  versions.map((version) => ({ ...line, ...version, row: `${line.library} ${version.version}` })),
+)
