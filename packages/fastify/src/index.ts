@@ -1,6 +1,15 @@
-import { endRequest, receiver, recordError, type Framework, type ReceivingOptions } from '@throughline/core'
+import {
+  endRequest,
+  middlewareSpans,
+  receiver,
+  recordError,
+  type Framework,
+  type ReceivingOptions,
+} from '@throughline/core'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RegisterOptions } from 'fastify'
+import { layersOf } from './layers.ts'
 import { routeReader } from './route.ts'
+import { endsAtHandshake, isUpgrade } from './websocket.ts'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -30,6 +39,7 @@ export async function tracing(fastify: FastifyInstance, options: TracingOptions)
   const urlOf = ({ request }: FastifyReply) => routeOf(request).config?.url
   const framework: Framework<FastifyRequest, [FastifyRequest, FastifyReply], FastifyReply> = {
     scope,
+    hasMiddleware: true,
     subject: ({ request }) => request,
     given: (reply) => [reply.request, reply],
     route: urlOf,
@@ -37,15 +47,21 @@ export async function tracing(fastify: FastifyInstance, options: TracingOptions)
   }
   const receive = receiver(framework, own)
   const passOn = receiver(framework, { ...own, ignore: () => true })
+  const begin = middlewareSpans(scope, own.middlewareSpans)
+  const trace = begin && layersOf(begin, scope.name)
 
   function onRequest(request: FastifyRequest, reply: FastifyReply, done: () => void): void {
     const route = routeOf(request)
     // What `app.inject` makes closes before it says that it is written: there, 'finish' is the end.
     if ('_lightMyRequest' in reply.raw) reply.raw.once('finish', () => endRequest(request.raw))
-    if (route.config?.tracing === false) passOn(request.raw, reply.raw, reply, done)
-    else receive(request.raw, reply.raw, reply, done)
+    trace?.(route)
+    const run = isUpgrade(request) ? () => (endsAtHandshake(request), done()) : done
+    if (route.config?.tracing === false) passOn(request.raw, reply.raw, reply, run)
+    else receive(request.raw, reply.raw, reply, run)
   }
 
+  // By this name it is known among the hooks of others, in stack traces too.
+  Object.defineProperty(onRequest, 'name', { value: scope.name })
   fastify.addHook('onRequest', onRequest)
   fastify.addHook('onError', function onError(request, _reply, error, done) {
     recordError(request.raw, error)
