@@ -7,22 +7,18 @@ import { connect } from 'node:http2'
 import { createRequire } from 'node:module'
 import type { AddressInfo } from 'node:net'
 import { PassThrough } from 'node:stream'
-import { afterEach, describe, expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { serverContract, type Adapter, type Exchange, type Routes } from './contract/server.ts'
+import { ask, exceptions, fastify4, ok, origin, trace1, traced, versions } from './fastify/app.ts'
 import { record } from './recording.ts'
-
-const fastify4 = createRequire(import.meta.url)('fastify4') as typeof fastify
 
 serverContract('Fastify 5', adapter(fastify))
 serverContract('Fastify 4', adapter(fastify4))
 
-describe.each([
-  ['Fastify 5', fastify],
-  ['Fastify 4', fastify4],
-])('%s', (_name, create) => {
+describe.each(versions)('%s', (_name, create) => {
   describe('the route is the pattern that was registered', () => {
     test('with the prefixes of its scopes', async () => {
-      const app = traced()
+      const app = traced(create)
       app.register(
         async (api) => {
           api.register(async (orgs) => orgs.get('/:org/users/:id', ok), { prefix: '/orgs' })
@@ -35,7 +31,7 @@ describe.each([
     })
 
     test('as Fastify writes it: wildcards, and parameters that are RegExps', async () => {
-      const app = traced()
+      const app = traced(create)
       app.get('/files/*', ok)
       app.get('/v:version(^\\d+$)/status', ok)
       const recording = record()
@@ -46,21 +42,29 @@ describe.each([
     })
 
     test('for a HEAD that a GET route answers', async () => {
-      const app = traced()
+      const app = traced(create)
       app.get('/users/:id', ok)
       expect((await trace1(app, '/users/1', { method: 'HEAD' })).name).toBe('HEAD /users/:id')
     })
 
     test('and is kept when the handler answers 404', async () => {
-      const app = traced()
+      const app = traced(create)
       app.get('/users/:id', (_request, reply) => reply.code(404).send({ error: 'no such user' }))
       const span = await trace1(app, '/users/1')
       expect(span.name).toBe('GET /users/:id')
       expect(span.status.code).toBe(0)
     })
 
+    test('and is kept when the handler gives the request to the handler of 404s', async () => {
+      const app = traced(create)
+      app.get('/*', (_request, reply) => reply.callNotFound())
+      const span = await trace1(app, '/nothing')
+      expect(span.name).toBe('GET /*')
+      expect(span.attributes['http.response.status_code']).toBe(404)
+    })
+
     test('and is kept when a hook turns the request away', async () => {
-      const app = traced()
+      const app = traced(create)
       app.addHook('preHandler', (_request, reply) => reply.code(401).send())
       app.get('/users/:id', ok)
       expect((await trace1(app, '/users/1')).name).toBe('GET /users/:id')
@@ -69,7 +73,7 @@ describe.each([
 
   describe('there is no route', () => {
     test.each(['/nothing', '/api/nothing'])('for a 404 at %s', async (path) => {
-      const app = traced()
+      const app = traced(create)
       app.register(
         async (api) => {
           api.get('/users/:id', ok)
@@ -81,12 +85,6 @@ describe.each([
       expect(span.name).toBe('GET')
       expect(span.attributes).not.toHaveProperty('http.route')
       expect(span.attributes['http.response.status_code']).toBe(404)
-    })
-
-    test('for a request that the handler gives to the handler of 404s', async () => {
-      const app = traced()
-      app.get('/*', (_request, reply) => reply.callNotFound())
-      expect((await trace1(app, '/nothing')).name).toBe('GET')
     })
   })
 
@@ -118,14 +116,14 @@ describe.each([
     })
 
     test('twice, it makes one span', async () => {
-      const app = traced()
+      const app = traced(create)
       app.register(tracing)
       app.get('/', ok)
       expect((await trace1(app, '/')).name).toBe('GET /')
     })
 
     test('other plugins can ask for it by name', async () => {
-      const app = traced()
+      const app = traced(create)
       await app.ready()
       expect(app.hasPlugin('@throughline/fastify')).toBe(true)
     })
@@ -134,7 +132,7 @@ describe.each([
       const warnings: string[] = []
       const listen = (warning: Error) => warnings.push(warning.message)
       process.on('warning', listen)
-      const app = traced()
+      const app = traced(create)
       app.get('/', ok)
       await trace1(app, '/')
       await ask(app, '/nothing')
@@ -193,7 +191,7 @@ describe.each([
         },
       ],
     ])('%s is recorded once', async (_title, prepare) => {
-      const app = traced()
+      const app = traced(create)
       await app.after()
       prepare(app, new TypeError('no such thing'))
       const span = await trace1(app, '/')
@@ -203,7 +201,7 @@ describe.each([
     })
 
     test('that the app’s error handler recovers from is not recorded', async () => {
-      const app = traced()
+      const app = traced(create)
       app.setErrorHandler((_error, _request, reply) => reply.code(200).send({ fine: true }))
       app.get('/', () => Promise.reject(new Error('flaky')))
       const span = await trace1(app, '/')
@@ -213,7 +211,7 @@ describe.each([
     })
 
     test('of validation is the client’s: 400, and the span is not in error', async () => {
-      const app = traced()
+      const app = traced(create)
       const schema = {
         querystring: { type: 'object', required: ['page'], properties: { page: { type: 'number' } } },
       }
@@ -227,7 +225,7 @@ describe.each([
     test('reaches the other onError hooks and the error handler as it was thrown', async () => {
       const bug = new Error('it')
       const seen: unknown[] = []
-      const app = traced()
+      const app = traced(create)
       app.addHook('onError', async (_request, _reply, error) => {
         seen.push(error)
       })
@@ -244,7 +242,7 @@ describe.each([
 
   describe('a request by app.inject', () => {
     test('has its span, with its status, and no error', async () => {
-      const app = traced()
+      const app = traced(create)
       app.get('/users/:id', async () => ({ id: 1 }))
       const recording = record()
       const answer = await app.inject('/users/1')
@@ -256,7 +254,7 @@ describe.each([
     })
 
     test('has it as well when the handler answers at once', async () => {
-      const app = traced()
+      const app = traced(create)
       app.get('/', (_request, reply) => {
         reply.send('ok')
       })
@@ -267,7 +265,7 @@ describe.each([
     })
 
     test('that fails is in error', async () => {
-      const app = traced()
+      const app = traced(create)
       app.get('/', () => Promise.reject(new TypeError('no such thing')))
       const recording = record()
       expect((await app.inject('/')).statusCode).toBe(500)
@@ -277,7 +275,7 @@ describe.each([
     })
 
     test('with a body, and a streamed answer, ends once', async () => {
-      const app = traced()
+      const app = traced(create)
       app.post('/', (request, reply) => {
         const body = new PassThrough()
         reply.send(body)
@@ -290,7 +288,7 @@ describe.each([
     })
 
     test('whose response is destroyed is an abort', async () => {
-      const app = traced()
+      const app = traced(create)
       app.get('/', (_request, reply) => {
         reply.hijack()
         reply.raw.destroy()
@@ -303,7 +301,7 @@ describe.each([
   })
 
   test('a streamed body ends the span at its last byte', async () => {
-    const app = traced()
+    const app = traced(create)
     const body = new PassThrough()
     app.get('/', (_request, reply) => reply.send(body))
     const recording = record()
@@ -319,7 +317,7 @@ describe.each([
   })
 
   test('a hijacked reply ends the span when it closes', async () => {
-    const app = traced()
+    const app = traced(create)
     app.get('/', (_request, reply) => {
       reply.hijack()
       reply.raw.writeHead(202).end('by hand')
@@ -442,12 +440,6 @@ describe.each([
       client.close()
     }
   })
-
-  function traced(): FastifyInstance {
-    const app = create()
-    app.register(tracing)
-    return app
-  }
 })
 
 test('a Fastify outside the range of the package refuses it', () => {
@@ -501,43 +493,4 @@ function exchange(request: FastifyRequest, reply: FastifyReply): Exchange {
     answer: (status, body = '') => void reply.code(status).type('text/plain').send(body),
     stream: (body) => void reply.send(body),
   }
-}
-
-async function ok(): Promise<string> {
-  return 'ok'
-}
-
-const apps: FastifyInstance[] = []
-
-afterEach(async () => {
-  await Promise.all(apps.splice(0).map((app) => app.close()))
-})
-
-async function origin(app: FastifyInstance): Promise<string> {
-  if (!apps.includes(app)) {
-    apps.push(app)
-    await app.listen()
-  }
-  return `http://localhost:${(app.server.address() as AddressInfo).port}`
-}
-
-async function ask(app: FastifyInstance, path: string, init: RequestInit = {}): Promise<Response> {
-  const response = await fetch((await origin(app)) + path, init)
-  await response.text()
-  return response
-}
-
-/** The one span of one request. */
-async function trace1(app: FastifyInstance, path: string, init?: RequestInit) {
-  const recording = record()
-  await ask(app, path, init)
-  const [span] = await recording.all(1)
-  if (span === undefined) throw new Error('there is no span')
-  return span
-}
-
-function exceptions(span: Awaited<ReturnType<typeof trace1>> | undefined) {
-  return span?.events
-    .filter(({ name }) => name === 'exception')
-    .map(({ attributes }) => attributes?.['exception.message'])
 }

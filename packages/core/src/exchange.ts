@@ -38,6 +38,8 @@ export interface Framework<Subject, Given extends unknown[], Carried = Subject> 
   given(carried: Carried, response: ServerResponse): Given
   /** The pattern that the router matched, mount points included; asked when the response has closed. */
   route?(carried: Carried): string | undefined
+  /** The same, where it is known when the span starts: then samplers see it, and it is not asked for again. */
+  routeAtStart?(carried: Carried): string | undefined
   /** Called when a request has its span, if its route will be wanted. */
   following?(carried: Carried): void
 }
@@ -69,6 +71,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   readonly method: string
   /** Undefined where the app asked to ignore the request. */
   span: Span | undefined = undefined
+  /** Where it was known at the start. */
+  route: string | undefined = undefined
   /** Of the official HTTP instrumentation, where that has made the span and will end it. */
   theirs: RpcMetadata | undefined = undefined
   /** Undefined while the app has no MeterProvider. */
@@ -99,8 +103,10 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   }
 
   protected build(): Attributes {
-    const { request, seam } = this
-    return serverAttributes(request, targetOf(request), seam.trustProxy, seam.requestHeaders)
+    const { request, route, seam } = this
+    const attributes = serverAttributes(request, targetOf(request), seam.trustProxy, seam.requestHeaders)
+    if (route !== undefined) attributes[semconv.HTTP_ROUTE] = route
+    return attributes
   }
 
   rescope(emitter: EventEmitter, scope: Context): void {
@@ -143,7 +149,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const isComplete = this.#isComplete()
     const status = this.#status(isComplete)
     const errorType = this.#errorType(isComplete)
-    const route = this.seam.routeOf?.(this.carried)
+    const route = this.route ?? this.seam.routeOf?.(this.carried)
     measurement.end({ status, errorType, route }, ended, this.responseScope)
   }
 
@@ -171,7 +177,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
 
   #describe(span: Span): void {
     const { seam, carried } = this
-    const route = seam.routeOf?.(carried)
+    const route = this.route === undefined ? seam.routeOf?.(carried) : undefined
     if (route !== undefined) {
       span.setAttribute(semconv.HTTP_ROUTE, route)
       span.updateName(spanName(this.method, route))

@@ -52,7 +52,8 @@ const MATCHES: Shape<RuleMatch> = {
 
 /**
  * A sampler for roots: the first rule that matches what is known at the start decides; where none does, the trace is kept.
- * The route is not known at the start, so it is not among what can be matched.
+ * The route is not among what can be matched: which framework will serve is not known here, and only Fastify knows the
+ * route at the start. There it is an attribute like any other.
  * @throws TypeError for a rule of the wrong shape.
  */
 export function ruleBased(rules: readonly SamplingRule[]): ConsistentSampler {
@@ -87,7 +88,7 @@ const everything = probability(1)
 function testOf(match: RuleMatch): Test {
   if ('route' in match) {
     throw new TypeError(
-      'start(): expected match of sampling to have kind, method, path, name or attributes, received route, which is not known when a span starts: the router has not run yet. Match the path instead; example: { match: { path: /^\\/users\\/[^/]+$/ }, rate: 0.1 }',
+      `start(): expected match of sampling to have kind, method, path, name or attributes, received route, which is not known when a span starts: the router has not run yet. Only Fastify knows it by then, as attributes: { 'http.route': '/users/:id' }. Elsewhere match the path instead; example: { match: { path: /^\\/users\\/[^/]+$/ }, rate: 0.1 }`,
     )
   }
   const {

@@ -169,7 +169,8 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
       return attach(exchange, ignoredScope(extracted))
     }
     const parent = treatment === 'continue' ? extracted : base
-    const span = maker.startSpan(spanName(exchange.method), exchange, parent)
+    exchange.route = framework.routeAtStart?.(carried)
+    const span = maker.startSpan(spanName(exchange.method, exchange.route), exchange, parent)
     exchange.span = span
     if (seam.responseHeaders.length > 0) rememberHeaders(response)
     if (serverTiming) announce(response, span)

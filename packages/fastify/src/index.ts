@@ -1,5 +1,22 @@
-import { endRequest, receiver, recordError, type ReceivingOptions } from '@throughline/core'
+import {
+  endRequest,
+  middlewareSpans,
+  receiver,
+  recordError,
+  type Framework,
+  type ReceivingOptions,
+} from '@throughline/core'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RegisterOptions } from 'fastify'
+import { layersOf } from './layers.ts'
+import { routeReader } from './route.ts'
+import { endsAtHandshake, isUpgrade } from './websocket.ts'
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** `false`: requests of this route have no span, as if they were among those to `ignore`. */
+    tracing?: boolean
+  }
+}
 
 /** What `app.register(tracing, …)` takes: `ignore` and `inbound` are asked with `(request)`, the others with `(request, reply)`. */
 export type TracingOptions = ReceivingOptions<FastifyRequest, [FastifyRequest, FastifyReply]>
@@ -18,21 +35,34 @@ export async function tracing(fastify: FastifyInstance, options: TracingOptions)
   // Fastify's own options for a plugin come along with ours.
   const given: TracingOptions & RegisterOptions = options
   const { prefix: _1, logLevel: _2, logSerializers: _3, ...own } = given
-  const receive = receiver<FastifyRequest, [FastifyRequest, FastifyReply], FastifyReply>(
-    {
-      scope,
-      subject: ({ request }) => request,
-      given: (reply) => [reply.request, reply],
-      route: ({ request }) => routeOf(request),
-    },
-    own,
-  )
+  const routeOf = routeReader()
+  const urlOf = ({ request }: FastifyReply) => routeOf(request).config?.url
+  const framework: Framework<FastifyRequest, [FastifyRequest, FastifyReply], FastifyReply> = {
+    scope,
+    hasMiddleware: true,
+    subject: ({ request }) => request,
+    given: (reply) => [reply.request, reply],
+    route: urlOf,
+    routeAtStart: urlOf,
+  }
+  const receive = receiver(framework, own)
+  const passOn = receiver(framework, { ...own, ignore: () => true })
+  const begin = middlewareSpans(scope, own.middlewareSpans)
+  const trace = begin && layersOf(begin, scope.name)
 
-  fastify.addHook('onRequest', function onRequest(request, reply, done) {
+  function onRequest(request: FastifyRequest, reply: FastifyReply, done: () => void): void {
+    const route = routeOf(request)
     // What `app.inject` makes closes before it says that it is written: there, 'finish' is the end.
     if ('_lightMyRequest' in reply.raw) reply.raw.once('finish', () => endRequest(request.raw))
-    receive(request.raw, reply.raw, reply, done)
-  })
+    trace?.(route)
+    const run = isUpgrade(request) ? () => (endsAtHandshake(request), done()) : done
+    if (route.config?.tracing === false) passOn(request.raw, reply.raw, reply, run)
+    else receive(request.raw, reply.raw, reply, run)
+  }
+
+  // By this name it is known among the hooks of others, in stack traces too.
+  Object.defineProperty(onRequest, 'name', { value: scope.name })
+  fastify.addHook('onRequest', onRequest)
   fastify.addHook('onError', function onError(request, _reply, error, done) {
     recordError(request.raw, error)
     done()
@@ -45,9 +75,3 @@ Object.assign(tracing, {
   [Symbol.for('fastify.display-name')]: scope.name,
   [Symbol.for('plugin-meta')]: { name: scope.name, fastify: '>=4 <6' },
 })
-
-// Before 4.10 `routeOptions` had no url, and `routerPath` was the way; after it, touching that one warns. The handler of
-// 404s has neither.
-function routeOf(request: FastifyRequest & { routerPath?: string }): string | undefined {
-  return request.routeOptions.url ?? (request.is404 ? undefined : request.routerPath)
-}

@@ -1,0 +1,162 @@
+import { semconv, type Attributes, type BeginLayer, type LayerSpan } from '@throughline/core'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { notFoundOf, type Route, type Step } from './route.ts'
+
+const HOOKS = [
+  'onRequest',
+  'preParsing',
+  'preValidation',
+  'preHandler',
+  'preSerialization',
+  'onSend',
+] as const
+
+type Done = (error?: unknown, payload?: unknown) => void
+
+/** The layers that a request is in, on its raw request. */
+const OPEN = Symbol('throughline.layers')
+
+// Shared by all registrations, so that registering twice makes no second span.
+const seen = new WeakSet<Route>()
+const traced = new WeakSet<Step>()
+
+type Carrier = object & { [OPEN]?: Set<LayerSpan> }
+
+/**
+ * Gives the hooks and the handler of a route spans of their own, in place of what Fastify has bound when it was ready:
+ * those that were added before the plugin had loaded are among them. A hook by the name `own` is left as it is.
+ */
+export function layersOf(begin: BeginLayer, own: string): (route: Route) => void {
+  return function trace(route) {
+    if (seen.has(route)) return
+    seen.add(route)
+    for (const hook of HOOKS) {
+      const steps = route[hook] ?? []
+      // In place: Fastify goes through this very list already.
+      for (const [i, step] of steps.entries()) {
+        const name = nameOf(step)
+        if (name !== own) steps[i] = once(step, `hook ${hook}${name && ` ${name}`}`, name, tracedHook)
+      }
+    }
+    const { handler } = route
+    if (handler !== undefined) {
+      const url = route.config?.url
+      route.handler = once(
+        handler,
+        url === undefined ? 'handler' : `handler ${url}`,
+        nameOf(handler),
+        tracedHandler,
+      )
+    }
+    const notFound = notFoundOf(route)
+    if (notFound !== undefined) trace(notFound)
+  }
+
+  /** Routes share lists and handlers. */
+  function once(step: Step, name: string, functionName: string, wrap: typeof tracedHook): Step {
+    if (traced.has(step)) return step
+    const attributes = functionName === '' ? {} : { [semconv.CODE_FUNCTION_NAME]: functionName }
+    const wrapped = wrap(begin, step, name, attributes)
+    Object.defineProperties(wrapped, { name: { value: step.name }, length: { value: step.length } })
+    traced.add(wrapped)
+    return wrapped
+  }
+}
+
+/** Open until the hook says that it is done, by its callback or its promise, or has answered. */
+function tracedHook(begin: BeginLayer, hook: Step, name: string, attributes: Attributes): Step {
+  return function (request, reply, ...rest) {
+    const layer = begin(name, attributes)
+    if (layer === undefined) return hook(request, reply, ...rest)
+    const end = opened(layer, request, reply)
+    const done = rest.pop() as Done
+    const next: Done = (...given) => {
+      end(given[0])
+      layer.outside(() => done(...given))
+    }
+    return run(layer, end, reply, () => hook(request, reply, ...rest, next))
+  }
+}
+
+/** Open until the handler has answered or, where it returns a promise, until that has settled. */
+function tracedHandler(begin: BeginLayer, handler: Step, name: string, attributes: Attributes): Step {
+  return function (request, reply) {
+    const layer = begin(name, attributes)
+    if (layer === undefined) return handler(request, reply)
+    const end = opened(layer, request, reply)
+    const result = run(layer, end, reply, () => handler(request, reply))
+    if (result !== undefined && !isThenable(result)) end()
+    return result
+  }
+}
+
+type End = (error?: unknown) => void
+
+/** Ends with the answer, too, or with the response where there is none. */
+function opened(layer: LayerSpan, { raw }: FastifyRequest, reply: FastifyReply): End {
+  const carrier: Carrier = raw
+  if (carrier[OPEN] === undefined) {
+    carrier[OPEN] = new Set()
+    watchSend(reply, raw)
+    reply.raw.once('close', () => endLayers(raw))
+  }
+  const open = carrier[OPEN]
+  open.add(layer)
+  return (error) => {
+    if (open.delete(layer)) layer.end(error)
+  }
+}
+
+/** Ends the layers that a request is in, and returns the innermost. */
+export function endLayers(raw: Carrier, error?: unknown): LayerSpan | undefined {
+  const open = [...(raw[OPEN] ?? [])]
+  raw[OPEN]?.clear()
+  for (const layer of open) layer.end(error)
+  return open.at(-1)
+}
+
+function watchSend(reply: FastifyReply, raw: Carrier): void {
+  const { send } = reply
+  function sendOutside(this: FastifyReply, ...given: [unknown]): FastifyReply {
+    const layer = endLayers(raw, given[0] instanceof Error ? given[0] : undefined)
+    const answer = () => Reflect.apply(send, this, given)
+    return layer === undefined ? answer() : layer.outside(answer)
+  }
+  Object.defineProperties(sendOutside, { name: { value: send.name }, length: { value: send.length } })
+  Object.defineProperty(reply, 'send', { value: sendOutside, writable: true, configurable: true })
+}
+
+function run(layer: LayerSpan, end: End, reply: FastifyReply, work: () => unknown): unknown {
+  let result: unknown
+  try {
+    result = layer.within(work)
+  } catch (error) {
+    end(error)
+    throw error
+  }
+  // The app's promise is handed on as it is; Fastify handles its rejection.
+  if (result instanceof Promise) result.then(() => end(), end)
+  // A reply is one that resolves when the response is over, long after the answer.
+  else if (result !== reply && isThenable(result)) return watched(result, end)
+  return result
+}
+
+/** What is lazy, as queries are, starts when somebody asks for its result: once, and by Fastify. */
+function watched(result: PromiseLike<unknown>, end: End): PromiseLike<unknown> {
+  return {
+    // oxlint-disable-next-line unicorn/no-thenable -- it stands for one
+    then: (fulfilled, rejected) =>
+      result.then(
+        (value) => (end(), fulfilled?.(value)) as never,
+        (error: unknown) => (end(error), rejected?.(error)) as never,
+      ),
+  }
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function'
+}
+
+function nameOf(step: Step): string {
+  return step.name.replace(/^(?:bound )+/, '')
+}

@@ -1,0 +1,41 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
+
+/** A hook or handler as Fastify calls it: bound to its instance; a hook's last argument is its `done`. */
+export type Step = (request: FastifyRequest, reply: FastifyReply, ...rest: unknown[]) => unknown
+
+/** What Fastify keeps of a route, as far as tracing reads it. */
+export interface Route {
+  config?: { url?: string; tracing?: unknown }
+  handler?: Step
+  onRequest?: Step[] | null
+  preParsing?: Step[] | null
+  preValidation?: Step[] | null
+  preHandler?: Step[] | null
+  preSerialization?: Step[] | null
+  onSend?: Step[] | null
+}
+
+type Keyed = Record<PropertyKey, Route | undefined>
+
+/**
+ * Reads the route of a request of one app; that of 404s has no `url`. `request.routeOptions` says the same and is what
+ * Fastify documents, but it makes an object for each reading: 0.1 µs, and with Fastify 4 it takes 4 µs.
+ */
+export function routeReader(): (request: FastifyRequest) => Route {
+  let key: PropertyKey | undefined
+  return (request) => {
+    // Before 4.10 it was a plain property.
+    key ??= symbolOf(request, 'fastify.context') ?? 'context'
+    return (request as unknown as Keyed)[key] ?? request.routeOptions
+  }
+}
+
+/** The route that `reply.callNotFound()` goes to from this one. */
+export function notFoundOf(route: Route): Route | undefined {
+  const key = symbolOf(route, 'fastify.404ContextKey')
+  return (key && (route as Keyed)[key]) ?? undefined
+}
+
+function symbolOf(of: object, description: string): symbol | undefined {
+  return Object.getOwnPropertySymbols(of).find((symbol) => symbol.description === description)
+}

@@ -1,0 +1,44 @@
+import { context, endRequest, override, reportOnce, type Context } from '@throughline/core'
+import type { FastifyRequest } from 'fastify'
+import { EventEmitter } from 'node:events'
+import type { IncomingMessage } from 'node:http'
+import { endLayers } from './layers.ts'
+
+/** Where the requests run that ask to become a WebSocket. */
+const scopes = new WeakMap<IncomingMessage, Context>()
+const servers = new WeakSet<EventEmitter>()
+
+export function isUpgrade({ raw }: FastifyRequest): boolean {
+  return raw.headers.upgrade !== undefined
+}
+
+/**
+ * Where @fastify/websocket makes a WebSocket of this request, its span ends at the handshake, and what listens to the
+ * socket runs in the context that is current here. To be called in the request's context.
+ */
+export function endsAtHandshake({ raw, server }: FastifyRequest): void {
+  const { websocketServer } = server as { websocketServer?: unknown }
+  if (!(websocketServer instanceof EventEmitter)) return
+  scopes.set(raw, context.active())
+  if (servers.has(websocketServer)) return
+  servers.add(websocketServer)
+  // By the server's own event, without a listener that the app could see.
+  override(websocketServer, 'emit', (emit) => {
+    return function (this: EventEmitter, ...args: Parameters<typeof emit>) {
+      if (args[0] === 'connection') opened(args[1], args[2])
+      return Reflect.apply(emit, this, args)
+    }
+  })
+}
+
+function opened(socket: unknown, raw: IncomingMessage): void {
+  try {
+    const scope = scopes.get(raw)
+    if (scope === undefined) return
+    endLayers(raw)
+    endRequest(raw, 101)
+    context.bind(scope, socket)
+  } catch (error) {
+    reportOnce('websocket', 'error', 'a WebSocket could not be traced', error)
+  }
+}
