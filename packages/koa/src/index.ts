@@ -1,28 +1,27 @@
-import { override, receiver, recordError, type ReceivingOptions } from '@throughline/core'
+import {
+  carriedBy,
+  endRequest,
+  middlewareSpans,
+  receiver,
+  recordError,
+  type ReceivingOptions,
+} from '@throughline/core'
 import type Application from 'koa'
 import type { Context, Middleware } from 'koa'
+import { ServerResponse, type IncomingMessage } from 'node:http'
+import { hearErrors } from './failure.ts'
+import { layered } from './layers.ts'
+import { noteMounts, routeOf } from './route.ts'
 
 /** What `tracing()` takes: `ignore` and `inbound` are asked with `(ctx)`, `attributes` and `spanName` too. */
 export type TracingOptions = ReceivingOptions<Context, [Context]>
-
-/** A layer of @koa/router or koa-router: a route, or middleware of the router, which has no methods. */
-interface Layer {
-  readonly path: string | RegExp
-  readonly regexp: RegExp
-  readonly methods: readonly string[]
-}
-
-/** What the routers, and koa-mount, leave on the context. */
-interface Routed {
-  readonly matched?: readonly Layer[]
-  readonly _matchedRoute?: Layer['path']
-  readonly mountPath?: string
-}
 
 const scope = { name: '@throughline/koa', version: '0.1.0' }
 
 /**
  * Koa middleware that makes a SERVER span of every request. Mount it first: what runs before it is not seen.
+ *
+ * With koa-websocket, `app.ws.use(tracing())` makes one of every connection's request.
  *
  * @example
  * app.use(tracing())
@@ -30,68 +29,65 @@ const scope = { name: '@throughline/koa', version: '0.1.0' }
  */
 export function tracing(options: TracingOptions = {}): Middleware {
   const receive = receiver<Context, [Context]>(
-    { scope, subject: (ctx) => ctx, given: (ctx) => [ctx], route: routeOf },
+    { scope, hasMiddleware: true, subject: (ctx) => ctx, given: (ctx) => [ctx], route: routeOf },
     options,
   )
+  const begin = middlewareSpans(scope, options.middlewareSpans)
+  const downstream = begin === undefined ? undefined : layered(begin, () => tracing)
+  // Nearly always there is one app: it need not be looked up.
+  let lastApp: Application | undefined
+  let isHeard = false
 
-  return function tracing(ctx, next) {
+  return tracing
+
+  function tracing(...[ctx, next]: Parameters<Middleware>): unknown {
     const { app, req } = ctx
-    watchErrors(app)
-    return receive(req, ctx.res, ctx, next).catch((error: unknown) => {
-      recordError(req, error)
-      throw error
-    })
-  }
-}
-
-const watched = new WeakSet<Application>()
-
-// What fails after all middleware has returned (a body that cannot be serialised, a stream that breaks) comes up as the
-// app's 'error' event and nowhere else, as does what an app's own error middleware reports. A listener of ours would be
-// one that the app can see, and could stand in for the one that it forgot.
-function watchErrors(app: Application): void {
-  if (watched.has(app)) return
-  watched.add(app)
-  override(
-    app,
-    'emit',
-    (emit) =>
-      function (event: string | symbol, ...args: unknown[]) {
-        const [error, ctx] = args as [unknown, Context | undefined]
-        // The error of a connection that the client reset is an abort. It is known by a response that can no longer be
-        // written, though nobody here has destroyed it.
-        if (event === 'error' && ctx?.req !== undefined && (ctx.writable || ctx.res.destroyed))
-          recordError(ctx.req, error)
-        return emit.call(app, event, ...args)
-      },
-  )
-}
-
-const NONE: readonly Layer[] = []
-
-// `_matchedRoute` is the path of the layer that was entered last. That may be middleware of the router, which has
-// answered or thrown: then the first route that would take the request stands for it.
-function routeOf(ctx: Context & Routed): string | undefined {
-  const { matched = NONE, _matchedRoute: entered, method } = ctx
-  let layer: Layer | undefined
-  for (const candidate of matched) {
-    if (!candidate.methods.includes(method)) continue
-    if (candidate.path === entered) {
-      layer = candidate
-      break
+    if (app !== lastApp) {
+      isHeard = watch(app)
+      lastApp = app
     }
-    layer ??= candidate
+    const res = ctx.res as ServerResponse | undefined
+    if (res === undefined) return upgraded(req, () => receive(req, new ServerResponse(req), ctx, next))
+
+    let run: () => unknown = next
+    if (downstream !== undefined && carriedBy(req) === undefined)
+      run = () => (isRecorded(req) ? downstream(ctx, next) : next())
+    const answered = receive(req, res, ctx, run)
+    // What the outermost middleware lets pass comes to where it is heard. A promise of ours would cost 2 µs.
+    if ((isHeard && app.middleware[0] === tracing) || !isRecorded(req)) return answered
+    return watched(req, answered)
   }
-  if (layer === undefined) return undefined
-  const mount = mountOf(ctx, layer)
-  const path = typeof layer.path === 'string' ? layer.path : String(layer.path)
-  return path === '/' && mount !== '' ? mount : mount + path
 }
 
-// koa-mount cuts its prefix off the path that the router sees, and leaves `mountPath` behind even when the mounted app
-// passed the request on: it counts where the route alone does not match the path that was asked for.
-function mountOf({ mountPath, originalUrl }: Context & Routed, { regexp }: Layer): string {
-  if (mountPath === undefined || !originalUrl.startsWith(mountPath)) return ''
-  const [path = ''] = originalUrl.split('?', 1)
-  return path.search(regexp) === -1 ? mountPath.replace(/\/$/, '') : ''
+const apps = new WeakMap<Application, boolean>()
+
+/** Whether all errors of the app are heard of. */
+function watch(app: Application): boolean {
+  let isHeard = apps.get(app)
+  if (isHeard === undefined) {
+    noteMounts(app.context)
+    isHeard = hearErrors(app)
+    apps.set(app, isHeard)
+  }
+  return isHeard
+}
+
+function isRecorded(req: IncomingMessage): boolean {
+  return carriedBy(req) != null
+}
+
+function watched(req: IncomingMessage, answered: unknown): unknown {
+  if (!(answered instanceof Promise)) return answered
+  return answered.catch((error: unknown) => {
+    recordError(req, error)
+    throw error
+  })
+}
+
+// koa-websocket runs its middleware when the handshake is done, without a response. The route is known already if the
+// router was reached without waiting.
+function upgraded(req: IncomingMessage, run: () => unknown): unknown {
+  const served = run()
+  endRequest(req, 101)
+  return served
 }

@@ -1,0 +1,91 @@
+import { override, recordError } from '@throughline/core'
+import type Application from 'koa'
+import type { Context } from 'koa'
+import { EventEmitter } from 'node:events'
+
+/**
+ * Hears of the errors that an app tells: what its middleware emits, as Koa's manual says, and what comes to `onerror` of
+ * the context, which is also told of a body that cannot be serialised, and of a stream that breaks. A listener of ours would
+ * be one that the app can see, and could stand in for the one that it forgot.
+ *
+ * @returns whether every error that the outermost middleware lets pass will be heard
+ */
+export function hearErrors(app: Application): boolean {
+  override(
+    app,
+    'emit',
+    (emit) =>
+      function (event: string | symbol, ...args: unknown[]) {
+        const [error, ctx] = args as [unknown, Context | undefined]
+        if (event === 'error' && ctx?.req !== undefined) hear(ctx, error)
+        return emit.call(app, event, ...args)
+      },
+  )
+  return isPlain(app) && hearHandler(app.context)
+}
+
+function hear(ctx: Context, error: unknown): void {
+  if (error !== undefined && error !== null && !isReset(ctx, error)) recordError(ctx.req, error)
+}
+
+// The error of a connection that the client reset is an abort. It is known by a response that can no longer be written,
+// though nobody here has destroyed it. In HTTP/1 it is the socket's own error: an app that ended its response may fail yet.
+function isReset(ctx: Context, error: unknown): boolean {
+  const { req, res } = ctx
+  if (ctx.writable || res.destroyed) return false
+  return req.httpVersionMajor > 1 || req.socket?.errored === error
+}
+
+type Handler = (this: Context, ...args: unknown[]) => unknown
+
+/** Hears what the app's `onerror` is called with: Koa's, one that the app puts in its place, or one request's own. */
+function hearHandler(context: object & { onerror?: unknown }): boolean {
+  const before = Object.getOwnPropertyDescriptor(context, 'onerror')
+  if (!Object.isExtensible(context) || before?.configurable === false || before?.get !== undefined)
+    return false
+  let handler = heard(context.onerror)
+  Object.defineProperty(context, 'onerror', {
+    configurable: true,
+    enumerable: before?.enumerable ?? false,
+    get: () => handler,
+    set(this: object, given: unknown) {
+      if (this === context) handler = heard(given)
+      else Object.defineProperty(this, 'onerror', { ...OWN, value: heard(given) })
+    },
+  })
+  return true
+}
+
+const OWN = { configurable: true, enumerable: true, writable: true }
+
+function heard(handler: unknown): unknown {
+  if (typeof handler !== 'function') return handler
+  const onerror: Handler = function (...args) {
+    if (this?.req !== undefined) hear(this, args[0])
+    return Reflect.apply(handler, this, args)
+  }
+  Object.defineProperty(onerror, 'name', { value: handler.name, configurable: true })
+  Object.defineProperty(onerror, 'length', { value: handler.length, configurable: true })
+  return onerror
+}
+
+/** Koa's own class, of which apps are made. */
+interface Koa {
+  readonly handleRequest: unknown
+  readonly callback: unknown
+  readonly constructor: new () => { readonly compose?: unknown }
+}
+
+/** Whether it is Koa that runs the middleware of this app, not a subclass, a patch, or a `compose` of the app's. */
+function isPlain(app: Application): boolean {
+  let koa = Object.getPrototypeOf(app) as Koa | null
+  while (koa !== null && Object.getPrototypeOf(koa) !== EventEmitter.prototype)
+    koa = Object.getPrototypeOf(koa) as Koa | null
+  if (koa === null) return false
+  const { handleRequest, callback, compose } = app as unknown as Koa & { compose?: unknown }
+  return (
+    handleRequest === koa.handleRequest &&
+    callback === koa.callback &&
+    compose === new koa.constructor().compose
+  )
+}
