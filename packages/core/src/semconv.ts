@@ -39,8 +39,6 @@ export const EXCEPTION_TYPE = 'exception.type'
 export const EXCEPTION_MESSAGE = 'exception.message'
 export const EXCEPTION_STACKTRACE = 'exception.stacktrace'
 
-export const CODE_FUNCTION_NAME = 'code.function.name'
-
 export const SERVICE_NAME = 'service.name'
 /** In development. */
 export const SERVICE_INSTANCE_ID = 'service.instance.id'
