@@ -8,8 +8,9 @@ import { endLayers } from './layers.ts'
 const scopes = new WeakMap<IncomingMessage, Context>()
 const servers = new WeakSet<EventEmitter>()
 
-export function isUpgrade({ raw }: FastifyRequest): boolean {
-  return raw.headers.upgrade !== undefined
+/** The header is read only where @fastify/websocket is. */
+export function isUpgrade({ raw, server }: FastifyRequest): boolean {
+  return 'websocketServer' in server && raw.headers.upgrade !== undefined
 }
 
 /**
