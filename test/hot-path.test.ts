@@ -66,7 +66,7 @@ const OWN_EMIT = ['request: emit', 'response: emit']
 
 const costs: Cost[] = [
   { framework: 'express', promises: 0, keys: OWN_EMIT },
-  { framework: 'koa', promises: 1, keys: OWN_EMIT },
+  { framework: 'koa', promises: 0, keys: OWN_EMIT },
   { framework: 'fastify', promises: 0, keys: OWN_EMIT },
   { framework: 'node:http', promises: 0, keys: OWN_EMIT },
   { framework: 'node:http with an async handler', promises: 1, keys: OWN_EMIT },

@@ -17,11 +17,11 @@ const MOST_BYTES_OF_A_FILE = 200_000
  * has is less than half of it. About a tenth more than is needed, so that a dependency or a table that slips in is seen,
  * and an edit is not.
  */
-const MOST_GZIP_BYTES = 95_000
+const MOST_GZIP_BYTES = 110_000
 /** The same with the room that reads SQL. */
-const MOST_GZIP_BYTES_WITH_SQL = 105_000
+const MOST_GZIP_BYTES_WITH_SQL = 120_000
 /** All packages in one app: core is there once. */
-const MOST_GZIP_BYTES_OF_ALL = 130_000
+const MOST_GZIP_BYTES_OF_ALL = 154_000
 
 /** What hangs has failed. */
 const MOST_MS = 20_000

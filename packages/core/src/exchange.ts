@@ -24,7 +24,7 @@ import type { RequestMeasurement } from './metrics.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import type { InstrumentationScope } from './span.ts'
-import { wantsOldNames } from './stability.ts'
+import { wantsOldNames } from './environment.ts'
 import { DeferredOptions } from './tracer.ts'
 
 /** What the seam must know of a framework. `Carried` is what it is handed with each request, and hands back. */

@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import type { NamedAttributes } from './attribute.ts'
 import { redactQuery } from './redact.ts'
 import * as semconv from './semconv.ts'
-import { wantsOldNames } from './stability.ts'
+import { wantsOldNames } from './environment.ts'
 
 // OpenTelemetry semantic conventions, HTTP: what both ends of a request have in common.
 const KNOWN_METHODS = [

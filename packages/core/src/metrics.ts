@@ -17,7 +17,7 @@ import { methodAttribute, protocolVersion, schemeOf, withOldNames } from './http
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import type { InstrumentationScope, ReadableSpan } from './span.ts'
-import { wantsOldNames } from './stability.ts'
+import { wantsOldNames } from './environment.ts'
 
 /** What the API hands out while no MeterProvider is registered. */
 const NOBODY = createNoopMeter()
