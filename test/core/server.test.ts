@@ -141,6 +141,38 @@ describe('response headers', () => {
   })
 })
 
+describe('a response that fails when its head is out', () => {
+  /** The span of a request whose client reads until the connection ends. */
+  async function cut(fail: (response: ServerResponse, request: IncomingMessage) => void) {
+    const recording = record()
+    const serving = await serve((request, response) =>
+      traceRequest(request, response, () => {
+        response.write('half', () => fail(response, request))
+      }),
+    )
+    await fetch(`http://127.0.0.1:${serving.port}/`)
+      .then((answer) => answer.text())
+      .catch(() => {})
+    const [span] = await recording.all(1)
+    return span
+  }
+
+  test('has the status that was sent, whatever is set later', async () => {
+    const span = await cut((response, request) => {
+      recordError(request, new RangeError('it broke'))
+      response.statusCode = 500
+      response.destroy()
+    })
+    expect(span?.attributes).toMatchObject({ 'http.response.status_code': 200, 'error.type': 'RangeError' })
+  })
+
+  test('by being destroyed with an error has that error', async () => {
+    const span = await cut((response) => response.destroy(new RangeError('it broke')))
+    expect(span?.attributes).toMatchObject({ 'error.type': 'RangeError', 'throughline.incomplete': true })
+    expect(span?.events.map(({ attributes }) => attributes?.['exception.message'])).toEqual(['it broke'])
+  })
+})
+
 test('serverTiming is added to what is there', async () => {
   record()
   const serving = await serve((request, response) => {

@@ -8,7 +8,7 @@ import compression from 'compression'
 import type { RequestHandler } from 'express'
 import session, { MemoryStore } from 'express-session'
 import multer from 'multer'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { ask, type Asking } from '../contract/server.ts'
 import { record } from '../recording.ts'
 import { serve, traced, versions } from './app.ts'
@@ -143,3 +143,32 @@ describe.each(versions)('%s: the current span is the request’s', (_name, creat
     }) as RequestHandler
   }
 })
+
+test.each(versions)(
+  '%s: a middleware that waits for what another request releases hands on to its own request',
+  async (_name, create) => {
+    const recording = record()
+    const waiting: (() => void)[] = []
+    const seen = new Map<string, unknown>()
+    const application = traced(create).use((_request, _response, next) => {
+      // A pool of one: the first is let in when the second comes, by the second's own call.
+      const first = waiting.pop()
+      if (first === undefined) waiting.push(next)
+      else {
+        first()
+        next()
+      }
+    })
+    application.get('/:name', (request, response) => {
+      seen.set(request.params['name'] as string, trace.getActiveSpan()?.spanContext().spanId)
+      response.end()
+    })
+    const serving = await serve(application)
+    const first = ask(serving, '/first')
+    await vi.waitUntil(() => waiting.length === 1)
+    await Promise.all([first, ask(serving, '/second')])
+    for (const span of await recording.all(2)) {
+      expect(seen.get(String(span.attributes['url.path']).slice(1))).toBe(span.spanContext().spanId)
+    }
+  },
+)

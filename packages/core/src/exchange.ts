@@ -1,4 +1,5 @@
 import {
+  context,
   SpanKind,
   SpanStatusCode,
   type Attributes,
@@ -11,6 +12,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { now, toHrTime } from './clock.ts'
 import {
   emitWithin,
+  spanIn,
   SCOPED,
   root,
   type Emission,
@@ -145,6 +147,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     if (measurement !== undefined) this.#measure(measurement, isRecorded ? span : undefined)
   }
 
+  // Its parts are guarded.
   #measure(measurement: RequestMeasurement, ended: Span | undefined): void {
     const isComplete = this.#isComplete()
     const status = this.#status(isComplete)
@@ -160,18 +163,26 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
 
   /** Undefined where none was sent. */
   #status(isComplete: boolean): number | undefined {
-    return isComplete || this.response.headersSent ? (this.status ?? this.response.statusCode) : undefined
+    if (!isComplete && !this.response.headersSent) return undefined
+    if (this.status !== undefined) return this.status
+    // Frameworks that meet an error when the head is out set the status all the same.
+    return (this.#failure() === undefined ? undefined : sentStatus(this.response)) ?? this.response.statusCode
+  }
+
+  /** What went wrong, as the framework told, or else as the response was destroyed with. */
+  #failure(): unknown {
+    return this.error ?? this.response.errored ?? undefined
   }
 
   /** Undefined for what is no failure. */
   #errorType(isComplete: boolean): string | undefined {
-    const status = this.status ?? this.response.statusCode
-    if (isComplete && status < 500) return undefined
-    return errorType(this.error) ?? (isComplete ? String(status) : ABORTED)
+    if (!isComplete) return errorType(this.#failure()) ?? ABORTED
+    const status = this.#status(isComplete) as number
+    return status < 500 ? undefined : (errorType(this.error) ?? String(status))
   }
 
   #tellTheirs(theirs: RpcMetadata): void {
-    const route = this.seam.routeOf?.(this.carried)
+    const route = this.route ?? this.seam.routeOf?.(this.carried)
     if (route !== undefined) theirs.route = route
   }
 
@@ -205,7 +216,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   }
 
   #fail(span: Span, type: string): void {
-    const { error, errorTicks } = this
+    const error = this.#failure()
+    const errorTicks = this.error === undefined ? now() : this.errorTicks
     const message = error === undefined ? undefined : messageOf(error)
     if (error instanceof Error) span.recordException(error, toHrTime(errorTicks))
     else if (message !== undefined) span.recordException(message, toHrTime(errorTicks))
@@ -310,6 +322,18 @@ export function recordError(request: IncomingMessage, error: unknown): void {
 }
 
 /**
+ * Runs what a request goes on to. Where that is set off by the answer to somebody else's request (a queue that the other
+ * one released, the callback of a busy pool), it would run in the other's context: then in the one of the request.
+ */
+export function rejoin<T>(request: IncomingMessage, work: () => T): T {
+  const exchange = exchangeOf(request)
+  const own = exchange?.span?.spanContext().traceId
+  if (exchange === undefined || own === undefined) return work()
+  const active = spanIn(context.active())?.spanContext().traceId
+  return active === own ? work() : context.with(exchange.requestScope, work)
+}
+
+/**
  * Ends the SERVER span of a request whose response is complete, for responses that do not close, or say so too late.
  *
  * @param status where the response does not know it: 101 of a request that was upgraded
@@ -320,6 +344,17 @@ export function endRequest(request: IncomingMessage, status?: number): void {
   exchange.isComplete = true
   exchange.status = status
   exchange.end()
+}
+
+/** As the client has read it; undefined where that cannot be told. */
+function sentStatus(response: ServerResponse): number | undefined {
+  const { _header: head, stream } = response as ServerResponse & {
+    readonly _header?: unknown
+    readonly stream?: { readonly sentHeaders?: { readonly ':status'?: number } }
+  }
+  if (stream !== undefined) return stream.sentHeaders?.[':status']
+  const [, digits] = (typeof head === 'string' && /^HTTP\/1\.\d (\d{3})/.exec(head)) || []
+  return digits === undefined ? undefined : Number(digits)
 }
 
 // A response that waits behind another one on its connection is not told when the client leaves; its request is.

@@ -1,4 +1,4 @@
-import { carriedBy, endRequest, recordError, reportOnce, type BeginLayer } from '@throughline/core'
+import { carriedBy, endRequest, recordError, rejoin, reportOnce, type BeginLayer } from '@throughline/core'
 import type { ErrorRequestHandler, Request, RequestHandler, Response } from 'express'
 import { joined, matchedText, mountPattern, routePattern, type Patterned } from './pattern.ts'
 import { endSpans, inSpan, isFailure, spansOf, type Spans } from './spans.ts'
@@ -213,19 +213,23 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
       sayUnknown(error)
     }
 
+    let isEntering = true
     const left = (error?: unknown): void => {
       way.mount = mount
       way.baseUrl = baseUrl
       // An error handler answers for the route that failed; after a pass, somebody else answers.
       if (isFailure(error)) recordError(request, error)
       else if (!response.headersSent) way.route = undefined
-      next(error)
+      // At once is in the context that it came with; later may be in that of another request, which it had waited for.
+      if (isEntering) next(error)
+      else rejoin(request, () => next(error))
     }
     if (spans === undefined || !hasSpan) handle.call(this, request, response, left)
     else
       inSpan(spans, `middleware ${layer.name}`, layer.handle, left, (leave) =>
         handle.call(this, request, response, leave),
       )
+    isEntering = false
     if (isRoute) socketTaken(way)
     else if (request.app !== app) metApps(way)
   }
