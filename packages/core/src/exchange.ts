@@ -171,7 +171,9 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
 
   /** What went wrong, as the framework told, or else as the response was destroyed with. */
   #failure(): unknown {
-    return this.error ?? this.response.errored ?? undefined
+    if (this.error !== undefined) return this.error
+    const { errored } = this.response
+    return errored === null || isHangUp(errored) ? undefined : errored
   }
 
   /** Undefined for what is no failure. */
@@ -344,6 +346,13 @@ export function endRequest(request: IncomingMessage, status?: number): void {
   exchange.isComplete = true
   exchange.status = status
   exchange.end()
+}
+
+const HANG_UPS = new Set(['ERR_STREAM_PREMATURE_CLOSE', 'ECONNRESET', 'EPIPE'])
+
+/** An error that says no more than that the client has left; what a made-up response has is none. */
+function isHangUp(error: NodeJS.ErrnoException | undefined): boolean {
+  return error === undefined || HANG_UPS.has(error.code ?? '')
 }
 
 /** As the client has read it; undefined where that cannot be told. */
