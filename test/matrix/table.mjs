@@ -42,6 +42,36 @@ const OLD_KOA_2 = [
   },
 ]
 
+/** @type {Gap} */
+const OLD_KOA_ROUTER = {
+  titles: /^Koa [23] with @koa\/router a route that the router takes for its few parameters is the route$/,
+  reason: '@koa/router 15.0 does not know exclusive: it takes the last route that matches',
+}
+
+/** @type {Gap[]} */
+const OLD_FASTIFY_4 = [
+  {
+    titles: /^Fastify 4: an error in a request that the client leaves: the hook for it runs/,
+    reason: 'Fastify before 4.23 has no hook onRequestAbort',
+  },
+  {
+    titles: /^Fastify 4: the route is that of the rewritten URL, and the path is that of the request line$/,
+    reason: 'Fastify 4.0 does not keep the URL that rewriteUrl has replaced',
+  },
+]
+
+/** @type {Gap[]} */
+const OLD_FASTIFY_5 = [
+  {
+    titles: /^a handler that takes too long for Fastify 5’s handlerTimeout /,
+    reason: 'Fastify 5.0 has no handlerTimeout, and throws where it cannot answer any more',
+  },
+  {
+    titles: /^Fastify 5: the route is not there for a parameter that is too long/,
+    reason: 'Fastify 5.0 answers 404 to one, by the handler of 404s',
+  },
+]
+
 /** @type {Line[]} */
 export const LINES = [
   {
@@ -66,7 +96,11 @@ export const LINES = [
     titles: /^Koa 2\b/,
     versions: [
       // 2.0.0 does not answer the second of two pipelined requests, with any Node that we support.
-      { version: '2.0.1', beside: { '@koa/router': '15.0.0', 'koa-router': '13.0.1' }, gaps: OLD_KOA_2 },
+      {
+        version: '2.0.1',
+        beside: { '@koa/router': '15.0.0', 'koa-router': '13.0.1' },
+        gaps: [...OLD_KOA_2, OLD_KOA_ROUTER],
+      },
       { version: '2.16.4', beside: { '@koa/router': '15.7.0', 'koa-router': '14.0.0' } },
     ],
   },
@@ -75,7 +109,11 @@ export const LINES = [
     name: 'koa',
     titles: /^(?!Koa 2\b)/,
     versions: [
-      { version: '3.0.0', beside: { '@koa/router': '15.0.0', 'koa-router': '13.0.1' } },
+      {
+        version: '3.0.0',
+        beside: { '@koa/router': '15.0.0', 'koa-router': '13.0.1' },
+        gaps: [OLD_KOA_ROUTER],
+      },
       { version: '3.3.0', beside: { '@koa/router': '15.7.0', 'koa-router': '14.0.0' } },
     ],
   },
@@ -84,13 +122,13 @@ export const LINES = [
     name: 'fastify4',
     titles: /^Fastify 4\b/,
     // Up to 4.0.2 an async handler that sends a stream ends in an unhandled rejection when the client leaves, with Fastify alone.
-    versions: [{ version: '4.0.3' }, { version: '4.29.1' }],
+    versions: [{ version: '4.0.3', gaps: OLD_FASTIFY_4 }, { version: '4.29.1' }],
   },
   {
     library: 'fastify',
     name: 'fastify',
     titles: /^(?!Fastify 4\b)/,
-    versions: [{ version: '5.0.0' }, { version: '5.12.8' }],
+    versions: [{ version: '5.0.0', gaps: OLD_FASTIFY_5 }, { version: '5.12.8' }],
   },
   {
     library: 'undici',
