@@ -318,7 +318,7 @@ describe('the old names', () => {
 
   test('are told for each area by itself', async () => {
     vi.stubEnv(VARIABLE, 'http,database/dup')
-    const { wantsOldNames } = await import('../../packages/core/src/environment.ts')
+    const { wantsOldNames } = await import('../../packages/core/src/http.ts')
     expect([wantsOldNames('http'), wantsOldNames('database')]).toEqual([false, true])
   })
 

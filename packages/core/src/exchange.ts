@@ -21,12 +21,11 @@ import {
   type ScopedEmit,
 } from './context.ts'
 import { errorType, messageOf } from './exception.ts'
-import { captureHeaders, serverAttributes, spanName, targetOf } from './http.ts'
+import { captureHeaders, serverAttributes, spanName, targetOf, wantsOldNames } from './http.ts'
 import type { RequestMeasurement } from './metrics.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import type { InstrumentationScope } from './span.ts'
-import { wantsOldNames } from './environment.ts'
 import { DeferredOptions } from './tracer.ts'
 
 /** What the seam must know of a framework. `Carried` is what it is handed with each request, and hands back. */

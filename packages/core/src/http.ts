@@ -3,7 +3,6 @@ import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import type { NamedAttributes } from './attribute.ts'
 import { redactQuery } from './redact.ts'
 import * as semconv from './semconv.ts'
-import { wantsOldNames } from './environment.ts'
 
 // OpenTelemetry semantic conventions, HTTP: what both ends of a request have in common.
 const KNOWN_METHODS = [
@@ -224,6 +223,30 @@ function told(parameter: 'for' | 'host' | 'proto', value: string): string | unde
 export function targetOf(request: IncomingMessage & { originalUrl?: unknown }): string {
   const { originalUrl } = request
   return typeof originalUrl === 'string' ? originalUrl : (request.url ?? '')
+}
+
+/** The conventions whose old names can be had beside the stable ones. */
+const AREAS = ['http', 'database'] as const
+
+type Area = (typeof AREAS)[number]
+
+let wanted: Readonly<Record<Area, boolean>> | undefined
+
+/**
+ * Whether this area's old names are wanted beside the new ones, as `http/dup` and `database/dup` in
+ * OTEL_SEMCONV_STABILITY_OPT_IN ask for; the new ones are always there, with `http` and `database` and without. It is read
+ * once. Other libraries of the process read the same list and know more of its words: what is unknown here is not ours to
+ * complain of.
+ */
+export function wantsOldNames(area: Area): boolean {
+  return (wanted ??= readWanted())[area]
+}
+
+function readWanted(): Record<Area, boolean> {
+  const list = process.env['OTEL_SEMCONV_STABILITY_OPT_IN'] ?? ''
+  const names = new Set(list.split(',').map((name) => name.trim().toLowerCase()))
+  const entries = AREAS.map((area) => [area, names.has(`${area}/dup`)])
+  return Object.fromEntries(entries) as Record<Area, boolean>
 }
 
 const OLD_NAMES = new Map<string, string>([

@@ -23,9 +23,8 @@ export {
   type Sender,
   type SendingOptions,
 } from './client.ts'
-export { captureHeaders, methodAttribute, spanName, withOldNames } from './http.ts'
+export { captureHeaders, methodAttribute, spanName, withOldNames, wantsOldNames } from './http.ts'
 export { durationHistogram, instrumentsFor, secondsOf } from './metrics.ts'
-export { wantsOldNames } from './environment.ts'
 export { isTraced, override, yieldsTo } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
 export { expected, MATCH, matcher, show, type Match, type Shape, type TextMatch } from './options.ts'

@@ -13,11 +13,10 @@ import {
 } from '@opentelemetry/api'
 import type { IncomingMessage } from 'node:http'
 import { now, type Ticks } from './clock.ts'
-import { methodAttribute, protocolVersion, schemeOf, withOldNames } from './http.ts'
+import { methodAttribute, protocolVersion, schemeOf, withOldNames, wantsOldNames } from './http.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import type { InstrumentationScope, ReadableSpan } from './span.ts'
-import { wantsOldNames } from './environment.ts'
 
 /** What the API hands out while no MeterProvider is registered. */
 const NOBODY = createNoopMeter()
