@@ -1,4 +1,4 @@
-import { context, propagation, trace } from '@opentelemetry/api'
+import { context, propagation, ROOT_CONTEXT, trace } from '@opentelemetry/api'
 import { once } from 'node:events'
 import { createServer, request as httpRequest } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -144,31 +144,71 @@ describe.each(versions)('%s: the current span is the request’s', (_name, creat
   }
 })
 
-test.each(versions)(
-  '%s: a middleware that waits for what another request releases hands on to its own request',
-  async (_name, create) => {
-    const recording = record()
+describe.each(versions)('%s: a middleware that waits for what another request releases', (_name, create) => {
+  /** Two requests, of which the first is let in by the second; what its handler sees is by its name. */
+  async function queued(headers: (name: string) => Record<string, string>) {
     const waiting: (() => void)[] = []
     const seen = new Map<string, unknown>()
-    const application = traced(create).use((_request, _response, next) => {
+    const application = traced(create).use((request, _response, next) => {
+      if (request.path === '/before') return next()
       // A pool of one: the first is let in when the second comes, by the second's own call.
       const first = waiting.pop()
-      if (first === undefined) waiting.push(next)
-      else {
-        first()
-        next()
-      }
+      if (first === undefined) return void waiting.push(next)
+      first()
+      next()
     })
     application.get('/:name', (request, response) => {
-      seen.set(request.params['name'] as string, trace.getActiveSpan()?.spanContext().spanId)
+      seen.set(request.params['name'] as string, trace.getActiveSpan()?.spanContext())
       response.end()
     })
     const serving = await serve(application)
-    const first = ask(serving, '/first')
+    // Layers are watched from the first request on whose route is wanted.
+    await ask(serving, '/before')
+    const first = ask(serving, '/first', { headers: headers('first') })
     await vi.waitUntil(() => waiting.length === 1)
-    await Promise.all([first, ask(serving, '/second')])
-    for (const span of await recording.all(2)) {
-      expect(seen.get(String(span.attributes['url.path']).slice(1))).toBe(span.spanContext().spanId)
+    await Promise.all([first, ask(serving, '/second', { headers: headers('second') })])
+    return seen
+  }
+
+  test.each([
+    ['of different traces', () => ({})],
+    ['of one trace', () => ({ traceparent: `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01` })],
+  ])('hands on to its own request, where both are %s', async (_title, headers) => {
+    const recording = record()
+    const seen = await queued(headers)
+    const spans = await recording.all(3)
+    for (const name of ['first', 'second']) {
+      const span = spans.find(({ attributes }) => attributes['url.path'] === `/${name}`)
+      expect(seen.get(name)).toEqual(span?.spanContext())
     }
+  })
+
+  test('hands on to its own request, where that is not sampled and the other one is', async () => {
+    record()
+    const ids: Record<string, string> = { first: 'c'.repeat(32), second: 'd'.repeat(32) }
+    const flags: Record<string, string> = { first: '00', second: '01' }
+    const seen = await queued((name) => ({
+      traceparent: `00-${ids[name]}-${'b'.repeat(16)}-${flags[name]}`,
+    }))
+    expect(seen.get('first')).toMatchObject({ traceId: ids['first'], traceFlags: 0 })
+    expect(seen.get('second')).toMatchObject({ traceId: ids['second'], traceFlags: 1 })
+  })
+})
+
+test.each(versions)(
+  '%s: a context that the app has chosen to go on in is left alone',
+  async (_name, create) => {
+    record()
+    let seen: unknown
+    const application = traced(create).use((_request, _response, next) => {
+      const chosen = propagation.setBaggage(ROOT_CONTEXT, propagation.createBaggage({ a: { value: '1' } }))
+      setImmediate(() => context.with(chosen, next))
+    })
+    application.get('/', (_request, response) => {
+      seen = propagation.getActiveBaggage()?.getEntry('a')?.value
+      response.end()
+    })
+    await ask(await serve(application), '/')
+    expect(seen).toBe('1')
   },
 )

@@ -35,6 +35,8 @@ export class SlottedContext implements Context {
   readonly rpcMetadata: RpcMetadata | undefined
   readonly suppressed: unknown
   readonly others: ReadonlyMap<symbol, unknown> | undefined
+  /** The span that the request's own context began with: it tells whose request this is, whatever is current by now. */
+  readonly requestSpan: Span | undefined
 
   constructor(
     span: Span | undefined,
@@ -42,12 +44,14 @@ export class SlottedContext implements Context {
     rpcMetadata: RpcMetadata | undefined,
     suppressed: unknown,
     others: ReadonlyMap<symbol, unknown> | undefined,
+    requestSpan: Span | undefined,
   ) {
     this.span = span
     this.baggage = baggage
     this.rpcMetadata = rpcMetadata
     this.suppressed = suppressed
     this.others = others
+    this.requestSpan = requestSpan
   }
 
   getValue(key: symbol): unknown {
@@ -60,29 +64,32 @@ export class SlottedContext implements Context {
 
   setValue(key: symbol, value: unknown): Context {
     if (key === SPAN_KEY) return this.withSpan(value as Span | undefined)
-    const { span, baggage, rpcMetadata, suppressed, others } = this
+    const { span, baggage, rpcMetadata, suppressed, others, requestSpan } = this
     if (key === BAGGAGE_KEY)
-      return new SlottedContext(span, value as Baggage, rpcMetadata, suppressed, others)
-    if (key === SUPPRESS_KEY) return new SlottedContext(span, baggage, rpcMetadata, value, others)
+      return new SlottedContext(span, value as Baggage, rpcMetadata, suppressed, others, requestSpan)
+    if (key === SUPPRESS_KEY)
+      return new SlottedContext(span, baggage, rpcMetadata, value, others, requestSpan)
     if (key === RPC_METADATA_KEY)
-      return new SlottedContext(span, baggage, value as RpcMetadata, suppressed, others)
-    return new SlottedContext(span, baggage, rpcMetadata, suppressed, new Map(others).set(key, value))
+      return new SlottedContext(span, baggage, value as RpcMetadata, suppressed, others, requestSpan)
+    const more = new Map(others).set(key, value)
+    return new SlottedContext(span, baggage, rpcMetadata, suppressed, more, requestSpan)
   }
 
   deleteValue(key: symbol): Context {
     if (this.others?.has(key) !== true)
       return this.getValue(key) === undefined ? this : this.setValue(key, undefined)
+    const { span, baggage, rpcMetadata, suppressed, requestSpan } = this
     const others = new Map(this.others)
     others.delete(key)
-    return new SlottedContext(this.span, this.baggage, this.rpcMetadata, this.suppressed, others)
+    return new SlottedContext(span, baggage, rpcMetadata, suppressed, others, requestSpan)
   }
 
-  withSpan(span: Span | undefined): SlottedContext {
-    return new SlottedContext(span, this.baggage, this.rpcMetadata, this.suppressed, this.others)
+  withSpan(span: Span | undefined, requestSpan: Span | undefined = this.requestSpan): SlottedContext {
+    return new SlottedContext(span, this.baggage, this.rpcMetadata, this.suppressed, this.others, requestSpan)
   }
 }
 
-export const root = new SlottedContext(undefined, undefined, undefined, undefined, undefined)
+export const root = new SlottedContext(undefined, undefined, undefined, undefined, undefined, undefined)
 
 /** The span that is current there. */
 export function spanIn(of: Context): Span | undefined {
@@ -94,6 +101,17 @@ export function withSpan(base: Context, span: Span | undefined): Context {
   if (base instanceof SlottedContext) return base.withSpan(span)
   if (base === ROOT_CONTEXT) return root.withSpan(span)
   return span === undefined ? trace.deleteSpan(base) : trace.setSpan(base, span)
+}
+
+/** The same as the context of a request, which all that is made of it remember. */
+export function withRequestSpan(base: Context, span: Span): Context {
+  if (base === ROOT_CONTEXT) return root.withSpan(span, span)
+  return base instanceof SlottedContext ? base.withSpan(span, span) : trace.setSpan(base, span)
+}
+
+/** Whose request this is the context of, or one made of it; undefined where it is nobody's, or another manager's. */
+export function requestSpanIn(of: Context): Span | undefined {
+  return of instanceof SlottedContext ? of.requestSpan : undefined
 }
 
 /** `base` in which nothing is traced and nothing is injected: for our own exports. */

@@ -12,7 +12,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { now, toHrTime } from './clock.ts'
 import {
   emitWithin,
-  spanIn,
+  requestSpanIn,
   SCOPED,
   root,
   type Emission,
@@ -133,8 +133,9 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
           this.#describe(span)
         } finally {
           if (theirs === undefined) span.end()
+          if (measurement !== undefined) this.#measure(measurement, span)
         }
-      }
+      } else if (measurement !== undefined) this.#measure(measurement, undefined)
     } catch (error) {
       reportOnce(
         `conclude:${seam.framework.scope.name}`,
@@ -143,10 +144,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
         error,
       )
     }
-    if (measurement !== undefined) this.#measure(measurement, isRecorded ? span : undefined)
   }
 
-  // Its parts are guarded.
   #measure(measurement: RequestMeasurement, ended: Span | undefined): void {
     const isComplete = this.#isComplete()
     const status = this.#status(isComplete)
@@ -324,14 +323,14 @@ export function recordError(request: IncomingMessage, error: unknown): void {
 
 /**
  * Runs what a request goes on to. Where that is set off by the answer to somebody else's request (a queue that the other
- * one released, the callback of a busy pool), it would run in the other's context: then in the one of the request.
+ * one released, the callback of a busy pool), it would run in the other's context: then in the one of its own. A context
+ * that is nobody's request is the app's own choice.
  */
 export function rejoin<T>(request: IncomingMessage, work: () => T): T {
   const exchange = exchangeOf(request)
-  const own = exchange?.span?.spanContext().traceId
-  if (exchange === undefined || own === undefined) return work()
-  const active = spanIn(context.active())?.spanContext().traceId
-  return active === own ? work() : context.with(exchange.requestScope, work)
+  const active = requestSpanIn(context.active())
+  if (exchange === undefined || active === undefined) return work()
+  return active === requestSpanIn(exchange.requestScope) ? work() : context.with(exchange.requestScope, work)
 }
 
 /**

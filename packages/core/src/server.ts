@@ -10,7 +10,7 @@ import {
   type Span,
 } from '@opentelemetry/api'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { ignoreTracing, rpcMetadata, spanIn, withSpan, type RpcMetadata } from './context.ts'
+import { ignoreTracing, rpcMetadata, spanIn, withRequestSpan, withSpan, type RpcMetadata } from './context.ts'
 import { tracerFor } from './current.ts'
 import {
   bindListeners,
@@ -175,7 +175,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     if (seam.responseHeaders.length > 0) rememberHeaders(response)
     if (serverTiming) announce(response, span)
     exchange.measurement = measure(request)
-    return attach(exchange, withSpan(parent, span))
+    return attach(exchange, withRequestSpan(parent, span))
   }
 
   /** The official HTTP instrumentation has made the SERVER span and will end it: what we know better is added to it. */
@@ -262,7 +262,7 @@ function watched<T>(request: IncomingMessage, result: Promise<T>): Promise<T> {
 
 /** No span here and none from our clients underneath; what came in goes out as it came, or else an unsampled trace. */
 function ignoredScope(extracted: Context): Context {
-  return ignoreTracing(spanIn(extracted) === undefined ? withSpan(extracted, unsampledSpan()) : extracted)
+  return ignoreTracing(withRequestSpan(extracted, spanIn(extracted) ?? unsampledSpan()))
 }
 
 function unsampledSpan(): Span {

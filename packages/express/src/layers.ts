@@ -1,5 +1,5 @@
 import { carriedBy, endRequest, recordError, rejoin, reportOnce, type BeginLayer } from '@throughline/core'
-import type { ErrorRequestHandler, Request, RequestHandler, Response } from 'express'
+import type { ErrorRequestHandler, NextFunction, Request, RequestHandler, Response } from 'express'
 import { joined, matchedText, mountPattern, routePattern, type Patterned } from './pattern.ts'
 import { endSpans, inSpan, isFailure, spansOf, type Spans } from './spans.ts'
 import { hasSocketTaken, isUpgraded, withoutSuffix } from './upgrade.ts'
@@ -203,7 +203,10 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
 
   return function handleRequest(this: Layer, request, response, next) {
     const way = knownWay(request)
-    if (way === undefined) return handle.call(this, request, response, next)
+    if (way === undefined) {
+      const isOurs = kind === 'middleware' && carriedBy(request) === null
+      return handle.call(this, request, response, isOurs ? rejoining(request, next) : next)
+    }
     const { mount, baseUrl, spans } = way
     // A route mounts nothing: of an Express request each look costs 0.3 µs.
     const app = isRoute ? undefined : request.app
@@ -213,26 +216,28 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
       sayUnknown(error)
     }
 
-    let isEntering = true
     const left = (error?: unknown): void => {
       way.mount = mount
       way.baseUrl = baseUrl
       // An error handler answers for the route that failed; after a pass, somebody else answers.
       if (isFailure(error)) recordError(request, error)
       else if (!response.headersSent) way.route = undefined
-      // At once is in the context that it came with; later may be in that of another request, which it had waited for.
-      if (isEntering) next(error)
-      else rejoin(request, () => next(error))
+      // It may be in the context of another request, for which this one had waited.
+      rejoin(request, () => next(error))
     }
     if (spans === undefined || !hasSpan) handle.call(this, request, response, left)
     else
       inSpan(spans, `middleware ${layer.name}`, layer.handle, left, (leave) =>
         handle.call(this, request, response, leave),
       )
-    isEntering = false
     if (isRoute) socketTaken(way)
     else if (request.app !== app) metApps(way)
   }
+}
+
+/** Nobody wants this request's route, but what it goes on to is not to be another's. */
+function rejoining(request: Request, next: NextFunction): NextFunction {
+  return (error?: unknown) => rejoin(request, () => next(error))
 }
 
 /** Notes which route or mount the request enters with this layer, and watches what is mounted there. */

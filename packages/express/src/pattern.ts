@@ -126,7 +126,18 @@ const PROBE = 'throughline0'
 /** A longer text waits for a shorter one of the same path: the search below is quadratic. */
 const LONGEST = 256
 
-const known = new WeakMap<Matcher, Known[]>()
+/**
+ * A mount path has a pattern or two, more with parts that are optional. Where so many searches were not enough, its texts
+ * cannot be told by the patterns that were found, and clients could have one made for each request.
+ */
+const MOST_SEARCHES = 32
+
+interface Search {
+  readonly patterns: Known[]
+  count: number
+}
+
+const known = new WeakMap<Matcher, Search>()
 
 /**
  * Router 2.0 to 2.2 keep a mount path in this function alone. In a text that it matches, the values give way to their
@@ -138,13 +149,15 @@ function patternIn(matcher: Matcher, text: string): string | undefined {
   if (matcher.name === 'regexpMatcher') return undefined
   const match = matcher(text)
   if (match === false || match.path !== text) return undefined
-  let patterns = known.get(matcher)
-  if (patterns === undefined) known.set(matcher, (patterns = []))
-  const same = patterns.find((each) => isOf(each, text, match.params))
+  let search = known.get(matcher)
+  if (search === undefined) known.set(matcher, (search = { patterns: [], count: 0 }))
+  const same = search.patterns.find((each) => isOf(each, text, match.params))
   if (same !== undefined) return same.pattern
-  const found = text.length > LONGEST ? undefined : find(matcher, text, match.params)
+  if (text.length > LONGEST || search.count >= MOST_SEARCHES) return undefined
+  search.count += 1
+  const found = find(matcher, text, match.params)
   if (found === undefined) return undefined
-  patterns.push(found)
+  if (!search.patterns.some(({ pattern }) => pattern === found.pattern)) search.patterns.push(found)
   return found.pattern
 }
 
