@@ -25,7 +25,7 @@ const sorry: Koa.Middleware = async (ctx, next) => {
 
 type OnError = (this: Koa.Context, error?: Error) => void
 
-const ownHandler: OnError = function onerror(error) {
+const ownHandler: OnError = function answerByHand(error) {
   if (error == null) return
   this.res.statusCode = 503
   this.res.end(`handled ${error.message}`)
@@ -109,7 +109,7 @@ describe.each(applications)('%s: an error is recorded once', (name, Application)
     const application = app().use(async (ctx, next) => {
       await new Promise(setImmediate)
       ctx.onerror = ownHandler
-      expect([ctx.onerror.name, ctx.onerror.length]).toEqual(['onerror', 1])
+      expect([ctx.onerror.name, ctx.onerror.length]).toEqual(['answerByHand', 1])
       await next()
     })
     await expectRecorded(application.use(fail), 'it', 503)
