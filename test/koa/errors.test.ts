@@ -25,7 +25,7 @@ const sorry: Koa.Middleware = async (ctx, next) => {
 
 type OnError = (this: Koa.Context, error?: Error) => void
 
-const ownHandler: OnError = function onerror(error) {
+const ownHandler: OnError = function answerByHand(error) {
   if (error == null) return
   this.res.statusCode = 503
   this.res.end(`handled ${error.message}`)
@@ -58,7 +58,7 @@ describe.each(applications)('%s: an error is recorded once', (name, Application)
     expect(span.attributes['error.type']).toBe('ServiceUnavailableError')
   })
 
-  test.each([400, 401, 404, 422])('but not one of the client, with status %i', async (status) => {
+  test.each([400, 401, 404, 451])('but not one of the client, with status %i', async (status) => {
     const span = await trace1(
       app().use(() => {
         throw Object.assign(new Error('yours'), { status, expose: true })
@@ -109,7 +109,7 @@ describe.each(applications)('%s: an error is recorded once', (name, Application)
     const application = app().use(async (ctx, next) => {
       await new Promise(setImmediate)
       ctx.onerror = ownHandler
-      expect([ctx.onerror.name, ctx.onerror.length]).toEqual(['onerror', 1])
+      expect([ctx.onerror.name, ctx.onerror.length]).toEqual(['answerByHand', 1])
       await next()
     })
     await expectRecorded(application.use(fail), 'it', 503)
@@ -117,16 +117,27 @@ describe.each(applications)('%s: an error is recorded once', (name, Application)
 
   test('by an app that has a listener for errors, which hears it as ever', async () => {
     const seen: unknown[] = []
-    const application = app().on('error', (error, ctx) => seen.push(error, ctx.path))
+    const application = app().on('error', (error, ctx) => seen.push(error.message, ctx.path))
     await expectRecorded(application.use(fail), 'it', 500)
-    expect(seen).toEqual([expect.objectContaining({ message: 'it' }), '/'])
+    expect(seen).toEqual(['it', '/'])
+  })
+
+  test('that comes after the app has answered 500 by hand', async () => {
+    const application = app().use((ctx) => {
+      ctx.respond = false
+      ctx.res.statusCode = 500
+      // Such a body is not with the client yet when the error is thrown.
+      ctx.res.end(Buffer.alloc(20_000_000))
+      throw new Error('too late')
+    })
+    await expectRecorded(application, 'too late', 500)
   })
 
   test('that comes when the headers are sent: the answer is cut off', async () => {
     const recording = record()
     const application = app().use(async (ctx) => {
       ctx.respond = false
-      ctx.res.statusCode = 206
+      ctx.status = 200
       ctx.res.write('a part')
       await new Promise(setImmediate)
       ctx.res.destroy()
@@ -136,12 +147,8 @@ describe.each(applications)('%s: an error is recorded once', (name, Application)
     const [response] = await once(request({ port }).end(), 'response')
     await once(response.resume(), 'error')
     const [span] = await recording.all(1)
-    expect(span?.status.code).toBe(2)
-    expect(span?.attributes).toMatchObject({
-      'http.response.status_code': 206,
-      'throughline.incomplete': true,
-    })
     expect(exceptions(span)).toEqual(['halfway'])
+    expect(span?.attributes).toMatchObject({ 'http.response.status_code': 200, 'error.type': 'Error' })
   })
 
   test('of a stream that fails before its first byte', async () => {

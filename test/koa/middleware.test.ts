@@ -176,6 +176,17 @@ describe.each(applications)('%s: with middlewareSpans', (name, Application) => {
     expect(await treeOf(app, '/')).toEqual(['GET', '  middleware tracing', '    middleware ok'])
   })
 
+  test('one tracing that is mounted twice is passed the second time', async () => {
+    const line = tracing(ALL)
+    const app = new Application().use(line).use(pass).use(line).use(ok)
+    expect(await treeOf(app, '/')).toEqual([
+      'GET',
+      '  middleware pass',
+      '    middleware tracing',
+      '      middleware ok',
+    ])
+  })
+
   test('an answer, a 404, an error and a second call of next() are what they are without', async () => {
     record()
     const failures: unknown[] = []
@@ -240,5 +251,19 @@ describe.each(applications)('%s: with middlewareSpans', (name, Application) => {
     const app = new Application({ compose: noting } as never).use(tracing(ALL)).use(ok)
     expect(await treeOf(app, '/')).toEqual(['GET', '  middleware ok'])
     expect(seen).toEqual(['tracing', 'ok'])
+  })
+  test.runIf(name === 'Koa 3')('what is not recorded runs as Koa has put it together', async () => {
+    const { compose } = new Application() as unknown as {
+      compose: (list: Koa.Middleware[]) => Koa.Middleware
+    }
+    let times = 0
+    const counting = (list: Koa.Middleware[]) => {
+      times += 1
+      return compose(list)
+    }
+    record({ sampling: 0 })
+    const app = new Application({ compose: counting } as never).use(tracing(ALL)).use(ok)
+    expect((await ask(await listen(app), '/')).body).toBe('ok')
+    expect(times).toBe(1)
   })
 })

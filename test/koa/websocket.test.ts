@@ -106,6 +106,17 @@ describe.each(applications)('%s with koa-websocket', (_name, Application) => {
     expect(span).toMatchObject({ status: { code: 0 }, events: [] })
   })
 
+  test('what that middleware emits as an error is heard by the app', async () => {
+    record()
+    const application = app()
+    const heard = once(application, 'error')
+    application.ws.use((ctx: Koa.Context) => {
+      ctx.app.emit('error', new Error('it'), ctx)
+    })
+    await upgrade(await listen(application), '/')
+    expect(await heard).toMatchObject([{ message: 'it' }, { path: '/' }])
+  })
+
   test('the options of the line for connections hold, and tracing twice makes one span', async () => {
     const recording = record()
     const application = websockify(traced(Application, { middlewareSpans: true }))

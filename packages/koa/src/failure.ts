@@ -32,7 +32,8 @@ function hear(ctx: Context, error: unknown): void {
 // though nobody here has destroyed it. In HTTP/1 it is the socket's own error: an app that ended its response may fail yet.
 function isReset(ctx: Context, error: unknown): boolean {
   const { req, res } = ctx
-  if (ctx.writable || res.destroyed) return false
+  // A connection of koa-websocket has no response, and Koa's `writable` asks it.
+  if (res === undefined || ctx.writable || res.destroyed) return false
   return req.httpVersionMajor > 1 || req.socket?.errored === error
 }
 

@@ -38,9 +38,7 @@ export function tracing(options: TracingOptions = {}): Middleware {
   let lastApp: Application | undefined
   let isHeard = false
 
-  return tracing
-
-  function tracing(...[ctx, next]: Parameters<Middleware>): unknown {
+  const tracing: Middleware = (ctx, next) => {
     const { app, req } = ctx
     if (app !== lastApp) {
       isHeard = watch(app)
@@ -53,10 +51,11 @@ export function tracing(options: TracingOptions = {}): Middleware {
     if (downstream !== undefined && carriedBy(req) === undefined)
       run = () => (isRecorded(req) ? downstream(ctx, next) : next())
     const answered = receive(req, res, ctx, run)
-    // What the outermost middleware lets pass comes to where it is heard. A promise of ours would cost 2 µs.
+    // What the outermost middleware lets pass comes to where it is heard. A promise of ours would cost 1 to 3 µs.
     if ((isHeard && app.middleware[0] === tracing) || !isRecorded(req)) return answered
     return watched(req, answered)
   }
+  return tracing
 }
 
 const apps = new WeakMap<Application, boolean>()
