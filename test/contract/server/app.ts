@@ -1,6 +1,6 @@
 import type { ReadableSpan, ReceivingOptions } from '@throughline/core'
 import { once } from 'node:events'
-import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingHttpHeaders, IncomingMessage, Server as HttpServer, ServerResponse } from 'node:http'
 import type { AddressInfo, Server } from 'node:net'
 import type { Readable } from 'node:stream'
 import type { Asking } from './client.ts'
@@ -72,6 +72,11 @@ export const TRACEPARENT = `00-${TRACE_ID}-${PARENT_ID}-01`
 /** The handlers that a test needs beside its own. */
 export const ok: Handler = ({ answer }) => answer(200, 'ok')
 export const never: Handler = () => new Promise(() => {})
+
+/** The server that a request came to: of adapters the contract knows the port alone. */
+export function serverOf({ socket }: IncomingMessage): HttpServer {
+  return (socket as unknown as { server: HttpServer }).server
+}
 
 /** Serves on a free port of this machine; to be used by those who describe an adapter. */
 export async function listening(server: Server & { closeAllConnections(): void }): Promise<Serving> {

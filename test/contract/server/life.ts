@@ -1,12 +1,13 @@
+import { start } from '@throughline/core'
 import { EventEmitter, once } from 'node:events'
-import { type IncomingMessage } from 'node:http'
+import { Agent, type IncomingMessage, type Server } from 'node:http'
 import { connect } from 'node:net'
-import { PassThrough } from 'node:stream'
-import { describe, expect, test } from 'vitest'
+import { PassThrough, Readable } from 'node:stream'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { record } from '../../recording.ts'
-import { never, type Contract } from './app.ts'
-import { asking } from './client.ts'
-import { theOnly, signal } from './watch.ts'
+import { never, ok, serverOf, type Contract } from './app.ts'
+import { ask, asking, raw } from './client.ts'
+import { theOnly, signal, turn } from './watch.ts'
 
 /** When a request is over, and how it ended. */
 export function endsWithRequests({ name, served }: Contract): void {
@@ -111,6 +112,249 @@ export function endsWithRequests({ name, served }: Contract): void {
       client.destroy()
       const spans = await recording.all(2)
       expect(spans.map(({ attributes }) => attributes['error.type'])).toEqual(['aborted', 'aborted'])
+    })
+
+    test('is no abort when the client leaves right after the answer', async () => {
+      const recording = record()
+      const serving = await served(ok)
+      const asked = asking(serving, '/')
+      const [response] = (await once(asked, 'response')) as [IncomingMessage]
+      await once(response.resume(), 'end')
+      asked.destroy()
+      expect((await theOnly(recording)).status.code).toBe(0)
+    })
+
+    test('is an abort, with the status code that was sent, when a reader of events has had enough', async () => {
+      const recording = record()
+      const body = new PassThrough()
+      const serving = await served(({ response, stream }) => {
+        response.setHeader('content-type', 'text/event-stream')
+        stream(body)
+      })
+      const asked = asking(serving, '/', { headers: { accept: 'text/event-stream' } })
+      body.write('data: 1\n\n')
+      const [response] = (await once(asked, 'response')) as [IncomingMessage]
+      response.on('error', () => {})
+      await once(response, 'data')
+      body.write('data: 2\n\n')
+      await once(response, 'data')
+      expect(recording.spans).toEqual([])
+      asked.destroy()
+      const span = await theOnly(recording)
+      expect(span.attributes['http.response.status_code']).toBe(200)
+      expect(span.attributes['error.type']).toBe('aborted')
+    })
+
+    test('comes once, when the handler ends its answer twice', async () => {
+      const recording = record()
+      const serving = await served(({ response }) => {
+        response.on('error', () => {})
+        response.end('ok')
+        response.end('again')
+        return new Promise(() => {})
+      })
+      expect((await ask(serving, '/')).body).toBe('ok')
+      expect((await theOnly(recording)).status.code).toBe(0)
+    })
+
+    test('has the status code of the answer, not of the early hints before it', async () => {
+      const recording = record()
+      const hinted: unknown[] = []
+      const serving = await served(async ({ response, answer }) => {
+        await new Promise<void>((resolve) => {
+          response.writeEarlyHints({ link: '</style.css>; rel=preload; as=style' }, resolve)
+        })
+        answer(201, 'ok')
+      })
+      const asked = asking(serving, '/')
+      asked.on('information', ({ statusCode }) => hinted.push(statusCode))
+      const [response] = (await once(asked, 'response')) as [IncomingMessage]
+      await once(response.resume(), 'end')
+      expect(hinted).toEqual([103])
+      expect((await theOnly(recording)).attributes['http.response.status_code']).toBe(201)
+    })
+
+    test('is behind the trailers', async () => {
+      const recording = record()
+      const serving = await served(({ response }) => {
+        response.writeHead(200, { trailer: 'x-sum' })
+        response.write('ok')
+        response.addTrailers({ 'x-sum': '7' })
+        response.end()
+        return new Promise(() => {})
+      })
+      const [response] = (await once(asking(serving, '/'), 'response')) as [IncomingMessage]
+      await once(response.resume(), 'end')
+      expect(response.trailers).toEqual({ 'x-sum': '7' })
+      expect((await theOnly(recording)).status.code).toBe(0)
+    })
+
+    test('is an abort when the client sends the headers of a body and nothing more, and leaves', async () => {
+      const recording = record()
+      const arrived = signal()
+      const serving = await served(async ({ request, answer }) => {
+        request.on('error', () => {})
+        arrived.give()
+        request.resume()
+        await once(request, 'end')
+        answer(200)
+      })
+      const client = connect(serving.port, '127.0.0.1').on('error', () => {})
+      client.write('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n')
+      await arrived.given
+      client.destroy()
+      const span = await theOnly(recording)
+      expect(span.attributes['error.type']).toBe('aborted')
+      expect(span.attributes['http.request.method']).toBe('POST')
+    })
+
+    test('is the answer, where nobody waited for a body that never came', async () => {
+      const recording = record()
+      const serving = await served(({ response, answer }) => {
+        response.setHeader('connection', 'close')
+        answer(413)
+      })
+      await raw(serving, 'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n')
+      const span = await theOnly(recording)
+      expect(span.attributes['http.response.status_code']).toBe(413)
+      expect(span.status.code).toBe(0)
+    })
+
+    test('is an abort when the connection has been silent for too long', async () => {
+      const recording = record()
+      const serving = await served((exchange) => {
+        exchange.request.socket.setTimeout(20)
+        return never(exchange)
+      })
+      asking(serving, '/')
+      const span = await theOnly(recording)
+      expect(span.attributes['error.type']).toBe('aborted')
+      expect(span.attributes).not.toHaveProperty('http.response.status_code')
+    })
+
+    test('waits for what is under way when the server closes, and is an abort when it closes all connections', async () => {
+      const recording = record()
+      const arrived = new EventEmitter()
+      const go = signal()
+      const serving = await served({
+        routes: {
+          'GET /': async ({ request, answer }) => {
+            arrived.emit('one', serverOf(request))
+            await go.given
+            answer(200, 'ok')
+          },
+          'GET /never': (exchange) => (arrived.emit('other'), never(exchange)),
+        },
+      })
+      const both = Promise.all([once(arrived, 'one'), once(arrived, 'other')])
+      const answered = ask(serving, '/')
+      asking(serving, '/never')
+      const [[server]] = (await both) as [[Server], unknown]
+      server.close()
+      go.give()
+      expect((await answered).body).toBe('ok')
+      const [first] = await recording.all(1)
+      expect(first?.status.code).toBe(0)
+      server.closeAllConnections()
+      const [, second] = await recording.all(2)
+      expect(second?.attributes['error.type']).toBe('aborted')
+    })
+
+    test('is there at our shutdown for what is never answered, marked as incomplete, and does not come again', async () => {
+      const recording = record()
+      const arrived = signal()
+      const closed = signal()
+      const serving = await served((exchange) => {
+        exchange.response.on('close', closed.give)
+        arrived.give()
+        return never(exchange)
+      })
+      const client = asking(serving, '/')
+      await arrived.given
+      await recording.stop()
+      const span = await theOnly(recording)
+      expect(span.attributes['throughline.incomplete']).toBe(true)
+      client.destroy()
+      await closed.given
+      expect(recording.spans).toHaveLength(1)
+    })
+
+    test('comes as often as the beginning, among a thousand requests of all kinds', async () => {
+      const arrived = new EventEmitter()
+      const count = { started: 0, ended: 0, endedTwice: 0 }
+      const seen = new WeakSet<object>()
+      const changed = new EventEmitter()
+      const tracing = start({
+        signals: false,
+        spanProcessors: [
+          {
+            onStart: () => void (count.started += 1),
+            onEnd(span) {
+              if (seen.has(span)) count.endedTwice += 1
+              seen.add(span)
+              count.ended += 1
+              changed.emit('end')
+            },
+            forceFlush: async () => {},
+            shutdown: async () => {},
+          },
+        ],
+      })
+      onTestFinished(() => tracing.shutdown())
+      const serving = await served(
+        {
+          routes: {
+            'GET /': ok,
+            'GET /health': ok,
+            'GET /fails': () => Promise.reject(new Error('no')),
+            'GET /stream': ({ stream }) => stream(Readable.from(['a', 'b', 'c'])),
+            'GET /half': ({ response }) => (response.write('half'), new Promise(() => {})),
+            'GET /never/:id': (exchange) => (arrived.emit(exchange.request.url ?? ''), never(exchange)),
+            'POST /': async ({ request, answer }) => {
+              for await (const _ of request);
+              answer(200)
+            },
+          },
+        },
+        { ignore: '/health' },
+      )
+      const agent = new Agent({ keepAlive: true })
+      onTestFinished(() => agent.destroy())
+      /** Leaves when the handler has the request, or when the client has the beginning of the answer. */
+      const aborted = async (path: string) => {
+        const arrival = path === '/half' ? undefined : once(arrived, path)
+        const client = asking(serving, path)
+        if (arrival === undefined) {
+          const [response] = (await once(client, 'response')) as [IncomingMessage]
+          response.on('error', () => {})
+        } else await arrival
+        client.destroy()
+      }
+      const unsampled = { traceparent: `00-${'a'.repeat(32)}-${'b'.repeat(16)}-00` }
+      let number = 0
+      const kinds: (() => Promise<unknown>)[] = [
+        () => ask(serving, '/'),
+        () => ask(serving, '/', { agent }),
+        () => ask(serving, '/nothing'),
+        () => ask(serving, '/fails'),
+        () => ask(serving, '/stream'),
+        () => ask(serving, '/', { method: 'POST', body: 'hello' }),
+        () => aborted('/half'),
+        () => aborted(`/never/${(number += 1)}`),
+        () => ask(serving, '/health'),
+        () => ask(serving, '/', { headers: unsampled }),
+      ]
+      const COUNT = 1000
+      const AT_ONCE = 50
+      for (let made = 0; made < COUNT; made += AT_ONCE) {
+        const batch = Array.from({ length: AT_ONCE }, (_, i) => kinds[i % kinds.length]?.())
+        await Promise.all(batch)
+      }
+      // Those that are ignored, or not sampled, are not counted.
+      const recorded = (COUNT / kinds.length) * (kinds.length - 2)
+      while (count.ended < recorded) await once(changed, 'end')
+      await turn()
+      expect(count).toEqual({ started: recorded, ended: recorded, endedTwice: 0 })
     })
   })
 }
