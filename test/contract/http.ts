@@ -1,5 +1,5 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import { listening, type Adapter, type Exchange, type Routes } from './server.ts'
+import { listening, type Adapter, type App, type Exchange, type Routes } from './server.ts'
 
 /** Plain `node:http` through `traceRequest`. */
 export const httpAdapter: Adapter = {
@@ -28,12 +28,26 @@ export const httpAdapter: Adapter = {
       try {
         await traced(request, response, mounts)
       } catch (error) {
-        if (onError !== undefined) onError(error, exchange)
-        else exchange.answer((error as { statusCode?: number }).statusCode ?? 500, (error as Error).message)
+        if (response.headersSent) response.destroy()
+        else recover(error, exchange, onError)
       }
     })
     return listening(server)
   },
+}
+
+function recover(error: unknown, exchange: Exchange, onError: App['onError']): void {
+  const fail = ({ statusCode = 500, message }: Error & { statusCode?: number }) =>
+    exchange.answer(statusCode, message)
+  if (onError === undefined) {
+    fail(error as Error)
+    return
+  }
+  try {
+    onError(error, exchange)
+  } catch (another) {
+    fail(another as Error)
+  }
 }
 
 function prefixed(mounted: { prefix: string; routes: Routes } | undefined): Routes {

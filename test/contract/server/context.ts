@@ -1,11 +1,15 @@
 import { SpanKind, trace } from '@opentelemetry/api'
 import { span as manualSpan } from '@throughline/core'
 import { once } from 'node:events'
+import type { IncomingMessage, Server } from 'node:http'
+import { Transform } from 'node:stream'
 import { describe, expect, test } from 'vitest'
 import { record } from '../../recording.ts'
-import { PARENT_ID, type Contract } from './app.ts'
+import { PARENT_ID, serverOf, type Contract } from './app.ts'
 import { asking, ask } from './client.ts'
 import { theOnly, signal, turn } from './watch.ts'
+
+const currentId = () => trace.getActiveSpan()?.spanContext().spanId
 
 /** What is current while a request is answered. */
 export function keepsContext({ name, served, spanOf }: Contract): void {
@@ -80,6 +84,52 @@ export function keepsContext({ name, served, spanOf }: Contract): void {
         { method: 'POST', body: 'hello' },
       )
       expect(seen).toEqual([span.spanContext().spanId])
+    })
+
+    test('while the body comes bit by bit, through pipes, and in listeners that were there before us', async () => {
+      const seen = new Map<string, unknown>()
+      const note = (place: string) => seen.set(place, currentId())
+      const server = signal<Server>()
+      const serving = await served({
+        routes: {
+          'GET /': ({ request, answer }) => {
+            server.give(serverOf(request))
+            answer(200)
+          },
+          'POST /': async ({ request, answer }) => {
+            const upper = new Transform({
+              transform(chunk, _encoding, done) {
+                note(`pipe ${chunk}`)
+                done(null, String(chunk).toUpperCase())
+              },
+            })
+            let text = ''
+            for await (const chunk of request.pipe(upper)) {
+              note(`loop ${chunk}`)
+              request.emit('read')
+              text += String(chunk)
+            }
+            note('after')
+            answer(200, text)
+          },
+        },
+      })
+      await ask(serving, '/')
+      const inner = await server.given
+      const read = signal()
+      inner.prependListener('request', (request: IncomingMessage) => {
+        request.on('read', read.give)
+        request.on('end', () => note('end'))
+      })
+      const recording = record()
+      const asked = asking(serving, '/', { method: 'POST' }, 'one')
+      await read.given
+      asked.end('two')
+      const [response] = (await once(asked, 'response')) as [IncomingMessage]
+      await once(response.resume(), 'end')
+      const { spanId } = (await theOnly(recording)).spanContext()
+      const places = ['pipe one', 'loop ONE', 'pipe two', 'loop TWO', 'after', 'end']
+      expect(Object.fromEntries(seen)).toEqual(Object.fromEntries(places.map((place) => [place, spanId])))
     })
 
     test('so that spans of the app nest in it, by our function or by the API’s', async () => {

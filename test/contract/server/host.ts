@@ -1,7 +1,8 @@
 import { SpanKind, trace } from '@opentelemetry/api'
 import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node'
 import { once } from 'node:events'
-import { describe, expect, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { measure } from '../../measuring.ts'
 import { record } from '../../recording.ts'
 import { TRACE_ID, PARENT_ID, TRACEPARENT, ok, type Handler, type Contract } from './app.ts'
 import { ask, raw } from './client.ts'
@@ -115,6 +116,57 @@ export function sparesTheApp({ name, gaps, served }: Contract): void {
       await ask(serving, '/')
       await second.all(1)
       expect(first.spans).toHaveLength(1)
+    })
+
+    test.each<[string, string, string, Record<string, unknown>]>([
+      [
+        'OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS',
+        'GET,PROPFIND',
+        'PROPFIND',
+        { 'http.request.method': 'PROPFIND' },
+      ],
+      [
+        'OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS',
+        'GET,PROPFIND',
+        'POST',
+        { 'http.request.method': '_OTHER', 'http.request.method_original': 'POST' },
+      ],
+      [
+        'OTEL_SEMCONV_STABILITY_OPT_IN',
+        'http/dup',
+        'POST',
+        {
+          'http.request.method': 'POST',
+          'http.response.status_code': 404,
+          'http.method': 'POST',
+          'http.status_code': 404,
+          'http.target': '/nothing?a=1',
+        },
+      ],
+    ])('the environment is obeyed: %s=%s for %s', async (variable, value, method, wanted) => {
+      vi.resetModules()
+      onTestFinished(() => void vi.resetModules())
+      vi.stubEnv(variable, value)
+      const measuring = measure()
+      const recording = record()
+      await ask(await served({}), '/nothing?a=1', { method })
+      const [span] = await recording.all(1)
+      expect(span?.attributes).toMatchObject(wanted)
+      expect(span?.name).toBe(wanted['http.request.method'] === '_OTHER' ? 'HTTP' : method)
+      const [point] = await measuring.all('http.server.request.duration', 1)
+      expect(point?.attributes['http.request.method']).toBe(wanted['http.request.method'])
+      const [old] = await measuring.points('http.server.duration')
+      if (value !== 'http/dup') expect(old).toBeUndefined()
+      else {
+        expect(old?.value).toBe((point?.value ?? NaN) * 1000)
+        expect(old?.attributes).toEqual({
+          'http.method': 'POST',
+          'http.scheme': 'http',
+          'http.flavor': '1.1',
+          'net.protocol.version': '1.1',
+          'http.status_code': 404,
+        })
+      }
     })
 
     // Last, for it leaves a new copy of all our modules behind: only a new one has not started yet.

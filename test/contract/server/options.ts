@@ -248,6 +248,26 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
         { spanName: 'GET' },
         /expected spanName to be a function, received "GET"; example: /,
       ],
+      [
+        'an object for a function',
+        { attributes: {} },
+        /expected attributes to be a function, received an object/,
+      ],
+      ['a list of numbers to ignore', { ignore: ['/a', 7] }, /expected ignore to be a function, .* an array/],
+      [
+        'a header name that is none',
+        { capture: { requestHeaders: 'x-id' } },
+        /expected capture to be lists of header names/,
+      ],
+      ['unknown headers to capture', { capture: { headers: ['x-id'] } }, /expected capture to be lists of/],
+      ['a number for a switch', { serverTiming: 1 }, /expected serverTiming to be true or false, received 1/],
+      [
+        'a text for another switch',
+        { activeRequests: 'yes' },
+        /expected activeRequests to be true or false, received "yes"/,
+      ],
+      // Unknown where there is no middleware.
+      ['a wrong middlewareSpans', { middlewareSpans: { fasterThan: 3 } }, /middlewareSpans/],
     ])(
       '%s: a TypeError says what was expected, what was received, and an example',
       async (_title, options, said) => {

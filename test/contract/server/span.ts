@@ -1,8 +1,14 @@
 import { SpanKind, TraceFlags } from '@opentelemetry/api'
-import { Agent } from 'node:http'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { Agent, type IncomingMessage, type Server } from 'node:http'
+import { get as httpsGet } from 'node:https'
+import type { AddressInfo } from 'node:net'
+import { PassThrough } from 'node:stream'
+import { createServer as createTlsServer } from 'node:tls'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { record } from '../../recording.ts'
-import { ok, never, type App, type Handler, type Contract } from './app.ts'
+import { ok, never, serverOf, type App, type Handler, type Contract } from './app.ts'
 import { asking, ask, raw } from './client.ts'
 import { theOnly, signal, turn } from './watch.ts'
 
@@ -251,6 +257,107 @@ export function describesRequests({ name, gaps, served, spanOf }: Contract): voi
       expect(span.attributes['http.response.status_code']).toBe(404)
       expect(span.status).toEqual({ code: 0 })
       expect(span.events).toEqual([])
+    })
+
+    test('is an error when the error handler of the app fails itself', async () => {
+      const span = await spanOf({
+        routes: { 'GET /': () => Promise.reject(bug) },
+        onError: () => {
+          throw new RangeError('the handler too')
+        },
+      })
+      expect(span.attributes['http.response.status_code']).toBe(500)
+      expect(span.status.code).toBe(2)
+      expect(span.attributes['error.type']).toMatch(/^(TypeError|RangeError)$/)
+      expect(span.events.map((event) => event.name)).toEqual(['exception'])
+    })
+
+    test('is the one that was sent, of an answer that is not complete, when its body breaks in the middle', async () => {
+      const recording = record()
+      const body = new PassThrough().on('error', () => {})
+      const serving = await served(({ stream }) => stream(body))
+      const asked = asking(serving, '/')
+      body.write('half')
+      const [response] = (await once(asked, 'response')) as [IncomingMessage]
+      response.on('error', () => {})
+      await once(response, 'data')
+      body.destroy(bug)
+      // Some frameworks cut the connection then, others leave that to the client.
+      await turn()
+      asked.destroy()
+      const span = await theOnly(recording)
+      expect(span.attributes['http.response.status_code']).toBe(200)
+      expect(span.status.code).toBe(2)
+      expect(span.attributes['throughline.incomplete']).toBe(true)
+      expect(span.attributes['error.type']).toMatch(/^(TypeError|aborted)$/)
+      expect(span.events.length).toBe(span.attributes['error.type'] === 'aborted' ? 0 : 1)
+    })
+  })
+
+  describe(`${name}: what a sampler knows`, () => {
+    test('is all that the conventions want it to know, and it decides by that', async () => {
+      const asked: unknown[] = []
+      const recording = record({
+        sampler: {
+          shouldSample(_context, _traceId, spanName, kind, attributes) {
+            asked.push({ spanName, kind, attributes })
+            return { decision: attributes['url.path'] === '/noise' ? 0 : 2 }
+          },
+          toString: () => 'by path',
+        },
+      })
+      const serving = await served(
+        { routes: { 'GET /users/:id': ok, 'GET /noise': ok } },
+        { capture: { requestHeaders: ['x-id'] } },
+      )
+      const headers = { host: 'a.com:8443', 'user-agent': 'contract/1.0', 'x-id': '7' }
+      await ask(serving, '/noise', { headers })
+      await ask(serving, '/users/1?a=1', { headers })
+      const span = await theOnly(recording)
+      expect(span.attributes['url.path']).toBe('/users/1')
+      expect(asked).toHaveLength(2)
+      expect(asked[1]).toMatchObject({
+        spanName: 'GET',
+        kind: SpanKind.SERVER,
+        attributes: {
+          'http.request.method': 'GET',
+          'url.path': '/users/1',
+          'url.query': 'a=1',
+          'url.scheme': 'http',
+          'server.address': 'a.com',
+          'server.port': 8443,
+          'client.address': '127.0.0.1',
+          'user_agent.original': 'contract/1.0',
+          'http.request.header.x-id': ['7'],
+        },
+      })
+    })
+  })
+
+  describe(`${name}: a connection that is encrypted`, () => {
+    test('makes the scheme https', async () => {
+      const recording = record()
+      let server: Server | undefined
+      const serving = await served(({ request, answer }) => {
+        server = serverOf(request)
+        answer(200)
+      })
+      await ask(serving, '/')
+      const pem = (file: string) =>
+        readFileSync(new URL(`../../core/certificates/${file}.pem`, import.meta.url))
+      // What a server of node:https does with a connection that has shaken hands.
+      const door = createTlsServer({ cert: pem('app'), key: pem('app.key') }, (socket) =>
+        server?.emit('connection', socket),
+      )
+      door.listen(0, '127.0.0.1')
+      await once(door, 'listening')
+      onTestFinished(() => void door.close())
+      const { port } = door.address() as AddressInfo
+      const asked = httpsGet({ host: '127.0.0.1', port, rejectUnauthorized: false, agent: false })
+      const [response] = (await once(asked, 'response')) as [IncomingMessage]
+      await once(response.resume(), 'close')
+      const spans = await recording.all(2)
+      expect(spans.map(({ attributes }) => attributes['url.scheme'])).toEqual(['http', 'https'])
     })
   })
 }

@@ -14,12 +14,12 @@ export async function theOnly(recording: Recording): Promise<ReadableSpan> {
 }
 
 /** Something that a handler tells the test, or the test a handler. */
-export function signal(): { readonly given: Promise<void>; give(): void } {
-  let give = (): void => {}
-  const given = new Promise<void>((resolve) => {
+export function signal<T = void>(): { readonly given: Promise<T>; give(value: T): void } {
+  let give = (_value: T): void => {}
+  const given = new Promise<T>((resolve) => {
     give = resolve
   })
-  return { given, give: () => give() }
+  return { given, give: (value) => give(value) }
 }
 
 export function turn(): Promise<void> {
