@@ -207,8 +207,11 @@ describe('there is no span of middleware', () => {
       ),
     )
     onTestFinished(() => serving.close())
-    await ask(serving, '/')
+    // Sampled, so that the span by the app is recorded.
+    const traceparent = `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01`
+    await ask(serving, '/', { headers: { traceparent } })
     expect(made).toEqual([undefined, undefined])
+    expect(recording.spans.map(({ name }) => name)).toContain('by the app')
     expect(recording.spans.filter(({ name }) => name === 'session')).toEqual([])
   })
 })
