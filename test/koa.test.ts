@@ -351,7 +351,7 @@ test('an unknown option is a TypeError', () => {
 /** The contract's app on this copy of Koa. */
 function adapter(Application: typeof Koa): Adapter {
   return {
-    gaps: { errorHandlers: true },
+    gaps: { errorHandlers: true, routeAtStart: true },
     async serve({ routes = {}, mounted, onError }, options, mounts) {
       const koa = await import('@throughline/koa')
       const app = new Application()

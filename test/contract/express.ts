@@ -10,6 +10,7 @@ interface Framework {
 /** The adapter for this copy of Express. */
 export function expressAdapter(express: Framework): Adapter {
   return {
+    gaps: { routeAtStart: true },
     async serve({ routes = {}, mounted, onError }, options, mounts) {
       const { tracing } = await import('@throughline/express')
       const app = express()

@@ -57,6 +57,8 @@ export interface Gaps {
   readonly errorHandlers?: true
   /** Options are checked when they are first used, which is in the first request; it answers 500 with the message. */
   readonly earlyChecks?: true
+  /** The router has not run yet when the span starts: its name and attributes then know no route. */
+  readonly routeAtStart?: true
 }
 
 export interface Adapter {

@@ -317,9 +317,10 @@ export function describesRequests({ name, gaps, served, spanOf }: Contract): voi
       expect(span.attributes['url.path']).toBe('/users/1')
       expect(asked).toHaveLength(2)
       expect(asked[1]).toMatchObject({
-        spanName: 'GET',
+        spanName: gaps.routeAtStart ? 'GET' : 'GET /users/:id',
         kind: SpanKind.SERVER,
         attributes: {
+          ...(gaps.routeAtStart ? {} : { 'http.route': '/users/:id' }),
           'http.request.method': 'GET',
           'url.path': '/users/1',
           'url.query': 'a=1',
