@@ -322,15 +322,16 @@ export function recordError(request: IncomingMessage, error: unknown): void {
 }
 
 /**
- * Runs what a request goes on to. Where that is set off by the answer to somebody else's request (a queue that the other
+ * Calls what a request goes on to, with what is handed on to it. Where that is set off by the answer to somebody else's request (a queue that the other
  * one released, the callback of a busy pool), it would run in the other's context: then in the one of its own. A context
  * that is nobody's request is the app's own choice.
  */
-export function rejoin<T>(request: IncomingMessage, work: () => T): T {
+export function rejoin<G, T>(request: IncomingMessage, next: (given: G) => T, given: G): T {
   const exchange = exchangeOf(request)
   const active = requestSpanIn(context.active())
-  if (exchange === undefined || active === undefined) return work()
-  return active === requestSpanIn(exchange.requestScope) ? work() : context.with(exchange.requestScope, work)
+  if (exchange === undefined || active === undefined) return next(given)
+  const isItsOwn = active === requestSpanIn(exchange.requestScope)
+  return isItsOwn ? next(given) : context.with(exchange.requestScope, next, undefined, given)
 }
 
 /**
