@@ -2,6 +2,7 @@ import { context, SpanKind, SpanStatusCode, trace, type Attributes } from '@open
 import { span, untrace, type ReadableSpan } from '@throughline/core'
 import { AsyncLocalStorage, createHook } from 'node:async_hooks'
 import { afterEach, describe, expect, test } from 'vitest'
+import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
 
 /** A client library as the contract sees it. `Target` is what the adapter wraps. */
@@ -25,6 +26,8 @@ export interface ClientUnderTest<Target> {
   /** `error.type` of the span of `fail`, and whether the library rejects it. */
   failure: { type: string; rejects: boolean }
   scope: string
+  /** What the durations of calls are counted by; none are measured, if not given. */
+  duration?: { metric: string; buckets: readonly number[]; attributes: Attributes; failed: Attributes }
   /** What `ignore` is given to ignore `call` by its text. */
   ignoredText: string | RegExp
   /** How many promises tracing adds to `call`; none, if not given. */
@@ -259,6 +262,60 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
         expect(result).toEqual(client.result)
         const [call, caller] = await recording.all(2)
         expect(call?.parentSpanContext?.spanId).toBe(caller?.spanContext().spanId)
+      })
+    }
+
+    if (client.duration !== undefined) {
+      const { metric, buckets, attributes, failed } = client.duration
+
+      test('a call counts in the metric of its kind, as long as its span, in the standard buckets', async () => {
+        const measuring = measure()
+        const recording = record()
+        const target = await opened()
+        traced(target)
+        await client.call(target)
+        const [{ duration: [seconds, nanoseconds] } = {} as ReadableSpan] = await recording.all(1)
+        expect(await measuring.all(metric, 1)).toEqual([
+          { attributes, value: seconds + nanoseconds / 1e9, count: 1 },
+        ])
+        expect(await measuring.metric(metric)).toMatchObject({
+          descriptor: { unit: 's' },
+          dataPoints: [{ value: { buckets: { boundaries: buckets } } }],
+        })
+      })
+
+      test('a call that the server refuses counts with the type of its error', async () => {
+        const measuring = measure()
+        record()
+        const target = await opened()
+        traced(target)
+        await outcome(client.fail(target))
+        const [point] = await measuring.all(metric, 1)
+        expect(point?.attributes).toEqual({ ...failed, 'error.type': client.failure.type })
+      })
+
+      test.each([
+        ['of an unsampled caller', { sampling: 0 }, {}],
+        ['that lacks the parent which it needs for a span', {}, { requireParent: true }],
+      ])('a call %s counts all the same', async (_title, started, options) => {
+        const measuring = measure()
+        const recording = record(started)
+        const target = await opened()
+        traced(target, options)
+        if ('sampling' in started) await span('caller', () => client.call(target))
+        else await client.call(target)
+        const [point] = await measuring.all(metric, 1)
+        expect(point?.attributes).toEqual(attributes)
+        expect(recording.spans).toHaveLength(0)
+      })
+
+      test('a call that is ignored does not count', async () => {
+        const measuring = measure()
+        record()
+        const target = await opened()
+        traced(target, { ignore: client.ignoredText })
+        await client.call(target)
+        expect(await measuring.points(metric)).toEqual([])
       })
     }
 

@@ -1,7 +1,9 @@
 import { context, ROOT_CONTEXT, SamplingDecision, trace, type Attributes } from '@opentelemetry/api'
 import { Call, sender, span, type Sender, type SendingOptions } from '@throughline/core'
 import { describe, expect, test } from 'vitest'
+import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
+import { said } from './engine.ts'
 
 type Outcome = [answer: string]
 
@@ -16,6 +18,11 @@ class Counted extends Call<[text: string], Outcome> {
   override subject(): [string] {
     this.asked.push('subject')
     return ['text']
+  }
+
+  override dimensions(): Attributes {
+    this.asked.push('dimensions')
+    return { 'call.kind': 'counted' }
   }
 
   override outcome(): Outcome {
@@ -132,5 +139,104 @@ describe('a call that sends nothing of its span along', () => {
     if (within.length === 0) ask()
     else within(ask)
     expect(callers).toEqual([expect.anything()])
+  })
+})
+
+describe('a call that is measured', () => {
+  const DURATION = 'db.client.operation.duration'
+  const measured = (options: SendingOptions<[text: string], Outcome> = {}) =>
+    sender<[text: string], Outcome>(
+      {
+        scope: { name: 'a-client', version: '1.2.3' },
+        isSilent: true,
+        text: (text: string) => text,
+        duration: { name: DURATION, description: 'Duration of database calls.', buckets: [1, 10] },
+      },
+      'wrap()',
+      options,
+    )
+
+  test('counts once, in the buckets that its library names, as long as its span', async () => {
+    const measuring = measure()
+    const recording = record()
+    const send = measured()
+    const { call } = begun(send)
+    send.succeed(call)
+    send.fail(call, 'too-late')
+
+    const [seconds, nanoseconds] = recording.spans[0]?.duration ?? [NaN, NaN]
+    expect(await measuring.points(DURATION)).toEqual([
+      { attributes: { 'call.kind': 'counted' }, value: seconds + nanoseconds / 1e9, count: 1 },
+    ])
+    expect(await measuring.metric(DURATION)).toMatchObject({
+      descriptor: { unit: 's', description: 'Duration of database calls.' },
+      dataPoints: [{ value: { buckets: { boundaries: [1, 10], counts: [1, 0, 0] } } }],
+    })
+    expect(await measuring.scopes()).toEqual(['a-client'])
+  })
+
+  test('counts with the type of its error where it failed', async () => {
+    const measuring = measure()
+    record()
+    const send = measured()
+    send.fail(begun(send).call, '42P01')
+    const [point] = await measuring.points(DURATION)
+    expect(point?.attributes).toEqual({ 'call.kind': 'counted', 'error.type': '42P01' })
+  })
+
+  test('has ended when it is said to have ended', async () => {
+    const measuring = measure()
+    record({ sampling: 0 })
+    const send = measured()
+    const before = performance.now()
+    const { call } = begun(send)
+    send.succeed(call, before + 60_000)
+    const [point] = await measuring.points(DURATION)
+    expect(point?.value).toBeGreaterThan(59)
+    expect(point?.value).toBeLessThanOrEqual(60)
+  })
+
+  test.each([
+    ['where it is not sampled', { sampling: 0 }, {}, ['dimensions']],
+    ['where it has no caller but needs one for a span', {}, { requireParent: true }, ['dimensions']],
+  ])('counts %s, and is asked for nothing else', async (_title, started, options, asked) => {
+    const measuring = measure()
+    const recording = record(started)
+    const send = measured(options)
+    const ended = () => {
+      const { call, isWatched } = begun(send)
+      expect(isWatched).toBe(true)
+      send.succeed(call)
+      expect(call.asked).toEqual(asked)
+    }
+    if ('requireParent' in options) ended()
+    else span('caller', ended)
+    expect(recording.spans).toEqual([])
+    expect((await measuring.points(DURATION)).map(({ count }) => count)).toEqual([1])
+  })
+
+  test('does not count where it is ignored', async () => {
+    const measuring = measure()
+    record()
+    const send = measured({ ignore: 'text' })
+    const { call, isWatched } = begun(send)
+    send.succeed(call)
+    expect(isWatched).toBe(false)
+    expect(await measuring.points(DURATION)).toEqual([])
+  })
+
+  test('harms nobody where its library cannot say what it is counted by', async () => {
+    const reports = said()
+    const measuring = measure()
+    const recording = record()
+    const send = measured()
+    const { call } = begun(send)
+    call.dimensions = () => {
+      throw new Error('a bug of ours')
+    }
+    send.succeed(call)
+    expect(recording.spans).toHaveLength(1)
+    expect(await measuring.points(DURATION)).toEqual([])
+    expect(reports.lines).toEqual([expect.stringContaining('a call could not be measured')])
   })
 })

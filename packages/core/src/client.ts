@@ -8,11 +8,12 @@ import {
   type Attributes,
   type Context,
   type Span,
-  type TimeInput,
   type Tracer,
 } from '@opentelemetry/api'
+import type { Ticks } from './clock.ts'
 import { isIgnored, isSuppressed, spanIn, withSpan } from './context.ts'
 import { tracerFor } from './current.ts'
+import { CallMeasurement, durationsOf, instrumentsFor, type DurationMetric } from './metrics.ts'
 import { BOOLEAN, FUNCTION, guarded, MATCH, matcher, validated, type Match, type Shape } from './options.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
@@ -46,6 +47,8 @@ export abstract class Call<
   readonly kind = SpanKind.CLIENT
   /** Set by `begin`. */
   span: Span = NO_SPAN
+  /** Set by `begin` where the app has a MeterProvider. */
+  measurement: CallMeasurement | undefined = undefined
   /** The context of the caller: its callbacks run in it. */
   readonly caller: Context
 
@@ -59,8 +62,17 @@ export abstract class Call<
     return this.span === NO_SPAN ? this.caller : withSpan(this.caller, this.span)
   }
 
+  /** Whether its end is to be noticed: somebody wants to know of it. */
+  get isOpen(): boolean {
+    return this.measurement !== undefined || this.span.isRecording()
+  }
+
   /** The name of the span. */
   abstract name(): string
+  /** What its duration is counted by when it has ended: of its attributes those of few values, but for `error.type`. */
+  dimensions(): Attributes {
+    return {}
+  }
   /** What `ignore` is called with. */
   abstract subject(): Subject
   /** What the app's `attributes` is called with. */
@@ -72,6 +84,8 @@ export interface Library<Subject extends unknown[]> {
   readonly scope: InstrumentationScope
   /** Whether nothing of its calls' spans goes along on the wire: one that is dropped then need not be started. */
   readonly isSilent?: boolean
+  /** What its calls are measured by, where the app has a MeterProvider. */
+  readonly duration?: DurationMetric
   /** The text that `ignore` compares. */
   text(...subject: Subject): string
 }
@@ -81,12 +95,15 @@ export interface Sender<Subject extends unknown[], Outcome extends unknown[]> {
   readonly asksOutcome: boolean
   /** The context of a call that is made now; undefined where it is to have no span, so that none need be prepared. */
   caller(): Context | undefined
-  /** Starts a CLIENT span, right after `caller()`. False when the call is to have none, or one that does not record: nobody need watch its end. */
-  begin(call: Call<Subject, Outcome>): boolean
-  /** Ends the span of a call that went well; `endTime` is given where it is over already. */
-  succeed(call: Call<Subject, Outcome>, endTime?: TimeInput): void
   /**
-   * Ends the span of a call that did not: status Error, with a message where the attributes do not say it already. With
+   * Starts a CLIENT span, right after `caller()`. False when nobody need watch its end: the call is to have no span, or one
+   * that does not record, and it is not measured.
+   */
+  begin(call: Call<Subject, Outcome>): boolean
+  /** Ends a call that went well; `endTicks` is given where it is over already. */
+  succeed(call: Call<Subject, Outcome>, endTicks?: Ticks): void
+  /**
+   * Ends a call that did not: status Error, with a message where the attributes do not say it already. With
    * `hasOutcome` the app got an answer all the same.
    */
   fail(
@@ -94,7 +111,7 @@ export interface Sender<Subject extends unknown[], Outcome extends unknown[]> {
     type: string | undefined,
     message?: string,
     hasOutcome?: boolean,
-    endTime?: TimeInput,
+    endTicks?: Ticks,
   ): void
 }
 
@@ -124,6 +141,9 @@ export function sender<
   const moreAttributes = guarded('attributes', options.attributes)
   const { requireParent = false } = options
 
+  const { duration } = library
+  const durationsNow = duration && instrumentsFor(library.scope, (meter) => durationsOf(meter, duration))
+
   // The one that the caller was asked for with: a call begins right after that.
   let maker: Tracer | undefined
 
@@ -133,6 +153,8 @@ export function sender<
       maker = tracer()
       const active = context.active()
       if (isSuppressed(active) || isIgnored(active)) return undefined
+      // One that has no span is measured all the same.
+      if (durationsNow?.() !== undefined) return active
       const parent = spanIn(active)
       if (parent === undefined) return requireParent ? undefined : active
       const isDropped = library.isSilent === true && maker instanceof OurTracer && maker.dropsUnder(parent)
@@ -146,11 +168,16 @@ export function sender<
   function begin(call: Call<Subject, Outcome>): boolean {
     try {
       if (isIgnoredCall?.(...call.subject()) === true) return false
+      const durations = durationsNow?.()
+      if (durations !== undefined) {
+        call.measurement = new CallMeasurement(durations)
+        if (requireParent && spanIn(call.caller) === undefined) return true
+      }
       call.span = (maker ?? tracer()).startSpan(call.name(), call, call.caller)
-      return call.span.isRecording()
+      return call.isOpen
     } catch (error) {
       sayUntraced(error)
-      return false
+      return call.isOpen
     }
   }
 
@@ -158,10 +185,13 @@ export function sender<
     reportOnce(`send:${library.scope.name}`, 'error', 'a call could not be traced', error)
   }
 
-  function succeed(call: Call<Subject, Outcome>, endTime?: TimeInput): void {
-    if (!call.span.isRecording()) return
-    if (moreAttributes !== undefined) addMore(call)
-    call.span.end(endTime)
+  function succeed(call: Call<Subject, Outcome>, endTicks?: Ticks): void {
+    const { span } = call
+    if (span.isRecording()) {
+      if (moreAttributes !== undefined) addMore(call)
+      span.end(endTicks)
+    }
+    measure(call, undefined, endTicks)
   }
 
   function fail(
@@ -169,16 +199,35 @@ export function sender<
     type = '_OTHER',
     message?: string,
     hasOutcome = false,
-    endTime?: TimeInput,
+    endTicks?: Ticks,
   ): void {
     const { span } = call
-    if (!span.isRecording()) return
-    span.setAttribute(semconv.ERROR_TYPE, type)
-    span.setStatus(
-      message === undefined ? { code: SpanStatusCode.ERROR } : { code: SpanStatusCode.ERROR, message },
-    )
-    if (hasOutcome && moreAttributes !== undefined) addMore(call)
-    span.end(endTime)
+    if (span.isRecording()) {
+      span.setAttribute(semconv.ERROR_TYPE, type)
+      span.setStatus(
+        message === undefined ? { code: SpanStatusCode.ERROR } : { code: SpanStatusCode.ERROR, message },
+      )
+      if (hasOutcome && moreAttributes !== undefined) addMore(call)
+      span.end(endTicks)
+    }
+    measure(call, type, endTicks)
+  }
+
+  function measure(
+    call: Call<Subject, Outcome>,
+    errorType: string | undefined,
+    endTicks: Ticks | undefined,
+  ): void {
+    const { measurement } = call
+    if (measurement === undefined) return
+    call.measurement = undefined
+    try {
+      const counted = call.dimensions()
+      const attributes = errorType === undefined ? counted : { ...counted, [semconv.ERROR_TYPE]: errorType }
+      measurement.end(attributes, call.span, endTicks, call.context)
+    } catch (error) {
+      reportOnce(`measure:${library.scope.name}`, 'error', 'a call could not be measured', error)
+    }
   }
 
   function addMore(call: Call<Subject, Outcome>): void {

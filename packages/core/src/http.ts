@@ -228,7 +228,7 @@ export function targetOf(request: IncomingMessage & { originalUrl?: unknown }): 
 /** The conventions whose old names can be had beside the stable ones. */
 const AREAS = ['http', 'database'] as const
 
-type Area = (typeof AREAS)[number]
+export type Area = (typeof AREAS)[number]
 
 let wanted: Readonly<Record<Area, boolean>> | undefined
 

@@ -24,7 +24,7 @@ export {
   type SendingOptions,
 } from './client.ts'
 export { captureHeaders, methodAttribute, spanName, withOldNames, wantsOldNames } from './http.ts'
-export { durationHistogram, instrumentsFor, secondsOf } from './metrics.ts'
+export { instrumentsFor, type DurationMetric } from './metrics.ts'
 export { isTraced, override, yieldsTo } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
 export { expected, MATCH, matcher, show, type Match, type Shape, type TextMatch } from './options.ts'

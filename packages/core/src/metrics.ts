@@ -5,7 +5,6 @@ import {
   ValueType,
   type Attributes,
   type Context,
-  type Histogram,
   type Meter,
   type MeterProvider,
   type Span,
@@ -13,7 +12,7 @@ import {
 } from '@opentelemetry/api'
 import type { IncomingMessage } from 'node:http'
 import { now, type Ticks } from './clock.ts'
-import { methodAttribute, protocolVersion, schemeOf, withOldNames, wantsOldNames } from './http.ts'
+import { methodAttribute, protocolVersion, schemeOf, withOldNames, wantsOldNames, type Area } from './http.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import type { InstrumentationScope, ReadableSpan } from './span.ts'
@@ -54,35 +53,102 @@ export function instrumentsFor<T>(
 /** The buckets that the conventions give to durations of HTTP requests, as upper bounds in seconds. */
 const HTTP_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 
-/** A histogram of durations in seconds, with these buckets if the app's views say nothing else. */
-export function durationHistogram(
-  meter: Meter,
-  name: string,
-  description: string,
-  buckets: readonly number[] = HTTP_BUCKETS,
-): Histogram {
-  return meter.createHistogram(name, {
+/** A histogram of durations as the conventions define it. */
+export interface DurationMetric {
+  readonly name: string
+  readonly description: string
+  /** Upper bounds in seconds, if the app's views say nothing else; those of HTTP where they are left out. */
+  readonly buckets?: readonly number[]
+  /** What it was before the conventions were stable, in milliseconds, for those who want both. */
+  readonly old?: OldDurationMetric
+}
+
+interface OldDurationMetric {
+  readonly area: Area
+  readonly name: string
+  readonly description: string
+  /** Its attributes, made from those of the new one. */
+  attributes(attributes: Attributes): Attributes
+}
+
+/** A duration metric of the app's meter. `record` never throws. */
+export interface Durations {
+  record(seconds: number, attributes: Attributes, within: Context): void
+}
+
+export function durationsOf(meter: Meter, metric: DurationMetric): Durations {
+  const { name, description, buckets = HTTP_BUCKETS, old } = metric
+  const histogram = meter.createHistogram(name, {
     description,
     unit: 's',
     valueType: ValueType.DOUBLE,
     advice: { explicitBucketBoundaries: [...buckets] },
   })
+  const oldHistogram =
+    old !== undefined && wantsOldNames(old.area)
+      ? meter.createHistogram(old.name, {
+          description: old.description,
+          unit: 'ms',
+          valueType: ValueType.DOUBLE,
+        })
+      : undefined
+  return {
+    record(seconds, attributes, within) {
+      try {
+        histogram.record(seconds, attributes, within)
+        if (oldHistogram !== undefined && old !== undefined)
+          oldHistogram.record(seconds * MS_PER_SECOND, old.attributes(attributes), within)
+      } catch (error) {
+        sayUnmeasured(error)
+      }
+    },
+  }
 }
 
-/** How long the span of a call or a request lasted, in seconds, where it has ended and can tell; else since `startTicks`. */
-export function secondsOf(span: Span | undefined, startTicks: Ticks): number {
+/** How long the span lasted, in seconds, where it has ended and can tell; else the time from one tick to the other. */
+function secondsOf(span: Span | undefined, startTicks: Ticks, endTicks: Ticks): number {
   const duration = (span as Partial<ReadableSpan> | undefined)?.duration
   return Array.isArray(duration)
     ? duration[0] + duration[1] / NS_PER_SECOND
-    : (now() - startTicks) / MS_PER_SECOND
+    : (endTicks - startTicks) / MS_PER_SECOND
+}
+
+function sayUnmeasured(error: unknown): void {
+  reportOnce('metrics', 'error', 'a request or a call could not be measured', error)
+}
+
+// ---- Calls that are sent ----
+
+/** One call as its metric sees it, from its begin to its end. */
+export class CallMeasurement {
+  readonly #durations: Durations
+  readonly #startTicks = now()
+
+  constructor(durations: Durations) {
+    this.#durations = durations
+  }
+
+  /** Records the call, whose span, where it has one, has just ended. */
+  end(attributes: Attributes, span: Span, endTicks: Ticks = now(), within: Context): void {
+    this.#durations.record(secondsOf(span, this.#startTicks, endTicks), attributes, within)
+  }
 }
 
 // ---- Requests that are received ----
 
+const SERVER_DURATION: DurationMetric = {
+  name: semconv.HTTP_SERVER_REQUEST_DURATION,
+  description: 'Duration of HTTP server requests.',
+  old: {
+    area: 'http',
+    name: semconv.OLD_HTTP_SERVER_DURATION,
+    description: 'Measures the duration of inbound HTTP requests.',
+    attributes: oldServerAttributes,
+  },
+}
+
 interface ServerInstruments {
-  readonly duration: Histogram
-  /** Where the app wants the old names too. */
-  readonly oldDuration: Histogram | undefined
+  readonly durations: Durations
   /** Where the app asked for it. */
   readonly active: UpDownCounter | undefined
 }
@@ -94,18 +160,7 @@ export function requestMeasurements(
   countsActive: boolean,
 ): (request: IncomingMessage) => RequestMeasurement | undefined {
   const instrumentsOf = instrumentsFor<ServerInstruments>(scope, (meter) => ({
-    duration: durationHistogram(
-      meter,
-      semconv.HTTP_SERVER_REQUEST_DURATION,
-      'Duration of HTTP server requests.',
-    ),
-    oldDuration: wantsOldNames('http')
-      ? meter.createHistogram(semconv.OLD_HTTP_SERVER_DURATION, {
-          description: 'Measures the duration of inbound HTTP requests.',
-          unit: 'ms',
-          valueType: ValueType.DOUBLE,
-        })
-      : undefined,
+    durations: durationsOf(meter, SERVER_DURATION),
     active: countsActive
       ? meter.createUpDownCounter(semconv.HTTP_SERVER_ACTIVE_REQUESTS, {
           description: 'Number of active HTTP server requests.',
@@ -147,7 +202,7 @@ export class RequestMeasurement {
 
   /** Records the request, once; `span` is given where it is this request's and has just ended, `within` is its context. */
   end({ status, errorType, route }: RequestOutcome, span: Span | undefined, within: Context): void {
-    const seconds = secondsOf(span, this.#startTicks)
+    const seconds = secondsOf(span, this.#startTicks, now())
     const attributes: Attributes = {
       ...this.#arrival,
       [semconv.NETWORK_PROTOCOL_VERSION]: protocolVersion(this.#request),
@@ -155,12 +210,7 @@ export class RequestMeasurement {
     if (status !== undefined) attributes[semconv.HTTP_RESPONSE_STATUS_CODE] = status
     if (errorType !== undefined) attributes[semconv.ERROR_TYPE] = errorType
     if (route !== undefined) attributes[semconv.HTTP_ROUTE] = route
-    try {
-      this.#instruments.duration.record(seconds, attributes, within)
-      this.#instruments.oldDuration?.record(seconds * MS_PER_SECOND, oldAttributes(attributes), within)
-    } catch (error) {
-      sayUnmeasured(error)
-    }
+    this.#instruments.durations.record(seconds, attributes, within)
     this.#count(-1)
   }
 
@@ -174,12 +224,8 @@ export class RequestMeasurement {
 }
 
 // Of old, hosts and ports were among them; the client chooses these, and each makes a series of its own.
-function oldAttributes(attributes: Attributes): Attributes {
+function oldServerAttributes(attributes: Attributes): Attributes {
   const all = withOldNames(attributes, SpanKind.SERVER)
   const isKept = (name: string) => name === semconv.HTTP_ROUTE || !Object.hasOwn(attributes, name)
   return Object.fromEntries(Object.entries(all).filter(([name]) => isKept(name)))
-}
-
-function sayUnmeasured(error: unknown): void {
-  reportOnce('metrics', 'error', 'a request could not be measured', error)
 }
