@@ -70,6 +70,13 @@ describe('in core', () => {
     }
   })
 
+  test('so are clients of HTTP', () => {
+    const client = rooms.filter((room) => room === 'http-client.ts' || room.startsWith('http-client/'))
+    expect(client.length).toBeGreaterThan(1)
+    expect([...reach('index.ts')].filter((room) => client.includes(room))).toEqual([])
+    expect(reach('http-client.ts')).not.toContain('server.ts')
+  })
+
   test.each(rooms)('%s is made of the API and of Node alone', (room) => {
     const others = importsOf(`${SOURCES}/${room}`)
       .map(({ from }) => from)

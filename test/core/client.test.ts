@@ -12,6 +12,7 @@ class Counted extends Call<[text: string], Outcome> {
   readonly asked: string[] = []
 
   override name(): string {
+    this.asked.push('name')
     return 'call'
   }
 
@@ -52,7 +53,7 @@ describe('a call is asked only for what somebody wants to know', () => {
     const { call, isWatched } = begun(send)
     send.succeed(call)
     expect(isWatched).toBe(true)
-    expect(call.asked).toEqual(['attributes'])
+    expect(call.asked).toEqual(['name', 'attributes'])
     expect(recording.spans[0]?.attributes).toEqual({ 'call.number': 1 })
   })
 
@@ -81,10 +82,10 @@ describe('a call is asked only for what somebody wants to know', () => {
     const recording = record()
     const send = made({ attributes: (answer) => ({ 'app.answer': answer }) })
     const { call } = begun(send)
-    expect(call.asked).toEqual(['attributes'])
+    expect(call.asked).toEqual(['name', 'attributes'])
     send.succeed(call)
     send.succeed(call)
-    expect(call.asked).toEqual(['attributes', 'outcome'])
+    expect(call.asked).toEqual(['name', 'attributes', 'outcome'])
     expect(recording.spans[0]?.attributes).toMatchObject({ 'app.answer': 'answer' })
     expect(send.asksOutcome).toBe(true)
     expect(made().asksOutcome).toBe(false)
@@ -95,7 +96,7 @@ describe('a call is asked only for what somebody wants to know', () => {
     const send = made({ attributes: (answer) => ({ 'app.answer': answer }) })
     const { call } = begun(send)
     send.fail(call, 'ECONNREFUSED', 'refused')
-    expect(call.asked).toEqual(['attributes'])
+    expect(call.asked).toEqual(['name', 'attributes'])
     expect(recording.spans[0]).toMatchObject({
       attributes: { 'error.type': 'ECONNREFUSED' },
       status: { code: 2, message: 'refused' },

@@ -79,6 +79,9 @@ export abstract class Call<
   abstract outcome(): Outcome
 }
 
+/** A span that is sure to be dropped is asked for no name. */
+const UNNAMED = ''
+
 /** What the seam must know of a client library. */
 export interface Library<Subject extends unknown[]> {
   readonly scope: InstrumentationScope
@@ -173,7 +176,10 @@ export function sender<
         call.measurement = new CallMeasurement(durations)
         if (requireParent && spanIn(call.caller) === undefined) return true
       }
-      call.span = (maker ?? tracer()).startSpan(call.name(), call, call.caller)
+      const by = maker ?? tracer()
+      const parent = spanIn(call.caller)
+      const isDropped = parent !== undefined && by instanceof OurTracer && by.dropsUnder(parent)
+      call.span = by.startSpan(isDropped ? UNNAMED : call.name(), call, call.caller)
       return call.isOpen
     } catch (error) {
       sayUntraced(error)

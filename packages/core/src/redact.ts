@@ -14,23 +14,25 @@ const SECRET_KEYS = new Set([
 
 const REDACTED = 'REDACTED'
 
-/** `https://user:pass@host/?sig=x` → `https://REDACTED:REDACTED@host/?sig=REDACTED`. */
-export function redactUrl(url: string): string {
+/** `https://user:pass@host/?sig=x` → `https://REDACTED:REDACTED@host/?sig=REDACTED`; `keys` take the place of the list. */
+export function redactUrl(url: string, keys?: ReadonlySet<string>): string {
   const start = url.indexOf('?')
   if (start === -1) return redactCredentials(url)
   const fragment = url.indexOf('#', start)
   const end = fragment === -1 ? url.length : fragment
-  return redactCredentials(url.slice(0, start + 1)) + redactQuery(url.slice(start + 1, end)) + url.slice(end)
+  return (
+    redactCredentials(url.slice(0, start + 1)) + redactQuery(url.slice(start + 1, end), keys) + url.slice(end)
+  )
 }
 
 /** `a=1&sig=x` → `a=1&sig=REDACTED`. The query stands without its `?`. */
-export function redactQuery(query: string): string {
-  if (!mayHoldSecret(query)) return query
+export function redactQuery(query: string, keys: ReadonlySet<string> = SECRET_KEYS): string {
+  if (keys === SECRET_KEYS && !mayHoldSecret(query)) return query
   return query
     .split('&')
     .map((pair) => {
       const key = pair.split('=', 1)[0] as string
-      return key.length < pair.length && SECRET_KEYS.has(decoded(key)) ? `${key}=${REDACTED}` : pair
+      return key.length < pair.length && keys.has(decoded(key)) ? `${key}=${REDACTED}` : pair
     })
     .join('&')
 }

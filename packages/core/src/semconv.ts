@@ -5,6 +5,7 @@
 export const HTTP_REQUEST_METHOD = 'http.request.method'
 export const HTTP_REQUEST_METHOD_ORIGINAL = 'http.request.method_original'
 export const HTTP_RESPONSE_STATUS_CODE = 'http.response.status_code'
+export const HTTP_REQUEST_RESEND_COUNT = 'http.request.resend_count'
 export const HTTP_ROUTE = 'http.route'
 export const HTTP_REQUEST_HEADER = 'http.request.header.'
 export const HTTP_RESPONSE_HEADER = 'http.response.header.'
@@ -13,6 +14,9 @@ export const URL_FULL = 'url.full'
 export const URL_PATH = 'url.path'
 export const URL_QUERY = 'url.query'
 export const URL_SCHEME = 'url.scheme'
+
+/** In development. */
+export const URL_TEMPLATE = 'url.template'
 
 export const SERVER_ADDRESS = 'server.address'
 export const SERVER_PORT = 'server.port'
@@ -55,6 +59,8 @@ export const PROCESS_RUNTIME_VERSION = 'process.runtime.version'
 export const HOST_NAME = 'host.name'
 
 export const HTTP_SERVER_REQUEST_DURATION = 'http.server.request.duration'
+export const HTTP_CLIENT_REQUEST_DURATION = 'http.client.request.duration'
+export const DB_CLIENT_OPERATION_DURATION = 'db.client.operation.duration'
 /** In development. */
 export const HTTP_SERVER_ACTIVE_REQUESTS = 'http.server.active_requests'
 
@@ -76,6 +82,7 @@ export const OLD_NET_SOCK_PEER_ADDR = 'net.sock.peer.addr'
 export const OLD_NET_SOCK_PEER_PORT = 'net.sock.peer.port'
 export const OLD_NET_PROTOCOL_VERSION = 'net.protocol.version'
 export const OLD_HTTP_SERVER_DURATION = 'http.server.duration'
+export const OLD_HTTP_CLIENT_DURATION = 'http.client.duration'
 
 /** Our own: the span was not ended by what it stands for, but by the close of a socket or of the process. */
 export const INCOMPLETE = 'throughline.incomplete'

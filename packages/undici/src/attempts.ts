@@ -1,20 +1,20 @@
 import { reportOnce } from '@throughline/core'
+import type { HttpAttempt, HttpClient, HttpResponse } from '@throughline/core/http-client'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { isAlone, isCovered, shared, yieldsToOfficial } from './dispatcher.ts'
 import { FINAL, headerOf, setHeaders, type PublishedRequest } from './published.ts'
-import type { Attempt, HttpResponse, RequestTracer } from './request.ts'
 
 /** Where a request has its attempt. Not in a WeakMap: that cost 2 µs a request, most of it in garbage collection. */
 const ATTEMPT = Symbol('throughline.attempt')
 
 interface Message {
-  request: PublishedRequest & { [ATTEMPT]?: Attempt }
+  request: PublishedRequest & { [ATTEMPT]?: HttpAttempt }
   response?: { statusCode: number; headers: readonly Buffer[] }
   error?: unknown
 }
 
 /** Traces every attempt until the function that it returns is called. While it is on, a second call changes nothing. */
-export function onAttempts(tracer: RequestTracer): () => void {
+export function onAttempts(tracer: HttpClient): () => void {
   if (shared.stop !== undefined) return shared.stop
 
   const listeners: Record<string, (message: Message) => void> = {
@@ -23,13 +23,13 @@ export function onAttempts(tracer: RequestTracer): () => void {
       if (yieldsToOfficial() || isCovered(request)) return
       const attempt = tracer.begin(request, request, headerOf)
       // First, so that the span ends also where the headers cannot be set.
-      if (attempt.isTraced && attempt.span.isRecording()) request[ATTEMPT] = attempt
+      if (attempt.isTraced && attempt.isOpen) request[ATTEMPT] = attempt
       setHeaders(request, attempt.headers, isAlone())
     },
     headers({ request, response }) {
       const attempt = request[ATTEMPT]
       if (attempt !== undefined && response !== undefined && response.statusCode >= FINAL) {
-        attempt.answered(response.statusCode, response.headers, readHeaders)
+        attempt.answered(response.statusCode, undefined, response.headers, readHeaders)
       }
     },
     trailers({ request }) {

@@ -1,8 +1,14 @@
 import { context, isTraced, override, reportOnce, type Context } from '@throughline/core'
+import type {
+  HeaderChanges,
+  HttpAttempt,
+  HttpClient,
+  HttpResponse,
+  Untraced,
+} from '@throughline/core/http-client'
 import { channel, subscribe } from 'node:diagnostics_channel'
 import type { Dispatcher } from 'undici'
 import { FINAL, headerOf, setHeaders, type PublishedRequest } from './published.ts'
-import type { Attempt, HttpResponse, RequestTracer, Untraced } from './request.ts'
 
 type Options = Dispatcher.DispatchOptions
 type Headers = Options['headers']
@@ -11,7 +17,7 @@ type Method = (...args: unknown[]) => unknown
 /** What all copies of this package have in common: they see the same requests. */
 interface Shared {
   /** What the process-wide form finds in the headers of a request whose span this one has made, with all that it sends. */
-  readonly covered: Map<string, Attempt['headers']>
+  readonly covered: Map<string, HeaderChanges>
   /** The same for those that are sent without our headers, by the context that they are made in. */
   readonly coveredContexts: WeakSet<Context>
   /** Listens for all traced dispatchers. */
@@ -89,7 +95,7 @@ export function isCovered(request: PublishedRequest): boolean {
 }
 
 /** Overrides `dispatch` on this instance: undici's other methods come through it. */
-export function traceDispatcher<D extends Dispatcher>(dispatcher: D, tracer: RequestTracer): D {
+export function traceDispatcher<D extends Dispatcher>(dispatcher: D, tracer: HttpClient): D {
   if (isTraced(dispatcher)) return dispatcher
   // While the process-wide form is off, nobody else of ours listens. Once for all dispatchers and all copies.
   if (shared.keepHeaders === undefined) {
@@ -128,8 +134,8 @@ export function traceDispatcher<D extends Dispatcher>(dispatcher: D, tracer: Req
 function prepare(
   dispatcher: Dispatcher,
   options: Options,
-  tracer: RequestTracer,
-): { attempt: Attempt | Untraced; sent: Options } | undefined {
+  tracer: HttpClient,
+): { attempt: HttpAttempt | Untraced; sent: Options } | undefined {
   if (typeof options?.path !== 'string' || typeof options.method !== 'string') return undefined
   const { method, path, headers, origin = originOf(dispatcher) } = options
   try {
@@ -147,7 +153,7 @@ function prepare(
  */
 function watch(
   handler: Dispatcher.DispatchHandler,
-  attempt: Attempt,
+  attempt: HttpAttempt,
   forget: () => void,
 ): Dispatcher.DispatchHandler {
   const caller = attempt.caller
@@ -168,10 +174,10 @@ function watch(
     onResponseError: (_controller: unknown, error: unknown) => end(() => attempt.failed(error)),
   }
   function answered(statusCode: number, headers: HttpResponse['headers']): void {
-    if (statusCode >= FINAL) attempt.answered(statusCode, headers, itself)
+    if (statusCode >= FINAL) attempt.answered(statusCode, undefined, headers, itself)
   }
   function upgraded(statusCode: number, headers: HttpResponse['headers']): void {
-    attempt.answered(statusCode, headers, itself)
+    attempt.answered(statusCode, undefined, headers, itself)
     end(() => attempt.completed())
   }
 
@@ -196,13 +202,14 @@ function originOf(dispatcher: Dispatcher): string {
 }
 
 /** A copy of the headers, in whichever of undici's forms they came, with these in place of those of the same name. */
-function withHeaders(given: Headers, added: Record<string, string>): Headers {
-  const names = Object.keys(added)
+function withHeaders(given: Headers, changes: HeaderChanges): Headers {
+  const names = Object.keys(changes)
   // What undici refuses is not mended here.
   const isOdd = Array.isArray(given) && !Array.isArray(given[0]) && given.length % 2 === 1
   if (names.length === 0 || isOdd) return given
   const kept = pairsOf(given).filter(([name]) => !names.includes(name.toLowerCase()))
-  return [...kept, ...Object.entries(added)].flat() as string[]
+  const added = Object.entries(changes).filter(([, value]) => value !== undefined)
+  return [...kept, ...added].flat() as string[]
 }
 
 function headerIn(given: Headers, name: string): string | undefined {

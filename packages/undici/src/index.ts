@@ -1,9 +1,12 @@
+import { httpClient, type HttpClientOptions as TracingOptions } from '@throughline/core/http-client'
 import type { Dispatcher } from 'undici'
 import { onAttempts } from './attempts.ts'
 import { traceDispatcher } from './dispatcher.ts'
-import { requestTracer, type TracingOptions } from './request.ts'
 
-export type { HttpRequest, HttpResponse, TracingOptions, UrlMatch } from './request.ts'
+export type { HttpRequest, HttpResponse, UrlMatch } from '@throughline/core/http-client'
+export type { TracingOptions }
+
+const SCOPE = { name: '@throughline/undici', version: '0.1.0' }
 
 /**
  * Traces the HTTP requests of this process that undici makes, global `fetch` included: a CLIENT span for each attempt on
@@ -24,8 +27,9 @@ export function traceUndici<D extends Dispatcher>(
   target: D | TracingOptions = {},
   options: TracingOptions = {},
 ): D | (() => void) {
-  if (isDispatcher(target)) return traceDispatcher(target, requestTracer('traceUndici(dispatcher)', options))
-  return onAttempts(requestTracer('traceUndici()', target))
+  if (isDispatcher(target))
+    return traceDispatcher(target, httpClient(SCOPE, 'traceUndici(dispatcher)', options))
+  return onAttempts(httpClient(SCOPE, 'traceUndici()', target))
 }
 
 function isDispatcher(target: object): target is Dispatcher {

@@ -1,4 +1,4 @@
-import type { HttpRequest } from './request.ts'
+import type { HeaderChanges, HttpRequest } from '@throughline/core/http-client'
 
 /**
  * What undici publishes of each attempt on the wire, redirects and retries each by itself. The copy inside Node and the
@@ -25,23 +25,22 @@ export function headerOf({ headers }: PublishedRequest, name: string): string | 
  * There is one trace context on the wire: what the app or another tracer has set gives way, and what a tracer adds that
  * listens after us is not taken; `isAlone` tells that there is none.
  */
-export function setHeaders(
-  request: PublishedRequest,
-  ours: Readonly<Record<string, string>>,
-  isAlone: boolean,
-): void {
+export function setHeaders(request: PublishedRequest, ours: HeaderChanges, isAlone: boolean): void {
   const { headers, addHeader } = request
   for (let index = headers.length - 2; index >= 0; index -= 2) {
     if (isOneOf(headers[index], ours)) headers.splice(index, 2)
   }
-  for (const name in ours) request.addHeader(name, ours[name] as string)
+  for (const name in ours) {
+    const value = ours[name]
+    if (value !== undefined) request.addHeader(name, value)
+  }
   if (isAlone) return
   request.addHeader = function (name, value) {
     if (!isOneOf(name, ours)) addHeader.call(this, name, value)
   }
 }
 
-function isOneOf(given: unknown, names: Readonly<Record<string, string>>): boolean {
+function isOneOf(given: unknown, names: HeaderChanges): boolean {
   for (const name in names) if (isNamed(given, name)) return true
   return false
 }

@@ -1,0 +1,180 @@
+import { context, SpanKind, type Attributes, type Context } from '@opentelemetry/api'
+import { sender, SENDING_SHAPE, type Sender, type SendingOptions } from './client.ts'
+import { captureHeaders, withOldNames } from './http.ts'
+import { HttpAttempt, type Outcome, type Settings, type Subject } from './http-client/attempt.ts'
+import {
+  headerChanges,
+  NO_CHANGES,
+  type HeaderChanges,
+  type HeaderReader,
+  type HeadersRule,
+} from './http-client/headers.ts'
+import { urlOf, type HttpRequest } from './http-client/origin.ts'
+import { Unread } from './http-client/unread.ts'
+import type { DurationMetric } from './metrics.ts'
+import {
+  BOOLEAN,
+  choice,
+  expected,
+  FUNCTION,
+  guarded,
+  MATCH,
+  matcher,
+  type Expectation,
+  type Shape,
+} from './options.ts'
+import * as semconv from './semconv.ts'
+import type { InstrumentationScope } from './span.ts'
+
+export type { HttpAttempt, HttpResponse } from './http-client/attempt.ts'
+export type { HeaderChanges, HeaderReader, HeadersRule } from './http-client/headers.ts'
+export type { HttpRequest } from './http-client/origin.ts'
+
+/** Selects URLs: a string by their beginning, a RegExp, a list of both, or a function. */
+export type UrlMatch = string | RegExp | readonly (string | RegExp)[] | ((url: string) => boolean)
+
+/** `ignore` gets `(url, method)`; `attributes` gets the request and, unless it failed, the response. */
+export interface HttpClientOptions extends SendingOptions<Subject, Outcome> {
+  /** Headers to record, by name. */
+  capture?: { requestHeaders?: string[]; responseHeaders?: string[] } | undefined
+  /** Whether our headers take the place of trace headers that a request has already (the default), or those are kept. */
+  headers?: HeadersRule | undefined
+  /** Who gets our headers; everybody, where it is left out. */
+  propagateTo?: UrlMatch | undefined
+  /** Query keys whose values are not shown, in place of the conventions' list. Case counts. */
+  redactQueryKeys?: readonly string[] | undefined
+  /** `url.template` of a request, which its span is then named by: `/users/{id}`; undefined for one that has none. */
+  urlTemplate?: ((url: string, method: string) => string | undefined) | undefined
+  /** Whether the span says by an event when the response began to come. */
+  firstByteEvent?: boolean | undefined
+}
+
+/** A request that is to have no span. */
+export interface Untraced {
+  readonly isTraced: false
+  readonly headers: HeaderChanges
+}
+
+/** What traces the requests of one client library. */
+export interface HttpClient {
+  /**
+   * Begins a request, whose own headers are read `from` there; `resendCount` is how many attempts at it there were before.
+   * One that `isOpen` has its end noticed: by `completed`, `aborted` or `failed`, once.
+   */
+  begin<From>(
+    request: HttpRequest,
+    from: From,
+    read: HeaderReader<From>,
+    resendCount?: number,
+  ): HttpAttempt | Untraced
+}
+
+const isStrings = (value: unknown): boolean =>
+  Array.isArray(value) && value.every((each) => typeof each === 'string')
+
+/** What the options of a client of HTTP must be. */
+const HTTP_CLIENT_SHAPE: Shape<HttpClientOptions> = {
+  ...SENDING_SHAPE,
+  capture: expected(
+    'lists of header names',
+    "capture: { requestHeaders: ['x-request-id'], responseHeaders: ['content-type'] }",
+    (value) => typeof value === 'object' && value !== null && Object.values(value).every(isStrings),
+  ),
+  headers: choice('headers', ['replace', 'keep']),
+  propagateTo: MATCH("propagateTo: ['https://api.example.com/']"),
+  redactQueryKeys: expected('a list of query keys', "redactQueryKeys: ['token', 'sig']", isStrings),
+  urlTemplate: FUNCTION("urlTemplate: (url) => (url.includes('/users/') ? '/users/{id}' : undefined)"),
+  firstByteEvent: BOOLEAN('firstByteEvent'),
+} satisfies Record<string, Expectation>
+
+const DURATION: DurationMetric = {
+  name: semconv.HTTP_CLIENT_REQUEST_DURATION,
+  description: 'Duration of HTTP client requests.',
+  old: {
+    area: 'http',
+    name: semconv.OLD_HTTP_CLIENT_DURATION,
+    description: 'Measures the duration of outbound HTTP requests.',
+    attributes: oldAttributes,
+  },
+}
+
+/**
+ * The room of those who send HTTP: a request on the wire as a CLIENT span, and one trace in its headers.
+ * @throws TypeError for an option that is unknown or of the wrong shape.
+ */
+export function httpClient(
+  scope: InstrumentationScope,
+  wrapper: string,
+  options: HttpClientOptions,
+): HttpClient {
+  const send: Sender<Subject, Outcome> = sender<Subject, Outcome, HttpClientOptions>(
+    { scope, text: (url) => url, duration: DURATION },
+    wrapper,
+    options,
+    HTTP_CLIENT_SHAPE,
+  )
+  const { capture, headers: rule = 'replace', propagateTo, redactQueryKeys } = options
+  const requestHeaders = lowerCased(capture?.requestHeaders)
+  const isWelcome = matcher<[string]>('propagateTo', byBeginning(propagateTo), (url) => url)
+  const settings: Settings = {
+    send,
+    unread: new Unread(),
+    responseHeaders: lowerCased(capture?.responseHeaders),
+    redactedKeys: redactQueryKeys && new Set(redactQueryKeys),
+    templateOf: guarded('urlTemplate', options.urlTemplate),
+    marksFirstByte: options.firstByteEvent === true,
+  }
+
+  function changes<From>(
+    request: HttpRequest,
+    within: Context,
+    from: From,
+    read: HeaderReader<From>,
+  ): HeaderChanges {
+    const sends = isWelcome === undefined || isWelcome(urlOf(request))
+    return sends ? headerChanges(within, rule, from, read) : NO_CHANGES
+  }
+
+  return {
+    begin(request, from, read, resendCount = 0) {
+      const caller = send.caller()
+      if (caller === undefined)
+        return { isTraced: false, headers: changes(request, context.active(), from, read) }
+      const attempt = new HttpAttempt(settings, caller, request, resendCount)
+      if (requestHeaders.length > 0) {
+        attempt.captured = {}
+        captureHeaders(attempt.captured, semconv.HTTP_REQUEST_HEADER, requestHeaders, (name) =>
+          shown(read(from, name)),
+        )
+      }
+      const isOpen = send.begin(attempt)
+      const { context: within } = attempt
+      const headers = changes(request, within, from, read)
+      // An ignored one has begun no span, not even one that does not record.
+      if (!isOpen && within === caller) return { isTraced: false, headers }
+      attempt.headers = headers
+      return attempt
+    },
+  }
+}
+
+function shown(header: unknown): string | string[] | undefined {
+  if (header === undefined) return undefined
+  return Array.isArray(header) ? header.map(String) : String(header)
+}
+
+function lowerCased(names: readonly string[] = []): readonly string[] {
+  return names.map((name) => name.toLowerCase())
+}
+
+function byBeginning(match: UrlMatch | undefined): ((url: string) => boolean) | undefined {
+  if (match === undefined || typeof match === 'function') return match
+  const tests = (Array.isArray(match) ? match : [match]) as readonly (string | RegExp)[]
+  return (url) =>
+    tests.some((test) => (typeof test === 'string' ? url.startsWith(test) : url.search(test) !== -1))
+}
+
+function oldAttributes(attributes: Attributes): Attributes {
+  const all = withOldNames(attributes, SpanKind.CLIENT)
+  return Object.fromEntries(Object.entries(all).filter(([name]) => !Object.hasOwn(attributes, name)))
+}

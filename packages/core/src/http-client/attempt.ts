@@ -1,0 +1,211 @@
+import { SpanKind, type Attributes, type Context } from '@opentelemetry/api'
+import type { NamedAttributes } from '../attribute.ts'
+import { Call, type Sender } from '../client.ts'
+import { errorType, messageOf } from '../exception.ts'
+import { captureHeaders, methodAttribute, spanName, wantsOldNames, withOldNames } from '../http.ts'
+import { redactUrl } from '../redact.ts'
+import * as semconv from '../semconv.ts'
+import { NO_CHANGES } from './headers.ts'
+import { serverOf, urlOf, type HttpRequest } from './origin.ts'
+import type { Answered, Unread } from './unread.ts'
+
+/** What came back: the status, and the headers with names in lower case. */
+export interface HttpResponse {
+  readonly statusCode: number
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>
+}
+
+export type Subject = [url: string, method: string]
+export type Outcome = [request: HttpRequest, response: HttpResponse | undefined]
+
+/** What the requests of one client have in common. */
+export interface Settings {
+  readonly send: Sender<Subject, Outcome>
+  readonly unread: Unread
+  readonly responseHeaders: readonly string[]
+  /** In place of the list of the conventions. */
+  readonly redactedKeys: ReadonlySet<string> | undefined
+  /** `url.template` of a request. */
+  readonly templateOf: ((url: string, method: string) => string | undefined) | undefined
+  readonly marksFirstByte: boolean
+}
+
+/** Statuses from here on are errors of the client's or of the server's. */
+const FIRST_ERROR = 400
+/** The event of a span whose response has begun to come; its time is all that it says. */
+const FIRST_BYTE = 'http.response.first_byte'
+
+/** One request on its way: a CLIENT span (semantic conventions, HTTP client), each attempt at it for itself. */
+export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
+  readonly isTraced = true
+  headers = NO_CHANGES
+  /** Request headers, as attributes. */
+  captured: Attributes | undefined = undefined
+  answeredAt = 0
+  previous: Answered | undefined = undefined
+  next: Answered | undefined = undefined
+  readonly #settings: Settings
+  readonly #request: HttpRequest
+  /** How many attempts there were before this one. */
+  readonly #resendCount: number
+  /** Asked once, and only where somebody wants to know. */
+  #template: string | null | undefined = null
+  #status = 0
+  #version: string | undefined = undefined
+  #response: HttpResponse | undefined = undefined
+
+  constructor(settings: Settings, caller: Context, request: HttpRequest, resendCount: number) {
+    super(caller)
+    this.#settings = settings
+    this.#request = request
+    this.#resendCount = resendCount
+  }
+
+  override name(): string {
+    return spanName(this.#request.method, this.#templated())
+  }
+
+  override subject(): Subject {
+    return [urlOf(this.#request), this.#request.method]
+  }
+
+  override outcome(): Outcome {
+    return [this.#request, this.#response]
+  }
+
+  override dimensions(): Attributes {
+    const { address, port } = serverOf(this.#request)
+    const counted: Attributes = { [semconv.HTTP_REQUEST_METHOD]: methodAttribute(this.#request.method) }
+    if (address !== undefined) counted[semconv.SERVER_ADDRESS] = address
+    if (port !== undefined) counted[semconv.SERVER_PORT] = port
+    if (this.#status > 0) counted[semconv.HTTP_RESPONSE_STATUS_CODE] = this.#status
+    if (this.#version !== undefined) counted[semconv.NETWORK_PROTOCOL_VERSION] = this.#version
+    const template = this.#templated()
+    if (template !== undefined) counted[semconv.URL_TEMPLATE] = template
+    return counted
+  }
+
+  protected override build(): Attributes {
+    const request = this.#request
+    const { method } = request
+    const known = methodAttribute(method)
+    const url = redactUrl(urlOf(request), this.#settings.redactedKeys)
+    const { address, port } = serverOf(request)
+    // One literal with what nearly every request has, its keys written out: see NamedAttributes.
+    const attributes: Attributes =
+      address === undefined
+        ? ({ 'http.request.method': known, 'url.full': url } satisfies NamedAttributes)
+        : ({
+            'http.request.method': known,
+            'url.full': url,
+            'server.address': address,
+            'server.port': port,
+          } satisfies NamedAttributes)
+    if (known !== method) attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
+    const template = this.#templated()
+    if (template !== undefined) attributes[semconv.URL_TEMPLATE] = template
+    if (this.#resendCount > 0) attributes[semconv.HTTP_REQUEST_RESEND_COUNT] = this.#resendCount
+    if (this.captured !== undefined) Object.assign(attributes, this.captured)
+    return wantsOldNames('http') ? withOldNames(attributes, SpanKind.CLIENT) : attributes
+  }
+
+  #templated(): string | undefined {
+    if (this.#template !== null) return this.#template
+    const [url, method] = this.subject()
+    const template = this.#settings.templateOf?.(url, method)
+    return (this.#template = typeof template === 'string' ? template : undefined)
+  }
+
+  /** It goes over a connection to this peer: an address and a port, or the path of a socket. */
+  connected(address: string, port: number | undefined): void {
+    if (!this.span.isRecording()) return
+    this.#set({
+      [semconv.NETWORK_PEER_ADDRESS]: address,
+      ...(port === undefined ? {} : { [semconv.NETWORK_PEER_PORT]: port }),
+    })
+  }
+
+  /**
+   * The headers of the response have come; they are read only where somebody asks for them. `version` is that of HTTP:
+   * 1.0, 1.1 or 2.
+   */
+  answered<From>(
+    statusCode: number,
+    version: string | undefined,
+    from: From,
+    read: (from: From) => HttpResponse['headers'],
+  ): void {
+    const { send, unread, responseHeaders, marksFirstByte } = this.#settings
+    this.#status = statusCode
+    this.#version = version
+    if (!this.isOpen) return
+    if (this.span.isRecording()) {
+      const told: Attributes = { [semconv.HTTP_RESPONSE_STATUS_CODE]: statusCode }
+      if (version !== undefined) told[semconv.NETWORK_PROTOCOL_VERSION] = version
+      if (responseHeaders.length > 0) {
+        const headers = read(from)
+        captureHeaders(told, semconv.HTTP_RESPONSE_HEADER, responseHeaders, (name) => headers[name])
+      }
+      this.#set(told)
+      if (marksFirstByte) this.span.addEvent(FIRST_BYTE)
+    }
+    if (send.asksOutcome) {
+      this.#response = {
+        statusCode,
+        get headers() {
+          return read(from)
+        },
+      }
+    }
+    unread.remove(this)
+    unread.add(this)
+  }
+
+  #set(attributes: Attributes): void {
+    this.span.setAttributes(wantsOldNames('http') ? withOldNames(attributes, SpanKind.CLIENT) : attributes)
+  }
+
+  /** The last byte has come. */
+  completed(): void {
+    this.#settings.unread.remove(this)
+    this.#conclude()
+  }
+
+  abandoned(): void {
+    this.#conclude(this.answeredAt)
+  }
+
+  /** The caller wants no more of it: that is no error (semantic conventions, HTTP client spans). */
+  aborted(): void {
+    const { send, unread } = this.#settings
+    unread.remove(this)
+    send.succeed(this)
+  }
+
+  /** There will be no more of it: a timeout, a refused or a broken connection; or an abort, where the error says so. */
+  failed(error: unknown): void {
+    if (isAbort(error)) {
+      this.aborted()
+      return
+    }
+    const { send, unread } = this.#settings
+    unread.remove(this)
+    send.fail(this, failureType(error), messageOf(error), true)
+  }
+
+  #conclude(endTicks?: number): void {
+    const { send } = this.#settings
+    if (this.#status < FIRST_ERROR) send.succeed(this, endTicks)
+    else send.fail(this, String(this.#status), undefined, true, endTicks)
+  }
+}
+
+// What a client and the system report are errors; a reason that is none was given by the caller.
+function isAbort(error: unknown): boolean {
+  return !(error instanceof Error) || error.name === 'AbortError'
+}
+
+function failureType(error: unknown): string | undefined {
+  const { code } = error as { code?: unknown }
+  return typeof code === 'string' ? code : errorType(error)
+}

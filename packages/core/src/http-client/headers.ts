@@ -1,0 +1,49 @@
+import type { Context } from '@opentelemetry/api'
+import { headersOf } from '../client.ts'
+
+/** Headers to set on a request in place of what it has under these names, in lower case; undefined is to be taken away. */
+export type HeaderChanges = Record<string, string | undefined>
+
+/** Reads a header by its name in lower case from where a client has them. */
+export type HeaderReader<From> = (from: From, name: string) => unknown
+
+/** What to do with trace headers that a request has already. */
+export type HeadersRule = 'replace' | 'keep'
+
+export const NO_CHANGES: HeaderChanges = {}
+
+const BAGGAGE = 'baggage'
+
+/** What says more of the trace that is named by the first, and nothing of any other. */
+const FAMILIES = [
+  ['traceparent', 'tracestate'],
+  ['x-b3-traceid', 'x-b3-spanid', 'x-b3-parentspanid', 'x-b3-sampled', 'x-b3-flags'],
+] as const
+
+/**
+ * What this context changes of a request's headers, so that there is one trace on the wire. With `replace` that is ours:
+ * what a caller or another tracer set gives way, a `tracestate` to a lone `traceparent` too. With `keep` it is the
+ * request's own, where it has one: baggage, which is nobody's trace, is kept for itself.
+ */
+export function headerChanges<From>(
+  within: Context,
+  rule: HeadersRule,
+  from: From,
+  read: HeaderReader<From>,
+): HeaderChanges {
+  const changes: HeaderChanges = headersOf(within)
+  if (rule === 'keep') dropKept(changes, from, read)
+  for (const [leader, ...others] of FAMILIES) {
+    if (changes[leader] === undefined) continue
+    for (const name of others) changes[name] ??= undefined
+  }
+  return changes
+}
+
+function dropKept<From>(changes: HeaderChanges, from: From, read: HeaderReader<From>): void {
+  const own = Object.keys(changes).filter((name) => read(from, name) !== undefined)
+  const hasTrace = own.some((name) => name !== BAGGAGE)
+  for (const name of Object.keys(changes)) {
+    if (name === BAGGAGE ? own.includes(BAGGAGE) : hasTrace) delete changes[name]
+  }
+}
