@@ -1,3 +1,5 @@
+import { traceHttp, type TracingOptions } from '@throughline/http'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import * as http from 'node:http'
@@ -31,7 +33,8 @@ export async function listen(
   const requests: http.IncomingMessage[] = []
   const server =
     scheme === 'http'
-      ? http.createServer()
+      ? // Headers in a list are all that is sent: mostly there is no Host.
+        http.createServer({ requireHostHeader: false })
       : https.createServer({ cert: pem('collector'), key: pem('collector.key') })
   server.on('request', (request, response) => {
     requests.push(request)
@@ -73,4 +76,22 @@ export async function textOf(response: http.IncomingMessage): Promise<string> {
 export async function answerTo(request: http.ClientRequest): Promise<string> {
   const [response] = (await once(request, 'response')) as [http.IncomingMessage]
   return textOf(response)
+}
+
+/** Traces the process until the end of the test. */
+export function traced(options?: TracingOptions): () => void {
+  const stop = traceHttp(options)
+  onTestFinished(stop)
+  return stop
+}
+
+/** Whether this Node publishes the requests that it makes, those of `new ClientRequest()` too. */
+export function isPublished(): boolean {
+  let isSeen = false
+  const see = () => void (isSeen = true)
+  subscribe('http.client.request.created', see)
+  // Its agent connects it to nobody.
+  void new http.ClientRequest({ agent: { addRequest() {} } } as unknown as string)
+  unsubscribe('http.client.request.created', see)
+  return isSeen
 }
