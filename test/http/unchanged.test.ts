@@ -104,6 +104,24 @@ test("listeners run in the caller's context, and in the app's own storage, over 
   agent.destroy()
 })
 
+test('a request that is not sampled is given a header, and is not watched', async () => {
+  record({ sampling: 0 })
+  const { url } = await served()
+  const keysOf = async () => {
+    const request = http.request(url)
+    const keys = Reflect.ownKeys(request)
+    const response = new Promise<http.IncomingMessage>((resolve) => request.on('response', resolve))
+    request.end()
+    return { keys, ofResponse: Reflect.ownKeys((await response).resume()) }
+  }
+  await keysOf()
+  const bare = await keysOf()
+  traced()
+  const { keys, ofResponse } = await keysOf()
+  expect(keys.filter((key) => !bare.keys.includes(key))).toEqual(['_implicitHeader'])
+  expect(ofResponse).toEqual(bare.ofResponse)
+})
+
 describe('what Node refuses is refused in its own words', () => {
   test.each<[string, () => unknown]>([
     ['a path', () => http.get({ path: '/a b' })],
