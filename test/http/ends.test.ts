@@ -5,6 +5,7 @@ import * as http from 'node:http'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
+import { setImmediate } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { WebSocket, WebSocketServer } from 'ws'
 import { record } from '../recording.ts'
@@ -141,6 +142,27 @@ describe('a response', () => {
     await expect(answerTo(http.get(url))).rejects.toThrow('aborted')
     const [call] = await recording.all(1)
     expect(call?.attributes).toMatchObject({ 'error.type': 'ECONNRESET', 'http.response.status_code': 200 })
+  })
+
+  test('that breaks off is an error also where the app, when it hears of it, destroys the request', async () => {
+    const recording = record()
+    const url = await raw('HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nhalf', (socket) => socket.end())
+    traced()
+    const request = http.get(url, (response) => {
+      response.on('aborted', () => request.destroy()).resume()
+    })
+    const [call] = await recording.all(1)
+    expect(call?.attributes).toMatchObject({ 'error.type': 'ECONNRESET' })
+  })
+
+  test('that nobody reads is left on the wire as before', async () => {
+    record()
+    const { url } = await served((_request, response) => response.end(MUCH))
+    traced()
+    const request = http.get(url)
+    const response = await responseTo(request)
+    while (!response.complete && request.socket?.isPaused() !== true) await setImmediate()
+    expect(response.complete).toBe(false)
   })
 
   test('that breaks off while nobody reads it is an error', async () => {
@@ -315,7 +337,12 @@ describe('a request', () => {
     const url = await raw('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n')
     traced()
     const headers = { connection: 'Upgrade', upgrade: 'echo' }
-    const [, socket] = (await once(http.get(url, { headers }), 'upgrade')) as [unknown, Socket]
+    const upgraded = http.get(url, { headers })
+    const seen = new Promise<number>((resolve) => {
+      upgraded.on('upgrade', () => resolve(recording.spans.length))
+    })
+    const [, socket] = (await once(upgraded, 'upgrade')) as [unknown, Socket]
+    expect(await seen).toBe(1)
     const [call] = await recording.all(1)
     socket.destroy()
     await once(http.get(url, { headers }), 'close')

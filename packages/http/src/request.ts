@@ -56,7 +56,8 @@ function notice(request: Request, attempt: HttpAttempt, event: string | symbol, 
       case 'error':
       case 'destroy':
         tellPeer(request, attempt)
-        end(attempt, given)
+        // Without an error it was the app that wants no more.
+        attempt.failed(reasonOf(given))
         break
       case 'close':
         if (attempt.isOpen) closed(request, attempt)
@@ -84,7 +85,7 @@ function tellPeer({ socketPath, socket }: Request, attempt: HttpAttempt): void {
 function onLastByte(response: Response, attempt: HttpAttempt): void {
   const pushBefore = response.push
   hide(response, 'push', function push(this: Response, chunk: unknown, encoding?: BufferEncoding): boolean {
-    if (chunk === null && this.complete) {
+    if (chunk === null) {
       try {
         attempt.completed()
       } catch (error) {
@@ -102,13 +103,7 @@ function closed(request: Request, attempt: HttpAttempt): void {
     // Nobody listens for that, so Node has closed the connection, and says no more of it.
     answered(request, attempt, response)
     attempt.completed()
-  } else end(attempt, response?.errored)
-}
-
-/** With no error it was the app that wants no more. */
-function end(attempt: HttpAttempt, error: unknown): void {
-  if (error === undefined || error === null) attempt.aborted()
-  else attempt.failed(reasonOf(error))
+  } else attempt.failed(reasonOf(response?.errored))
 }
 
 /** What a signal was aborted with tells a timeout from the will of the caller. */
