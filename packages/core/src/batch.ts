@@ -14,14 +14,30 @@ export interface ExportResult {
   lost?: number
 }
 
+/** Spans in the form in which they will leave the process. */
+export interface Parcel {
+  /** How many they are. */
+  readonly count: number
+}
+
 /** Takes finished spans out of the process; the shape of the official SDK's SpanExporter. */
 export interface SpanExporter {
-  /** `late` is aborted when the time for this batch is over: it counts as lost then, and is not to be sent any more. */
-  export(spans: ReadableSpan[], done: (result: ExportResult) => void, late?: AbortSignal): void
+  /**
+   * `late` is aborted when the time for this batch is over: it counts as lost then, and is not to be sent any more.
+   * `packed` is for an exporter that packs: what it has packed of this batch, which goes before the spans.
+   */
+  export(
+    spans: ReadableSpan[],
+    done: (result: ExportResult) => void,
+    late?: AbortSignal,
+    packed?: readonly Parcel[],
+  ): void
   shutdown(): Promise<void>
   forceFlush?(): Promise<void>
   /** True for one that sends a heavy batch in parts by itself. */
   readonly cutsItself?: true
+  /** Packs spans before it is time to send them; those that it has no room for are added to `later`. Never throws. */
+  pack?(spans: readonly ReadableSpan[], later: ReadableSpan[]): Parcel
 }
 
 /** Milliseconds and counts, as the OTEL_BSP_* variables name them. */
@@ -30,6 +46,15 @@ export interface BatchOptions {
   exportTimeoutMillis: number
   maxQueueSize: number
   maxExportBatchSize: number
+}
+
+/** Spans that go together. */
+interface Batch {
+  /** What is packed already, and what is not. */
+  readonly packed: Parcel[]
+  spans: ReadableSpan[]
+  /** Both together. */
+  count: number
 }
 
 interface Waiter {
@@ -42,6 +67,13 @@ interface Waiter {
  * feels, and twice what 512 ordinary spans weigh. A span that weighs more goes alone.
  */
 const BATCH_WEIGHT = 512 * 1024
+
+/**
+ * So many spans are packed together, long before a batch is full, where the exporter can: bytes are nothing that the
+ * garbage collector looks at. With 512 spans waiting it moved so many so often that it made its young space as large as it may
+ * be: 40 MB.
+ */
+const SPANS_PACKED_AT_ONCE = 64
 
 /** While something is lost, how much is said this often at most. */
 const LOSS_PERIOD_MS = 60_000
@@ -69,8 +101,8 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
 
   // The queue in pieces, so that taking one costs the same however many are behind it: those that are due, oldest
   // first, and the one that is being filled.
-  const due: ReadableSpan[][] = []
-  let filling: ReadableSpan[] = []
+  const due: Batch[] = []
+  let filling = emptyBatch()
   let queued = 0
   // How many have ever left the queue, and of how many the end is known.
   let taken = 0
@@ -90,12 +122,44 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
       return
     }
     queued += 1
-    if (filling.push(span) >= batchSize) {
+    filling.count += 1
+    const loose = filling.spans.push(span)
+    if (loose === SPANS_PACKED_AT_ONCE && exporter.pack !== undefined) packSoon(filling)
+    if (filling.count >= batchSize) {
       due.push(takeFilling())
       exportWhatIsDue()
     } else if (timer === undefined) {
       schedule()
     }
+  }
+
+  const toPack: Batch[] = []
+  let isPacking = false
+
+  function packSoon(batch: Batch): void {
+    if (toPack.at(-1) !== batch) toPack.push(batch)
+    if (isPacking) return
+    isPacking = true
+    void apart(packBatches)
+  }
+
+  // As batches leave: not in the middle of a request, and not two on end.
+  async function packBatches(): Promise<void> {
+    for (;;) {
+      await turn()
+      const batch = toPack[0]
+      if (batch === undefined) break
+      pack(batch)
+      if (batch.spans.length < SPANS_PACKED_AT_ONCE || hasUnknownResource(batch.spans)) toPack.shift()
+    }
+    isPacking = false
+  }
+
+  function pack(batch: Batch): void {
+    const { spans } = batch
+    if (exporter.pack === undefined || spans.length === 0 || hasUnknownResource(spans)) return
+    batch.spans = []
+    batch.packed.push(exporter.pack(spans, batch.spans))
   }
 
   function schedule(): void {
@@ -109,7 +173,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
 
   // Full batches leave at once; a part of one leaves only when the delay or a flush asks for what it holds.
   function isSomethingDue(): boolean {
-    return due.length > 0 || (filling.length > 0 && taken < flushUntil)
+    return due.length > 0 || (filling.count > 0 && taken < flushUntil)
   }
 
   function exportWhatIsDue(): void {
@@ -124,8 +188,8 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
       // Not in the middle of the request that filled the batch, and not two batches on end.
       await turn()
       const batch = take()
-      tally(await resultOf(batch), batch.length)
-      settled += batch.length
+      tally(await resultOf(batch), batch.count)
+      settled += batch.count
       const done = waiters.filter((waiter) => waiter.until <= settled)
       waiters = waiters.filter((waiter) => waiter.until > settled)
       for (const waiter of done) waiter.resolve()
@@ -133,24 +197,29 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
     isExporting = false
   }
 
-  function takeFilling(): ReadableSpan[] {
+  function takeFilling(): Batch {
     clearTimeout(timer)
     timer = undefined
-    const spans = filling
-    filling = []
-    return spans
-  }
-
-  function take(): ReadableSpan[] {
-    const batch = due.shift() ?? takeFilling()
-    const rest = exporter.cutsItself === true ? [] : batch.splice(countOfLight(batch, BATCH_WEIGHT))
-    if (rest.length > 0) due.unshift(rest)
-    queued -= batch.length
-    taken += batch.length
+    const batch = filling
+    filling = emptyBatch()
     return batch
   }
 
-  async function resultOf(batch: ReadableSpan[]): Promise<ExportResult> {
+  function take(): Batch {
+    const batch = due.shift() ?? takeFilling()
+    const place = toPack.indexOf(batch)
+    if (place !== -1) toPack.splice(place, 1)
+    if (exporter.cutsItself !== true) {
+      const rest = batch.spans.splice(countOfLight(batch.spans, BATCH_WEIGHT))
+      batch.count -= rest.length
+      if (rest.length > 0) due.unshift({ packed: [], spans: rest, count: rest.length })
+    }
+    queued -= batch.count
+    taken += batch.count
+    return batch
+  }
+
+  async function resultOf(batch: Batch): Promise<ExportResult> {
     try {
       return await inTime((late) => handOver(batch, late))
     } catch (error) {
@@ -158,13 +227,13 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
     }
   }
 
-  async function handOver(batch: ReadableSpan[], late: AbortSignal): Promise<ExportResult> {
-    for (const { resource } of batch) {
+  async function handOver({ spans, packed }: Batch, late: AbortSignal): Promise<ExportResult> {
+    for (const { resource } of spans) {
       // What is known of a resource without the detector that fails is more than nothing.
       if (resource.asyncAttributesPending === true) await resource.waitForAsyncAttributes?.().catch(() => {})
     }
     late.throwIfAborted()
-    return new Promise((resolve) => exporter.export(batch, resolve, late))
+    return new Promise((resolve) => exporter.export(spans, resolve, late, packed))
   }
 
   /** Rejects when the exporter takes longer than it may; what it still says then is not heard. */
@@ -267,6 +336,14 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
     forceFlush: () => stopping ?? flush(),
     shutdown: () => (stopping ??= stop()),
   }
+}
+
+function emptyBatch(): Batch {
+  return { packed: [], spans: [], count: 0 }
+}
+
+function hasUnknownResource(spans: readonly ReadableSpan[]): boolean {
+  return spans.some(({ resource }) => resource.asyncAttributesPending === true)
 }
 
 export interface LossPeriod {

@@ -128,28 +128,36 @@ export function serverAttributes(
   const peerPort = socket?.remotePort
   const userAgent = headers['user-agent']
   // One literal with what nearly every request has, its keys written out: see NamedAttributes.
-  const attributes = {
-    'http.request.method': known,
-    'url.path': pathOf(target),
-    'url.scheme': schemeOf(request, trustProxy),
-    'network.protocol.version': protocolVersion(request),
-    'server.address': address,
-    'server.port': port,
-    'client.address': (trustProxy ? forwarded(headers, 'for') : undefined) ?? peer,
-    'network.peer.address': peer,
-    'network.peer.port': peerPort,
-    'user_agent.original': userAgent,
-  } satisfies NamedAttributes
-  const isWhole =
-    address !== undefined &&
-    port !== undefined &&
-    peer !== undefined &&
-    peerPort !== undefined &&
-    userAgent !== undefined
-  const all = withRarer(isWhole ? attributes : defined(attributes), request, target, known, capture)
+  const attributes: Attributes =
+    address !== undefined && peer !== undefined && peerPort !== undefined
+      ? ({
+          'http.request.method': known,
+          'url.path': pathOf(target),
+          'url.scheme': schemeOf(request, trustProxy),
+          'network.protocol.version': protocolVersion(request),
+          'server.address': address,
+          'client.address': (trustProxy ? forwarded(headers, 'for') : undefined) ?? peer,
+          'network.peer.address': peer,
+          'network.peer.port': peerPort,
+        } satisfies NamedAttributes)
+      : defined({
+          [semconv.HTTP_REQUEST_METHOD]: known,
+          [semconv.URL_PATH]: pathOf(target),
+          [semconv.URL_SCHEME]: schemeOf(request, trustProxy),
+          [semconv.NETWORK_PROTOCOL_VERSION]: protocolVersion(request),
+          [semconv.SERVER_ADDRESS]: address,
+          [semconv.CLIENT_ADDRESS]: (trustProxy ? forwarded(headers, 'for') : undefined) ?? peer,
+          [semconv.NETWORK_PEER_ADDRESS]: peer,
+          [semconv.NETWORK_PEER_PORT]: peerPort,
+        })
+  // Many clients say neither: to leave one out afterwards would cost 3 µs.
+  if (port !== undefined) attributes['server.port'] = port
+  if (userAgent !== undefined) attributes['user_agent.original'] = userAgent
+  const all = withRarer(attributes, request, target, known, capture)
   return wantsOldNames('http') ? withOldNames(all, SpanKind.SERVER) : all
 }
 
+/** Without what is unknown. */
 function defined(attributes: Attributes): Attributes {
   const entries = Object.entries(attributes).filter(([, value]) => value !== undefined)
   return Object.fromEntries(entries)

@@ -141,53 +141,142 @@ export function encodeProtobuf(
   most = Infinity,
   rest: Remainder = { later: [], leftOut: 0 },
 ): Uint8Array {
-  if (spans.length === 0) return new Uint8Array(0)
-  if (isEncoding) return apart(spans, most, rest)
+  // Joined before anybody encodes again, so the buffer's own bytes will do.
+  return joinSections(alone(spans, most, rest, viewed))
+}
+
+/** Spans of one scope, encoded, and what their resource and their scope are in front of them. */
+export interface Section {
+  /** The same object for the same resource. */
+  readonly resource: Uint8Array
+  /** The same object for the same scope. */
+  readonly scope: Uint8Array
+  readonly spans: Uint8Array
+}
+
+/**
+ * The same spans in parts, before it is known what else goes into the request: `joinSections` makes one of them. What is
+ * said of `encodeProtobuf` is true of both.
+ */
+export function encodeSections(spans: readonly ReadableSpan[], most: number, rest: Remainder): Section[] {
+  return alone(spans, most, rest, copied)
+}
+
+/** Takes bytes out of the buffer. */
+type Take = (from: number, to: number) => Uint8Array
+
+/** Not filled with zeros first, which costs as much again as the copy; of no pool, since they wait for an answer. */
+function copied(from: number, to: number): Uint8Array {
+  const copy = Buffer.allocUnsafeSlow(to - from)
+  bytes.copy(copy, 0, from, to)
+  return copy
+}
+
+function viewed(from: number, to: number): Uint8Array {
+  return bytes.subarray(from, to)
+}
+
+function alone(spans: readonly ReadableSpan[], most: number, rest: Remainder, take: Take): Section[] {
+  if (isEncoding) return apart(spans, most, rest, take)
   isEncoding = true
   try {
-    return encodeSpans(spans, most, rest)
+    return sectionsOf(spans, most, rest, take)
   } finally {
     isEncoding = false
   }
 }
 
 /** A value's `toString` may log, and what logs may be traced and fill a batch: that one has a buffer of its own. */
-function apart(spans: readonly ReadableSpan[], most: number, rest: Remainder): Uint8Array {
+function apart(spans: readonly ReadableSpan[], most: number, rest: Remainder, take: Take): Section[] {
   const outer = { bytes, view, nextSpan, valuesLeft, room, written, remainder }
   nextSpan = new Int32Array(spans.length)
   resize(INITIAL_BYTES, 0)
   forget()
   try {
-    return encodeSpans(spans, most, rest)
+    return sectionsOf(spans, most, rest, take)
   } finally {
     ;({ bytes, view, nextSpan, valuesLeft, room, written, remainder } = outer)
   }
 }
 
-function encodeSpans(spans: readonly ReadableSpan[], most: number, rest: Remainder): Uint8Array {
+function sectionsOf(spans: readonly ReadableSpan[], most: number, rest: Remainder, take: Take): Section[] {
   room = most
   written = 0
   remainder = rest
   hasInherited = false
   for (const _ in NOTHING) hasInherited = true
+  const sections: Section[] = []
   let at = 0
-  for (const resourceGroup of group(spans)) {
-    const before = progress()
-    try {
-      at = writeResourceSpans(resourceGroup, spans, at)
-    } catch (error) {
-      forget()
-      takeBack(before)
-      for (const { first } of resourceGroup.scopes) remainder.leftOut += chain(spans, first).length
-      reportOnce('encode', 'error', 'the spans of a resource could not be encoded and are left out', error)
+  for (const { resource, scopes: scopeGroups } of group(spans)) {
+    for (const scopeGroup of scopeGroups) {
+      const { scope, first } = scopeGroup
+      const before = progress()
+      try {
+        const resourceHead = resources.get(resource) ?? encodeResource(resource, at)
+        const scopeHead = scopes.get(scope) ?? encodeScope(scope, at)
+        const end = writeSpans(scopeGroup, spans, at)
+        if (end > at) sections.push({ resource: resourceHead, scope: scopeHead, spans: take(at, end) })
+        at = end
+      } catch (error) {
+        forget()
+        takeBack(before)
+        remainder.leftOut += chain(spans, first).length
+        reportOnce('encode', 'error', 'the spans of a scope could not be encoded and are left out', error)
+      }
     }
   }
-  // Not filled with zeros first, which costs as much again as the copy; of no pool, since it waits for its answer.
-  const request = Buffer.allocUnsafeSlow(at)
-  bytes.copy(request, 0, 0, at)
   forget()
   if (bytes.length > KEPT_BYTES) resize(INITIAL_BYTES, 0)
-  return request
+  return sections
+}
+
+/** Tag and length in front of a message. */
+const FRAME_BYTES = 5
+
+/** Sections as one ExportTraceServiceRequest, with one ResourceSpans for each resource and one ScopeSpans for each scope. */
+export function joinSections(sections: readonly Section[]): Uint8Array {
+  const byResource = new Map<Uint8Array, Map<Uint8Array, Uint8Array[]>>()
+  for (const { resource, scope, spans } of sections) {
+    let byScope = byResource.get(resource)
+    if (byScope === undefined) byResource.set(resource, (byScope = new Map()))
+    const parts = byScope.get(scope)
+    if (parts === undefined) byScope.set(scope, [spans])
+    else parts.push(spans)
+  }
+
+  const pieces: Uint8Array[] = []
+  for (const [resource, byScope] of byResource) {
+    const inner: Uint8Array[] = [resource]
+    for (const [scope, parts] of byScope) {
+      const message = [scope, ...parts]
+      inner.push(frame(0x12, message), ...message) // ResourceSpans.scope_spans = 2
+    }
+    pieces.push(frame(0x0a, inner), ...inner) // ExportTraceServiceRequest.resource_spans = 1
+  }
+  return joined(pieces)
+}
+
+/** Of no pool, since it waits for its answer. */
+function joined(pieces: readonly Uint8Array[]): Uint8Array {
+  if (pieces.length === 0) return new Uint8Array(0)
+  const whole = Buffer.allocUnsafeSlow(lengthOf(pieces))
+  let at = 0
+  for (const piece of pieces) {
+    whole.set(piece, at)
+    at += piece.length
+  }
+  return whole
+}
+
+function lengthOf(pieces: readonly Uint8Array[]): number {
+  return pieces.reduce((sum, { length }) => sum + length, 0)
+}
+
+function frame(tag: number, message: readonly Uint8Array[]): Uint8Array {
+  const head = new Uint8Array(FRAME_BYTES)
+  head[0] = tag
+  setLength(head, 1, FRAME_BYTES - 1, lengthOf(message))
+  return head
 }
 
 // ---- Groups ----
@@ -263,37 +352,9 @@ function chain(spans: readonly ReadableSpan[], first: number): ReadableSpan[] {
   return linked
 }
 
-/** ResourceSpans { resource = 1, scope_spans = 2, schema_url = 3 } */
-function writeResourceSpans(
-  resourceGroup: ResourceGroup,
-  spans: readonly ReadableSpan[],
-  start: number,
-): number {
-  const { resource } = resourceGroup
-  const head = writeBytes(resources.get(resource) ?? encodeResource(resource, start), start + 5)
-  let at = head
-  for (const scopeGroup of resourceGroup.scopes) {
-    const before = progress()
-    try {
-      at = writeScopeSpans(scopeGroup, spans, at)
-    } catch (error) {
-      forget()
-      takeBack(before)
-      remainder.leftOut += chain(spans, scopeGroup.first).length
-      reportOnce('encode', 'error', 'the spans of a scope could not be encoded and are left out', error)
-    }
-  }
-  if (at === head) return start
-  bytes[start] = 0x0a // ExportTraceServiceRequest.resource_spans = 1
-  writeLength(start + 1, 4, at - start - 5)
-  return at
-}
-
-/** ScopeSpans { scope = 1, spans = 2, schema_url = 3 } */
-function writeScopeSpans(scopeGroup: ScopeGroup, spans: readonly ReadableSpan[], start: number): number {
-  const { scope, first } = scopeGroup
-  const head = writeBytes(scopes.get(scope) ?? encodeScope(scope, start), start + 5)
-  let at = head
+/** ScopeSpans.spans = 2 of one scope, as many as there is room for. */
+function writeSpans({ first }: ScopeGroup, spans: readonly ReadableSpan[], start: number): number {
+  let at = start
   for (let index = first; index !== -1; index = nextSpan[index] ?? -1) {
     if (isFull(at)) {
       remainder.later.push(...chain(spans, index))
@@ -308,10 +369,6 @@ function writeScopeSpans(scopeGroup: ScopeGroup, spans: readonly ReadableSpan[],
       reportOnce('encode', 'error', 'a span could not be encoded and is left out', error)
     }
   }
-  // An envelope with nothing in it is not sent.
-  if (at === head) return start
-  bytes[start] = 0x12 // ResourceSpans.scope_spans = 2
-  writeLength(start + 1, 4, at - start - 5)
   return at
 }
 

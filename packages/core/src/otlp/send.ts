@@ -4,11 +4,25 @@ import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises'
 import type { TLSSocket } from 'node:tls'
 import { promisify } from 'node:util'
 import { gzip } from 'node:zlib'
-import { announced, countOfLight, lossPeriod, type ExportResult, type SpanExporter } from '../batch.ts'
+import {
+  announced,
+  countOfLight,
+  lossPeriod,
+  type ExportResult,
+  type Parcel,
+  type SpanExporter,
+} from '../batch.ts'
 import { report, reportOnce } from '../report.ts'
 import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
-import { decodePartialSuccess, encodeProtobuf, type PartialSuccess, type Remainder } from './encode.ts'
+import {
+  decodePartialSuccess,
+  encodeSections,
+  joinSections,
+  type PartialSuccess,
+  type Remainder,
+  type Section,
+} from './encode.ts'
 import { encodeJson, parsePartialSuccess } from './json.ts'
 
 export interface OtlpOptions {
@@ -71,6 +85,21 @@ interface Pause {
   wake: () => void
 }
 
+/** Spans that are encoded, and not sent. */
+interface Packed extends Parcel {
+  /** How many of them could not be encoded. */
+  readonly leftOut: number
+  /** In bytes. */
+  readonly size: number
+  readonly sections: readonly Section[]
+}
+
+/** What of a batch is to be sent still. */
+interface Rest {
+  readonly parcels: Packed[]
+  spans: readonly ReadableSpan[]
+}
+
 type Answer =
   | { status: number; retryAfter: string | undefined; body: Buffer }
   | { failure: Error; cause: Cause }
@@ -109,31 +138,66 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   }
 
   /** A batch in requests of a size that no app feels, each in a turn of the loop. The first that fails is the last. */
-  async function send(spans: readonly ReadableSpan[], late?: AbortSignal): Promise<ExportResult> {
+  async function send(
+    spans: readonly ReadableSpan[],
+    late: AbortSignal | undefined,
+    packed: readonly Parcel[],
+  ): Promise<ExportResult> {
     const deadline = timeoutMillis > 0 ? performance.now() + timeoutMillis : Infinity
-    let unsent = spans
-    let leftOut = 0
-    while (unsent.length > 0) {
-      if (unsent !== spans) await turn()
-      const rest: Remainder = { later: [], leftOut: 0 }
-      const encoded = encode(unsent, rest)
-      const count = unsent.length - rest.later.length - rest.leftOut
-      leftOut += rest.leftOut
-      const result = count <= 0 ? SENT : await sendRequest(encoded, count, deadline, late)
-      if (result.code !== 0) {
-        const lost = leftOut + count + rest.later.length
-        return lost === spans.length ? result : { ...result, lost }
-      }
-      unsent = rest.later
+    const parcels = packed as readonly Packed[]
+    const total = spans.length + parcels.reduce((sum, { count }) => sum + count, 0)
+    const rest: Rest = { parcels: [...parcels], spans }
+    let lost = 0
+    let settled = 0
+    while (settled < total) {
+      if (settled > 0) await turn()
+      const { body, count, leftOut } = nextRequest(rest)
+      const sent = count - leftOut
+      const result = sent === 0 ? SENT : await sendRequest(body, sent, deadline, late)
+      if (result.code !== 0) return settled === 0 ? result : { ...result, lost: lost + total - settled }
+      settled += count
+      lost += leftOut
     }
-    return leftOut === 0 ? SENT : { ...SENT, lost: leftOut }
+    return lost === 0 ? SENT : { ...SENT, lost }
   }
 
-  function encode(spans: readonly ReadableSpan[], rest: Remainder): Uint8Array {
-    if (protocol === 'http/protobuf') return encodeProtobuf(spans, BYTES_AT_ONCE, rest)
-    const count = countOfLight(spans, JSON_WEIGHT_AT_ONCE)
-    rest.later.push(...spans.slice(count))
-    return Buffer.from(encodeJson(spans.slice(0, count), rest))
+  /** Takes from the rest what goes into one request: what is packed already, and then as many of the spans as are light enough. */
+  function nextRequest(rest: Rest): Omit<Packed, 'sections'> & { body: Uint8Array } {
+    if (protocol === 'http/json') return jsonRequest(rest)
+    const sections: Section[] = []
+    let size = 0
+    let count = 0
+    let leftOut = 0
+    for (;;) {
+      if (rest.parcels.length === 0 && rest.spans.length > 0) {
+        const later: ReadableSpan[] = []
+        rest.parcels.push(pack(rest.spans, later))
+        rest.spans = later
+      }
+      const [parcel] = rest.parcels
+      if (parcel === undefined || (count > 0 && size + parcel.size > BYTES_AT_ONCE)) break
+      rest.parcels.shift()
+      sections.push(...parcel.sections)
+      size += parcel.size
+      count += parcel.count
+      leftOut += parcel.leftOut
+    }
+    return { body: joinSections(sections), size, count, leftOut }
+  }
+
+  function jsonRequest(rest: Rest): Omit<Packed, 'sections'> & { body: Uint8Array } {
+    const count = countOfLight(rest.spans, JSON_WEIGHT_AT_ONCE)
+    const remainder: Remainder = { later: [], leftOut: 0 }
+    const body = Buffer.from(encodeJson(rest.spans.slice(0, count), remainder))
+    rest.spans = rest.spans.slice(count)
+    return { body, size: body.length, count, leftOut: remainder.leftOut }
+  }
+
+  function pack(spans: readonly ReadableSpan[], later: ReadableSpan[]): Packed {
+    const remainder: Remainder = { later, leftOut: 0 }
+    const sections = encodeSections(spans, BYTES_AT_ONCE, remainder)
+    const size = sections.reduce((sum, { spans: { length } }) => sum + length, 0)
+    return { count: spans.length - later.length, leftOut: remainder.leftOut, size, sections }
   }
 
   async function sendRequest(
@@ -272,8 +336,9 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   return {
     setPatience,
     cutsItself: true,
-    export(spans, done, late) {
-      send(spans, late).then(done, (error: unknown) =>
+    ...(protocol === 'http/protobuf' && { pack }),
+    export(spans, done, late, packed = []) {
+      send(spans, late, packed).then(done, (error: unknown) =>
         done(failure(`the batch could not be sent: ${String(error)}`)),
       )
     },
