@@ -108,6 +108,7 @@ function gzipBytes(files: readonly string[]): number {
 }
 
 const isOfSql = (file: string) => /^packages\/core\/dist\/sql(\.js$|\/)/.test(file)
+const isOfDatabase = (file: string) => file === 'packages/core/dist/database.js'
 const isOfHttpClient = (file: string) => /^packages\/core\/dist\/http-client(\.js$|\/)/.test(file)
 
 describe.each(packages)('an import of @throughline/%s', (name) => {
@@ -124,13 +125,16 @@ describe.each(packages)('an import of @throughline/%s', (name) => {
   test('loads nothing later either: what it names is Node, the API, core and itself', () => {
     const named = loaded(name).files.flatMap((file) => importsOf(file).map(({ from }) => from))
     const others = named.filter(
-      (from) => !/^\.|^node:|^@opentelemetry\/api$|^@throughline\/core(\/sql|\/http-client)?$/.test(from),
+      (from) =>
+        !/^\.|^node:|^@opentelemetry\/api$|^@throughline\/core(\/database|\/sql|\/http-client)?$/.test(from),
     )
     expect(others).toEqual([])
   })
 
   test(`is at most ${MOST_FILES} files, none of them large`, () => {
-    const files = loaded(name).files.filter((file) => !isOfSql(file) && !isOfHttpClient(file))
+    const files = loaded(name).files.filter(
+      (file) => !isOfSql(file) && !isOfDatabase(file) && !isOfHttpClient(file),
+    )
     expect(files.length).toBeLessThanOrEqual(MOST_FILES)
     expect(files.filter((file) => readFileSync(file).length > MOST_BYTES_OF_A_FILE)).toEqual([])
   })
@@ -149,6 +153,11 @@ describe.each(packages)('an import of @throughline/%s', (name) => {
 
 test('what reads SQL is loaded by those that send it, and by nobody else', () => {
   expect(packages.filter((name) => loaded(name).files.some(isOfSql))).toEqual(['pg'])
+})
+
+test('what clients of databases have in common is loaded by those, and by nobody else', () => {
+  const openers = packages.filter((name) => loaded(name).files.some(isOfDatabase))
+  expect(openers.filter((name) => name !== 'pg' && name !== 'ioredis')).toEqual([])
 })
 
 test('what knows clients of HTTP is loaded by those, and by nobody else', () => {
