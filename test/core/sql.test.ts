@@ -101,7 +101,7 @@ describe('the text a span shows', () => {
 
   it('is the very string of the caller if there was nothing to hide', () => {
     const query = 'SELECT * FROM t WHERE id = $1'
-    expect(describeSql(query)).toEqual({ text: query, summary: 'SELECT t' })
+    expect(describeSql(query)).toEqual({ text: query, summary: 'SELECT t', isPlain: true })
   })
 
   it('stands with one ? for what lies behind the first 128 Ki characters', () => {

@@ -1,0 +1,46 @@
+import { semconv, type Attributes } from '@throughline/core'
+import type { ClientBase } from 'pg'
+
+/** A client with what the typings of all clients do not tell: where it is connected to. */
+export type Connected = ClientBase & {
+  readonly host?: string
+  readonly port?: number
+  readonly database?: string | null
+}
+
+export const SYSTEM = 'postgresql'
+const DEFAULT_PORT = 5432
+
+const NOWHERE: Partial<Pick<Connected, 'host' | 'port' | 'database'>> = {}
+
+/** Where the client is connected to, or is going to be. */
+export function placeOf(client: Connected | undefined): typeof NOWHERE {
+  return client ?? NOWHERE
+}
+
+/** Whether a span need not say the port. */
+export function isDefault(port: number | undefined): boolean {
+  return port === undefined || port === DEFAULT_PORT
+}
+
+/** Whether two clients are connected to the same database. */
+export function isSamePlace(one: Connected, other: Connected | undefined): boolean {
+  return one.host === other?.host && one.port === other?.port && one.database === other?.database
+}
+
+/** The attributes of a connection. A Unix socket has its path for an address, and no port. */
+export function serverOf(client: Connected | undefined): Attributes {
+  const { host, port, database } = placeOf(client)
+  const attributes: Attributes = {}
+  if (database) attributes[semconv.DB_NAMESPACE] = database
+  if (!host) return attributes
+  const isSocket = host.startsWith('/')
+  attributes[semconv.SERVER_ADDRESS] = isSocket ? `${host}/.s.PGSQL.${port}` : host
+  if (!isSocket && port !== undefined && port !== DEFAULT_PORT) attributes[semconv.SERVER_PORT] = port
+  return attributes
+}
+
+/** The name of a pool as the conventions make it: `server.address:server.port/db.namespace`. */
+export function poolNameOf({ host, port = DEFAULT_PORT, database }: Connected): string {
+  return `${host}:${port}/${database}`
+}

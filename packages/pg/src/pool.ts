@@ -1,0 +1,131 @@
+import { context, isTraced, override } from '@throughline/core'
+import type { ClientBase, Pool } from 'pg'
+import { passOn, traceClient } from './client.ts'
+import { beginConnect } from './connect.ts'
+import type { Connected } from './connection.ts'
+import { answering, begin, callbackAt, ending, isQuery, type Method } from './form.ts'
+import type { Tracing } from './options.ts'
+import type { QueryCall } from './query.ts'
+import { isSubmittable, watch } from './submittable.ts'
+
+/** A Pool with what its typings do not tell. */
+export type OpenPool = Pool & {
+  readonly _clients?: readonly Connected[]
+  readonly Client?: { prototype: ClientBase }
+}
+
+export function tracePool(pool: OpenPool, tracing: Tracing): void {
+  // The query of the pool that is calling connect() at this moment: null for one that has no span.
+  let connecting: QueryCall | null | undefined
+  // The one that has found a callback of the pool there, by which its end will be seen.
+  let taken: QueryCall | null | undefined
+
+  override(methodsOf(pool), 'query', (original, state) => {
+    return function query(this: unknown, ...args) {
+      if (!state.isOn) return Reflect.apply(original, this, args)
+      const [first] = args
+      const call = begin(tracing, args, newest(pool))
+      const position = callbackAt(args)
+      const callback = args[position]
+      const isOwn = isSubmittable(first)
+      if (isOwn) watch(first, call, call?.caller ?? context.active())
+      if (typeof callback === 'function' && (isOwn || isQuery(first)))
+        args[position] = answering(call, callback as Method, call?.caller ?? context.active())
+      connecting = call ?? null
+      try {
+        const result = Reflect.apply(original, this, args)
+        // The pool's own promise: another one on top of it costs 1 µs where promises are followed by hooks.
+        if (call === undefined || call === taken || typeof callback === 'function') return result
+        return ending(call, result)
+      } catch (error) {
+        call?.end(error)
+        throw error
+      } finally {
+        connecting = undefined
+        taken = undefined
+      }
+    }
+  })
+
+  override(methodsOf(pool), 'connect', (original, state) => {
+    return function connect(this: unknown, ...args) {
+      if (!state.isOn) return Reflect.apply(original, this, args)
+      const call = connecting
+      connecting = undefined
+      const [callback, ...rest] = args
+      if (call === undefined) return connectOfApp(original, this, args)
+      if (typeof callback !== 'function') return Reflect.apply(original, this, args)
+
+      taken = call
+      const askedAt = call !== null && hasToWait(pool) ? performance.now() : undefined
+      const known = newest(pool)
+      const result = Reflect.apply(original, this, [acquired, ...rest])
+      // At once, for a connection that fails is not seen again.
+      if (call !== null && newest(pool) !== known) call.on(newest(pool))
+      return result
+
+      function acquired(error: unknown, client: Connected | undefined, release: unknown): unknown {
+        if (askedAt !== undefined) call?.waited(performance.now() - askedAt)
+        if (error) call?.end(error)
+        else call?.on(client)
+        return passOn(callback as Method, error, client, release, call ?? undefined)
+      }
+    }
+  })
+
+  function connectOfApp(original: Method, self: unknown, args: unknown[]): unknown {
+    const call = beginConnect(tracing, newest(pool))
+    const [callback, ...rest] = args
+    if (typeof callback !== 'function') {
+      const promise = Reflect.apply(original, self, args)
+      return call === undefined ? promise : ending(call, promise)
+    }
+    // On a busy pool whoever releases a client calls this back, in a context of his own.
+    const caller = context.bind(call?.caller ?? context.active(), callback as Method)
+    if (call === undefined) return Reflect.apply(original, self, [caller, ...rest])
+    const acquired = (...outcome: unknown[]) => {
+      call.end(outcome[0], outcome[1])
+      return caller(...outcome)
+    }
+    return Reflect.apply(original, self, [acquired, ...rest])
+  }
+
+  // A pool announces a client before it hands it out; this way no listener is added and no promise touched.
+  override(methodsOf(pool), 'emit', (original, state) => {
+    return function emit(this: unknown, ...args) {
+      const [event, client] = args
+      if (!state.isOn) return Reflect.apply(original, this, args)
+      if (event === 'connect' || event === 'acquire') traceClient(client as Connected, pool)
+      return Reflect.apply(original, this, args)
+    }
+  })
+
+  traceOnConnect(pool)
+}
+
+/** What the option `onConnect` is given has not been announced yet. */
+function traceOnConnect(pool: OpenPool): void {
+  const options = pool.options as unknown as Record<'onConnect', Method> | undefined
+  if (typeof options?.onConnect !== 'function' || isTraced(options)) return
+  override(options, 'onConnect', (original) => {
+    return function onConnect(this: unknown, ...args) {
+      if (isTraced(pool)) traceClient(args[0] as Connected, pool)
+      return Reflect.apply(original, this, args)
+    }
+  })
+}
+
+/** Whether no connection is free for whoever asks now: it has to be made, or to come back. */
+function hasToWait({ idleCount, waitingCount }: OpenPool): boolean {
+  return idleCount <= waitingCount
+}
+
+/** The client that the pool made last. All have the pool's options, so it stands for the others until one is picked. */
+export function newest(pool: OpenPool): Connected | undefined {
+  return pool._clients?.at(-1)
+}
+
+// The overloads of pg's methods are many, and all pass through as they are.
+function methodsOf(target: object): Record<'query' | 'connect' | 'emit', Method> {
+  return target as Record<'query' | 'connect' | 'emit', Method>
+}
