@@ -1,0 +1,373 @@
+import { trace } from '@opentelemetry/api'
+import { span, type ReadableSpan } from '@throughline/core'
+import { tracePg } from '@throughline/pg'
+import { once } from 'node:events'
+import { text as textOf } from 'node:stream/consumers'
+import { pipeline } from 'node:stream/promises'
+import { Readable, Writable, type Duplex } from 'node:stream'
+import { Query, type Client, type Pool, type PoolClient, type Submittable } from 'pg'
+import * as copies from 'pg-copy-streams'
+import Cursor from 'pg-cursor'
+import QueryStream from 'pg-query-stream'
+import { describe, expect, test } from 'vitest'
+import { record, type Recording } from '../recording.ts'
+import { after, connected, open, parentOf, tableOf } from './database.ts'
+
+const { from: copyFrom, to: copyTo } = copies
+// Its typings do not know it.
+const { both: copyBoth } = copies as unknown as { both(text: string): Duplex & Submittable }
+const table = tableOf('submittable')
+const SERIES = 'SELECT generate_series(1, $1::int) AS n'
+const SERIES_SPAN = { name: 'SELECT', status: { code: 0 } }
+
+async function ofPool(): Promise<PoolClient> {
+  const client = await tracePg(open()).connect()
+  // A broken one is not to be lent again.
+  after(() => client.release(true))
+  return client
+}
+
+/** Runs this under a span of the app's, and gives back both once the query's has ended. */
+async function under(
+  recording: Recording,
+  run: () => unknown,
+): Promise<{ call: ReadableSpan | undefined; caller: ReadableSpan | undefined }> {
+  await span('caller', run)
+  const spans = await recording.all(2)
+  const call = spans.find(({ name }) => name !== 'caller')
+  const caller = spans.find(({ name }) => name === 'caller')
+  expect(parentOf(call)).toBe(caller?.spanContext().spanId)
+  return { call, caller }
+}
+
+describe.each([
+  ['a Client', async () => tracePg(await connected()) as Client | PoolClient],
+  ['a client of a Pool', ofPool],
+])('on %s', (_, opened) => {
+  test('a cursor that is read to its end in steps is one span, which ends there', async () => {
+    const recording = record()
+    const client = await opened()
+    const { call } = await under(recording, async () => {
+      const cursor = client.query(new Cursor(SERIES, [5]))
+      expect(await cursor.read(2)).toEqual([{ n: 1 }, { n: 2 }])
+      expect(await cursor.read(2)).toHaveLength(2)
+      expect(recording.spans).toEqual([])
+      expect(await cursor.read(2)).toEqual([{ n: 5 }])
+      expect(await cursor.read(2)).toEqual([])
+      expect(recording.spans).toHaveLength(1)
+    })
+    expect(call).toMatchObject(SERIES_SPAN)
+    expect(call?.attributes).toMatchObject({ 'db.query.text': SERIES, 'db.query.summary': 'SELECT' })
+    expect(call?.attributes).not.toHaveProperty('error.type')
+  })
+
+  test('a cursor that is closed ends its span, and the connection takes another query', async () => {
+    const recording = record()
+    const client = await opened()
+    const cursor = client.query(new Cursor(SERIES, [5]))
+    await cursor.read(1)
+    expect(recording.spans).toEqual([])
+    await cursor.close()
+    expect((await recording.all(1))[0]).toMatchObject(SERIES_SPAN)
+    await client.query('SELECT 1')
+    await recording.all(2)
+  })
+
+  test('a cursor that is closed before the server has heard of it ends its span', async () => {
+    const recording = record()
+    const client = await opened()
+    const busy = client.query('SELECT pg_sleep(0.01)')
+    const cursor = client.query(new Cursor(SERIES, [5]))
+    await cursor.close()
+    expect(recording.spans.map(({ name }) => name)).toEqual(['SELECT'])
+    await busy
+    await recording.all(2)
+  })
+
+  test('a cursor whose query the server refuses ends its span with the SQLSTATE', async () => {
+    const recording = record()
+    const client = await opened()
+    const cursor = client.query(new Cursor('SELECT * FROM nowhere'))
+    await expect(cursor.read(1)).rejects.toMatchObject({ code: '42P01' })
+    const [call] = await recording.all(1)
+    expect(call?.attributes).toMatchObject({ 'db.response.status_code': '42P01', 'error.type': '42P01' })
+    expect(call?.status).toEqual({ code: 2, message: 'relation "nowhere" does not exist' })
+    await client.query('SELECT 1')
+  })
+
+  test('a cursor that fails while it is read ends its span there', async () => {
+    const recording = record()
+    const client = await opened()
+    const cursor = client.query(new Cursor('SELECT 1 / (3 - n) FROM generate_series(1, 5) n'))
+    await cursor.read(1)
+    expect(recording.spans).toEqual([])
+    await expect(cursor.read(5)).rejects.toMatchObject({ code: '22012' })
+    expect((await recording.all(1))[0]?.attributes).toMatchObject({ 'error.type': '22012' })
+  })
+
+  test('the callback of each read runs in the context of that read', async () => {
+    const recording = record()
+    const client = await opened()
+    const cursor = client.query(new Cursor(SERIES, [2]))
+    for (const name of ['first', 'second']) {
+      await span(
+        name,
+        (reader) =>
+          new Promise<void>((resolve, reject) => {
+            cursor.read(1, (error) => {
+              expect(trace.getActiveSpan()).toBe(reader)
+              if (error) reject(error)
+              else resolve()
+            })
+          }),
+      )
+    }
+    await span(
+      'closer',
+      (closer) =>
+        new Promise<void>((resolve) => {
+          cursor.close(() => {
+            expect(trace.getActiveSpan()).toBe(closer)
+            resolve()
+          })
+        }),
+    )
+    await recording.all(4)
+  })
+
+  test('a stream of rows is one span from the query to its last row', async () => {
+    const recording = record()
+    const client = await opened()
+    const { call } = await under(recording, async () => {
+      const rows: unknown[] = []
+      for await (const row of client.query(new QueryStream(SERIES, [250], { batchSize: 100 }))) rows.push(row)
+      expect(rows).toHaveLength(250)
+    })
+    expect(call).toMatchObject(SERIES_SPAN)
+    expect(call?.attributes).toMatchObject({ 'db.query.text': SERIES })
+  })
+
+  test('a stream of rows that is left in the middle ends its span', async () => {
+    const recording = record()
+    const client = await opened()
+    for await (const row of client.query(new QueryStream(SERIES, [1000], { batchSize: 10 }))) {
+      expect(row).toEqual({ n: 1 })
+      expect(recording.spans).toEqual([])
+      break
+    }
+    expect((await recording.all(1))[0]).toMatchObject(SERIES_SPAN)
+    await client.query('SELECT 1')
+  })
+
+  test('a stream of rows whose query the server refuses ends its span in error', async () => {
+    const recording = record()
+    const client = await opened()
+    const stream = client.query(new QueryStream('SELECT * FROM nowhere'))
+    await expect(textOf(stream)).rejects.toMatchObject({ code: '42P01' })
+    expect((await recording.all(1))[0]?.attributes).toMatchObject({ 'error.type': '42P01' })
+  })
+
+  test('what a stream of rows emits is heard in the context of the query', async () => {
+    record()
+    const client = await opened()
+    await span('caller', async (caller) => {
+      const stream = client.query(new QueryStream(SERIES, [3]))
+      const seen: unknown[] = []
+      stream.on('data', () => seen.push(trace.getActiveSpan()))
+      stream.on('end', () => seen.push(trace.getActiveSpan()))
+      await once(stream, 'close')
+      expect(seen).toEqual([caller, caller, caller, caller])
+    })
+  })
+
+  test('COPY in both directions is a span that ends when the server is done', async () => {
+    const recording = record()
+    const client = await opened()
+    await client.query(`TRUNCATE ${table}`)
+    await recording.all(1)
+    await pipeline(
+      Readable.from(['1\tone\n', '2\ttwo\n']),
+      client.query(copyFrom(`COPY ${table} FROM STDIN`)),
+    )
+    expect(await textOf(client.query(copyTo(`COPY ${table} TO STDOUT`)))).toBe('1\tone\n2\ttwo\n')
+    const [, into, out] = await recording.all(3)
+    expect(into).toMatchObject({ name: `COPY ${table}`, status: { code: 0 } })
+    expect(out).toMatchObject({ name: `COPY ${table}`, status: { code: 0 } })
+    expect(out?.attributes).toMatchObject({ 'db.query.text': `COPY ${table} TO STDOUT` })
+  })
+
+  test('a COPY that is destroyed, or refused, ends its span in error', async () => {
+    const recording = record()
+    const client = await opened()
+    const copy = client.query(copyFrom(`COPY ${table} FROM STDIN`))
+    copy.write('7\tseven\n')
+    copy.destroy(new Error('of the app'))
+    await once(copy, 'error')
+    expect((await recording.all(1))[0]?.attributes).toMatchObject({ 'error.type': '57014' })
+    const refused = client.query(copyTo('COPY nowhere TO STDOUT'))
+    await expect(textOf(refused)).rejects.toMatchObject({ code: '42P01' })
+    expect((await recording.all(2))[1]?.attributes).toMatchObject({ 'error.type': '42P01' })
+  })
+
+  test('a COPY out that the app destroys ends its span', async () => {
+    const recording = record()
+    const client = await opened()
+    const copy = client.query(copyTo(`COPY (SELECT generate_series(1, 200000)) TO STDOUT`))
+    // The library tells it of the end of its connection all the same.
+    copy.on('error', () => {})
+    await once(copy, 'data')
+    expect(recording.spans).toEqual([])
+    copy.destroy()
+    await recording.all(1)
+  })
+
+  test('a Query object of pg is a span, and its events and its callback have their context', async () => {
+    const recording = record()
+    const client = await opened()
+    const { call } = await under(recording, async () => {
+      const seen: unknown[] = []
+      const query = new Query('SELECT 42 AS answer')
+      for (const event of ['row', 'end']) query.on(event as 'row', () => seen.push(trace.getActiveSpan()))
+      expect(client.query(query)).toBe(query)
+      await once(query, 'end')
+      expect(seen).toEqual([trace.getActiveSpan(), trace.getActiveSpan()])
+    })
+    expect(call?.attributes).toMatchObject({ 'db.query.text': 'SELECT ? AS answer' })
+
+    await span('calling back', async (caller) => {
+      const answer = await new Promise((resolve, reject) => {
+        const query = new Query('SELECT $1::int AS answer', [42], (error: unknown, result: unknown) => {
+          expect(trace.getActiveSpan()).toBe(caller)
+          if (error) reject(error)
+          else resolve(result)
+        })
+        client.query(query)
+      })
+      expect(answer).toMatchObject({ rows: [{ answer: 42 }] })
+    })
+    await recording.all(4)
+  })
+
+  test('a Query object fails as before', async () => {
+    const recording = record()
+    const client = await opened()
+    const [error] = await once(client.query(new Query('SELECT * FROM nowhere')), 'error').catch((e) => [e])
+    expect(error).toMatchObject({ code: '42P01' })
+    expect((await recording.all(1))[0]?.attributes).toMatchObject({ 'error.type': '42P01' })
+  })
+
+  test('a row that cannot be parsed is the error of the span of its query', async () => {
+    const recording = record()
+    const client = await opened()
+    const types = {
+      getTypeParser: () => () => {
+        throw new TypeError('of the app')
+      },
+    }
+    const query = new Query({ text: 'SELECT 1', types } as never)
+    await once(client.query(query), 'error').catch(() => {})
+    const [call] = await recording.all(1)
+    expect(call).toMatchObject({ status: { code: 2 }, attributes: { 'error.type': 'TypeError' } })
+  })
+
+  test('without a span, listeners and callbacks have their context all the same', async () => {
+    record({ sampling: 0 })
+    const client = await opened()
+    await span('caller', async (caller) => {
+      const query = client.query(new Query('SELECT 42 AS answer'))
+      await new Promise<void>((resolve) => {
+        query.on('end', () => {
+          expect(trace.getActiveSpan()).toBe(caller)
+          resolve()
+        })
+      })
+    })
+  })
+})
+
+test.each([
+  ['a cursor between two reads', (client: Client) => client.query(new Cursor(SERIES, [5])).read(1)],
+  [
+    'a stream of rows',
+    (client: Client) => {
+      const stream = client.query(new QueryStream(SERIES, [1000], { batchSize: 1 }))
+      stream.on('error', () => {})
+      return once(stream, 'readable')
+    },
+  ],
+  [
+    'a COPY',
+    (client: Client) => {
+      const copy = client.query(copyFrom(`COPY ${table} FROM STDIN`))
+      copy.on('error', () => {})
+      return new Promise((resolve) => copy.write('1\tone\n', resolve))
+    },
+  ],
+])('the span of %s ends in error when the connection is lost', async (_, begin) => {
+  const recording = record()
+  const client = tracePg(await connected())
+  client.on('error', () => {})
+  await begin(client)
+  expect(recording.spans).toEqual([])
+  await open().query('SELECT pg_terminate_backend($1)', [
+    (client as unknown as { processID: number }).processID,
+  ])
+  const [call] = await recording.all(1)
+  expect(call?.status.code).toBe(2)
+  expect(call?.attributes['error.type']).toMatch(/^(57P01|Error|ECONNRESET)$/)
+})
+
+test('a COPY in both directions, as of a replication, is a span until its connection is closed', async () => {
+  const recording = record()
+  const client = tracePg(await connected({ replication: 'database' }))
+  const { rows } = await client.query('IDENTIFY_SYSTEM')
+  const { xlogpos } = rows[0] as { xlogpos: string }
+  const stream = client.query(copyBoth(`START_REPLICATION PHYSICAL ${xlogpos}`))
+  stream.on('error', () => {})
+  await once(stream, 'data')
+  expect(recording.spans).toHaveLength(1)
+  await client.end()
+  const [, copy] = await recording.all(2)
+  expect(copy).toMatchObject({ status: { code: 2, message: 'Connection terminated' } })
+})
+
+test('a Pool runs what submits itself as one span, with a callback and with a promise', async () => {
+  const recording = record()
+  const pool: Pool = tracePg(open({ max: 1 }))
+  for (const query of [new Query('SELECT 1'), new Query('SELECT 2')]) {
+    await pool.query(query as never)
+  }
+  await span('caller', async (caller) => {
+    await new Promise<void>((resolve) => {
+      pool.query(
+        new Query('SELECT 3') as never,
+        (() => {
+          expect(trace.getActiveSpan()).toBe(caller)
+          resolve()
+        }) as never,
+      )
+    })
+    const stream = new QueryStream(SERIES, [3])
+    await Promise.all([pool.query(stream as never), pipeline(stream, sink())])
+  })
+  expect(pool.idleCount).toBe(1)
+  await recording.all(5)
+})
+
+test('what the app adds gets the result of what submits itself', async () => {
+  const recording = record()
+  const client = tracePg(await connected(), {
+    attributes: ({ text }, result) => ({
+      'app.text': text,
+      'app.rows': Array.isArray(result) ? -1 : (result.rowCount ?? -2),
+    }),
+  })
+  await client.query(new Cursor(SERIES, [5])).read(10)
+  await textOf(client.query(copyTo('COPY (SELECT 1) TO STDOUT')))
+  const rows = (await recording.all(2)).map(({ attributes }) => attributes['app.rows'])
+  expect(rows).toEqual([5, 1])
+})
+
+function sink(): Writable {
+  return new Writable({ objectMode: true, write: (_row, _encoding, done) => done() })
+}
