@@ -1,10 +1,17 @@
 import { tracePg } from '@throughline/pg'
 import { Client, Pool, type ClientBase } from 'pg'
 import { clientContract } from '../contract/client.ts'
-import { database, url } from './database.ts'
+import { database, host, port, url } from './database.ts'
 
 const ask = (target: Pool | ClientBase) =>
   target.query('SELECT $1::text AS answer', ['s3cret']).then(({ rows }) => rows)
+
+const counted = {
+  'db.system.name': 'postgresql',
+  'db.namespace': database,
+  'server.address': host,
+  ...(port === 5432 ? {} : { 'server.port': port }),
+}
 
 const common = {
   trace: tracePg,
@@ -15,10 +22,16 @@ const common = {
     'db.namespace': database,
     'db.query.text': 'SELECT $1::text AS answer',
     'db.query.summary': 'SELECT',
-    'server.address': new URL(url).hostname,
+    'server.address': host,
   },
   failure: { type: '42P01', rejects: true },
   scope: '@throughline/pg',
+  duration: {
+    metric: 'db.client.operation.duration',
+    buckets: [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10],
+    attributes: { ...counted, 'db.query.summary': 'SELECT' },
+    failed: { ...counted, 'db.query.summary': 'SELECT nowhere', 'db.response.status_code': '42P01' },
+  },
   ignoredText: 'SELECT $1::text AS answer',
   secret: 's3cret',
 }

@@ -1,11 +1,22 @@
 import { semconv, type Attributes } from '@throughline/core'
-import type { ClientBase } from 'pg'
+import type { ClientBase, Pool } from 'pg'
 
 /** A client with what the typings of all clients do not tell: where it is connected to. */
 export type Connected = ClientBase & {
   readonly host?: string
   readonly port?: number
   readonly database?: string | null
+}
+
+/** A Pool with what its typings do not tell. */
+export type OpenPool = Pool & {
+  readonly _clients?: readonly Connected[]
+  readonly Client?: { prototype: ClientBase }
+}
+
+/** The client that the pool made last. All have the pool's options, so it stands for the others until one is picked. */
+export function newest(pool: OpenPool): Connected | undefined {
+  return pool._clients?.at(-1)
 }
 
 export const SYSTEM = 'postgresql'

@@ -1,13 +1,12 @@
 import { isTraced, show, yieldsTo } from '@throughline/core'
 import type { ClientBase, Pool } from 'pg'
 import { setTracing, traceClient } from './client.ts'
+import type { OpenPool } from './connection.ts'
 import { tracingBy, type PgOptions } from './options.ts'
-import { tracePool, type OpenPool } from './pool.ts'
+import { tracePool } from './pool.ts'
 
 export type { SqlComment, SqlTags } from './comment.ts'
 export type { PgOptions, Query } from './options.ts'
-
-const SCOPE = { name: '@throughline/pg', version: '0.1.0' }
 
 /**
  * Traces the queries of a Pool or of a Client of pg, each as a CLIENT span (semantic conventions, database spans), and
@@ -21,7 +20,7 @@ export function tracePg<Target extends Pool | ClientBase>(target: Target, option
       `tracePg: expected a Pool or a Client of pg, received ${show(target)}; example: tracePg(new Pool())`,
     )
   }
-  const tracing = tracingBy(SCOPE, options)
+  const tracing = tracingBy(options)
   const { query } = isPool(target) ? ((target as OpenPool).Client?.prototype ?? target) : target
   if (isTraced(target) || yieldsTo(query, 'pg', 'tracePg')) return target
   setTracing(target, tracing)

@@ -3,7 +3,6 @@ import {
   expected,
   sender,
   SENDING_SHAPE,
-  type InstrumentationScope,
   type Sender,
   type SendingOptions,
   type Shape,
@@ -40,6 +39,8 @@ export interface PgOptions extends SendingOptions<[text: string], Outcome> {
   sqlcomment?: SqlComment | undefined
 }
 
+export const SCOPE = { name: '@throughline/pg', version: '0.1.0' }
+
 const SHAPE: Shape<PgOptions> = {
   ...SENDING_SHAPE,
   sanitize: expected("'always'", "sanitize: 'always'", (value) => value === 'always'),
@@ -63,9 +64,9 @@ export interface Tracing {
 }
 
 /** @throws TypeError for an option that is unknown or of the wrong shape. */
-export function tracingBy(scope: InstrumentationScope, options: PgOptions): Tracing {
+export function tracingBy(options: PgOptions): Tracing {
   const send = sender<[text: string], Outcome, PgOptions>(
-    { scope, isSilent: true, duration: DATABASE_DURATION, text: (text) => text },
+    { scope: SCOPE, isSilent: true, duration: DATABASE_DURATION, text: (text) => text },
     'tracePg',
     options,
     SHAPE,
@@ -78,7 +79,7 @@ export function tracingBy(scope: InstrumentationScope, options: PgOptions): Trac
     comment: commenter(sqlcomment),
     connects:
       options.connectSpans === true
-        ? sender<[], []>({ scope, isSilent: true, text: () => '' }, 'tracePg', { requireParent })
+        ? sender<[], []>({ scope: SCOPE, isSilent: true, text: () => '' }, 'tracePg', { requireParent })
         : undefined,
   }
 }

@@ -1,18 +1,12 @@
 import { context, isTraced, override } from '@throughline/core'
-import type { ClientBase, Pool } from 'pg'
 import { passOn, traceClient } from './client.ts'
 import { beginConnect } from './connect.ts'
-import type { Connected } from './connection.ts'
+import { newest, type Connected, type OpenPool } from './connection.ts'
 import { answering, begin, callbackAt, ending, isQuery, type Method } from './form.ts'
+import { gauge, gaugePool } from './gauge.ts'
 import type { Tracing } from './options.ts'
 import type { QueryCall } from './query.ts'
 import { isSubmittable, watch } from './submittable.ts'
-
-/** A Pool with what its typings do not tell. */
-export type OpenPool = Pool & {
-  readonly _clients?: readonly Connected[]
-  readonly Client?: { prototype: ClientBase }
-}
 
 export function tracePool(pool: OpenPool, tracing: Tracing): void {
   // The query of the pool that is calling connect() at this moment: null for one that has no span.
@@ -50,6 +44,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   override(methodsOf(pool), 'connect', (original, state) => {
     return function connect(this: unknown, ...args) {
       if (!state.isOn) return Reflect.apply(original, this, args)
+      gauge()
       const call = connecting
       connecting = undefined
       const [callback, ...rest] = args
@@ -101,6 +96,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   })
 
   traceOnConnect(pool)
+  gaugePool(pool)
 }
 
 /** What the option `onConnect` is given has not been announced yet. */
@@ -118,11 +114,6 @@ function traceOnConnect(pool: OpenPool): void {
 /** Whether no connection is free for whoever asks now: it has to be made, or to come back. */
 function hasToWait({ idleCount, waitingCount }: OpenPool): boolean {
   return idleCount <= waitingCount
-}
-
-/** The client that the pool made last. All have the pool's options, so it stands for the others until one is picked. */
-export function newest(pool: OpenPool): Connected | undefined {
-  return pool._clients?.at(-1)
 }
 
 // The overloads of pg's methods are many, and all pass through as they are.
