@@ -1,15 +1,33 @@
 import { messageOf } from '@throughline/core'
 
 /** What English messages of the server quote that is a name and no value. */
-const NAMED = 'relation|column|constraint|table|type|function|schema|database|role|user'
+const NAMED =
+  'relation|table|index|sequence|view|column|column reference|constraint|type|function|schema|database|role|user'
 
-/** The rest goes from its first quotation mark to the last: a value may hold quotation marks, and these words, itself. */
-const QUOTED = new RegExp(`(\\b(?:${NAMED}) "[^"]*")|["«»„“”][^]*["«»„“”]`, 'g')
+const OPENING = '["«»„“”「]'
+const CLOSING = '["«»„“”」]'
+
+/**
+ * Names are kept. The rest goes from its first quotation mark to the last: a value may hold quotation marks, and these words,
+ * itself.
+ */
+const QUOTED_VALUE = new RegExp(`(\\b(?:${NAMED}) "[^"]*")|${OPENING}[^]*${CLOSING}`, 'g')
+
+/** Nothing is known of who quotes what: all that may be quotation marks, apostrophes too. */
+const QUOTED = new RegExp(`${OPENING}[^]*${CLOSING}|'[^]*'`, 'g')
+
+/** Files of the server that pass on what functions of the app say, by RAISE or in another language than SQL. */
+const APPS_OWN = /^(pl_exec|plpy|plperl|pltcl|plv8)/
 
 /** An error's message without the values that it quotes. */
 export function maskedMessage(error: unknown): string {
   // Where all addresses of a name refuse, the message of the whole is empty.
   if (error instanceof AggregateError && error.message === '')
     return error.errors.map(maskedMessage).join('; ')
-  return messageOf(error).replace(QUOTED, (_, name: string | undefined) => name ?? '"?"')
+  const message = messageOf(error)
+  const { severity, file } = error as { severity?: unknown; file?: unknown }
+  const isServers = severity !== undefined && !(typeof file === 'string' && APPS_OWN.test(file))
+  return isServers
+    ? message.replace(QUOTED_VALUE, (_, name: string | undefined) => name ?? '"?"')
+    : message.replace(QUOTED, '"?"')
 }
