@@ -1,6 +1,6 @@
-import { Call, errorType, semconv, type Attributes, type Context } from '@throughline/core'
+import { Call, semconv, type Attributes, type Context } from '@throughline/core'
 import { serverOf, SYSTEM, type Connected } from './connection.ts'
-import { maskedMessage } from './message.ts'
+import { failureType, maskedMessage, sqlStateOf } from './failure.ts'
 import type { Tracing } from './options.ts'
 
 /** What the span is named after: the call of the app. */
@@ -35,7 +35,9 @@ class ConnectCall extends Call<[], []> {
 
   end(error: unknown, client?: unknown): void {
     if (error) {
-      this.#send.fail(this, errorType(error), maskedMessage(error))
+      const status = sqlStateOf(error)
+      if (status !== undefined) this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, status)
+      this.#send.fail(this, failureType(error), maskedMessage(error))
       return
     }
     if (client !== this.#client) this.span.setAttributes(serverOf(client as Connected))

@@ -1,6 +1,5 @@
 import {
   Call,
-  errorType,
   semconv,
   wantsOldNames,
   type Attributes,
@@ -11,7 +10,7 @@ import { withOldDatabaseNames } from '@throughline/core/database'
 import { describeSql, type SqlDescription } from '@throughline/core/sql'
 import type { QueryResult } from 'pg'
 import { isDefault, isSamePlace, placeOf, serverOf, SYSTEM, type Connected } from './connection.ts'
-import { maskedMessage } from './message.ts'
+import { failureType, maskedMessage, sqlStateOf } from './failure.ts'
 import type { Outcome, Tracing } from './options.ts'
 import { addParameters } from './parameter.ts'
 
@@ -127,13 +126,9 @@ export class QueryCall extends Call<[text: string], Outcome> {
       send.succeed(this)
       return
     }
-    const { code, severity } = error as { code?: unknown; severity?: unknown }
-    const known = typeof code === 'string' ? code : undefined
-    // Only what the server reports has a severity: then the code is its SQLSTATE.
-    if (known !== undefined && severity !== undefined) {
-      this.#status = known
-      if (this.span.isRecording()) this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, known)
-    }
-    send.fail(this, known ?? errorType(error), maskedMessage(error))
+    this.#status = sqlStateOf(error)
+    if (this.#status !== undefined && this.span.isRecording())
+      this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, this.#status)
+    send.fail(this, failureType(error), maskedMessage(error))
   }
 }

@@ -1,4 +1,4 @@
-import { messageOf } from '@throughline/core'
+import { errorType, messageOf } from '@throughline/core'
 
 /** What English messages of the server quote that is a name and no value. */
 const NAMED =
@@ -30,4 +30,16 @@ export function maskedMessage(error: unknown): string {
   return isServers
     ? message.replace(QUOTED_VALUE, (_, name: string | undefined) => name ?? '"?"')
     : message.replace(QUOTED, '"?"')
+}
+
+/** The SQLSTATE of what the server reported; it alone has a severity. */
+export function sqlStateOf(error: unknown): string | undefined {
+  const { code, severity } = error as { code?: unknown; severity?: unknown }
+  return typeof code === 'string' && severity !== undefined ? code : undefined
+}
+
+/** `error.type`: the SQLSTATE, or what went wrong before the server could answer. */
+export function failureType(error: unknown): string | undefined {
+  const { code } = error as { code?: unknown }
+  return typeof code === 'string' ? code : errorType(error)
 }
