@@ -9,7 +9,7 @@ import { Query, type Client, type Pool, type PoolClient, type Submittable } from
 import * as copies from 'pg-copy-streams'
 import Cursor from 'pg-cursor'
 import QueryStream from 'pg-query-stream'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { record, type Recording } from '../recording.ts'
 import { after, connected, open, parentOf, tableOf } from './database.ts'
 
@@ -352,6 +352,31 @@ test('a Pool runs what submits itself as one span, with a callback and with a pr
   })
   expect(pool.idleCount).toBe(1)
   await recording.all(5)
+})
+
+test('one of a class of the app’s that is frozen is run as before', async () => {
+  const recording = record()
+  vi.spyOn(console, 'error').mockImplementation(() => {})
+  const client = tracePg(await connected())
+  const messages: string[] = []
+  const nothing = () => {}
+  await new Promise<void>((resolve) => {
+    client.query(
+      Object.freeze({
+        text: 'SELECT 1',
+        submit: (connection: { query(text: string): void }) => connection.query('SELECT 1'),
+        handleRowDescription: nothing,
+        handleDataRow: () => messages.push('row'),
+        handleCommandComplete: () => messages.push('complete'),
+        handleError: nothing,
+        handleReadyForQuery: resolve,
+        callback: nothing,
+      }) as never,
+    )
+  })
+  expect(messages).toEqual(['row', 'complete'])
+  expect((await client.query('SELECT 2 AS two')).rows).toEqual([{ two: 2 }])
+  await recording.all(2)
 })
 
 test('what the app adds gets the result of what submits itself', async () => {

@@ -12,7 +12,6 @@ import type { QueryResult } from 'pg'
 import { isDefault, isSamePlace, placeOf, serverOf, SYSTEM, type Connected } from './connection.ts'
 import { failureType, maskedMessage, sqlStateOf } from './failure.ts'
 import type { Outcome, Tracing } from './options.ts'
-import { addParameters } from './parameter.ts'
 
 const MS_PER_SECOND = 1000
 
@@ -130,5 +129,22 @@ export class QueryCall extends Call<[text: string], Outcome> {
     if (this.#status !== undefined && this.span.isRecording())
       this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, this.#status)
     send.fail(this, failureType(error), maskedMessage(error))
+  }
+}
+
+/** Adds `db.query.parameter.0` and so on: each value as text, as it was given. */
+function addParameters(attributes: Attributes, values: readonly unknown[]): void {
+  for (const [index, value] of values.entries())
+    attributes[`${semconv.DB_QUERY_PARAMETER}${index}`] = textOf(value)
+}
+
+function textOf(value: unknown): string {
+  try {
+    if (value instanceof Uint8Array) return `\\x${Buffer.from(value).toString('hex')}`
+    if (value instanceof Date) return value.toISOString()
+    if (typeof value === 'object' && value !== null) return JSON.stringify(value) ?? ''
+    return String(value)
+  } catch {
+    return 'a value without text'
   }
 }

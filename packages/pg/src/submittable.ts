@@ -1,4 +1,4 @@
-import { context, isTraced, override, untrace, type Context } from '@throughline/core'
+import { context, isTraced, override, reportOnce, untrace, type Context } from '@throughline/core'
 import type { QueryCall } from './query.ts'
 
 type Method = (this: unknown, ...args: unknown[]) => unknown
@@ -49,6 +49,16 @@ export function statementOf({ text, values, name, cursor }: Submittable): {
  * failed, or the app has closed or destroyed it. What the object emits and calls back runs in `scope`.
  */
 export function watch(submittable: Submittable, call: QueryCall | undefined, scope: Context): void {
+  try {
+    overrideAll(submittable, call, scope)
+  } catch (error) {
+    // A frozen one, of a class of the app's.
+    reportOnce('pg:submittable', 'error', 'what submits itself to pg could not be traced', error)
+    call?.end(undefined)
+  }
+}
+
+function overrideAll(submittable: Submittable, call: QueryCall | undefined, scope: Context): void {
   // It is submitted once more.
   if (isTraced(submittable)) untrace(submittable)
   const target = submittable as unknown as Record<string, Method>
