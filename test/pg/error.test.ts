@@ -1,5 +1,10 @@
+import { SpanKind } from '@opentelemetry/api'
+import { span } from '@throughline/core'
+import { tracing } from '@throughline/express'
 import { tracePg } from '@throughline/pg'
+import express from 'express'
 import { Pool, type ClientBase } from 'pg'
+import request from 'supertest'
 import { describe, expect, test, vi } from 'vitest'
 import { record } from '../recording.ts'
 import { connected, open, tableOf, url } from './database.ts'
@@ -21,6 +26,47 @@ describe('the span of a query that fails', () => {
       message: `duplicate key value violates unique constraint "${table}_pkey"`,
     })
     expect(failed?.events).toEqual([])
+  })
+})
+
+describe('an error that goes through spans of the app', () => {
+  const SECRET = 's3cret'
+
+  test('is told by each without its values, and the app gets all of it', async () => {
+    const recording = record()
+    const pool = tracePg(open())
+    const error = await span('caller', () => pool.query('SELECT $1::int', [SECRET])).catch(
+      (refused: unknown) => refused,
+    )
+    const message = `invalid input syntax for type integer: "${SECRET}"`
+    expect(error).toMatchObject({ message, stack: expect.stringContaining(message), code: '22P02' })
+    const [call, caller] = await recording.all(2)
+    const shown = 'invalid input syntax for type integer: "?"'
+    expect([call, caller].map((each) => each?.status.message)).toEqual([shown, shown])
+    expect(caller?.events[0]?.attributes).toMatchObject({
+      'exception.message': shown,
+      'exception.stacktrace': expect.stringContaining(shown),
+    })
+    expect(JSON.stringify(recording.spans.map(({ status, events }) => [status, events]))).not.toContain(
+      SECRET,
+    )
+  })
+
+  test('is told by the request that it fails without its values', async () => {
+    const recording = record()
+    vi.spyOn(console, 'error').mockImplementation(() => {})
+    const pool = tracePg(open())
+    const app = express()
+    app.use(tracing())
+    app.get('/cards/:number', async () => {
+      await pool.query('SELECT $1::int', [SECRET])
+    })
+    await request(app).get('/cards/1').expect(500)
+    const server = await recording.span(({ kind }) => kind === SpanKind.SERVER)
+    expect(server.events[0]?.attributes).toMatchObject({
+      'exception.message': 'invalid input syntax for type integer: "?"',
+    })
+    expect(JSON.stringify([server.status, server.events, server.attributes])).not.toContain(SECRET)
   })
 })
 

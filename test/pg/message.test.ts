@@ -1,4 +1,5 @@
 import { tracePg } from '@throughline/pg'
+import { from as copyFrom } from 'pg-copy-streams'
 import { expect, test } from 'vitest'
 import { record } from '../recording.ts'
 import { connected, open, tableOf } from './database.ts'
@@ -27,6 +28,16 @@ const REFUSED: readonly (readonly [text: string, values: readonly unknown[], mes
   ['SELECT $1::bit(3)', [`10${SECRET}`], '"?" is not a valid binary digit'],
   ["SELECT to_date($1, 'YYYY')", [SECRET], 'invalid value "?"'],
   ["SELECT jsonb_set('[1]', $1, '1')", [`{${SECRET}}`], 'path element at position 1 is not an integer: "?"'],
+  // Values that the server does not quote.
+  ['SELECT make_date(2020, 13, $1)', [4], 'date field value out of range: ?'],
+  ['SELECT make_time(25, $1, 4.5)', [1], 'time field value out of range: ?'],
+  ["SELECT get_byte('abc', $1)", [4711], 'index ? out of valid range, ?'],
+  [
+    "SELECT convert_from($1, 'UTF8')",
+    [Buffer.from([0xc3, 0x28])],
+    'invalid byte sequence for encoding "?": ?',
+  ],
+  ['SELECT $1::text', ['a\0b'], 'invalid byte sequence for encoding "?": ?'],
   [`SET work_mem = '${SECRET}'`, [], 'invalid value for parameter "?"'],
   [`SELECT '${SECRET}' '${SECRET}'`, [], 'syntax error at or near "?"'],
   [`SELECT * FROM '${SECRET}'`, [], 'syntax error at or near "?"'],
@@ -135,6 +146,18 @@ test('detail, where and internalQuery never leave, and the error of the app has 
   const shown = JSON.stringify([failed?.name, failed?.status, failed?.attributes, failed?.events])
   expect(shown).toContain('relation \\"nowhere\\" does not exist')
   expect(shown).not.toMatch(/s3cret|PL\/pgSQL/)
+})
+
+test('why the app gives up a COPY is for the server, and not for the span', async () => {
+  const recording = record()
+  const client = tracePg(await connected())
+  const copy = client.query(copyFrom(`COPY ${table} FROM STDIN`))
+  copy.on('error', () => {})
+  await new Promise((resolve) => copy.write('1\tone\n', resolve))
+  copy.destroy(new Error(`the card "${SECRET}" of ${SECRET}`))
+  const [call] = await recording.all(1)
+  expect(call?.status).toEqual({ code: 2, message: 'COPY from stdin failed: ?' })
+  expect(call?.attributes).toMatchObject({ 'error.type': '57014' })
 })
 
 test('what the client itself says of a value is masked whole', async () => {

@@ -1,4 +1,4 @@
-import { errorType, messageOf } from '@throughline/core'
+import { errorType, messageOf, showAs } from '@throughline/core'
 
 /** What English messages of the server quote that is a name and no value. */
 const NAMED =
@@ -16,20 +16,39 @@ const QUOTED_VALUE = new RegExp(`(\\b(?:${NAMED}) "[^"]*")|${OPENING}[^]*${CLOSI
 /** Nothing is known of who quotes what: all that may be quotation marks, apostrophes too. */
 const QUOTED = new RegExp(`${OPENING}[^]*${CLOSING}|'[^]*'`, 'g')
 
+/** Why the app gave up a COPY, in its own words, which the server does not quote. */
+const GIVEN_UP = /^(COPY from stdin failed: )[^]*/
+
+/** The class of SQLSTATEs that are about data. */
+const DATA_EXCEPTION = /^22/
+
+/** Numbers, dates, times and bytes that stand alone; not those of a type, `varying(8)`, nor of a name or a position. */
+const BARE_VALUE = /(?<![\w(.$"]|position )-?(?:0x[0-9a-f]{2}(?: 0x[0-9a-f]{2})*|\d[\d:.-]*)/g
+
 /** Files of the server that pass on what functions of the app say, by RAISE or in another language than SQL. */
 const APPS_OWN = /^(pl_exec|plpy|plperl|pltcl|plv8)/
 
-/** An error's message without the values that it quotes. */
+/**
+ * An error's message without the values in it. All spans that tell of this error will have it so, also those of the
+ * requests and functions that it goes through.
+ */
 export function maskedMessage(error: unknown): string {
+  const message = masked(error)
+  showAs(error, message)
+  return message
+}
+
+function masked(error: unknown): string {
   // Where all addresses of a name refuse, the message of the whole is empty.
-  if (error instanceof AggregateError && error.message === '')
-    return error.errors.map(maskedMessage).join('; ')
+  if (error instanceof AggregateError && error.message === '') return error.errors.map(masked).join('; ')
   const message = messageOf(error)
-  const { severity, file } = error as { severity?: unknown; file?: unknown }
-  const isServers = severity !== undefined && !(typeof file === 'string' && APPS_OWN.test(file))
-  return isServers
-    ? message.replace(QUOTED_VALUE, (_, name: string | undefined) => name ?? '"?"')
-    : message.replace(QUOTED, '"?"')
+  const { severity, file, code } = error as { severity?: unknown; file?: unknown; code?: unknown }
+  if (severity === undefined || (typeof file === 'string' && APPS_OWN.test(file)))
+    return message.replace(QUOTED, '"?"')
+  const unquoted = message
+    .replace(GIVEN_UP, '$1?')
+    .replace(QUOTED_VALUE, (_, name: string | undefined) => name ?? '"?"')
+  return DATA_EXCEPTION.test(String(code)) ? unquoted.replace(BARE_VALUE, '?') : unquoted
 }
 
 /** The SQLSTATE of what the server reported; it alone has a severity. */
