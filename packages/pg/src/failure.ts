@@ -29,7 +29,12 @@ export function maskedMessage(error: unknown): string {
   const isServers = severity !== undefined && !(typeof file === 'string' && APPS_OWN.test(file))
   return isServers
     ? message.replace(QUOTED_VALUE, (_, name: string | undefined) => name ?? '"?"')
-    : message.replace(QUOTED, '"?"')
+    : firstLine(message.replace(QUOTED, '"?"'))
+}
+
+/** Behind it libpq shows the line of the query that is wrong, and the detail. */
+function firstLine(message: string): string {
+  return message.slice(0, /[\r\n]|$/.exec(message)?.index)
 }
 
 /** The SQLSTATE of what the server reported; it alone has a severity. */
