@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { createServer, connect, type AddressInfo, type Socket } from 'node:net'
 import { Client, type Notification, type PoolClient } from 'pg'
 import { expect, test } from 'vitest'
+import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
 import { after, connected, host, open, parentOf, port, tableOf, url } from './database.ts'
 
@@ -93,6 +94,52 @@ test('a pool that ends while queries run and wait lets those end that run, and r
   expect(await late).toMatchObject({ message: 'Cannot use a pool after calling end on the pool' })
   const spans = await recording.all(2)
   expect(types(spans).toSorted()).toEqual(['Error', undefined])
+})
+
+test('those who still wait when a pool ends are forgotten by it, and their spans end and say so', async () => {
+  const recording = record()
+  const measuring = measure()
+  const pool = tracePg(open({ max: 1 }), { connectSpans: true })
+  const running = pool.query('SELECT pg_sleep(0.01)')
+  await once(pool, 'acquire')
+  void pool.query('SELECT 1')
+  pool.query('SELECT 2', () => expect.fail())
+  void pool.connect()
+  pool.connect(() => expect.fail())
+  const ended = pool.end()
+  expect(names(recording.spans)).toEqual(['SELECT', 'SELECT', 'pool.connect', 'pool.connect'])
+  for (const { attributes, status } of recording.spans) {
+    expect(attributes).toMatchObject({ 'throughline.incomplete': true })
+    expect(status.code).toBe(0)
+  }
+  await running
+  await ended
+  const spans = await recording.all(5)
+  expect(spans[4]?.attributes).not.toHaveProperty('throughline.incomplete')
+  expect(await measuring.all('db.client.operation.duration', 1)).toMatchObject([{ count: 1 }])
+})
+
+test('one who waits with a time-out is told of that, also when the pool has ended', async () => {
+  const recording = record()
+  const pool = tracePg(open({ max: 1, connectionTimeoutMillis: 50 }))
+  const held = await pool.connect()
+  const waiting = refused(pool.query('SELECT 1'))
+  const ended = pool.end()
+  expect(recording.spans).toEqual([])
+  expect(await waiting).toMatchObject({ message: 'timeout exceeded when trying to connect' })
+  held.release()
+  await ended
+  expect((await recording.all(1))[0]?.status.code).toBe(2)
+})
+
+test('a pool that waited, and whose queue is empty again, ends without a word', async () => {
+  const recording = record()
+  const pool = tracePg(open({ max: 1 }), { connectSpans: true })
+  await Promise.all([pool.query('SELECT 1'), pool.query('SELECT 2')])
+  ;(await pool.connect()).release()
+  await pool.end()
+  for (const { attributes } of await recording.all(3))
+    expect(attributes).not.toHaveProperty('throughline.incomplete')
 })
 
 test.each([

@@ -170,3 +170,22 @@ test('what the client itself says of a value is masked whole', async () => {
   expect(failed?.attributes['error.type']).toBe('SyntaxError')
   expect(JSON.stringify([failed?.status, failed?.attributes])).not.toContain(SECRET)
 })
+
+test('of what has several lines, as libpq reports it, the first is shown, also where a value has several itself', async () => {
+  const recording = record()
+  const message = `no "${SECRET}\n${SECRET}" here, nor '${SECRET}'\nLINE 1: SELECT ${SECRET}`
+  const pool = tracePg(
+    open({ verify: (_client: unknown, done: (error: Error) => void) => done(new Error(message)) }),
+  )
+  await expect(pool.query('SELECT 1')).rejects.toThrow(message)
+  expect((await recording.all(1))[0]?.status.message).toBe('no "?" here, nor "?"')
+  await recording.stop()
+
+  const again = record()
+  const plain = 'no such thing\nLINE 1: SELECT 7'
+  const other = tracePg(
+    open({ verify: (_client: unknown, done: (error: Error) => void) => done(new Error(plain)) }),
+  )
+  await expect(other.query('SELECT 1')).rejects.toThrow(plain)
+  expect((await again.all(1))[0]?.status.message).toBe('no such thing')
+})

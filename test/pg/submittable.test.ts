@@ -354,6 +354,40 @@ test('a Pool runs what submits itself as one span, with a callback and with a pr
   await recording.all(5)
 })
 
+test('one that finds no connection fails as before, in the context of its caller', async () => {
+  const recording = record()
+  const pool = tracePg(open({ max: 1 }))
+  const held = await pool.connect()
+  Object.assign(pool.options, { connectionTimeoutMillis: 5 })
+  await span('caller', async (caller) => {
+    const error = await new Promise((resolve) => {
+      pool.query(
+        new Query('SELECT 3') as never,
+        ((failed: unknown) => {
+          expect(trace.getActiveSpan()).toBe(caller)
+          resolve(failed)
+        }) as never,
+      )
+    })
+    expect(error).toMatchObject({ message: 'timeout exceeded when trying to connect' })
+  })
+  const removed = new Promise<void>((resolve) => {
+    Object.assign(pool.options, { connectionTimeoutMillis: 0 })
+    span('second caller', (caller) => {
+      pool.query(
+        new Query('SELECT 1') as never,
+        (() => {
+          expect(trace.getActiveSpan()).toBe(caller)
+          resolve()
+        }) as never,
+      )
+    })
+  })
+  held.release()
+  await removed
+  await recording.all(4)
+})
+
 test('one of a class of the app’s that is frozen is run as before', async () => {
   const recording = record()
   vi.spyOn(console, 'error').mockImplementation(() => {})

@@ -44,11 +44,16 @@ function masked(error: unknown): string {
   const message = messageOf(error)
   const { severity, file, code } = error as { severity?: unknown; file?: unknown; code?: unknown }
   if (severity === undefined || (typeof file === 'string' && APPS_OWN.test(file)))
-    return message.replace(QUOTED, '"?"')
+    return firstLine(message.replace(QUOTED, '"?"'))
   const unquoted = message
     .replace(GIVEN_UP, '$1?')
     .replace(QUOTED_VALUE, (_, name: string | undefined) => name ?? '"?"')
   return DATA_EXCEPTION.test(String(code)) ? unquoted.replace(BARE_VALUE, '?') : unquoted
+}
+
+/** Behind it libpq shows the line of the query that is wrong, and the detail. */
+function firstLine(message: string): string {
+  return message.slice(0, /[\r\n]|$/.exec(message)?.index)
 }
 
 /** The SQLSTATE of what the server reported; it alone has a severity. */

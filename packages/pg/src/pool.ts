@@ -13,6 +13,8 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   let connecting: QueryCall | null | undefined
   // The one that has found a callback of the pool there, by which its end will be seen.
   let taken: QueryCall | null | undefined
+  // Those that are in the pool's queue. When it ends it forgets them: nobody will call them back.
+  const queued = new Set<QueryCall | ConnectCall>()
 
   override(methodsOf(pool), 'query', (original, state) => {
     return function query(this: unknown, ...args) {
@@ -54,12 +56,15 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       taken = call
       const askedAt = call !== null && hasToWait(pool) ? performance.now() : undefined
       const known = newest(pool)
+      const { waitingCount } = pool
       const result = Reflect.apply(original, this, [acquired, ...rest])
+      if (call !== null && pool.waitingCount > waitingCount) queued.add(call)
       // At once, for a connection that fails is not seen again.
       if (call !== null && newest(pool) !== known) call.on(newest(pool))
       return result
 
       function acquired(error: unknown, client: Connected | undefined, release: unknown): unknown {
+        if (call !== null) queued.delete(call as QueryCall)
         if (askedAt !== undefined) call?.waited(performance.now() - askedAt)
         if (error) call?.end(error)
         else call?.on(client)
@@ -71,19 +76,36 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   function connectOfApp(original: Method, self: unknown, args: unknown[]): unknown {
     const call = beginConnect(tracing, newest(pool))
     const [callback, ...rest] = args
-    if (typeof callback !== 'function') {
-      const promise = Reflect.apply(original, self, args)
-      return call === undefined ? promise : ending(call, promise)
-    }
+    const isCalledBack = typeof callback === 'function'
     // On a busy pool whoever releases a client calls this back, in a context of his own.
-    const caller = context.bind(call?.caller ?? context.active(), callback as Method)
-    if (call === undefined) return Reflect.apply(original, self, [caller, ...rest])
-    const acquired = (...outcome: unknown[]) => {
-      call.end(outcome[0], outcome[1])
-      return caller(...outcome)
+    const caller = isCalledBack && context.bind(call?.caller ?? context.active(), callback as Method)
+    if (call === undefined) return Reflect.apply(original, self, caller ? [caller, ...rest] : args)
+
+    const end = (error: unknown, client?: unknown) => {
+      queued.delete(call)
+      call.end(error, client)
     }
-    return Reflect.apply(original, self, [acquired, ...rest])
+    const acquired = (...outcome: unknown[]) => {
+      end(outcome[0], outcome[1])
+      return (caller as Method)(...outcome)
+    }
+    const { waitingCount } = pool
+    const result = Reflect.apply(original, self, caller ? [acquired, ...rest] : args)
+    if (pool.waitingCount > waitingCount) queued.add(call)
+    return caller ? result : ending({ end }, result)
   }
+
+  override(methodsOf(pool), 'end', (original) => {
+    return function end(this: unknown, ...args) {
+      const result = Reflect.apply(original, this, args)
+      // With this option each is called back by a timer of its own.
+      if (!pool.options.connectionTimeoutMillis) {
+        for (const call of queued) abandon(call)
+        queued.clear()
+      }
+      return result
+    }
+  })
 
   // A pool announces a client before it hands it out; this way no listener is added and no promise touched.
   override(methodsOf(pool), 'emit', (original, state) => {
@@ -111,14 +133,20 @@ function traceOnConnect(pool: OpenPool): void {
   })
 }
 
+/** Ends the span of a call that pg forgets; it does not count among those that came to an end. */
+function abandon(call: QueryCall | ConnectCall): void {
+  call.measurement = undefined
+  if (call.span.isRecording()) call.span.setAttribute(semconv.INCOMPLETE, true).end()
+}
+
 /** Whether no connection is free for whoever asks now: it has to be made, or to come back. */
 function hasToWait({ idleCount, waitingCount }: OpenPool): boolean {
   return idleCount <= waitingCount
 }
 
 // The overloads of pg's methods are many, and all pass through as they are.
-function methodsOf(target: object): Record<'query' | 'connect' | 'emit', Method> {
-  return target as Record<'query' | 'connect' | 'emit', Method>
+function methodsOf(target: object): Record<'query' | 'connect' | 'emit' | 'end', Method> {
+  return target as Record<'query' | 'connect' | 'emit' | 'end', Method>
 }
 
 /** What the span is named after: the call of the app. */

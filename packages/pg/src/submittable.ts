@@ -67,8 +67,14 @@ function overrideAll(submittable: Submittable, call: QueryCall | undefined, scop
   if (typeof target['handleError'] === 'function')
     override(target, 'handleError', (original) => {
       return function handleError(this: unknown, ...args) {
-        call?.end(args[0] ?? new Error('the query failed'))
-        return context.with(scope, original, this, ...args)
+        const error = args[0] ?? new Error('the query failed')
+        if (isAnswered) call?.end(error)
+        try {
+          return context.with(scope, original, this, ...args)
+        } finally {
+          // What pg-native reports has its SQLSTATE only now.
+          if (!isAnswered) call?.end(error)
+        }
       }
     })
 
