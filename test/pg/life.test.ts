@@ -132,14 +132,18 @@ test('one who waits with a time-out is told of that, also when the pool has ende
   expect((await recording.all(1))[0]?.status.code).toBe(2)
 })
 
-test('a pool that waited, and whose queue is empty again, ends without a word', async () => {
+test('one who waited, and whose turn has come before the pool ends, is let end', async () => {
   const recording = record()
   const pool = tracePg(open({ max: 1 }), { connectSpans: true })
-  await Promise.all([pool.query('SELECT 1'), pool.query('SELECT 2')])
-  ;(await pool.connect()).release()
-  await pool.end()
-  for (const { attributes } of await recording.all(3))
-    expect(attributes).not.toHaveProperty('throughline.incomplete')
+  const held = await pool.connect()
+  const waited = pool.query('SELECT pg_sleep(0.01)')
+  const acquired = once(pool, 'acquire')
+  held.release()
+  await acquired
+  await Promise.all([pool.end(), waited])
+  const spans = await recording.all(2)
+  expect(names(spans)).toEqual(['pool.connect', 'SELECT'])
+  for (const { attributes } of spans) expect(attributes).not.toHaveProperty('throughline.incomplete')
 })
 
 test.each([

@@ -133,9 +133,8 @@ function traceOnConnect(pool: OpenPool): void {
   })
 }
 
-/** Ends the span of a call that pg forgets; it does not count among those that came to an end. */
+/** Ends the span of a call that pg forgets. It is not measured, for it comes to no end. */
 function abandon(call: QueryCall | ConnectCall): void {
-  call.measurement = undefined
   if (call.span.isRecording()) call.span.setAttribute(semconv.INCOMPLETE, true).end()
 }
 
