@@ -124,6 +124,25 @@ test('with database/dup the old names stand beside the new ones', async () => {
   })
 })
 
+test('so they do for pool.connect, and for a query that learns late where it runs', async () => {
+  vi.stubEnv('OTEL_SEMCONV_STABILITY_OPT_IN', 'database/dup')
+  vi.resetModules()
+  const { tracePg: traceAnew } = await import('@throughline/pg')
+  const recording = record()
+  const client = await traceAnew(open(), { connectSpans: true }).connect()
+  client.release()
+  await traceAnew(open()).query('SELECT 1')
+  for (const { attributes } of await recording.all(2)) {
+    expect(attributes).toMatchObject({
+      'db.system': 'postgresql',
+      'db.namespace': database,
+      'db.name': database,
+      'server.address': host,
+      'net.peer.name': host,
+    })
+  }
+})
+
 test('without it there are none', async () => {
   const recording = record()
   await tracePg(open()).query('SELECT 1')

@@ -1,10 +1,11 @@
+import type { Sampler } from '@throughline/core'
 import { tracePg } from '@throughline/pg'
 import { once } from 'node:events'
 import { createServer, Socket, type AddressInfo } from 'node:net'
 import { Client, Pool } from 'pg'
 import { describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
-import { after, database, open, tableOf, url } from './database.ts'
+import { after, database, host, open, tableOf, url } from './database.ts'
 
 const table = tableOf('span')
 
@@ -67,6 +68,29 @@ describe('the span of a query', () => {
     const [call] = await recording.all(1)
     expect(call?.attributes).toMatchObject({ 'error.type': 'ECONNREFUSED', 'server.address': 'two.example' })
     expect(call?.status.message).toBe('connect ECONNREFUSED ::1:1; connect ECONNREFUSED 127.0.0.1:1')
+  })
+
+  test('is decided on by where the pool leads to, also when none of its connections is left', async () => {
+    const seen: unknown[] = []
+    const sampler: Sampler = {
+      shouldSample(_context, _traceId, name, _kind, attributes) {
+        if (name === 'SELECT') seen.push(attributes)
+        return { decision: 2 }
+      },
+      toString: () => 'of the app',
+    }
+    const recording = record({ sampler })
+    const pool = tracePg(open({ max: 1 }))
+    const client = await pool.connect()
+    const removed = once(pool, 'remove')
+    client.release(true)
+    await removed
+    expect(pool.totalCount).toBe(0)
+    await pool.query('SELECT 1')
+    expect(seen).toMatchObject([
+      { 'db.namespace': database, 'server.address': host, 'db.query.text': 'SELECT ?' },
+    ])
+    await recording.all(1)
   })
 
   test('has the path of a Unix socket for an address, and no port', async () => {

@@ -1,12 +1,16 @@
-import { semconv, type Attributes } from '@throughline/core'
+import { semconv, wantsOldNames, type Attributes } from '@throughline/core'
+import { withOldDatabaseNames } from '@throughline/core/database'
 import type { ClientBase, Pool } from 'pg'
 
-/** A client with what the typings of all clients do not tell: where it is connected to. */
-export type Connected = ClientBase & {
+/** Where a client is connected to, or is going to be. */
+export interface Place {
   readonly host?: string
   readonly port?: number
   readonly database?: string | null
 }
+
+/** A client with what the typings of all clients do not tell. */
+export type Connected = ClientBase & Place
 
 /** A Pool with what its typings do not tell. */
 export type OpenPool = Pool & {
@@ -22,26 +26,20 @@ export function newest(pool: OpenPool): Connected | undefined {
 export const SYSTEM = 'postgresql'
 const DEFAULT_PORT = 5432
 
-const NOWHERE: Partial<Pick<Connected, 'host' | 'port' | 'database'>> = {}
-
-/** Where the client is connected to, or is going to be. */
-export function placeOf(client: Connected | undefined): typeof NOWHERE {
-  return client ?? NOWHERE
-}
+export const NOWHERE: Place = {}
 
 /** Whether a span need not say the port. */
 export function isDefault(port: number | undefined): boolean {
   return port === undefined || port === DEFAULT_PORT
 }
 
-/** Whether two clients are connected to the same database. */
-export function isSamePlace(one: Connected, other: Connected | undefined): boolean {
-  return one.host === other?.host && one.port === other?.port && one.database === other?.database
+/** Whether both are the same database. */
+export function isSamePlace(one: Place, other: Place): boolean {
+  return one.host === other.host && one.port === other.port && one.database === other.database
 }
 
 /** The attributes of a connection. A Unix socket has its path for an address, and no port. */
-export function serverOf(client: Connected | undefined): Attributes {
-  const { host, port, database } = placeOf(client)
+export function serverOf({ host, port, database }: Place): Attributes {
   const attributes: Attributes = {}
   if (database) attributes[semconv.DB_NAMESPACE] = database
   if (!host) return attributes
@@ -51,7 +49,12 @@ export function serverOf(client: Connected | undefined): Attributes {
   return attributes
 }
 
+/** The attributes, and with them their old names where somebody wants those. */
+export function named(attributes: Attributes): Attributes {
+  return wantsOldNames('database') ? withOldDatabaseNames(attributes, SYSTEM) : attributes
+}
+
 /** The name of a pool as the conventions make it: `server.address:server.port/db.namespace`. */
-export function poolNameOf({ host, port = DEFAULT_PORT, database }: Connected): string {
+export function poolNameOf({ host, port = DEFAULT_PORT, database }: Place): string {
   return `${host}:${port}/${database}`
 }

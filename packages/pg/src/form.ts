@@ -1,6 +1,6 @@
 import { context, type Context } from '@throughline/core'
 import { withText } from './comment.ts'
-import type { Connected } from './connection.ts'
+import type { Place } from './connection.ts'
 import type { Tracing } from './options.ts'
 import { QueryCall } from './query.ts'
 import { isSubmittable, statementOf } from './submittable.ts'
@@ -21,11 +21,7 @@ export function isQuery(first: unknown): boolean {
 }
 
 /** Begins the span of the query that the arguments ask for; undefined where there is to be none. */
-export function begin(
-  tracing: Tracing,
-  args: unknown[],
-  client: Connected | undefined,
-): QueryCall | undefined {
+export function begin(tracing: Tracing, args: unknown[], place: Place): QueryCall | undefined {
   const [first, second] = args
   const { send } = tracing
   const caller = send.caller()
@@ -33,10 +29,10 @@ export function begin(
   const given = Array.isArray(second) ? second : undefined
   let call: QueryCall
   if (typeof first === 'string') {
-    call = new QueryCall(tracing, caller, first, given ?? NO_VALUES, undefined, client)
+    call = new QueryCall(tracing, caller, first, given ?? NO_VALUES, undefined, place)
   } else if (isSubmittable(first)) {
     const { text, values, name } = statementOf(first)
-    call = new QueryCall(tracing, caller, text, values ?? NO_VALUES, name, client)
+    call = new QueryCall(tracing, caller, text, values ?? NO_VALUES, name, place)
     return send.begin(call) ? call : undefined
   } else if (isQuery(first)) {
     const { text, name, values } = first as Record<string, unknown>
@@ -46,7 +42,7 @@ export function begin(
       typeof text === 'string' ? text : '',
       given ?? (Array.isArray(values) ? values : NO_VALUES),
       typeof name === 'string' ? name : undefined,
-      client,
+      place,
     )
   } else return undefined
   if (!send.begin(call)) return undefined

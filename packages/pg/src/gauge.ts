@@ -51,20 +51,25 @@ export const gauge = instrumentsFor(SCOPE, (meter) => {
 /** Counts the connections of this pool from now on, until it is untraced, ended, or nobody's. */
 export function gaugePool(pool: OpenPool): void {
   // Traced once more, it may still be among them.
-  if (![...pools].some((reference) => reference.deref() === pool)) pools.add(new WeakRef(pool))
+  if (!counted().includes(pool)) pools.add(new WeakRef(pool))
   gauge()
+}
+
+/** Those that count. The others are forgotten: an app may make pools without end, and have no MeterProvider. */
+function counted(): OpenPool[] {
+  return [...pools].flatMap((reference) => {
+    const pool = reference.deref()
+    if (pool !== undefined && !pool.ended && isTraced(pool)) return [pool]
+    pools.delete(reference)
+    return []
+  })
 }
 
 /** The pools by name. Several to the same database have the same name, and count together. */
 function loads(): Map<string, Load> {
   const found = new Map<string, Load>()
   for (const name of told) found.set(name, NOBODY)
-  for (const reference of pools) {
-    const pool = reference.deref()
-    if (pool === undefined || pool.ended || !isTraced(pool)) {
-      pools.delete(reference)
-      continue
-    }
+  for (const pool of counted()) {
     const name = nameOf(pool)
     if (name === undefined) continue
     const { idle, used, pending, max } = found.get(name) ?? NOBODY

@@ -1,6 +1,16 @@
 import { Call, context, isTraced, override, semconv, type Attributes, type Context } from '@throughline/core'
 import { passOn, traceClient } from './client.ts'
-import { newest, serverOf, SYSTEM, type Connected, type OpenPool } from './connection.ts'
+import {
+  isSamePlace,
+  named,
+  newest,
+  NOWHERE,
+  serverOf,
+  SYSTEM,
+  type Connected,
+  type OpenPool,
+  type Place,
+} from './connection.ts'
 import { failureType, maskedMessage, sqlStateOf } from './failure.ts'
 import { answering, begin, callbackAt, ending, isQuery, type Method } from './form.ts'
 import { gauge, gaugePool } from './gauge.ts'
@@ -15,12 +25,14 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   let taken: QueryCall | null | undefined
   // Those that are in the pool's queue. When it ends it forgets them: nobody will call them back.
   const queued = new Set<QueryCall | ConnectCall>()
+  // Where its connections lead to, also while it has none: idle ones are closed after ten seconds.
+  let place: Place = NOWHERE
 
   override(methodsOf(pool), 'query', (original, state) => {
     return function query(this: unknown, ...args) {
       if (!state.isOn) return Reflect.apply(original, this, args)
       const [first] = args
-      const call = begin(tracing, args, newest(pool))
+      const call = begin(tracing, args, newest(pool) ?? place)
       const position = callbackAt(args)
       const callback = args[position]
       const isOwn = isSubmittable(first)
@@ -74,7 +86,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   })
 
   function connectOfApp(original: Method, self: unknown, args: unknown[]): unknown {
-    const call = beginConnect(tracing, newest(pool))
+    const call = beginConnect(tracing, newest(pool) ?? place)
     const [callback, ...rest] = args
     const isCalledBack = typeof callback === 'function'
     // On a busy pool whoever releases a client calls this back, in a context of his own.
@@ -112,6 +124,10 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
     return function emit(this: unknown, ...args) {
       const [event, client] = args
       if (!state.isOn) return Reflect.apply(original, this, args)
+      if (event === 'connect') {
+        const { host, port, database } = client as Place
+        place = { host, port, database } as Place
+      }
       if (event === 'connect' || event === 'acquire') traceClient(client as Connected, pool)
       return Reflect.apply(original, this, args)
     }
@@ -154,12 +170,12 @@ const NAME = 'pool.connect'
 /** The app waits for a connection of a pool. */
 class ConnectCall extends Call<[], []> {
   readonly #send: NonNullable<Tracing['connects']>
-  #client: Connected | undefined
+  #place: Place
 
-  constructor(send: NonNullable<Tracing['connects']>, caller: Context, client: Connected | undefined) {
+  constructor(send: NonNullable<Tracing['connects']>, caller: Context, place: Place) {
     super(caller)
     this.#send = send
-    this.#client = client
+    this.#place = place
   }
 
   override name(): string {
@@ -175,7 +191,7 @@ class ConnectCall extends Call<[], []> {
   }
 
   protected override build(): Attributes {
-    return { [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#client) }
+    return named({ [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#place) })
   }
 
   end(error: unknown, client?: unknown): void {
@@ -185,16 +201,16 @@ class ConnectCall extends Call<[], []> {
       this.#send.fail(this, failureType(error), maskedMessage(error))
       return
     }
-    if (client !== this.#client) this.span.setAttributes(serverOf(client as Connected))
+    if (!isSamePlace(client as Place, this.#place)) this.span.setAttributes(named(serverOf(client as Place)))
     this.#send.succeed(this)
   }
 }
 
 /** Begins the span of a `pool.connect()`; undefined where the app wants none. */
-function beginConnect(tracing: Tracing, client: Connected | undefined): ConnectCall | undefined {
+function beginConnect(tracing: Tracing, place: Place): ConnectCall | undefined {
   const send = tracing.connects
   const caller = send?.caller()
   if (send === undefined || caller === undefined) return undefined
-  const call = new ConnectCall(send, caller, client)
+  const call = new ConnectCall(send, caller, place)
   return send.begin(call) ? call : undefined
 }

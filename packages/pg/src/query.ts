@@ -1,15 +1,7 @@
-import {
-  Call,
-  semconv,
-  wantsOldNames,
-  type Attributes,
-  type Context,
-  type NamedAttributes,
-} from '@throughline/core'
-import { withOldDatabaseNames } from '@throughline/core/database'
+import { Call, semconv, type Attributes, type Context, type NamedAttributes } from '@throughline/core'
 import { describeSql, type SqlDescription } from '@throughline/core/sql'
 import type { QueryResult } from 'pg'
-import { isDefault, isSamePlace, placeOf, serverOf, SYSTEM, type Connected } from './connection.ts'
+import { isDefault, isSamePlace, named, serverOf, SYSTEM, type Place } from './connection.ts'
 import { failureType, maskedMessage, sqlStateOf } from './failure.ts'
 import type { Outcome, Tracing } from './options.ts'
 
@@ -22,7 +14,7 @@ export class QueryCall extends Call<[text: string], Outcome> {
   readonly #values: readonly unknown[]
   readonly #name: string | undefined
   /** The one that the span tells of. */
-  #client: Connected | undefined
+  #place: Place
   #result: unknown = undefined
   #status: string | undefined = undefined
   #description: SqlDescription | undefined = undefined
@@ -33,14 +25,14 @@ export class QueryCall extends Call<[text: string], Outcome> {
     text: string,
     values: readonly unknown[],
     name: string | undefined,
-    client: Connected | undefined,
+    place: Place,
   ) {
     super(caller)
     this.#tracing = tracing
     this.#text = text
     this.#values = values
     this.#name = name
-    this.#client = client
+    this.#place = place
   }
 
   override name(): string {
@@ -58,7 +50,7 @@ export class QueryCall extends Call<[text: string], Outcome> {
 
   override dimensions(): Attributes {
     const { summary } = this.#describe()
-    const counted: Attributes = { [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#client) }
+    const counted: Attributes = { [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#place) }
     if (summary !== '') counted[semconv.DB_QUERY_SUMMARY] = summary
     if (this.#status !== undefined) counted[semconv.DB_RESPONSE_STATUS_CODE] = this.#status
     return counted
@@ -67,14 +59,14 @@ export class QueryCall extends Call<[text: string], Outcome> {
   protected override build(): Attributes {
     const attributes = this.#build()
     if (this.#tracing.showsParameters) addParameters(attributes, this.#values)
-    return wantsOldNames('database') ? withOldDatabaseNames(attributes, SYSTEM) : attributes
+    return named(attributes)
   }
 
   #build(): Attributes {
     const { text, summary } = this.#describe()
     // Parameterised text holds no values; any other is shown without its literals.
     const shown = this.#values.length > 0 && !this.#tracing.sanitizesAlways ? this.#text : text
-    const { host, port, database } = placeOf(this.#client)
+    const { host, port, database } = this.#place
     // One literal with what nearly every query has, its keys written out: see NamedAttributes.
     if (text !== '' && summary !== '' && database && host && !host.startsWith('/') && isDefault(port)) {
       return {
@@ -85,7 +77,7 @@ export class QueryCall extends Call<[text: string], Outcome> {
         'db.query.summary': summary,
       } satisfies NamedAttributes
     }
-    const attributes: Attributes = { [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#client) }
+    const attributes: Attributes = { [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#place) }
     if (text !== '') attributes[semconv.DB_QUERY_TEXT] = shown
     if (summary !== '') attributes[semconv.DB_QUERY_SUMMARY] = summary
     return attributes
@@ -102,14 +94,12 @@ export class QueryCall extends Call<[text: string], Outcome> {
   }
 
   /** The query runs, or was to run, on this client. */
-  on(client: Connected | undefined): void {
-    const known = this.#client
+  on(client: Place | undefined): void {
+    const known = this.#place
     if (client === undefined || client === known) return
-    this.#client = client
+    this.#place = client
     // The clients of a pool are nearly always connected to the same: then there is nothing to add.
-    if (isSamePlace(client, known)) return
-    const server = serverOf(client)
-    this.span.setAttributes(wantsOldNames('database') ? withOldDatabaseNames(server, SYSTEM) : server)
+    if (!isSamePlace(client, known)) this.span.setAttributes(named(serverOf(client)))
   }
 
   /** It had to wait for a connection of its pool. */

@@ -92,8 +92,8 @@ function overrideAll(submittable: Submittable, call: QueryCall | undefined, scop
         const [event, first] = args
         if (event === 'error') call?.end(first ?? new Error('the query failed'))
         // Not answered: what pg-native runs has no other sign of its end.
-        else if (event === 'close' || (event === 'end' && !isAnswered))
-          call?.end(undefined, resultOf(submittable))
+        else if (event === 'end' && !isAnswered) call?.end(undefined, first ?? resultOf(submittable))
+        else if (event === 'close') call?.end(undefined, resultOf(submittable))
         return context.with(scope, original, this, ...args)
       }
     })
