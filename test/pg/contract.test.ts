@@ -43,7 +43,7 @@ clientContract<Pool>('pg, a Pool,', {
     return { target: pool, close: () => pool.end() }
   },
   call: ask,
-  overrides: ['query', 'connect', 'emit'],
+  overrides: ['query', 'connect', 'end', 'emit'],
   callBack(pool, done) {
     pool.query('SELECT $1::text AS answer', ['s3cret'], (error, result) => done(error, result?.rows))
   },
