@@ -1,7 +1,7 @@
 import { tracePg } from '@throughline/pg'
 import { once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
-import { Client, Pool, Query } from 'pg'
+import { Query, type Client, type Pool } from 'pg'
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import Cursor from 'pg-cursor'
 import QueryStream from 'pg-query-stream'
