@@ -331,6 +331,45 @@ test('a COPY in both directions, as of a replication, is a span until its connec
   expect(copy).toMatchObject({ status: { code: 2, message: 'Connection terminated' } })
 })
 
+test('one of a class of the app’s that is frozen is run as before', async () => {
+  const recording = record()
+  vi.spyOn(console, 'error').mockImplementation(() => {})
+  const client = tracePg(await connected())
+  const messages: string[] = []
+  const nothing = () => {}
+  await new Promise<void>((resolve) => {
+    client.query(
+      Object.freeze({
+        text: 'SELECT 1',
+        submit: (connection: { query(text: string): void }) => connection.query('SELECT 1'),
+        handleRowDescription: nothing,
+        handleDataRow: () => messages.push('row'),
+        handleCommandComplete: () => messages.push('complete'),
+        handleError: nothing,
+        handleReadyForQuery: resolve,
+        callback: nothing,
+      }) as never,
+    )
+  })
+  expect(messages).toEqual(['row', 'complete'])
+  expect((await client.query('SELECT 2 AS two')).rows).toEqual([{ two: 2 }])
+  await recording.all(2)
+})
+
+test('what the app adds gets the result of what submits itself', async () => {
+  const recording = record()
+  const client = tracePg(await connected(), {
+    attributes: ({ text }, result) => ({
+      'app.text': text,
+      'app.rows': Array.isArray(result) ? -1 : (result.rowCount ?? -2),
+    }),
+  })
+  await client.query(new Cursor(SERIES, [5])).read(10)
+  await textOf(client.query(copyTo('COPY (SELECT 1) TO STDOUT')))
+  const rows = (await recording.all(2)).map(({ attributes }) => attributes['app.rows'])
+  expect(rows).toEqual([5, 1])
+})
+
 test('a Pool runs what submits itself as one span, with a callback and with a promise', async () => {
   const recording = record()
   const pool: Pool = tracePg(open({ max: 1 }))
@@ -386,45 +425,6 @@ test('one that finds no connection fails as before, in the context of its caller
   held.release()
   await removed
   await recording.all(4)
-})
-
-test('one of a class of the app’s that is frozen is run as before', async () => {
-  const recording = record()
-  vi.spyOn(console, 'error').mockImplementation(() => {})
-  const client = tracePg(await connected())
-  const messages: string[] = []
-  const nothing = () => {}
-  await new Promise<void>((resolve) => {
-    client.query(
-      Object.freeze({
-        text: 'SELECT 1',
-        submit: (connection: { query(text: string): void }) => connection.query('SELECT 1'),
-        handleRowDescription: nothing,
-        handleDataRow: () => messages.push('row'),
-        handleCommandComplete: () => messages.push('complete'),
-        handleError: nothing,
-        handleReadyForQuery: resolve,
-        callback: nothing,
-      }) as never,
-    )
-  })
-  expect(messages).toEqual(['row', 'complete'])
-  expect((await client.query('SELECT 2 AS two')).rows).toEqual([{ two: 2 }])
-  await recording.all(2)
-})
-
-test('what the app adds gets the result of what submits itself', async () => {
-  const recording = record()
-  const client = tracePg(await connected(), {
-    attributes: ({ text }, result) => ({
-      'app.text': text,
-      'app.rows': Array.isArray(result) ? -1 : (result.rowCount ?? -2),
-    }),
-  })
-  await client.query(new Cursor(SERIES, [5])).read(10)
-  await textOf(client.query(copyTo('COPY (SELECT 1) TO STDOUT')))
-  const rows = (await recording.all(2)).map(({ attributes }) => attributes['app.rows'])
-  expect(rows).toEqual([5, 1])
 })
 
 function sink(): Writable {
