@@ -1,4 +1,4 @@
-import { span, type ReadableSpan } from '@throughline/core'
+import { span, untrace, type ReadableSpan } from '@throughline/core'
 import { tracePg } from '@throughline/pg'
 import { once } from 'node:events'
 import { createServer, connect, type AddressInfo, type Socket } from 'node:net'
@@ -197,6 +197,19 @@ test('what verify and onConnect ask of a new connection are queries like others,
   )
   expect((await pool.query('SHOW application_name')).rows).toEqual([{ application_name: 'app' }])
   expect(names(await recording.all(3))).toEqual(['SET application_name', 'SELECT', 'SHOW application_name'])
+})
+
+test('what onConnect asks has no span where the pool is not traced any more', async () => {
+  const recording = record()
+  const pool = open({ onConnect: (client: PoolClient) => client.query("SET application_name TO 'app'") })
+  for (const times of [1, 2]) {
+    untrace(tracePg(pool))
+    await pool.query('SELECT 1')
+    expect(recording.spans).toEqual([])
+    const client = await pool.connect()
+    client.release(true)
+    expect(pool.totalCount, `time ${times}`).toBe(0)
+  }
 })
 
 test('a connection that verify refuses is the error of the query', async () => {

@@ -331,6 +331,21 @@ test('a COPY in both directions, as of a replication, is a span until its connec
   expect(copy).toMatchObject({ status: { code: 2, message: 'Connection terminated' } })
 })
 
+test('one that is submitted once more is one span each time, each under its own caller', async () => {
+  const recording = record()
+  const client = tracePg(await connected())
+  const query = new Query('SELECT 1')
+  for (const name of ['first', 'second']) {
+    await span(name, async () => {
+      client.query(query)
+      await once(query, 'end')
+    })
+  }
+  const spans = await recording.all(4)
+  expect(spans.map(({ name }) => name)).toEqual(['SELECT', 'first', 'SELECT', 'second'])
+  expect(parentOf(spans[2])).toBe(spans[3]?.spanContext().spanId)
+})
+
 test('one of a class of the app’s that is frozen is run as before', async () => {
   const recording = record()
   vi.spyOn(console, 'error').mockImplementation(() => {})
