@@ -176,10 +176,6 @@ export const LINES = [
             reason: 'pg before 8.9 takes no function that makes the socket',
           },
           {
-            titles: /^a COPY in both directions, as of a replication, /,
-            reason: 'pg 8.0 makes no connections for a replication',
-          },
-          {
             titles: /^(a Pool runs what submits itself|one that finds no connection fails as before)/,
             reason: 'pg 8.0 never calls back the Pool whose query submits itself',
           },
