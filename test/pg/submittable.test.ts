@@ -221,6 +221,20 @@ describe.each([
     await recording.all(1)
   })
 
+  test('a COPY out that the app destroys with an error ends its span in that error', async () => {
+    const recording = record()
+    const client = await opened()
+    const copy = client.query(copyTo(`COPY (SELECT generate_series(1, 200000)) TO STDOUT`))
+    copy.on('error', () => {})
+    await once(copy, 'data')
+    copy.destroy(new TypeError('of the app'))
+    const [call] = await recording.all(1)
+    expect(call).toMatchObject({
+      status: { code: 2, message: 'of the app' },
+      attributes: { 'error.type': 'TypeError' },
+    })
+  })
+
   test('a Query object of pg is a span, and its events and its callback have their context', async () => {
     const recording = record()
     const client = await opened()
