@@ -1,6 +1,7 @@
 import type { ReadableSpan } from '@throughline/core'
+import { tracePg } from '@throughline/pg'
 import { setTimeout as passed } from 'node:timers/promises'
-import { Client, Pool } from 'pg'
+import { Client, Pool, type PoolClient } from 'pg'
 import { afterAll, afterEach, beforeAll, inject } from 'vitest'
 
 // The real server, and what each file of tests opens on it.
@@ -34,6 +35,14 @@ export async function connected(config: object = {}): Promise<Client> {
   const client = new Client({ connectionString: url, ...config })
   after(() => client.end())
   await client.connect()
+  return client
+}
+
+/** A client of a traced Pool. */
+export async function lent(): Promise<PoolClient> {
+  const client = await tracePg(open()).connect()
+  // A broken one is not to be lent again.
+  after(() => client.release(true))
   return client
 }
 
