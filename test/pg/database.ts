@@ -1,5 +1,7 @@
 import type { ReadableSpan } from '@throughline/core'
-import { Client, Pool } from 'pg'
+import { tracePg } from '@throughline/pg'
+import { setTimeout as passed } from 'node:timers/promises'
+import { Client, Pool, type PoolClient } from 'pg'
 import { afterAll, afterEach, beforeAll, inject } from 'vitest'
 
 // The real server, and what each file of tests opens on it.
@@ -9,10 +11,13 @@ export const database = new URL(url).pathname.slice(1)
 export const host = new URL(url).hostname
 export const port = Number(new URL(url).port || 5432)
 
+/** Of a connection that a test has broken, old versions of pg never tell the end. */
+const MOST_MS_TO_CLOSE = 2000
+
 const closing: (() => unknown)[] = []
 
 afterEach(async () => {
-  for (const close of closing.splice(0).toReversed()) await close()
+  for (const close of closing.splice(0).toReversed()) await Promise.race([close(), passed(MOST_MS_TO_CLOSE)])
 })
 
 /** Has this done after the test, before what was opened earlier is closed. */
@@ -30,6 +35,14 @@ export async function connected(config: object = {}): Promise<Client> {
   const client = new Client({ connectionString: url, ...config })
   after(() => client.end())
   await client.connect()
+  return client
+}
+
+/** A client of a traced Pool. */
+export async function lent(): Promise<PoolClient> {
+  const client = await tracePg(open()).connect()
+  // A broken one is not to be lent again.
+  after(() => client.release(true))
   return client
 }
 

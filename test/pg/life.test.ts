@@ -1,4 +1,4 @@
-import { span, type ReadableSpan } from '@throughline/core'
+import { span, untrace, type ReadableSpan } from '@throughline/core'
 import { tracePg } from '@throughline/pg'
 import { once } from 'node:events'
 import { createServer, connect, type AddressInfo, type Socket } from 'node:net'
@@ -154,12 +154,14 @@ test.each([
     'canceling statement due to statement timeout',
   ],
   ['query_timeout of pg', { query_timeout: 20 }, 'Error', 'Query read timeout'],
-  ['lock_timeout of the server', { lock_timeout: 20 }, '55P03', 'canceling statement due to lock timeout'],
+  ['lock_timeout of the server', {}, '55P03', 'canceling statement due to lock timeout'],
 ])('a query that is stopped by %s says so', async (name, config, type, message) => {
   const recording = record()
   const holder = await connected()
   await holder.query(`BEGIN; LOCK TABLE ${table}`)
-  const client = tracePg(await connected(config))
+  const plain = await connected(config)
+  if (name.startsWith('lock')) await plain.query('SET lock_timeout = 20')
+  const client = tracePg(plain)
   const text = name.startsWith('lock') ? `SELECT * FROM ${table}` : 'SELECT pg_sleep(10)'
   expect(await refused(client.query(text))).toMatchObject({ message })
   const [call] = await recording.all(1)
@@ -246,6 +248,19 @@ test('what verify and onConnect ask of a new connection are queries like others,
   )
   expect((await pool.query('SHOW application_name')).rows).toEqual([{ application_name: 'app' }])
   expect(names(await recording.all(3))).toEqual(['SET application_name', 'SELECT', 'SHOW application_name'])
+})
+
+test('what onConnect asks has no span where the pool is not traced any more', async () => {
+  const recording = record()
+  const pool = open({ onConnect: (client: PoolClient) => client.query("SET application_name TO 'app'") })
+  for (const times of [1, 2]) {
+    untrace(tracePg(pool))
+    await pool.query('SELECT 1')
+    expect(recording.spans).toEqual([])
+    const client = await pool.connect()
+    client.release(true)
+    expect(pool.totalCount, `time ${times}`).toBe(0)
+  }
 })
 
 test('a connection that verify refuses is the error of the query', async () => {

@@ -4,28 +4,18 @@ import { tracePg } from '@throughline/pg'
 import { once } from 'node:events'
 import { text as textOf } from 'node:stream/consumers'
 import { pipeline } from 'node:stream/promises'
-import { Readable, Writable, type Duplex } from 'node:stream'
-import { Query, type Client, type Pool, type PoolClient, type Submittable } from 'pg'
-import * as copies from 'pg-copy-streams'
+import { Writable } from 'node:stream'
+import { Query, type Client, type Pool, type PoolClient } from 'pg'
+import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import Cursor from 'pg-cursor'
 import QueryStream from 'pg-query-stream'
 import { describe, expect, test, vi } from 'vitest'
 import { record, type Recording } from '../recording.ts'
-import { after, connected, open, parentOf, tableOf } from './database.ts'
+import { connected, lent, open, parentOf, tableOf } from './database.ts'
 
-const { from: copyFrom, to: copyTo } = copies
-// Its typings do not know it.
-const { both: copyBoth } = copies as unknown as { both(text: string): Duplex & Submittable }
 const table = tableOf('submittable')
 const SERIES = 'SELECT generate_series(1, $1::int) AS n'
 const SERIES_SPAN = { name: 'SELECT', status: { code: 0 } }
-
-async function ofPool(): Promise<PoolClient> {
-  const client = await tracePg(open()).connect()
-  // A broken one is not to be lent again.
-  after(() => client.release(true))
-  return client
-}
 
 /** Runs this under a span of the app's, and gives back both once the query's has ended. */
 async function under(
@@ -42,7 +32,7 @@ async function under(
 
 describe.each([
   ['a Client', async () => tracePg(await connected()) as Client | PoolClient],
-  ['a client of a Pool', ofPool],
+  ['a client of a Pool', lent],
 ])('on %s', (_, opened) => {
   test('a cursor that is read to its end in steps is one span, which ends there', async () => {
     const recording = record()
@@ -180,47 +170,6 @@ describe.each([
     })
   })
 
-  test('COPY in both directions is a span that ends when the server is done', async () => {
-    const recording = record()
-    const client = await opened()
-    await client.query(`TRUNCATE ${table}`)
-    await recording.all(1)
-    await pipeline(
-      Readable.from(['1\tone\n', '2\ttwo\n']),
-      client.query(copyFrom(`COPY ${table} FROM STDIN`)),
-    )
-    expect(await textOf(client.query(copyTo(`COPY ${table} TO STDOUT`)))).toBe('1\tone\n2\ttwo\n')
-    const [, into, out] = await recording.all(3)
-    expect(into).toMatchObject({ name: `COPY ${table}`, status: { code: 0 } })
-    expect(out).toMatchObject({ name: `COPY ${table}`, status: { code: 0 } })
-    expect(out?.attributes).toMatchObject({ 'db.query.text': `COPY ${table} TO STDOUT` })
-  })
-
-  test('a COPY that is destroyed, or refused, ends its span in error', async () => {
-    const recording = record()
-    const client = await opened()
-    const copy = client.query(copyFrom(`COPY ${table} FROM STDIN`))
-    copy.write('7\tseven\n')
-    copy.destroy(new Error('of the app'))
-    await once(copy, 'error')
-    expect((await recording.all(1))[0]?.attributes).toMatchObject({ 'error.type': '57014' })
-    const refused = client.query(copyTo('COPY nowhere TO STDOUT'))
-    await expect(textOf(refused)).rejects.toMatchObject({ code: '42P01' })
-    expect((await recording.all(2))[1]?.attributes).toMatchObject({ 'error.type': '42P01' })
-  })
-
-  test('a COPY out that the app destroys ends its span', async () => {
-    const recording = record()
-    const client = await opened()
-    const copy = client.query(copyTo(`COPY (SELECT generate_series(1, 200000)) TO STDOUT`))
-    // The library tells it of the end of its connection all the same.
-    copy.on('error', () => {})
-    await once(copy, 'data')
-    expect(recording.spans).toEqual([])
-    copy.destroy()
-    await recording.all(1)
-  })
-
   test('a Query object of pg is a span, and its events and its callback have their context', async () => {
     const recording = record()
     const client = await opened()
@@ -317,75 +266,19 @@ test.each([
   expect(call?.attributes['error.type']).toMatch(/^(57P01|Error|ECONNRESET)$/)
 })
 
-test('a COPY in both directions, as of a replication, is a span until its connection is closed', async () => {
+test('one that is submitted once more is one span each time, each under its own caller', async () => {
   const recording = record()
-  const client = tracePg(await connected({ replication: 'database' }))
-  const { rows } = await client.query('IDENTIFY_SYSTEM')
-  const { xlogpos } = rows[0] as { xlogpos: string }
-  const stream = client.query(copyBoth(`START_REPLICATION PHYSICAL ${xlogpos}`))
-  stream.on('error', () => {})
-  await once(stream, 'data')
-  expect(recording.spans).toHaveLength(1)
-  await client.end()
-  const [, copy] = await recording.all(2)
-  expect(copy).toMatchObject({ status: { code: 2, message: 'Connection terminated' } })
-})
-
-test('a Pool runs what submits itself as one span, with a callback and with a promise', async () => {
-  const recording = record()
-  const pool: Pool = tracePg(open({ max: 1 }))
-  for (const query of [new Query('SELECT 1'), new Query('SELECT 2')]) {
-    await pool.query(query as never)
+  const client = tracePg(await connected())
+  const query = new Query('SELECT 1')
+  for (const name of ['first', 'second']) {
+    await span(name, async () => {
+      client.query(query)
+      await once(query, 'end')
+    })
   }
-  await span('caller', async (caller) => {
-    await new Promise<void>((resolve) => {
-      pool.query(
-        new Query('SELECT 3') as never,
-        (() => {
-          expect(trace.getActiveSpan()).toBe(caller)
-          resolve()
-        }) as never,
-      )
-    })
-    const stream = new QueryStream(SERIES, [3])
-    await Promise.all([pool.query(stream as never), pipeline(stream, sink())])
-  })
-  expect(pool.idleCount).toBe(1)
-  await recording.all(5)
-})
-
-test('one that finds no connection fails as before, in the context of its caller', async () => {
-  const recording = record()
-  const pool = tracePg(open({ max: 1 }))
-  const held = await pool.connect()
-  Object.assign(pool.options, { connectionTimeoutMillis: 5 })
-  await span('caller', async (caller) => {
-    const error = await new Promise((resolve) => {
-      pool.query(
-        new Query('SELECT 3') as never,
-        ((failed: unknown) => {
-          expect(trace.getActiveSpan()).toBe(caller)
-          resolve(failed)
-        }) as never,
-      )
-    })
-    expect(error).toMatchObject({ message: 'timeout exceeded when trying to connect' })
-  })
-  const removed = new Promise<void>((resolve) => {
-    Object.assign(pool.options, { connectionTimeoutMillis: 0 })
-    span('second caller', (caller) => {
-      pool.query(
-        new Query('SELECT 1') as never,
-        (() => {
-          expect(trace.getActiveSpan()).toBe(caller)
-          resolve()
-        }) as never,
-      )
-    })
-  })
-  held.release()
-  await removed
-  await recording.all(4)
+  const spans = await recording.all(4)
+  expect(spans.map(({ name }) => name)).toEqual(['SELECT', 'first', 'SELECT', 'second'])
+  expect(parentOf(spans[2])).toBe(spans[3]?.spanContext().spanId)
 })
 
 test('one of a class of the app’s that is frozen is run as before', async () => {
@@ -425,6 +318,54 @@ test('what the app adds gets the result of what submits itself', async () => {
   await textOf(client.query(copyTo('COPY (SELECT 1) TO STDOUT')))
   const rows = (await recording.all(2)).map(({ attributes }) => attributes['app.rows'])
   expect(rows).toEqual([5, 1])
+})
+
+test('a Pool runs what submits itself as one span, with a callback and with a promise', async () => {
+  const recording = record()
+  const pool: Pool = tracePg(open({ max: 1 }))
+  for (const query of [new Query('SELECT 1'), new Query('SELECT 2')]) {
+    await pool.query(query as never)
+  }
+  await span('caller', async (caller) => {
+    await new Promise<void>((resolve) => {
+      pool.query(
+        new Query('SELECT 3') as never,
+        (() => {
+          expect(trace.getActiveSpan()).toBe(caller)
+          resolve()
+        }) as never,
+      )
+    })
+    const stream = new QueryStream(SERIES, [3])
+    await Promise.all([pool.query(stream as never), pipeline(stream, sink())])
+  })
+  expect(pool.idleCount).toBe(1)
+  await recording.all(5)
+})
+
+test('one that finds no connection fails as before, in the context of its caller', async () => {
+  const recording = record()
+  const pool = tracePg(open({ max: 1 }))
+  const held = await pool.connect()
+  const failed = span(
+    'caller',
+    (caller) =>
+      new Promise((resolve) => {
+        pool.query(
+          new Query('SELECT 3') as never,
+          ((error: unknown) => {
+            expect(trace.getActiveSpan()).toBe(caller)
+            resolve(error)
+          }) as never,
+        )
+      }),
+  )
+  // The next connection is made by whoever gives this one back, and leads nowhere.
+  Object.assign(pool.options, { connectionString: undefined, host: '127.0.0.1', port: 1 })
+  await span('releaser', async () => held.release(true))
+  expect(await failed).toMatchObject({ code: 'ECONNREFUSED' })
+  const spans = await recording.all(3)
+  expect(spans.map(({ name }) => name).toSorted()).toEqual(['SELECT', 'caller', 'releaser'])
 })
 
 function sink(): Writable {

@@ -53,7 +53,6 @@ const WAYS: Record<string, [fail: string, count: number]> = {
   'a cursor that is read': [`client.query(new Cursor(${WRONG})).read(1)`, 1],
   'a cursor that nobody listens to': [`client.query(new Cursor(${WRONG}))`, 0],
   'a stream of rows that nobody listens to': [`client.query(new QueryStream(${WRONG})).resume()`, 1],
-  'a Query that nobody listens to': [`client.query(new pg.Query(${WRONG}))`, 1],
 }
 
 test.each(Object.entries(WAYS))('what nobody minds is told as before, once: %s', async (_, [fail, count]) => {
