@@ -72,6 +72,23 @@ describe.each([
     },
     failure: { type: 'WRONGTYPE', rejects: true },
     scope: '@throughline/ioredis',
+    duration: {
+      metric: 'db.client.operation.duration',
+      buckets: [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10],
+      attributes: {
+        'db.system.name': 'redis',
+        'db.namespace': namespace,
+        'db.operation.name': 'SET',
+        'server.address': hostname,
+      },
+      failed: {
+        'db.system.name': 'redis',
+        'db.namespace': namespace,
+        'db.operation.name': 'INCR',
+        'db.response.status_code': 'WRONGTYPE',
+        'server.address': hostname,
+      },
+    },
     ignoredText: 'SET',
     secret: 's3cret',
   })

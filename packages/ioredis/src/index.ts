@@ -1,15 +1,15 @@
 import { isTraced, override, sender, show, yieldsTo } from '@throughline/core'
+import { DATABASE_DURATION } from '@throughline/core/database'
 import type { Redis } from 'ioredis'
 import {
   beginCommand,
-  Connection,
   isNew,
   submitted,
-  type Client,
   type Command,
   type IORedisOptions,
   type RedisSender,
 } from './command.ts'
+import { Connection, type Client } from './connection.ts'
 import { tracePipeline, type Pipeline } from './pipeline.ts'
 
 export type { IORedisOptions, RedisCommand } from './command.ts'
@@ -36,7 +36,12 @@ export function traceIORedis<Target extends Pick<Redis, 'status' | 'isCluster' |
     )
   }
   const send: RedisSender = sender(
-    { scope: SCOPE, isSilent: true, text: (command: string, _args: readonly unknown[]) => command },
+    {
+      scope: SCOPE,
+      isSilent: true,
+      duration: DATABASE_DURATION,
+      text: (command: string, _args: readonly unknown[]) => command,
+    },
     'traceIORedis',
     options,
   )
@@ -47,7 +52,7 @@ export function traceIORedis<Target extends Pick<Redis, 'status' | 'isCluster' |
 
   override(client, 'sendCommand', (original, state) => {
     return function sendCommand(this: unknown, ...args) {
-      const [command, stream] = args
+      const [command, stream] = args as [Command, unknown]
       if (!state.isOn) return Reflect.apply(original, this, args)
       // Those of a pipeline come with a stream.
       if (stream || !isNew(command) || isOfLibrary(command)) return Reflect.apply(original, this, args)

@@ -4,11 +4,11 @@ import {
   RedisCall,
   submitted,
   type Command,
-  type Connection,
   type Outcome,
   type RedisSender,
   type Subject,
 } from './command.ts'
+import type { Connection } from './connection.ts'
 import { maskedBatch } from './mask.ts'
 
 type Result = readonly [error: unknown, reply?: unknown]
@@ -96,6 +96,8 @@ class BatchCall extends RedisCall {
 
   /** Not by handlers on the promise: a rejection that nobody handles must remain one. */
   watch(pipeline: Pipeline): void {
+    const [first] = pipeline._queue
+    if (first !== undefined) this.locate(first)
     const { resolve, reject } = pipeline
     pipeline.resolve = (results) => {
       const settled = resolve(results)
@@ -109,7 +111,7 @@ class BatchCall extends RedisCall {
   }
 
   #end(pipeline: Pipeline, results: readonly Result[]): void {
-    if (!this.span.isRecording()) return
+    if (!this.isOpen) return
     const errors = results.flatMap(([error, reply], index) => {
       if (error) return [error]
       // What fails in a transaction is told by the reply to its EXEC.
