@@ -8,7 +8,9 @@ import {
   type SendingOptions,
 } from '@throughline/core'
 import type { Connection, Stream } from './connection.ts'
-import { maskedCommand, maskedMessage } from './mask.ts'
+import { maskedMessage, type TextOf } from './mask.ts'
+import { isOfLoop } from './noise.ts'
+import { isUnknownScript, type Watcher } from './script.ts'
 
 /** A command as it goes to the server. That of a pipeline or transaction is called PIPELINE or MULTI. */
 export interface RedisCommand {
@@ -21,9 +23,30 @@ export interface RedisCommand {
 export type Subject = [command: string, args: readonly unknown[]]
 export type Outcome = [command: RedisCommand, reply: unknown]
 
+/**
+ * How much of a command is told in `db.query.text`: keys and fields, everything, nothing, or what a function of the
+ * command's name, in upper case, and its arguments answers; of a pipeline it is asked for each command.
+ */
+export type QueryText =
+  | 'masked'
+  | 'full'
+  | 'none'
+  | ((command: string, args: readonly unknown[]) => string | undefined)
+
 /** `ignore` gets a command's name in upper case and its arguments; `attributes` gets the command and its reply. */
-export type IORedisOptions = SendingOptions<Subject, Outcome>
-export type RedisSender = Sender<Subject, Outcome>
+export interface IORedisOptions extends SendingOptions<Subject, Outcome> {
+  /** Default: `'masked'`. */
+  queryText?: QueryText | undefined
+  /** Whether each command of a pipeline or transaction has a span of its own under that of the whole. */
+  commandSpans?: boolean | undefined
+}
+
+/** How commands are traced: the options as they are applied. */
+export interface Tracing {
+  readonly send: Sender<Subject, Outcome>
+  readonly text: TextOf
+  readonly commandSpans: boolean
+}
 
 /** A command with what its typings do not tell: a reply, or an error, reaches its promise through these two. */
 export interface Command {
@@ -56,21 +79,21 @@ export function isNew(command: Command): boolean {
 /** A call of a Redis: of a command or of several. */
 export abstract class RedisCall extends Call<Subject, Outcome> {
   protected readonly connection: Connection
-  readonly #send: RedisSender
+  protected readonly tracing: Tracing
   readonly #wasReady: boolean
   #statusCode: string | undefined = undefined
   #stream: Stream | undefined = undefined
 
-  constructor(send: RedisSender, caller: Context, connection: Connection) {
+  constructor(tracing: Tracing, caller: Context, connection: Connection) {
     super(caller)
     this.connection = connection
-    this.#send = send
+    this.tracing = tracing
     this.#wasReady = connection.client.status === 'ready'
   }
 
   /** Whether the reply is asked for. */
   protected get asksOutcome(): boolean {
-    return this.#send.asksOutcome
+    return this.tracing.send.asksOutcome
   }
 
   override dimensions(): Attributes {
@@ -80,11 +103,11 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
   }
 
   /** Ends the span of a call that was answered. */
-  protected answer(errors: readonly unknown[] = []): void {
+  answer(errors: readonly unknown[] = []): void {
     if (errors.length > 0) return this.fail(errors, true)
     if (!this.isOpen) return
     this.#sayServer()
-    this.#send.succeed(this)
+    this.tracing.send.succeed(this)
   }
 
   /** Ends the span of a call that met these errors; with `hasOutcome` the app got an answer all the same. */
@@ -97,11 +120,11 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
       this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, this.#statusCode)
     }
     const type = joined(errors.map((error) => replyCode(error) ?? errorType(error) ?? '_OTHER'))
-    this.#send.fail(this, type, maskedMessage(errors[0]), hasOutcome)
+    this.tracing.send.fail(this, type, maskedMessage(errors[0]), hasOutcome)
   }
 
   /** In a Cluster the node is known by the socket that a command is written to, the last of several. */
-  protected locate(command: Command): void {
+  locate(command: Command): void {
     if (!this.connection.isCluster) return
     const { toWritable } = command
     command.toWritable = (socket) => {
@@ -121,25 +144,30 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
   }
 }
 
-class CommandCall extends RedisCall {
+/** A call of one command. */
+export class CommandCall extends RedisCall implements Watcher {
   readonly #name: string
   readonly #args: readonly unknown[]
   #reply: unknown = undefined
 
   constructor(
-    send: RedisSender,
+    tracing: Tracing,
     caller: Context,
     connection: Connection,
     name: string,
     args: readonly unknown[],
   ) {
-    super(send, caller, connection)
+    super(tracing, caller, connection)
     this.#name = name
     this.#args = args
   }
 
   override name(): string {
     return this.#name
+  }
+
+  override needsParent(): boolean {
+    return this.connection.isOfWorker && isOfLoop(this.#name, this.#args)
   }
 
   override subject(): Subject {
@@ -152,13 +180,20 @@ class CommandCall extends RedisCall {
 
   protected override build(): Attributes {
     const name = this.#name
-    const attributes = this.connection.attributes(name, maskedCommand(name, this.#args))
+    const attributes = this.connection.attributes(name, this.tracing.text(name, this.#args))
     if (STORED_PROCEDURE.has(name)) attributes[semconv.DB_STORED_PROCEDURE_NAME] = String(this.#args[0])
     return attributes
   }
 
+  /** Ends the span of a command that came to this as a part of something else. */
+  end(error: unknown, reply: unknown): void {
+    this.#reply = reply
+    if (error) this.fail([error])
+    else this.answer()
+  }
+
   /** Not by handlers on the promise: a rejection that nobody handles must remain one. */
-  watch(command: Command): void {
+  watch(command: Command, isAgain = false): void {
     this.locate(command)
     const { resolve, reject } = command
     command.resolve = (reply) => {
@@ -167,7 +202,8 @@ class CommandCall extends RedisCall {
       return settled
     }
     command.reject = (error) => {
-      this.fail([error])
+      if (!isAgain && isUnknownScript(command, error)) this.connection.unknownScripts.add(command, this)
+      else this.fail([error])
       return reject(error)
     }
     if (!this.asksOutcome) return
@@ -176,18 +212,17 @@ class CommandCall extends RedisCall {
   }
 }
 
-/** Begins the span of a command, which ends when that is answered; undefined where there is to be none. */
+/** Begins the span of a command; undefined where there is to be none. Its end is the caller's business. */
 export function beginCommand(
-  send: RedisSender,
+  tracing: Tracing,
   connection: Connection,
   command: Command,
-): RedisCall | undefined {
+): CommandCall | undefined {
+  const { send } = tracing
   const caller = send.caller()
   if (caller === undefined) return undefined
-  const call = new CommandCall(send, caller, connection, upperCase(command.name), command.args)
-  if (!send.begin(call)) return undefined
-  call.watch(command)
-  return call
+  const call = new CommandCall(tracing, caller, connection, upperCase(command.name), command.args)
+  return send.begin(call) ? call : undefined
 }
 
 /** Hands over what has a span; where ioredis throws instead of rejecting, that ends the span. */
@@ -210,7 +245,7 @@ let latestName = ''
 let latestUpperCase = ''
 
 /** Most commands of an app are few, and each in turn the same: 0.1 µs. */
-function upperCase(given: unknown): string {
+export function upperCase(given: unknown): string {
   if (given !== latestName) {
     const name = String(given)
     latestUpperCase = name.toUpperCase()

@@ -1,5 +1,6 @@
 import { semconv, wantsOldNames, type Attributes, type NamedAttributes } from '@throughline/core'
 import { withOldDatabaseNames } from '@throughline/core/database'
+import { UnknownScripts } from './script.ts'
 
 const DEFAULT_PORT = 6379
 const SYSTEM = 'redis'
@@ -23,6 +24,10 @@ export interface Client {
     path?: string
     db?: number
     sentinels?: unknown
+    monitor?: boolean
+    maxRetriesPerRequest?: number | null
+    /** Of a Cluster: the options of its nodes. */
+    redisOptions?: { readonly maxRetriesPerRequest?: number | null }
   }>
   /** Its own state of the connection: the database that is selected. */
   readonly condition?: { readonly select?: number } | null
@@ -51,6 +56,7 @@ interface Place {
 /** A traced client, and what spans say of where it is connected to. */
 export class Connection {
   readonly client: Client
+  readonly unknownScripts = new UnknownScripts()
   readonly #hasOldNames = wantsOldNames('database')
   #stream: Stream | null | undefined = undefined
   #place: Place | undefined = undefined
@@ -62,6 +68,12 @@ export class Connection {
   /** Whether it is known only afterwards which server a call went to. */
   get isCluster(): boolean {
     return this.client.isCluster
+  }
+
+  /** Whether its commands wait for ever, which is what job queues ask of the connections of their workers. */
+  get isOfWorker(): boolean {
+    const { maxRetriesPerRequest, redisOptions } = this.client.options
+    return maxRetriesPerRequest === null || redisOptions?.maxRetriesPerRequest === null
   }
 
   /** What a span of this client says, whatever it is about; without a text where none is to be shown. */
