@@ -1,5 +1,9 @@
-import { describe, expect, test } from 'vitest'
-import { batchText, maskedCommand } from '../../packages/ioredis/src/mask.ts'
+import { span } from '@throughline/core'
+import { traceIORedis, type QueryText } from '@throughline/ioredis'
+import { describe, expect, test, vi } from 'vitest'
+import { batchText, maskedCommand, textOf } from '../../packages/ioredis/src/mask.ts'
+import { record } from '../recording.ts'
+import { clientsOf, versions } from './redis.ts'
 
 describe('the text of a command shows keys and fields, and no value', () => {
   test.each([
@@ -45,4 +49,64 @@ describe('the text of a command shows keys and fields, and no value', () => {
     const batch = Array.from({ length: 10_000 }, () => ({ name: 'get', args: ['k'] }))
     expect(batchText(batch, maskedCommand)?.length).toBeLessThan(4200)
   })
+})
+
+describe.each(versions)('%s: the app says how much of a command is told', (version, Redis) => {
+  const { key, ready } = clientsOf(version, Redis)
+
+  async function texts(queryText: QueryText): Promise<unknown[]> {
+    const recording = record()
+    const redis = traceIORedis(await ready(), { queryText })
+    await redis.set(key, 'a value')
+    await redis.pipeline().get(key).set(key, 's').exec()
+    await redis.acl('LOG', 's3cret').catch(() => {})
+    return (await recording.all(3)).map(({ attributes }) => attributes['db.query.text'])
+  }
+
+  test('everything, but for passwords', async () => {
+    expect(await texts('full')).toEqual([`SET ${key} "a value"`, `GET ${key}; SET ${key} s`, 'ACL LOG ?'])
+  })
+
+  test('nothing', async () => {
+    expect(await texts('none')).toEqual([undefined, undefined, undefined])
+  })
+
+  test('what a function of its own answers, for each command', async () => {
+    expect(
+      await texts((command, args) => (command === 'ACL' ? undefined : `${command}/${args.length}`)),
+    ).toEqual(['SET/2', 'GET/1; SET/2', undefined])
+  })
+
+  test('nothing, where that function throws', async () => {
+    vi.spyOn(console, 'error').mockImplementation(() => {})
+    const broken = () => {
+      throw new Error('of the app')
+    }
+    expect(await texts(broken)).toEqual([undefined, undefined, undefined])
+  })
+
+  test('an unsampled command has no text made', async () => {
+    record({ sampling: 0 })
+    const queryText = vi.fn<() => string>(() => 'text')
+    const redis = traceIORedis(await ready(), { queryText, commandSpans: true })
+    await span('caller', async () => {
+      await redis.get(key)
+      await redis.pipeline().get(key).exec()
+    })
+    expect(queryText).not.toHaveBeenCalled()
+  })
+
+  test('in one of the ways that there are', async () => {
+    const redis = await ready()
+    expect(() => traceIORedis(redis, { queryText: 'all' as never })).toThrow(
+      /expected queryText to be 'masked', 'full', 'none' or a function, received "all"; example: \{ queryText: 'none' \}/,
+    )
+    expect(() => traceIORedis(redis, { commandSpans: 1 as never })).toThrow(
+      /expected commandSpans to be true or false, received 1; example: \{ commandSpans: true \}/,
+    )
+  })
+})
+
+test('a value that is told in full has an end', () => {
+  expect(textOf('full')('SET', ['k', 'x'.repeat(1000)])).toBe(`SET k ${'x'.repeat(256)}…`)
 })

@@ -1,3 +1,5 @@
+import { trace } from '@opentelemetry/api'
+import { span } from '@throughline/core'
 import { traceIORedis } from '@throughline/ioredis'
 import { describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
@@ -61,6 +63,52 @@ describe.each(versions)('%s', (version, Redis) => {
         status: { code: 2 },
         attributes: { 'error.type': 'WRONGTYPE', 'db.response.status_code': 'WRONGTYPE' },
       })
+    })
+
+    test('that is not executed since a key has changed is answered by null, and no error', async () => {
+      const recording = record()
+      const redis = traceIORedis(await ready())
+      const other = await ready()
+      await redis.watch(key)
+      await other.set(key, 'theirs')
+      expect(await redis.multi().set(key, 'ours').get(key).exec()).toBeNull()
+      expect(await recording.all(2)).toMatchObject([
+        { name: 'WATCH' },
+        { name: 'MULTI', status: { code: 0 }, attributes: { 'db.operation.batch.size': 2 } },
+      ])
+    })
+
+    test('that is executed with a callback calls it once, in the context of its caller', async () => {
+      const recording = record()
+      const redis = traceIORedis(await ready())
+      await span(
+        'caller',
+        (caller) =>
+          new Promise<void>((resolve) => {
+            redis
+              .multi()
+              .get(key)
+              .exec((_error, replies) => {
+                expect(replies).toEqual([[null, null]])
+                expect(trace.getActiveSpan()).toBe(caller)
+                resolve()
+              })
+          }),
+      )
+      await recording.all(2)
+    })
+
+    test('that is executed twice has one span, and the app gets what it got before', async () => {
+      const recording = record()
+      const plain = await ready()
+      const run = async () => {
+        const multi = plain.multi().get(key)
+        return [await multi.exec(), await multi.exec().catch(String)]
+      }
+      const before = await run()
+      traceIORedis(plain)
+      expect(await run()).toEqual(before)
+      await recording.all(1)
     })
 
     test('without a pipeline is a span for each command, as each is a call of its own', async () => {
