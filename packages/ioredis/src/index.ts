@@ -1,4 +1,5 @@
 import {
+  BOOLEAN,
   context,
   expected,
   isTraced,
@@ -44,7 +45,7 @@ const SHAPE: Shape<IORedisOptions> = {
     "queryText: 'none'",
     (value) => typeof value === 'function' || ['masked', 'full', 'none'].includes(value as string),
   ),
-  commandSpans: expected('true or false', 'commandSpans: true', (value) => typeof value === 'boolean'),
+  commandSpans: BOOLEAN('commandSpans'),
 }
 
 /**
