@@ -109,7 +109,9 @@ describe.each(versions)('%s: a Cluster', (version, Redis) => {
 
   test('asks for its state in a span, where it is the app that does so', async () => {
     const recording = record()
-    await traceIORedis(await ready()).cluster('INFO')
+    const cluster = traceIORedis(open())
+    await once(cluster, 'ready')
+    await cluster.cluster('INFO')
     expect((await recording.all(1))[0]?.attributes['db.query.text']).toBe('CLUSTER INFO')
   })
 
@@ -149,6 +151,17 @@ describe.each(versions)('%s: a Cluster', (version, Redis) => {
     expect(pipeline).toMatchObject({ name: 'PIPELINE', attributes: { 'db.operation.batch.size': 2 } })
     expect(multi).toMatchObject({ name: 'MULTI', attributes: { 'db.operation.batch.size': 2 } })
     expect(refused).toMatchObject({ name: 'PIPELINE GET', status: { code: 2 } })
+  })
+
+  test('refuses what is of several nodes: each command that has a span is an error', async () => {
+    const recording = record()
+    const cluster = traceIORedis(await ready(), { commandSpans: true })
+    const automatic = traceIORedis(await ready({ enableAutoPipelining: true }))
+    await expect(cluster.pipeline().get(keys[0]).get(keys[1]).exec()).rejects.toThrow('same slots')
+    await expect(automatic.mget(keys[0], keys[1])).rejects.toThrow('same slot')
+    const spans = await recording.all(4)
+    expect(namesOf(spans)).toEqual(['GET', 'GET', 'PIPELINE GET', 'MGET'])
+    for (const { status } of spans) expect(status.code).toBe(2)
   })
 
   describe('whose slot moves to another node', () => {
@@ -198,6 +211,31 @@ describe.each(versions)('%s: a Cluster', (version, Redis) => {
         await move.back()
       }
     })
+  })
+
+  test('subscribes by a client of its own, in a span of the app', async () => {
+    const recording = record()
+    const cluster = traceIORedis(await ready())
+    const heard = new Promise((resolve) => cluster.on('message', (...args) => resolve(args)))
+    await span('caller', () => cluster.subscribe('channel'))
+    await cluster.publish('channel', 's3cret')
+    expect(await heard).toEqual(['channel', 's3cret'])
+    const [subscribe, caller, publish] = await recording.all(3)
+    expect([subscribe?.name, publish?.name]).toEqual(['SUBSCRIBE', 'PUBLISH'])
+    expect(parentOf(subscribe)).toBe(caller?.spanContext().spanId)
+    expect(subscribe?.attributes['server.address']).toBe('127.0.0.1')
+  })
+
+  test('of a worker begins no trace by what its loop is made of', async () => {
+    const recording = record()
+    const redis = new Redis.Cluster([{ host: '127.0.0.1', port: servers.ports[0] as number }], {
+      redisOptions: { maxRetriesPerRequest: null },
+    })
+    closing.push(() => redis.disconnect())
+    const cluster = traceIORedis(redis)
+    await cluster.eval('return 1', 0)
+    await cluster.get(keys[0])
+    expect(namesOf(await recording.all(1))).toEqual(['GET'])
   })
 
   test('gives duplicates that are traced too, and is given back by untrace', async () => {

@@ -62,6 +62,45 @@ describe.each(versions)('%s', (version, Redis) => {
       expect((await recording.all(1))[0]?.name).toBe('SUBSCRIBE')
     })
 
+    test('and that the app has sent again on an error of its choice is one span, and so is nothing else', async () => {
+      const recording = record()
+      const admin = await ready()
+      await admin.lpush(list, 1)
+      let isAgain = false
+      const redis = traceIORedis(
+        await ready({
+          reconnectOnError: () => {
+            if (isAgain) return false
+            isAgain = true
+            return 2
+          },
+        }),
+      )
+      await expect(redis.incr(list)).rejects.toThrow('WRONGTYPE')
+      expect(isAgain).toBe(true)
+      expect((await recording.all(1))[0]).toMatchObject({ name: 'INCR', status: { code: 2 } })
+    })
+
+    test('that is lost with a pipeline under way has an error for it, and what the app gets is as before', async () => {
+      const recording = record()
+      const admin = await ready()
+      const plain = await ready({ maxRetriesPerRequest: 0, retryStrategy: () => null })
+      plain.on('error', () => {})
+      const id = await plain.client('ID')
+      const redis = traceIORedis(plain)
+      const replies = redis.pipeline().get(key).blpop(list, 20).exec()
+      await vi.waitFor(async () =>
+        expect(await admin.client('LIST')).toMatch(new RegExp(`id=${id} .*cmd=blpop`)),
+      )
+      await admin.client('KILL', 'ID', id)
+      expect(await replies).toMatchObject([[null, null], [expect.any(Error)]])
+      expect((await recording.all(1))[0]).toMatchObject({
+        name: 'PIPELINE',
+        status: { code: 2 },
+        attributes: { 'db.operation.batch.size': 2 },
+      })
+    })
+
     test('in vain, since it is refused, is an error with a type', async () => {
       const recording = record()
       const closed = await closedPort()

@@ -1,6 +1,7 @@
-import { untrace } from '@throughline/core'
+import { span, untrace } from '@throughline/core'
 import { traceIORedis } from '@throughline/ioredis'
 import { describe, expect, test, vi } from 'vitest'
+import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
 import { clientsOf, versions } from './redis.ts'
 
@@ -39,6 +40,16 @@ describe.each(versions)('%s', (version, Redis) => {
       const [command] = await recording.all(1)
       expect(command?.status.message).toBe("ERR unknown command '?' ")
       expect(command?.attributes).toMatchObject({ 'db.query.text': 'NOTHING ? ?', 'error.type': 'ERR' })
+    })
+
+    test('a command of an unsampled caller that fails counts as one that failed', async () => {
+      const measuring = measure()
+      record({ sampling: 0 })
+      const redis = traceIORedis(await ready())
+      await redis.lpush(list, 1)
+      await span('caller', () => redis.incr(list).catch(() => {}))
+      const points = await measuring.all('db.client.operation.duration', 2)
+      expect(points.map(({ attributes }) => attributes['error.type'])).toEqual([undefined, 'WRONGTYPE'])
     })
 
     test('untrace gives back all of its methods', async () => {

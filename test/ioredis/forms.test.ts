@@ -1,6 +1,6 @@
 import { trace } from '@opentelemetry/api'
 import { span } from '@throughline/core'
-import { traceIORedis } from '@throughline/ioredis'
+import { traceIORedis, type IORedisOptions } from '@throughline/ioredis'
 import type { Redis as Redis6 } from 'ioredis'
 import { describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
@@ -15,8 +15,11 @@ describe.each(versions)('%s', (version, Redis) => {
   const { prefix, key, list, other, open, ready, afterwards } = clientsOf(version, Redis)
 
   describe('a script of defineCommand', () => {
-    async function scripted(options?: object): Promise<{ redis: Scripted; forget: () => Promise<unknown> }> {
-      const redis = traceIORedis(await ready(options)) as Scripted
+    async function scripted(
+      options?: object,
+      traced?: IORedisOptions,
+    ): Promise<{ redis: Scripted; forget: () => Promise<unknown> }> {
+      const redis = traceIORedis(await ready(options), traced) as Scripted
       redis.defineCommand('echoed', { numberOfKeys: 1, lua: `return ARGV[1] --[[${prefix}]]` })
       const admin = await ready()
       return { redis, forget: () => admin.script('FLUSH') }
@@ -40,7 +43,12 @@ describe.each(versions)('%s', (version, Redis) => {
 
     test('is found again among others of the same script, with Buffers and a prefix', async () => {
       const recording = record()
-      const { redis, forget } = await scripted({ keyPrefix: 'p:' })
+      const begun: unknown[] = []
+      const ignore = (command: string) => {
+        begun.push(command)
+        return false
+      }
+      const { redis, forget } = await scripted({ keyPrefix: 'p:' }, { ignore })
       await redis.echoed('k', 'first')
       await forget()
       const replies = await Promise.all([
@@ -50,6 +58,8 @@ describe.each(versions)('%s', (version, Redis) => {
       expect(replies.map(String)).toEqual(['one', 'two'])
       expect(namesOf(await recording.all(3))).toEqual(['EVALSHA', 'EVALSHA', 'EVALSHA'])
       expect(recording.spans.map(({ status }) => status.code)).toEqual([0, 0, 0])
+      // None was begun that never ends.
+      expect(begun).toHaveLength(3)
     })
 
     test('whose second try fails is an error', async () => {

@@ -58,6 +58,8 @@ export class Connection {
   readonly client: Client
   readonly unknownScripts = new UnknownScripts()
   readonly #hasOldNames = wantsOldNames('database')
+  /** By the sockets of the nodes of a Cluster, between which its commands go to and fro. */
+  readonly #places = new WeakMap<Stream, Place>()
   #stream: Stream | null | undefined = undefined
   #place: Place | undefined = undefined
 
@@ -142,16 +144,25 @@ export class Connection {
 
   /** A socket is asked once for its two: its getters take 1 µs. */
   #placeOf(stream: Stream | null | undefined): Place {
-    if (this.#place !== undefined && stream === this.#stream && this.#place.peerPort !== undefined)
-      return this.#place
+    if (this.isCluster) {
+      const known = stream ? this.#places.get(stream) : undefined
+      return known ?? this.#lookAt(stream)
+    }
+    if (this.#place === undefined || stream !== this.#stream || this.#place.peerPort === undefined) {
+      this.#place = this.#lookAt(stream)
+      this.#stream = stream
+    }
+    return this.#place
+  }
+
+  #lookAt(stream: Stream | null | undefined): Place {
     const { remoteAddress, remotePort } = stream ?? {}
     const isConnected = remoteAddress !== undefined && remotePort !== undefined
     const peerAddress = isConnected ? remoteAddress : undefined
     const peerPort = isConnected ? remotePort : undefined
-    const { address, port } = this.#serverOf(stream, peerAddress, peerPort)
-    this.#stream = stream
-    this.#place = { address, port, peerAddress, peerPort }
-    return this.#place
+    const place = { ...this.#serverOf(stream, peerAddress, peerPort), peerAddress, peerPort }
+    if (this.isCluster && stream && isConnected) this.#places.set(stream, place)
+    return place
   }
 
   #serverOf(
