@@ -92,6 +92,20 @@ describe.each(versions)('%s: a Cluster', (version, Redis) => {
     ])
   })
 
+  test('has the name of the node that the app gives it by natMap, beside the address that was reached', async () => {
+    const recording = record()
+    const natMap = Object.fromEntries(
+      servers.ports.map((port) => [`127.0.0.1:${port}`, { host: 'localhost', port }]),
+    )
+    await traceIORedis(await ready({ natMap })).get(keys[1])
+    expect((await recording.all(1))[0]?.attributes).toMatchObject({
+      'server.address': 'localhost',
+      'server.port': servers.ports[1],
+      'network.peer.address': '127.0.0.1',
+      'network.peer.port': servers.ports[1],
+    })
+  })
+
   test('makes no spans while it connects, asks for its slots, or looks whether it is ready', async () => {
     const recording = record()
     const cluster = traceIORedis(open({ lazyConnect: true, keyPrefix: `${keys[1]}:` }))
@@ -256,7 +270,9 @@ describe.each(versions)('%s: a Cluster', (version, Redis) => {
       new Redis.Cluster([{ host: '127.0.0.1', port: 1 }], { clusterRetryStrategy: () => null }),
     )
     cluster.on('error', () => {})
-    await expect(cluster.get(keys[0])).rejects.toThrow()
+    await expect(cluster.get(keys[0])).rejects.toThrow(
+      /startup nodes|Connection is closed|all nodes|slots cache/i,
+    )
     expect((await recording.all(1))[0]).toMatchObject({ status: { code: 2 } })
     expect(recording.spans[0]?.attributes['error.type']).toBeTypeOf('string')
   })

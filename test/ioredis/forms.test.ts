@@ -62,6 +62,40 @@ describe.each(versions)('%s', (version, Redis) => {
       expect(begun).toHaveLength(3)
     })
 
+    test('is not taken for another one of the same script that is issued in between', async () => {
+      const recording = record()
+      const { redis, forget } = await scripted()
+      await redis.echoed(key, 'first')
+      await recording.all(1)
+      await forget()
+      const between = redis.ping().then(() => span('B', () => redis.echoed(key, 'between')))
+      const again = span('A', () => redis.echoed(key, 'again'))
+      expect(await Promise.all([between, again])).toEqual(['between', 'again'])
+      const spans = await recording.all(6)
+      for (const name of ['A', 'B']) {
+        const caller = spans.find((candidate) => candidate.name === name)
+        const calls = spans.filter((one) => parentOf(one) === caller?.spanContext().spanId)
+        expect(namesOf(calls)).toEqual(['EVALSHA'])
+      }
+    })
+
+    test('that itself answers as a server does that does not know it is an error, after two tries', async () => {
+      const recording = record()
+      const redis = traceIORedis(await ready()) as unknown as {
+        unknown(key: string): Promise<unknown>
+      } & Redis6
+      redis.defineCommand('unknown', {
+        numberOfKeys: 1,
+        lua: "return redis.error_reply('NOSCRIPT of its own')",
+      })
+      await expect(redis.unknown(key)).rejects.toThrow('NOSCRIPT of its own')
+      expect((await recording.all(1))[0]).toMatchObject({
+        name: 'EVALSHA',
+        status: { code: 2 },
+        attributes: { 'error.type': 'NOSCRIPT' },
+      })
+    })
+
     test('whose second try fails is an error', async () => {
       const recording = record()
       const redis = traceIORedis(await ready()) as unknown as {

@@ -54,7 +54,7 @@ describe.each(versions)('%s: a Redis behind sentinels', (_version, Redis) => {
       }),
     )
     redis.on('error', () => {})
-    await expect(redis.get('key')).rejects.toThrow()
+    await expect(redis.get('key')).rejects.toThrow('All sentinels are unreachable')
     const [call] = await recording.all(1)
     expect(call).toMatchObject({ name: 'GET', status: { code: 2 } })
     expect(call?.attributes).not.toHaveProperty('server.address')

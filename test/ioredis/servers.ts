@@ -1,4 +1,4 @@
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type AddressInfo } from 'node:net'
@@ -15,9 +15,6 @@ export interface Servers {
   admin(port: number): Redis
   stop(): Promise<void>
 }
-
-/** Whether there is a redis-server to start. */
-export const hasServer = spawnSync('redis-server', ['--version']).status === 0
 
 const running = new Set<ChildProcess>()
 // A run that is cut off leaves none behind.
@@ -74,7 +71,7 @@ async function start(
     const common = ['--dir', folder, '--save', '', '--bind', '127.0.0.1']
     const child = spawn(
       'redis-server',
-      [...options(port, folder), ...common, ...['--cluster-config-file', `${own}.conf`]],
+      [...options(port, folder), ...common, '--cluster-config-file', `${own}.conf`],
       { stdio: 'ignore' },
     )
     running.add(child)
@@ -102,7 +99,7 @@ async function start(
     rmSync(folder, { recursive: true, force: true })
   }
 
-  // Each answers, or has given up.
+  // Each answers, or one has given up.
   const gone = children.map(async (child) => {
     await once(child, 'exit')
     throw new Error('redis-server did not start')
