@@ -1,4 +1,5 @@
 import { traceIORedis } from '@throughline/ioredis'
+import { once } from 'node:events'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
 import { versions } from './redis.ts'
@@ -37,6 +38,31 @@ describe.each(versions)('%s: a Redis behind sentinels', (_version, Redis) => {
       }
       await redis.quit()
       expect(recording.spans[2]?.name).toBe('QUIT')
+    } finally {
+      redis.disconnect()
+    }
+  })
+
+  test('and one that is connected anew, to another server, has the address of that one', async () => {
+    const recording = record()
+    const [master, sentinel] = servers.ports as [number, number]
+    const redis = traceIORedis(new Redis(master, '127.0.0.1'))
+    try {
+      await redis.ping()
+      await redis.ping()
+      const ended = once(redis, 'end')
+      redis.disconnect()
+      await ended
+      // As if what balances the load had changed its mind.
+      redis.options.port = sentinel
+      await redis.connect()
+      await redis.ping()
+      const spans = await recording.all(3)
+      expect(spans.map(({ attributes }) => attributes['network.peer.port'])).toEqual([
+        master,
+        master,
+        sentinel,
+      ])
     } finally {
       redis.disconnect()
     }
