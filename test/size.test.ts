@@ -29,7 +29,7 @@ const MOST_GZIP_BYTES_OF_ALL = 162_000
 const MOST_MS = 20_000
 
 const receiving = ['express', 'koa', 'fastify']
-const sending = ['undici', 'pg', 'ioredis']
+const sending = ['undici', 'http', 'pg', 'ioredis']
 const packages = ['core', ...receiving, ...sending]
 
 /** Tells each module that is loaded on a channel of its own, from the thread that loads them. */

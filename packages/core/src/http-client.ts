@@ -52,7 +52,9 @@ export interface HttpClientOptions extends SendingOptions<Subject, Outcome> {
 /** A request that is to have no span. */
 export interface Untraced {
   readonly isTraced: false
-  readonly headers: HeaderChanges
+  headers: HeaderChanges
+  /** The caller's. */
+  readonly context: Context
 }
 
 /** What traces the requests of one client library. */
@@ -67,6 +69,18 @@ export interface HttpClient {
     read: HeaderReader<From>,
     resendCount?: number,
   ): HttpAttempt | Untraced
+  /**
+   * `begin` for a client whose headers can be changed as long as they are not sent: there are none yet. `complete` is to be
+   * called when they are to be sent.
+   */
+  open(request: HttpRequest, resendCount?: number): HttpAttempt | Untraced
+  /** The headers of a request that was opened are these: they are recorded where they are wanted, and ours are answered. */
+  complete<From>(
+    opened: HttpAttempt | Untraced,
+    request: HttpRequest,
+    from: From,
+    read: HeaderReader<From>,
+  ): HeaderChanges
 }
 
 const isStrings = (value: unknown): boolean =>
@@ -125,36 +139,41 @@ export function httpClient(
     marksFirstByte: options.firstByteEvent === true,
   }
 
-  function changes<From>(
+  function open(request: HttpRequest, resendCount = 0): HttpAttempt | Untraced {
+    const caller = send.caller()
+    if (caller === undefined) return { isTraced: false, headers: NO_CHANGES, context: context.active() }
+    const attempt = new HttpAttempt(settings, caller, request, resendCount)
+    const isOpen = send.begin(attempt)
+    // An ignored one has begun no span, not even one that does not record.
+    return isOpen || attempt.context !== caller
+      ? attempt
+      : { isTraced: false, headers: NO_CHANGES, context: caller }
+  }
+
+  function complete<From>(
+    opened: HttpAttempt | Untraced,
     request: HttpRequest,
-    within: Context,
     from: From,
     read: HeaderReader<From>,
   ): HeaderChanges {
+    if (requestHeaders.length > 0 && opened.isTraced && opened.span.isRecording()) {
+      const captured: Attributes = {}
+      captureHeaders(captured, semconv.HTTP_REQUEST_HEADER, requestHeaders, (name) => shown(read(from, name)))
+      opened.span.setAttributes(captured)
+    }
     const sends = isWelcome === undefined || isWelcome(urlOf(request))
-    return sends ? headerChanges(within, rule, from, read) : NO_CHANGES
+    opened.headers = sends ? headerChanges(opened.context, rule, from, read) : NO_CHANGES
+    return opened.headers
   }
 
   return {
-    begin(request, from, read, resendCount = 0) {
-      const caller = send.caller()
-      if (caller === undefined)
-        return { isTraced: false, headers: changes(request, context.active(), from, read) }
-      const attempt = new HttpAttempt(settings, caller, request, resendCount)
-      if (requestHeaders.length > 0) {
-        attempt.captured = {}
-        captureHeaders(attempt.captured, semconv.HTTP_REQUEST_HEADER, requestHeaders, (name) =>
-          shown(read(from, name)),
-        )
-      }
-      const isOpen = send.begin(attempt)
-      const { context: within } = attempt
-      const headers = changes(request, within, from, read)
-      // An ignored one has begun no span, not even one that does not record.
-      if (!isOpen && within === caller) return { isTraced: false, headers }
-      attempt.headers = headers
-      return attempt
+    begin(request, from, read, resendCount) {
+      const opened = open(request, resendCount)
+      complete(opened, request, from, read)
+      return opened
     },
+    open,
+    complete,
   }
 }
 

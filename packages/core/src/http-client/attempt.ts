@@ -39,8 +39,6 @@ const FIRST_BYTE = 'http.response.first_byte'
 export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   readonly isTraced = true
   headers = NO_CHANGES
-  /** Request headers, as attributes. */
-  captured: Attributes | undefined = undefined
   answeredAt = 0
   previous: Answered | undefined = undefined
   next: Answered | undefined = undefined
@@ -105,7 +103,6 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     const template = this.#templated()
     if (template !== undefined) attributes[semconv.URL_TEMPLATE] = template
     if (this.#resendCount > 0) attributes[semconv.HTTP_REQUEST_RESEND_COUNT] = this.#resendCount
-    if (this.captured !== undefined) Object.assign(attributes, this.captured)
     return wantsOldNames('http') ? withOldNames(attributes, SpanKind.CLIENT) : attributes
   }
 
