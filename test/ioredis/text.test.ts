@@ -110,3 +110,14 @@ describe.each(versions)('%s: the app says how much of a command is told', (versi
 test('a value that is told in full has an end', () => {
   expect(textOf('full')('SET', ['k', 'x'.repeat(1000)])).toBe(`SET k ${'x'.repeat(256)}…`)
 })
+
+test.each([
+  ['AUTH', ['user', 's3cret']],
+  ['HELLO', ['3', 'AUTH', 'user', 's3cret']],
+  ['ACL', ['SETUSER', 'user', '>s3cret']],
+  ['CONFIG', ['SET', 'requirepass', 's3cret']],
+  ['MIGRATE', ['host', '6379', '', '0', '5000', 'AUTH', 's3cret']],
+  ['SENTINEL', ['SET', 'main', 'auth-pass', 's3cret']],
+])('a password in %s is not told, whatever is asked for', (name, args) => {
+  expect(textOf('full')(name, args)).not.toContain('s3cret')
+})

@@ -202,7 +202,9 @@ export class CommandCall extends RedisCall implements Watcher {
       return settled
     }
     command.reject = (error) => {
-      if (!isAgain && isUnknownScript(command, error)) this.connection.unknownScripts.add(command, this)
+      // One that has failed before, by a timeout, is not sent again.
+      if (!isAgain && this.isOpen && isUnknownScript(command, error))
+        this.connection.unknownScripts.add(command, this)
       else this.fail([error])
       return reject(error)
     }
@@ -245,7 +247,7 @@ let latestName = ''
 let latestUpperCase = ''
 
 /** Most commands of an app are few, and each in turn the same: 0.1 µs. */
-export function upperCase(given: unknown): string {
+function upperCase(given: unknown): string {
   if (given !== latestName) {
     const name = String(given)
     latestUpperCase = name.toUpperCase()

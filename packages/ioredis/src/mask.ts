@@ -69,11 +69,11 @@ const MOST_TEXT = 4096
 /** A command's text; undefined where it is to have none. */
 export type TextOf = (name: string, args: readonly unknown[]) => string | undefined
 
-/** A text, or a value, that is told in full is told up to here. */
+/** Where a key, or a value that is told, is cut: in UTF-16 units. */
 const MOST_OF_A_VALUE = 256
 
 /** Commands that carry passwords have them masked whatever is asked for. */
-const SECRET = new Set(['ACL', 'AUTH', 'CONFIG', 'HELLO', 'MIGRATE'])
+const SECRET = new Set(['ACL', 'AUTH', 'CONFIG', 'HELLO', 'MIGRATE', 'SENTINEL'])
 
 /** The text of a command as the app wants it. What a function of the app throws costs the text and nothing else. */
 export function textOf(option: QueryText = 'masked'): TextOf {

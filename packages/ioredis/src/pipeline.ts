@@ -188,8 +188,10 @@ class BatchCall extends RedisCall {
 function watchScript(command: Command, unknownScripts: Connection['unknownScripts']): void {
   if (!isOfScript(command)) return
   const { reject } = command
+  let isRejected = false
   command.reject = (error) => {
-    if (isUnknownScript(command, error)) unknownScripts.add(command, undefined)
+    if (!isRejected && isUnknownScript(command, error)) unknownScripts.add(command, undefined)
+    isRejected = true
     return reject(error)
   }
 }
