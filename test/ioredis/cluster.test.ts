@@ -289,10 +289,28 @@ async function moving(slot: number, isTold = true) {
   await first.flushall()
   await first.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', two)
   if (isTold) await second.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', one)
-  const give = async (id: string) => {
-    for (const node of [second, first]) await node.call('CLUSTER', 'SETSLOT', slot, 'NODE', id)
+  let hasMoved = false
+  return {
+    async finish() {
+      await handOver(slot, second, first, two)
+      hasMoved = true
+    },
+    async back() {
+      if (!hasMoved) {
+        for (const node of [first, second]) await node.call('CLUSTER', 'SETSLOT', slot, 'STABLE')
+        return
+      }
+      hasMoved = false
+      await second.flushall()
+      // Only a node that imports a slot gets an epoch with which the others believe it.
+      await first.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', two)
+      await handOver(slot, first, second, one)
+    },
   }
-  return { finish: () => give(two), back: () => give(one) }
+}
+
+async function handOver(slot: number, to: Redis, from: Redis, id: string): Promise<void> {
+  for (const node of [to, from]) await node.call('CLUSTER', 'SETSLOT', slot, 'NODE', id)
 }
 
 /** A key of each third of the slots. */
