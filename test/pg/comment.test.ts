@@ -4,6 +4,7 @@ import { tracePg, type PgOptions } from '@throughline/pg'
 import type { Client } from 'pg'
 import Cursor from 'pg-cursor'
 import { describe, expect, test, vi } from 'vitest'
+import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
 import { connected, open } from './database.ts'
 
@@ -144,6 +145,14 @@ describe('there is no comment', () => {
     record()
     const ignoring = tracePg(await connected(), { sqlcomment: true, ignore: /pg_stat/ })
     expect((await ignoring.query(ASKED)).rows).toEqual([{ query: ASKED }])
+  })
+
+  test('on what is not sampled but measured', async () => {
+    const measuring = measure()
+    record({ sampling: 0 })
+    const client = await traced(() => ({ route: '/a' }))
+    expect((await client.query(ASKED)).rows).toEqual([{ query: ASKED }])
+    await measuring.all('db.client.operation.duration', 1)
   })
 
   test('without any tag, without the option, with false, and where the app’s function throws', async () => {
