@@ -3,7 +3,16 @@ import type { HttpAttempt, HttpClient } from '@throughline/core/http-client'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { isAlone, isCovered, shared, yieldsToOfficial } from './dispatcher.ts'
 import { endWith, isOwn } from './failure.ts'
-import { FINAL, headerOf, readHeaders, setHeaders, tellPeer, type PublishedRequest } from './published.ts'
+import {
+  FINAL,
+  headerOf,
+  makerOf,
+  noticeUpgrade,
+  readHeaders,
+  setHeaders,
+  tellPeer,
+  type PublishedRequest,
+} from './published.ts'
 
 /** Where a request has its attempt. Not in a WeakMap: that cost 2 µs a request, most of it in garbage collection. */
 const ATTEMPT = Symbol('throughline.attempt')
@@ -19,14 +28,25 @@ interface Message {
 export function onAttempts(tracer: HttpClient): () => void {
   if (shared.stop !== undefined) return shared.stop
 
+  function begin(request: Message['request']): void {
+    const attempt = tracer.begin(request, request, headerOf)
+    // First, so that the span ends also where the headers cannot be set.
+    if (attempt.isTraced && attempt.isOpen) {
+      request[ATTEMPT] = attempt
+      if (request.upgrade) noticeUpgrade(request, attempt)
+    }
+    setHeaders(request, attempt.headers, isAlone())
+  }
+
   const listeners: Record<string, (message: Message) => void> = {
     'request:create'({ request }) {
+      // It opens a tunnel to somebody else, mostly for a ProxyAgent: what goes through that is the request.
+      if (request.method === 'CONNECT') return
       // Its dispatcher is traced too, and has made the span already.
       if (yieldsToOfficial() || isCovered(request)) return
-      const attempt = tracer.begin(request, request, headerOf)
-      // First, so that the span ends also where the headers cannot be set.
-      if (attempt.isTraced && attempt.isOpen) request[ATTEMPT] = attempt
-      setHeaders(request, attempt.headers, isAlone())
+      const maker = makerOf(request)
+      if (maker === undefined) begin(request)
+      else maker.runInAsyncScope(begin, undefined, request)
     },
     'client:sendHeaders'({ request, socket }) {
       tellPeer(request[ATTEMPT], socket)

@@ -176,6 +176,8 @@ function prepare(
 ): { attempt: HttpAttempt | Untraced; sent: Options } | undefined {
   if (typeof options?.path !== 'string' || typeof options.method !== 'string') return undefined
   const { method, path, headers, origin = originOf(dispatcher) } = options
+  // It opens a tunnel to somebody else: what goes through that is the request.
+  if (method === 'CONNECT') return undefined
   try {
     const attempt = tracer.begin({ method, path, origin: origin ?? '' }, headers, headerIn)
     return { attempt, sent: { ...options, headers: withHeaders(headers, attempt.headers) } as Options }
