@@ -322,16 +322,20 @@ export function recordError(request: IncomingMessage, error: unknown): void {
 }
 
 /**
- * Calls what a request goes on to, with what is handed on to it. Where that is set off by the answer to somebody else's request (a queue that the other
- * one released, the callback of a busy pool), it would run in the other's context: then in the one of its own. A context
- * that is nobody's request is the app's own choice.
+ * Calls what a request goes on to, with what is handed on to it. Where that is set off by the answer to somebody else's
+ * request (a queue that the other one released, the callback of a busy pool), it would run in the other's context: then in
+ * the one of its own. A context that is nobody's request is the app's own choice.
  */
-export function rejoin<G, T>(request: IncomingMessage, next: (given: G) => T, given: G): T {
+export function rejoin<G extends unknown[], T>(
+  request: IncomingMessage,
+  next: (...given: G) => T,
+  ...given: G
+): T {
   const exchange = exchangeOf(request)
   const active = requestSpanIn(context.active())
-  if (exchange === undefined || active === undefined) return next(given)
+  if (exchange === undefined || active === undefined) return next(...given)
   const isItsOwn = active === requestSpanIn(exchange.requestScope)
-  return isItsOwn ? next(given) : context.with(exchange.requestScope, next, undefined, given)
+  return isItsOwn ? next(...given) : context.with(exchange.requestScope, next, undefined, ...given)
 }
 
 /**

@@ -223,7 +223,7 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
       if (isFailure(error)) recordError(request, error)
       else if (!response.headersSent) way.route = undefined
       // It may be in the context of another request, for which this one had waited.
-      rejoin<unknown, void>(request, next, error)
+      rejoin(request, next as (error: unknown) => void, error)
     }
     if (spans === undefined || !hasSpan) handle.call(this, request, response, left)
     else
@@ -237,7 +237,7 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
 
 /** Nobody wants this request's route, but what it goes on to is not to be another's. */
 function rejoining(request: Request, next: NextFunction): NextFunction {
-  return (error?: unknown) => rejoin<unknown, void>(request, next, error)
+  return (error?: unknown) => rejoin(request, next as (error: unknown) => void, error)
 }
 
 /** Notes which route or mount the request enters with this layer, and watches what is mounted there. */
