@@ -14,7 +14,7 @@ import { connect, createServer as createHttp2Server } from 'node:http2'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { httpAdapter } from '../contract/http.ts'
-import { ask, listening, serverContract, type Serving } from '../contract/server.ts'
+import { ask, listening, raw, serverContract, type Serving } from '../contract/server.ts'
 import { record } from '../recording.ts'
 import { said } from './engine.ts'
 
@@ -275,6 +275,48 @@ describe('the seam for adapters', () => {
     const [span] = await recording.all(1)
     expect(span?.status.code).toBe(0)
     expect(span?.attributes['http.response.status_code']).toBe(200)
+  })
+})
+
+describe('a client that is too slow for the server’s limits', () => {
+  /** What it is sent, and the spans that there are then. */
+  async function slow(text: string, listener: Listener) {
+    const recording = record()
+    const limits = { connectionsCheckingInterval: 5, requestTimeout: 20, headersTimeout: 20 }
+    const server = createServer(limits, (request, response) =>
+      traceRequest(request, response, () => listener(request, response)),
+    )
+    const serving = await listening(server)
+    onTestFinished(() => serving.close())
+    const answer = await raw(serving, text)
+    // Node answers by itself.
+    expect(answer).toMatch(/^HTTP\/1\.1 408 /)
+    // What has ended by the end of the next request, which may take its time, is all that there is to end.
+    Object.assign(server, { requestTimeout: 0, headersTimeout: 0 })
+    await ask(serving, '/')
+    return recording
+  }
+
+  const answering: Listener = (request, response) => void request.on('end', () => response.end('ok')).resume()
+
+  test('with its body ends its span as an abort that the app has not answered, once', async () => {
+    const recording = await slow('POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n', answering)
+    const [late, next] = await recording.all(2)
+    expect(recording.spans).toHaveLength(2)
+    expect(late?.attributes).toMatchObject({
+      'url.path': '/slow',
+      'error.type': 'aborted',
+      'throughline.incomplete': true,
+    })
+    expect(late?.attributes).not.toHaveProperty('http.response.status_code')
+    expect(next?.attributes).toMatchObject({ 'url.path': '/', 'http.response.status_code': 200 })
+  })
+
+  test('with its headers has no span, since no request has come', async () => {
+    const recording = await slow('POST /slow HTTP/1.1\r\nHost: a\r\n', answering)
+    const [next] = await recording.all(1)
+    expect(recording.spans).toHaveLength(1)
+    expect(next?.attributes['url.path']).toBe('/')
   })
 })
 
