@@ -320,7 +320,7 @@ describe('a client that is too slow for the server’s limits', () => {
   })
 })
 
-test('HTTP/2: a request has its span, to the authority, and aborts are aborts', async () => {
+test('HTTP/2: a request has its span, to the authority, aborts are aborts, and a method in lower case is another one', async () => {
   const recording = record()
   const server = createHttp2Server((request, response) => {
     const http1 = [request, response] as unknown as [IncomingMessage, ServerResponse]
@@ -348,7 +348,7 @@ test('HTTP/2: a request has its span, to the authority, and aborts are aborts', 
   const [headers] = (await once(stream, 'response')) as [Record<string, string>]
   stream.resume()
   await once(stream, 'end')
-  stream = client.request({ ':path': '/slow' })
+  stream = client.request({ ':path': '/slow', ':method': 'get' })
   stream.on('error', () => {})
   const [fast, slow] = await recording.all(2)
   expect(headers['server-timing']).toContain(fast?.spanContext().spanId)
@@ -362,7 +362,11 @@ test('HTTP/2: a request has its span, to the authority, and aborts are aborts', 
     'http.response.header.x-id': ['a'],
   })
   expect(fast?.status.code).toBe(0)
-  expect(slow?.attributes['error.type']).toBe('aborted')
+  expect(slow?.attributes).toMatchObject({
+    'error.type': 'aborted',
+    'http.request.method': '_OTHER',
+    'http.request.method_original': 'get',
+  })
 })
 
 test('a context manager of the app’s without a span in it keeps its values', async () => {
