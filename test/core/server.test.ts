@@ -217,18 +217,24 @@ describe('the parent', () => {
 })
 
 describe('where the official HTTP instrumentation has made the span', () => {
+  const key = createContextKey('OpenTelemetry SDK Context Key RPC_METADATA')
+
+  /** Handles a request in the context that the official instrumentation leaves. */
+  function inTheirs(request: IncomingMessage, response: ServerResponse, handle: (theirs: Span) => void) {
+    const official = trace.getTracer('official').startSpan('GET', { kind: SpanKind.SERVER })
+    response.on('close', () => official.end())
+    const metadata = { type: 'http', span: official }
+    const scope = trace.setSpan(context.active(), official).setValue(key, metadata)
+    context.with(scope, () => handle(official))
+  }
+
   test('that one is enriched, and there is no second', async () => {
     const recording = record()
-    const key = createContextKey('OpenTelemetry SDK Context Key RPC_METADATA')
     const inside: unknown[] = []
     let theirs: Span | undefined
-    const serving = await serve((request, response) => {
-      const official = trace.getTracer('official').startSpan('GET', { kind: SpanKind.SERVER })
-      theirs = official
-      response.on('close', () => official.end())
-      const metadata = { type: 'http', span: official }
-      const scope = trace.setSpan(context.active(), official).setValue(key, metadata)
-      context.with(scope, () =>
+    const serving = await serve((request, response) =>
+      inTheirs(request, response, (official) => {
+        theirs = official
         traceRequest(
           request,
           response,
@@ -238,15 +244,30 @@ describe('where the official HTTP instrumentation has made the span', () => {
             response.writeHead(500).end()
           },
           { attributes: () => ({ 'app.tenant': 'acme' }) },
-        ),
-      )
-    })
+        )
+      }),
+    )
     await ask(serving, '/')
     const [span] = await recording.all(1)
     expect(inside).toEqual([theirs])
     expect(span?.instrumentationScope.name).toBe('official')
-    expect(span?.attributes).toMatchObject({ 'app.tenant': 'acme', 'error.type': 'RangeError' })
+    expect(span?.attributes).toEqual({ 'app.tenant': 'acme', 'error.type': 'RangeError' })
     expect(span?.events).toHaveLength(1)
+  })
+
+  test('that one says the status by its own names, also of an answer that is cut off', async () => {
+    const recording = record()
+    const serving = await serve((request, response) =>
+      inTheirs(request, response, () =>
+        traceRequest(request, response, () => response.write('half', () => response.destroy())),
+      ),
+    )
+    await fetch(`http://127.0.0.1:${serving.port}/`)
+      .then((answer) => answer.text())
+      .catch(() => {})
+    const [span] = await recording.all(1)
+    expect(span?.attributes).toEqual({ 'error.type': 'aborted' })
+    expect(span?.status.code).toBe(2)
   })
 })
 

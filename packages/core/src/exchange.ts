@@ -194,16 +194,21 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
       span.updateName(spanName(this.method, route))
     }
     const isComplete = this.#isComplete()
+    // Who has made a span of their own says the status by the names that they were asked for.
+    if (this.theirs === undefined) this.#describeAnswer(span, isComplete)
+    if (seam.responseHeaders.length > 0) this.#describeHeaders(span)
+    const failure = this.#errorType(isComplete)
+    if (failure !== undefined) this.#fail(span, failure)
+    if (seam.moreAttributes !== undefined || seam.nameOf !== undefined) this.#ask(span)
+  }
+
+  #describeAnswer(span: Span, isComplete: boolean): void {
     const status = this.#status(isComplete)
     if (status !== undefined) {
       span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
       if (wantsOldNames('http')) span.setAttribute(semconv.OLD_HTTP_STATUS_CODE, status)
     }
-    if (seam.responseHeaders.length > 0) this.#describeHeaders(span)
     if (!isComplete) span.setAttribute(semconv.INCOMPLETE, true)
-    const failure = this.#errorType(isComplete)
-    if (failure !== undefined) this.#fail(span, failure)
-    if (seam.moreAttributes !== undefined || seam.nameOf !== undefined) this.#ask(span)
   }
 
   #describeHeaders(span: Span): void {
