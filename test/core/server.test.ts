@@ -220,7 +220,7 @@ describe('where the official HTTP instrumentation has made the span', () => {
   const key = createContextKey('OpenTelemetry SDK Context Key RPC_METADATA')
 
   /** Handles a request in the context that the official instrumentation leaves. */
-  function inTheirs(request: IncomingMessage, response: ServerResponse, handle: (theirs: Span) => void) {
+  function inTheirs(response: ServerResponse, handle: (theirs: Span) => void) {
     const official = trace.getTracer('official').startSpan('GET', { kind: SpanKind.SERVER })
     response.on('close', () => official.end())
     const metadata = { type: 'http', span: official }
@@ -233,7 +233,7 @@ describe('where the official HTTP instrumentation has made the span', () => {
     const inside: unknown[] = []
     let theirs: Span | undefined
     const serving = await serve((request, response) =>
-      inTheirs(request, response, (official) => {
+      inTheirs(response, (official) => {
         theirs = official
         traceRequest(
           request,
@@ -258,7 +258,7 @@ describe('where the official HTTP instrumentation has made the span', () => {
   test('that one says the status by its own names, also of an answer that is cut off', async () => {
     const recording = record()
     const serving = await serve((request, response) =>
-      inTheirs(request, response, () =>
+      inTheirs(response, () =>
         traceRequest(request, response, () => response.write('half', () => response.destroy())),
       ),
     )

@@ -1,4 +1,12 @@
-import { carriedBy, endRequest, recordError, rejoin, reportOnce, type BeginLayer } from '@throughline/core'
+import {
+  beforeEvent,
+  carriedBy,
+  endRequest,
+  recordError,
+  rejoin,
+  reportOnce,
+  type BeginLayer,
+} from '@throughline/core'
 import type { ErrorRequestHandler, NextFunction, Request, RequestHandler, Response } from 'express'
 import { joined, matchedText, mountPattern, routePattern, type Patterned } from './pattern.ts'
 import { endSpans, inSpan, isFailure, spansOf, type Spans } from './spans.ts'
@@ -79,7 +87,7 @@ export function startWay(way: Way, tracing: RequestHandler): void {
       watch(stackOf(at))
     if (Boolean(request.baseUrl) && !(hasEarly && early.has(request))) enteredUnseen(way, tracing)
     // Its response never closes, and the request does not either once the parser has let go of the socket.
-    if (isUpgraded(request)) request.socket.once('close', () => endRequest(request, 101))
+    if (isUpgraded(request)) beforeEvent(request.socket, 'close', () => endRequest(request, 101))
   } catch (error) {
     sayUnknown(error)
   }

@@ -1,4 +1,5 @@
 import {
+  beforeEvent,
   endRequest,
   middlewareSpans,
   receiver,
@@ -54,7 +55,7 @@ export async function tracing(fastify: FastifyInstance, options: TracingOptions)
   function onRequest(request: FastifyRequest, reply: FastifyReply, done: () => void): void {
     const route = routeOf(request)
     // What `app.inject` makes closes before it says that it is written: there, 'finish' is the end.
-    if ('_lightMyRequest' in reply.raw) reply.raw.once('finish', () => endRequest(request.raw))
+    if ('_lightMyRequest' in reply.raw) beforeEvent(reply.raw, 'finish', () => endRequest(request.raw))
     trace?.(route)
     joinHooks(route, scope.name)
     const run = isUpgrade(request) ? () => (endsAtHandshake(request), done()) : done

@@ -1,4 +1,4 @@
-import { semconv, type Attributes, type BeginLayer, type LayerSpan } from '@throughline/core'
+import { beforeEvent, semconv, type Attributes, type BeginLayer, type LayerSpan } from '@throughline/core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { likened } from './hook.ts'
 import { HOOKS, notFoundOf, type Done, type Route, type Step } from './route.ts'
@@ -88,7 +88,7 @@ function opened(layer: LayerSpan, { raw }: FastifyRequest, reply: FastifyReply):
   if (carrier[OPEN] === undefined) {
     carrier[OPEN] = new Set()
     watchSend(reply, raw)
-    reply.raw.once('close', () => endLayers(raw))
+    beforeEvent(reply.raw, 'close', () => void endLayers(raw))
   }
   const open = carrier[OPEN]
   open.add(layer)
