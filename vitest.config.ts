@@ -8,7 +8,7 @@ export default defineConfig({
   ssr: { resolve: { conditions, externalConditions: ['@throughline/source', 'node'] } },
   test: {
     include: ['test/**/*.test.ts'],
-    globalSetup: ['test/services.setup.ts'],
+    globalSetup: ['test/build.setup.ts', 'test/services.setup.ts'],
     testTimeout: 20_000,
     hookTimeout: 60_000,
     restoreMocks: true,

@@ -120,7 +120,7 @@ describe('the table', () => {
 
   test('has a row only once, and all libraries that we trace', () => {
     expect(new Set(ROWS.map(({ row }) => row)).size).toBe(ROWS.length)
-    expect([...LIBRARIES].sort()).toEqual(['express', 'fastify', 'ioredis', 'koa', 'pg', 'undici'])
+    expect([...LIBRARIES].sort()).toEqual(['express', 'fastify', 'http', 'ioredis', 'koa', 'pg', 'undici'])
   })
 })
 

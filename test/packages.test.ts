@@ -26,6 +26,9 @@ const packages = readdirSync(join(root, 'packages'), { withFileTypes: true })
 /** Those that trace a library. */
 const adapters = packages.filter((name) => !['core', 'viewer'].includes(name))
 
+/** Those whose library comes with Node. */
+const ofNode = new Set(['http'])
+
 const references = (JSON.parse(read('tsconfig.json')) as { references: { path: string }[] }).references.map(
   ({ path }) => path,
 )
@@ -104,14 +107,14 @@ describe.each(adapters)('what traces %s', (name) => {
 
   test('depends on core, and leaves the library to the app', () => {
     expect(manifest.dependencies).toEqual({ '@throughline/core': expect.stringMatching(/^\^\d/) })
-    expect(library).toEqual([name])
+    expect(library).toEqual(ofNode.has(name) ? [] : [name])
     expect(manifest).toMatchObject({ sideEffects: false })
   })
 
   test.each(filesIn(`${folder}/src`))('%s imports core, Node, and of the library its types only', (path) => {
     const others = importsOf(path).filter(
       ({ from, isType }) =>
-        !/^\.\/|^node:|^@throughline\/core(\/sql|\/http-client)?$/.test(from) &&
+        !/^\.\/|^node:|^@throughline\/core(\/database|\/sql|\/http-client)?$/.test(from) &&
         !(isType && library.includes(from)),
     )
     expect(others).toEqual([])

@@ -1,4 +1,3 @@
-import { spawnSync } from 'node:child_process'
 import type { TestProject } from 'vitest/node'
 import { startServices } from '../scripts/services.mjs'
 
@@ -11,18 +10,7 @@ declare module 'vitest' {
   }
 }
 
-// What tests run as processes of their own is compiled first; everything else they take from the sources.
-function build(): void {
-  const tsc = ['node_modules/typescript/bin/tsc', '-b', 'examples/checkout']
-  const { status, stdout } = spawnSync(process.execPath, tsc, {
-    cwd: new URL('..', import.meta.url),
-    encoding: 'utf8',
-  })
-  if (status !== 0) throw new Error(`the packages do not compile:\n${stdout}`)
-}
-
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  build()
   const { urls, stop } = await startServices(['postgres', 'redis'])
   project.provide('databaseUrl', urls.postgres)
   project.provide('redisUrl', urls.redis)

@@ -27,9 +27,19 @@ const BASE = 'tsconfig.base.json'
  * @returns {string}
  * @throws Error if npm cannot install it
  */
-export function installRow({ row, library, name, version, beside, overrides }) {
-  const folder = join(root, 'matrix', row.replaceAll(' ', '-'))
+export function installRow(row) {
+  const folder = join(root, 'matrix', row.row.replaceAll(' ', '-'))
   mkdirSync(folder, { recursive: true })
+  if (!row.comesWithNode) installIn(folder, row)
+  copyTests(folder)
+  return folder
+}
+
+/**
+ * @param {string} folder
+ * @param {import('./table.mjs').Row} row
+ */
+function installIn(folder, { row, library, name, version, beside, overrides }) {
   const manifest = `${JSON.stringify(
     {
       private: true,
@@ -54,8 +64,6 @@ export function installRow({ row, library, name, version, beside, overrides }) {
   }
   const found = JSON.parse(readFileSync(join(installed, name, 'package.json'), 'utf8')).version
   if (found !== version) throw new Error(`${folder} has ${library} ${found} and not ${version}`)
-  copyTests(folder)
-  return folder
 }
 
 /** @param {string} folder */

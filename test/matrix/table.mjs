@@ -9,6 +9,7 @@ export const NODES = ['20.20.2', '22.23.3', '24.21.0', '26.12.1']
  * @property {string} name what those import
  * @property {RegExp} titles which of those are about this name, by their full titles
  * @property {boolean} [services] whether they need PostgreSQL and Redis
+ * @property {boolean} [comesWithNode] whether there is nothing to install: then its version is the first Node that has it
  * @property {Version[]} versions from the lowest that is supported to the newest
  */
 
@@ -154,6 +155,13 @@ export const LINES = [
     versions: [{ version: '7.0.0' }, { version: '7.30.2' }, { version: '8.13.1', from: '22.19.0' }],
   },
   {
+    library: 'http',
+    name: 'node:http',
+    titles: /^/,
+    comesWithNode: true,
+    versions: [{ version: '20.19.0' }],
+  },
+  {
     library: 'pg',
     name: 'pg',
     titles: /^/,
@@ -167,9 +175,17 @@ export const LINES = [
             titles: /^the span of a query says why a name with several addresses cannot be connected to$/,
             reason: 'pg before 8.9 takes no function that makes the socket',
           },
+          {
+            titles: /^a Pool runs what submits itself as one span/,
+            reason: 'pg 8.0 never calls back the Pool whose query submits itself',
+          },
+          {
+            titles: /^Prisma’s adapter on a traced Pool/,
+            reason: 'the adapter knows the pools of its own pg, which is a newer one',
+          },
         ],
       },
-      { version: '8.23.1' },
+      { version: '8.23.1', beside: { '@prisma/adapter-pg': '7.10.1' } },
     ],
   },
   {
@@ -195,5 +211,9 @@ export const LIBRARIES = [...new Set(LINES.map(({ library }) => library))]
  * @type {Row[]}
  */
 export const ROWS = LINES.flatMap(({ versions, ...line }) =>
-  versions.map((version) => ({ ...line, ...version, row: `${line.library} ${version.version}` })),
+  versions.map((version) => ({
+    ...line,
+    ...version,
+    row: line.comesWithNode ? line.library : `${line.library} ${version.version}`,
+  })),
 )

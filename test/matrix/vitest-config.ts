@@ -23,7 +23,7 @@ export default defineConfig({
     ...base.test,
     include: files,
     testNamePattern: new RegExp(titles),
-    globalSetup: services ? [path('../services.setup.ts')] : [],
+    globalSetup: [path('../build.setup.ts'), ...(services ? [path('../services.setup.ts')] : [])],
     reporters: ['dot', [path('reporter.mjs'), { report }]],
   },
 })

@@ -14,10 +14,12 @@ import { Unread } from './http-client/unread.ts'
 import type { DurationMetric } from './metrics.ts'
 import {
   BOOLEAN,
+  CAPTURE,
   choice,
   expected,
   FUNCTION,
   guarded,
+  isStrings,
   MATCH,
   matcher,
   type Expectation,
@@ -52,34 +54,35 @@ export interface HttpClientOptions extends SendingOptions<Subject, Outcome> {
 /** A request that is to have no span. */
 export interface Untraced {
   readonly isTraced: false
-  readonly headers: HeaderChanges
+  headers: HeaderChanges
+  /** The caller's. */
+  readonly context: Context
 }
 
 /** What traces the requests of one client library. */
 export interface HttpClient {
   /**
-   * Begins a request, whose own headers are read `from` there; `resendCount` is how many attempts at it there were before.
-   * One that `isOpen` has its end noticed: by `completed`, `aborted` or `failed`, once.
+   * Begins a request, whose own headers are read `from` there. One that `isOpen` has its end noticed: by `completed`, `aborted` or `failed`, once.
    */
-  begin<From>(
+  begin<From>(request: HttpRequest, from: From, read: HeaderReader<From>): HttpAttempt | Untraced
+  /**
+   * `begin` for a client whose headers can be changed as long as they are not sent: there are none yet. `complete` is to be
+   * called when they are to be sent.
+   */
+  open(request: HttpRequest): HttpAttempt | Untraced
+  /** The headers of a request that was opened are these: they are recorded where they are wanted, and ours are answered. */
+  complete<From>(
+    opened: HttpAttempt | Untraced,
     request: HttpRequest,
     from: From,
     read: HeaderReader<From>,
-    resendCount?: number,
-  ): HttpAttempt | Untraced
+  ): HeaderChanges
 }
-
-const isStrings = (value: unknown): boolean =>
-  Array.isArray(value) && value.every((each) => typeof each === 'string')
 
 /** What the options of a client of HTTP must be. */
 const HTTP_CLIENT_SHAPE: Shape<HttpClientOptions> = {
   ...SENDING_SHAPE,
-  capture: expected(
-    'lists of header names',
-    "capture: { requestHeaders: ['x-request-id'], responseHeaders: ['content-type'] }",
-    (value) => typeof value === 'object' && value !== null && Object.values(value).every(isStrings),
-  ),
+  capture: CAPTURE,
   headers: choice('headers', ['replace', 'keep']),
   propagateTo: MATCH("propagateTo: ['https://api.example.com/']"),
   redactQueryKeys: expected('a list of query keys', "redactQueryKeys: ['token', 'sig']", isStrings),
@@ -125,36 +128,41 @@ export function httpClient(
     marksFirstByte: options.firstByteEvent === true,
   }
 
-  function changes<From>(
+  function open(request: HttpRequest): HttpAttempt | Untraced {
+    const caller = send.caller()
+    if (caller === undefined) return { isTraced: false, headers: NO_CHANGES, context: context.active() }
+    const attempt = new HttpAttempt(settings, caller, request)
+    const isOpen = send.begin(attempt)
+    // An ignored one has begun no span, not even one that does not record.
+    return isOpen || attempt.context !== caller
+      ? attempt
+      : { isTraced: false, headers: NO_CHANGES, context: caller }
+  }
+
+  function complete<From>(
+    opened: HttpAttempt | Untraced,
     request: HttpRequest,
-    within: Context,
     from: From,
     read: HeaderReader<From>,
   ): HeaderChanges {
+    if (requestHeaders.length > 0 && opened.isTraced && opened.span.isRecording()) {
+      const captured: Attributes = {}
+      captureHeaders(captured, semconv.HTTP_REQUEST_HEADER, requestHeaders, (name) => shown(read(from, name)))
+      opened.span.setAttributes(captured)
+    }
     const sends = isWelcome === undefined || isWelcome(urlOf(request))
-    return sends ? headerChanges(within, rule, from, read) : NO_CHANGES
+    opened.headers = sends ? headerChanges(opened.context, rule, from, read) : NO_CHANGES
+    return opened.headers
   }
 
   return {
-    begin(request, from, read, resendCount = 0) {
-      const caller = send.caller()
-      if (caller === undefined)
-        return { isTraced: false, headers: changes(request, context.active(), from, read) }
-      const attempt = new HttpAttempt(settings, caller, request, resendCount)
-      if (requestHeaders.length > 0) {
-        attempt.captured = {}
-        captureHeaders(attempt.captured, semconv.HTTP_REQUEST_HEADER, requestHeaders, (name) =>
-          shown(read(from, name)),
-        )
-      }
-      const isOpen = send.begin(attempt)
-      const { context: within } = attempt
-      const headers = changes(request, within, from, read)
-      // An ignored one has begun no span, not even one that does not record.
-      if (!isOpen && within === caller) return { isTraced: false, headers }
-      attempt.headers = headers
-      return attempt
+    begin(request, from, read) {
+      const opened = open(request)
+      complete(opened, request, from, read)
+      return opened
     },
+    open,
+    complete,
   }
 }
 

@@ -28,10 +28,20 @@ export { captureHeaders, methodAttribute, spanName, withOldNames, wantsOldNames 
 export { instrumentsFor, type DurationMetric } from './metrics.ts'
 export { isTraced, override, yieldsTo } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
-export { expected, MATCH, matcher, show, type Match, type Shape, type TextMatch } from './options.ts'
+export {
+  BOOLEAN,
+  expected,
+  guarded,
+  MATCH,
+  matcher,
+  show,
+  type Match,
+  type Shape,
+  type TextMatch,
+} from './options.ts'
 export { reportOnce } from './report.ts'
 export type { NamedAttributes } from './attribute.ts'
-export { errorType, messageOf } from './exception.ts'
+export { errorType, messageOf, showAs } from './exception.ts'
 export * as semconv from './semconv.ts'
 
 // What adapters need of the API, so that they depend on this package alone.

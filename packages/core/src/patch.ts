@@ -29,7 +29,7 @@ export function isTraced(target: object): boolean {
 
 /**
  * Puts `wrap(original)` in place of the method, on this object only. It keeps the original's name and number of
- * parameters, and cannot be seen by enumeration.
+ * parameters, and is seen by enumeration only where the object had the method itself, and that was.
  *
  * A `wrap` with a second parameter sees to it itself that calls pass through once `isOn` is false: that spares each call
  * a function in between, 0.1 µs.
@@ -55,7 +55,7 @@ export function override<T extends object, K extends keyof T>(
     value: replacement,
     writable: true,
     configurable: true,
-    enumerable: false,
+    enumerable: patch.before?.enumerable ?? false,
   })
   patchesOf(target).push(patch)
 }

@@ -1,4 +1,4 @@
-import type { HeaderChanges, HttpRequest } from '@throughline/core/http-client'
+import type { HeaderChanges, HttpAttempt, HttpRequest, HttpResponse } from '@throughline/core/http-client'
 
 /**
  * What undici publishes of each attempt on the wire, redirects and retries each by itself. The copy inside Node and the
@@ -9,6 +9,34 @@ export interface PublishedRequest extends HttpRequest {
   /** Name, value, name, value. */
   headers: (string | string[])[]
   addHeader(name: string, value: string): void
+  /** A stream, where it is one. */
+  readonly body?: { readonly errored?: unknown } | null
+}
+
+/** What a connection is: a socket, or what undici has of an HTTP/2 session. */
+interface Connection {
+  readonly remoteAddress?: string | undefined
+  readonly remotePort?: number | undefined
+  readonly alpnProtocol?: string | false | null
+}
+
+/** Tells an attempt which connection has taken it. */
+export function tellPeer(attempt: HttpAttempt | undefined, socket: Connection | undefined): void {
+  if (attempt === undefined || socket?.remoteAddress === undefined) return
+  attempt.connected(socket.remoteAddress, socket.remotePort, socket.alpnProtocol === 'h2' ? '2' : '1.1')
+}
+
+/** The headers of a response: name, value, name, value. What comes more than once is a list. */
+export function readHeaders(pairs: readonly (Buffer | string)[]): HttpResponse['headers'] {
+  const read: Record<string, string | string[]> = {}
+  for (let index = 0; index + 1 < pairs.length; index += 2) {
+    const name = String(pairs[index]).toLowerCase()
+    const value = pairs[index + 1] as Buffer | string | string[]
+    const text = Array.isArray(value) ? value.map(String) : String(value)
+    const before = read[name]
+    read[name] = before === undefined ? text : [before, text].flat()
+  }
+  return read
 }
 
 /** The first status that is no preliminary one (1xx). */

@@ -7,8 +7,8 @@ import type { AddressInfo } from 'node:net'
 import * as undici from 'undici'
 import * as undici6 from 'undici6'
 import { afterEach, describe, expect, test, vi } from 'vitest'
-import { clientContract } from './contract/client.ts'
-import { record } from './recording.ts'
+import { clientContract } from '../contract/client.ts'
+import { record } from '../recording.ts'
 
 interface Listening {
   url: string

@@ -1,0 +1,65 @@
+import { override, untrace } from '@throughline/core'
+import type { HttpRequest } from '@throughline/core/http-client'
+import { Agent, type ClientRequest } from 'node:http'
+
+type Adder = Record<'addRequest', (request: ClientRequest, options: { port?: unknown }) => void>
+
+const PORTS: Record<string, number> = { 'http:': 80, 'https:': 443 }
+
+// The request that an agent was given last. Node tells the agent of the port, and keeps it nowhere: the Host header has it
+// only where that is Node's own, and what a reverse proxy passes on has the Host of somebody else.
+let latest: ClientRequest | undefined
+let latestPort: unknown
+
+/** Notes where requests go, from what Node tells their agents, until the function that it returns is called. */
+export function noteDestinations(): () => void {
+  const prototype = Agent.prototype as unknown as Adder
+  override(prototype, 'addRequest', (original) => {
+    return function addRequest(this: unknown, request, options) {
+      original.call(this, request, options)
+      // After that, for the agent may have made a request of its own to the proxy.
+      latest = request
+      latestPort = options?.port
+    }
+  })
+  return () => untrace(prototype)
+}
+
+function portOf(request: ClientRequest): string | undefined {
+  const isNoted = latest === request
+  latest = undefined
+  if (isNoted && latestPort !== undefined) return String(latestPort)
+  const header = request.getHeader('host')
+  return typeof header === 'string' ? /:(\d+)$/.exec(header)?.[1] : undefined
+}
+
+/** Where a request of Node's goes to, as it is when that is asked: nobody does for one that is dropped. */
+export class Destination implements HttpRequest {
+  readonly #request: ClientRequest
+  readonly #port: string | undefined
+
+  /** Right after the request was made. */
+  constructor(request: ClientRequest) {
+    this.#request = request
+    this.#port = portOf(request)
+  }
+
+  get method(): string {
+    return this.#request.method
+  }
+
+  get origin(): string {
+    const { protocol, host } = this.#request
+    const name = host.includes(':') && !host.startsWith('[') ? `[${host}]` : host
+    const port = this.#port
+    return port === undefined || Number(port) === PORTS[protocol]
+      ? `${protocol}//${name}`
+      : `${protocol}//${name}:${port}`
+  }
+
+  /** A proxy is asked with the whole URL. What begins otherwise (`OPTIONS *`) is not to be taken for one. */
+  get path(): string {
+    const { path } = this.#request
+    return path.startsWith('/') || /^[a-z]+:\/\//i.test(path) ? path : `/${path}`
+  }
+}

@@ -1,0 +1,117 @@
+import { reportOnce } from '@throughline/core'
+import type { HttpAttempt, HttpClient, HttpResponse } from '@throughline/core/http-client'
+import type { ClientRequest, IncomingMessage } from 'node:http'
+import { Destination } from './destination.ts'
+import { changeHeaders } from './headers.ts'
+import { hide } from './hidden.ts'
+
+/** With what Node has of it beside what its types tell. */
+type Request = ClientRequest & { socketPath?: string; res?: Response | null }
+type Response = IncomingMessage & { upgrade?: boolean }
+
+type Emit = (this: Request, name: string | symbol, ...given: unknown[]) => boolean
+
+/** Traces a request that has been made just now, of which nothing is sent yet. */
+export function traceRequest(request: ClientRequest, tracer: HttpClient): void {
+  // It opens a tunnel to somebody else, mostly for an agent: what goes through that is the request.
+  if (request.method === 'CONNECT') return
+  const destination = new Destination(request)
+  const opened = tracer.open(destination)
+  // First, so that the span ends also where the headers cannot be changed.
+  if (opened.isTraced && opened.isOpen) watch(request as Request, opened)
+  changeHeaders(request, (from, read) => tracer.complete(opened, destination, from, read))
+}
+
+/**
+ * Notices what becomes of a request by what it emits: the app sees no listener of ours, and what a listener would change
+ * stays as it was. A response that nobody wants is thrown away, an error that nobody handles is thrown.
+ */
+function watch(request: Request, attempt: HttpAttempt): void {
+  const emitBefore = request.emit as Emit
+  const destroyBefore = request.destroy
+
+  hide(request, 'emit', function emit(this: Request, name: string | symbol, ...given: unknown[]): boolean {
+    notice(request, attempt, name, given[0])
+    return emitBefore.call(this, name, ...given)
+  } as Request['emit'])
+
+  // Node says the same of a connection that the server has closed and of one that the app has: here the app is heard.
+  hide(request, 'destroy', function destroy(this: Request, error?: Error): Request {
+    if (!this.destroyed) notice(request, attempt, 'destroy', error)
+    return destroyBefore.call(this, error) as Request
+  })
+}
+
+function notice(request: Request, attempt: HttpAttempt, event: string | symbol, given: unknown): void {
+  try {
+    switch (event) {
+      case 'response':
+        answered(request, attempt, given as Response)
+        onLastByte(given as Response, attempt)
+        break
+      case 'upgrade':
+        answered(request, attempt, given as Response)
+        attempt.completed()
+        break
+      case 'error':
+      case 'destroy':
+        tellPeer(request, attempt)
+        // Without an error it was the app that wants no more.
+        attempt.failed(reasonOf(given))
+        break
+      case 'close':
+        if (attempt.isOpen) closed(request, attempt)
+        break
+      default:
+    }
+  } catch (error) {
+    reportOnce('http:notice', 'error', 'the end of a request could not be recorded', error)
+  }
+}
+
+function answered(request: Request, attempt: HttpAttempt, response: Response): void {
+  tellPeer(request, attempt)
+  attempt.answered(response.statusCode ?? 0, response.httpVersion, response, headersOf)
+}
+
+function tellPeer({ socketPath, socket }: Request, attempt: HttpAttempt): void {
+  if (!attempt.isOpen) return
+  if (socketPath) attempt.connected(socketPath, undefined)
+  // There is no socket as long as an agent has none to give.
+  else if (socket?.remoteAddress !== undefined) attempt.connected(socket.remoteAddress, socket.remotePort)
+}
+
+/** The last byte has come when Node tells the response that there is no more, whether the app has read it or not. */
+function onLastByte(response: Response, attempt: HttpAttempt): void {
+  const pushBefore = response.push
+  hide(response, 'push', function push(this: Response, chunk: unknown, encoding?: BufferEncoding): boolean {
+    if (chunk === null) {
+      try {
+        attempt.completed()
+      } catch (error) {
+        reportOnce('http:notice', 'error', 'the end of a request could not be recorded', error)
+      }
+    }
+    return pushBefore.call(this, chunk, encoding)
+  })
+}
+
+/** Nothing more comes. */
+function closed(request: Request, attempt: HttpAttempt): void {
+  const { res: response } = request
+  if (response?.upgrade === true) {
+    // Nobody listens for that, so Node has closed the connection, and says no more of it.
+    answered(request, attempt, response)
+    attempt.completed()
+  } else attempt.failed(reasonOf(response?.errored))
+}
+
+/** What a signal was aborted with tells a timeout from the will of the caller. */
+function reasonOf(error: unknown): unknown {
+  if (!(error instanceof Error) || error.name !== 'AbortError') return error
+  return error.cause instanceof Error && error.cause.name === 'TimeoutError' ? error.cause : error
+}
+
+function headersOf(response: IncomingMessage): HttpResponse['headers'] {
+  return response.headers
+}

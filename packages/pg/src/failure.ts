@@ -1,0 +1,69 @@
+import { errorType, messageOf, showAs } from '@throughline/core'
+
+/** What English messages of the server quote that is a name and no value. */
+const NAMED =
+  'relation|table|index|sequence|view|column|column reference|constraint|type|function|schema|database|role|user'
+
+const OPENING = '["«»„“”「]'
+const CLOSING = '["«»„“”」]'
+
+/**
+ * Names are kept. The rest goes from its first quotation mark to the last: a value may hold quotation marks, and these words,
+ * itself.
+ */
+const QUOTED_VALUE = new RegExp(`(\\b(?:${NAMED}) "[^"]*")|${OPENING}[^]*${CLOSING}`, 'g')
+
+/** Nothing is known of who quotes what: all that may be quotation marks, apostrophes too. */
+const QUOTED = new RegExp(`${OPENING}[^]*${CLOSING}|'[^]*'`, 'g')
+
+/** Why the app gave up a COPY, in its own words, which the server does not quote. */
+const GIVEN_UP = /^(COPY from stdin failed: )[^]*/
+
+/** The class of SQLSTATEs that are about data. */
+const DATA_EXCEPTION = /^22/
+
+/** Numbers, dates, times and bytes that stand alone; not those of a type, `varying(8)`, nor of a name or a position. */
+const BARE_VALUE = /(?<![\w(.$"]|position )-?(?:0x[0-9a-f]{2}(?: 0x[0-9a-f]{2})*|\d[\d:.-]*)/g
+
+/** Files of the server that pass on what functions of the app say, by RAISE or in another language than SQL. */
+const APPS_OWN = /^(pl_exec|plpy|plperl|pltcl|plv8)/
+
+/**
+ * An error's message without the values in it. All spans that tell of this error will have it so, also those of the
+ * requests and functions that it goes through.
+ */
+export function maskedMessage(error: unknown): string {
+  const message = masked(error)
+  showAs(error, message)
+  return message
+}
+
+function masked(error: unknown): string {
+  // Where all addresses of a name refuse, the message of the whole is empty.
+  if (error instanceof AggregateError && error.message === '') return error.errors.map(masked).join('; ')
+  const message = messageOf(error)
+  const { severity, file, code } = error as { severity?: unknown; file?: unknown; code?: unknown }
+  if (severity === undefined || (typeof file === 'string' && APPS_OWN.test(file)))
+    return firstLine(message.replace(QUOTED, '"?"'))
+  const unquoted = message
+    .replace(GIVEN_UP, '$1?')
+    .replace(QUOTED_VALUE, (_, name: string | undefined) => name ?? '"?"')
+  return DATA_EXCEPTION.test(String(code)) ? unquoted.replace(BARE_VALUE, '?') : unquoted
+}
+
+/** Behind it libpq shows the line of the query that is wrong, and the detail. */
+function firstLine(message: string): string {
+  return message.slice(0, /[\r\n]|$/.exec(message)?.index)
+}
+
+/** The SQLSTATE of what the server reported; it alone has a severity. */
+export function sqlStateOf(error: unknown): string | undefined {
+  const { code, severity } = error as { code?: unknown; severity?: unknown }
+  return typeof code === 'string' && severity !== undefined ? code : undefined
+}
+
+/** `error.type`: the SQLSTATE, or what went wrong before the server could answer. */
+export function failureType(error: unknown): string | undefined {
+  const { code } = error as { code?: unknown }
+  return typeof code === 'string' ? code : errorType(error)
+}
