@@ -1,7 +1,7 @@
 import { tracePg } from '@throughline/pg'
 import { once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
-import { Query, type Client, type Pool } from 'pg'
+import { Query, type Client, type Pool, type QueryConfig, type QueryResult } from 'pg'
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import Cursor from 'pg-cursor'
 import QueryStream from 'pg-query-stream'
@@ -71,7 +71,7 @@ const onClient: Record<string, (client: Client, say: Say) => Promise<unknown>> =
   async 'a named statement that is used for another text'(client, say) {
     await client.query({ name: 'one', text: 'SELECT 1 AS a' })
     await client.query({ name: 'one', text: 'SELECT 2 AS a' }).catch((error: unknown) => say(told(error)))
-    say(JSON.stringify((await client.query({ name: 'one' } as never)).rows))
+    say(JSON.stringify((await client.query<{ a: number }>({ name: 'one' } as QueryConfig)).rows))
   },
   async 'queries that queue are answered in order, and then it is drained'(client, say) {
     listen(client, ['drain'], say)
@@ -112,7 +112,11 @@ const onClient: Record<string, (client: Client, say: Say) => Promise<unknown>> =
       await Promise.race(['end', 'error'].map((name) => once(query, name).catch(() => {})))
     }
     await new Promise<void>((resolve) => {
-      const query = new Query('SELECT generate_series(1, 3) AS n', function (this: unknown, error, result) {
+      const query = new Query('SELECT generate_series(1, 3) AS n', function (
+        this: unknown,
+        error: Error | null,
+        result: QueryResult,
+      ) {
         say(this === query, error === null, result.rows.length)
         resolve()
       } as never)

@@ -16,8 +16,9 @@ const QUOTED_VALUE = new RegExp(`(\\b(?:${NAMED}) "[^"]*")|${OPENING}[^]*${CLOSI
 /** Nothing is known of who quotes what: all that may be quotation marks, apostrophes too. */
 const QUOTED = new RegExp(`${OPENING}[^]*${CLOSING}|'[^]*'`, 'g')
 
-/** Why the app gave up a COPY, in its own words, which the server does not quote. */
-const GIVEN_UP = /^(COPY from stdin failed: )[^]*/
+/** What the server passes on where the app gives up a COPY: why, in the words of the app, and not quoted. */
+const GIVEN_UP = { code: '57014', routine: 'CopyGetData' }
+const BEHIND_COLON = /: [^]*/
 
 /** The class of SQLSTATEs that are about data. */
 const DATA_EXCEPTION = /^22/
@@ -42,12 +43,11 @@ function masked(error: unknown): string {
   // Where all addresses of a name refuse, the message of the whole is empty.
   if (error instanceof AggregateError && error.message === '') return error.errors.map(masked).join('; ')
   const message = messageOf(error)
-  const { severity, file, code } = error as { severity?: unknown; file?: unknown; code?: unknown }
+  const { severity, file, code, routine } = error as Record<'severity' | 'file' | 'code' | 'routine', unknown>
   if (severity === undefined || (typeof file === 'string' && APPS_OWN.test(file)))
     return firstLine(message.replace(QUOTED, '"?"'))
-  const unquoted = message
-    .replace(GIVEN_UP, '$1?')
-    .replace(QUOTED_VALUE, (_, name: string | undefined) => name ?? '"?"')
+  if (code === GIVEN_UP.code && routine === GIVEN_UP.routine) return message.replace(BEHIND_COLON, ': ?')
+  const unquoted = message.replace(QUOTED_VALUE, (_, name: string | undefined) => name ?? '"?"')
   return DATA_EXCEPTION.test(String(code)) ? unquoted.replace(BARE_VALUE, '?') : unquoted
 }
 
