@@ -92,7 +92,7 @@ describe('an error that is shown with another message', () => {
     const recording = record()
     const error = new Refused(message)
     showAs(error, '?')
-    error.stack = error.stack?.replace(message, message + more)
+    error.stack = (error.stack ?? '').replace(message, message + more)
     span('work', (work) => work.recordException(error))
     const stack = recording.spans[0]?.events[0]?.attributes?.['exception.stacktrace']
     expect(stack).toMatch(/^Refused: \?\n +at /)
