@@ -1,4 +1,4 @@
-import { context, isTraced, override, reportOnce, type Context } from '@throughline/core'
+import { context, isTraced, override, reportOnce, untrace, type Context } from '@throughline/core'
 import type {
   HeaderChanges,
   HttpAttempt,
@@ -127,7 +127,18 @@ export function traceDispatcher<D extends Dispatcher>(dispatcher: D, tracer: Htt
       }
     }
   })
+  if (!isOverridden(dispatcher)) {
+    untrace(dispatcher)
+    throw new TypeError(
+      'traceUndici(dispatcher): expected a dispatcher that has its own dispatch(), received what compose() has made of one; example: traceUndici(new Agent()).compose(interceptors.retry())',
+    )
+  }
   return dispatcher
+}
+
+/** What `compose()` makes is a view of the dispatcher that it was called on, and answers a `dispatch` of its own. */
+function isOverridden(dispatcher: Dispatcher): boolean {
+  return Object.getOwnPropertyDescriptor(dispatcher, 'dispatch')?.value === dispatcher.dispatch
 }
 
 /** The attempt, and the options with its headers; undefined for what undici will refuse in its own words. */

@@ -7,6 +7,7 @@ import { redactUrl } from '../redact.ts'
 import * as semconv from '../semconv.ts'
 import { NO_CHANGES } from './headers.ts'
 import { serverOf, urlOf, type HttpRequest } from './origin.ts'
+import { answeredWith, failedBefore, resendsOf } from './resends.ts'
 import type { Answered, Unread } from './unread.ts'
 
 /** What came back: the status, and the headers with names in lower case. */
@@ -44,19 +45,18 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   next: Answered | undefined = undefined
   readonly #settings: Settings
   readonly #request: HttpRequest
-  /** How many attempts there were before this one. */
-  readonly #resendCount: number
+  /** How many attempts there were before this one; known where it is recorded. */
+  #resendCount = 0
   /** Asked once, and only where somebody wants to know. */
   #template: string | null | undefined = null
   #status = 0
   #version: string | undefined = undefined
   #response: HttpResponse | undefined = undefined
 
-  constructor(settings: Settings, caller: Context, request: HttpRequest, resendCount: number) {
+  constructor(settings: Settings, caller: Context, request: HttpRequest) {
     super(caller)
     this.#settings = settings
     this.#request = request
-    this.#resendCount = resendCount
   }
 
   override name(): string {
@@ -102,6 +102,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     if (known !== method) attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
     const template = this.#templated()
     if (template !== undefined) attributes[semconv.URL_TEMPLATE] = template
+    this.#resendCount = resendsOf(this.caller, method, urlOf(request))
     if (this.#resendCount > 0) attributes[semconv.HTTP_REQUEST_RESEND_COUNT] = this.#resendCount
     return wantsOldNames('http') ? withOldNames(attributes, SpanKind.CLIENT) : attributes
   }
@@ -145,6 +146,9 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
       }
       this.#set(told)
       if (marksFirstByte) this.span.addEvent(FIRST_BYTE)
+      const location = (): unknown => read(from)['location']
+      const [url, method] = this.subject()
+      answeredWith(statusCode, location, this.caller, method, url, this.#resendCount)
     }
     if (send.asksOutcome) {
       this.#response = {
@@ -185,8 +189,17 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
       this.aborted()
       return
     }
+    // An answer that was an error already remains what went wrong: clients that try again end what is left of it so.
+    if (this.#status >= FIRST_ERROR) {
+      this.completed()
+      return
+    }
     const { send, unread } = this.#settings
     unread.remove(this)
+    if (this.span.isRecording()) {
+      const [url, method] = this.subject()
+      failedBefore(this.caller, method, url, this.#resendCount)
+    }
     send.fail(this, failureType(error), messageOf(error), true)
   }
 
