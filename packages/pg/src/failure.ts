@@ -1,4 +1,4 @@
-import { errorType, messageOf, showAs } from '@throughline/core'
+import { errorType, messageOf, reportOnce, showAs } from '@throughline/core'
 
 /** What English messages of the server quote that is a name and no value. */
 const NAMED =
@@ -29,14 +29,31 @@ const BARE_VALUE = /(?<![\w(.$"]|position )-?(?:0x[0-9a-f]{2}(?: 0x[0-9a-f]{2})*
 /** Files of the server that pass on what functions of the app say, by RAISE or in another language than SQL. */
 const APPS_OWN = /^(pl_exec|plpy|plperl|pltcl|plv8)/
 
+/** What a span may say of an error. */
+export interface Failure {
+  /** The SQLSTATE of what the server reported. */
+  readonly status: string | undefined
+  /** `error.type`: the SQLSTATE, or what went wrong before the server could answer. */
+  readonly type: string | undefined
+  readonly message: string | undefined
+}
+
 /**
- * An error's message without the values in it. All spans that tell of this error will have it so, also those of the
- * requests and functions that it goes through.
+ * Reads an error, which may be of the app's (`verify`, `onConnect`, a parser of values). All spans that tell of this one will
+ * have its message so, without the values in it, also those of the requests and functions that it goes through.
  */
-export function maskedMessage(error: unknown): string {
-  const message = masked(error)
-  showAs(error, message)
-  return message
+export function failureOf(error: unknown): Failure {
+  try {
+    const { code, severity } = error as { code?: unknown; severity?: unknown }
+    const known = typeof code === 'string' ? code : undefined
+    const message = masked(error)
+    showAs(error, message)
+    // Only what the server reports has a severity.
+    return { status: severity === undefined ? undefined : known, type: known ?? errorType(error), message }
+  } catch (trouble) {
+    reportOnce('pg:error', 'error', 'an error could not be read', trouble)
+    return { status: undefined, type: errorType(error), message: undefined }
+  }
 }
 
 function masked(error: unknown): string {
@@ -54,16 +71,4 @@ function masked(error: unknown): string {
 /** Behind it libpq shows the line of the query that is wrong, and the detail. */
 function firstLine(message: string): string {
   return message.slice(0, /[\r\n]|$/.exec(message)?.index)
-}
-
-/** The SQLSTATE of what the server reported; it alone has a severity. */
-export function sqlStateOf(error: unknown): string | undefined {
-  const { code, severity } = error as { code?: unknown; severity?: unknown }
-  return typeof code === 'string' && severity !== undefined ? code : undefined
-}
-
-/** `error.type`: the SQLSTATE, or what went wrong before the server could answer. */
-export function failureType(error: unknown): string | undefined {
-  const { code } = error as { code?: unknown }
-  return typeof code === 'string' ? code : errorType(error)
 }
