@@ -71,7 +71,7 @@ const onClient: Record<string, (client: Client, say: Say) => Promise<unknown>> =
   async 'a named statement that is used for another text'(client, say) {
     await client.query({ name: 'one', text: 'SELECT 1 AS a' })
     await client.query({ name: 'one', text: 'SELECT 2 AS a' }).catch((error: unknown) => say(told(error)))
-    say(JSON.stringify((await client.query<{ a: number }>({ name: 'one' } as QueryConfig)).rows))
+    say(JSON.stringify((await client.query({ name: 'one' } as QueryConfig)).rows))
   },
   async 'queries that queue are answered in order, and then it is drained'(client, say) {
     listen(client, ['drain'], say)
@@ -114,7 +114,7 @@ const onClient: Record<string, (client: Client, say: Say) => Promise<unknown>> =
     await new Promise<void>((resolve) => {
       const query = new Query('SELECT generate_series(1, 3) AS n', function (
         this: unknown,
-        error: Error | null,
+        error: unknown,
         result: QueryResult,
       ) {
         say(this === query, error === null, result.rows.length)
