@@ -180,6 +180,10 @@ export const LINES = [
             reason: 'pg 8.0 never calls back the Pool whose query submits itself',
           },
           {
+            titles: /^in pipeline mode a cursor is refused/,
+            reason: 'pg 8.0 knows no pipeline mode',
+          },
+          {
             titles: /^Prisma’s adapter on a traced Pool/,
             reason: 'the adapter knows the pools of its own pg, which is a newer one',
           },
