@@ -212,9 +212,12 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   }
 }
 
+/** What comes of an abort by the caller; the second is axios'. */
+const ABORTS = new Set(['AbortError', 'CanceledError'])
+
 // What a client and the system report are errors; a reason that is none was given by the caller.
 function isAbort(error: unknown): boolean {
-  return !(error instanceof Error) || error.name === 'AbortError'
+  return !(error instanceof Error) || ABORTS.has(error.name)
 }
 
 function failureType(error: unknown): string | undefined {
