@@ -77,6 +77,12 @@ describe('in core', () => {
     expect(reach('http-client.ts')).not.toContain('server.ts')
   })
 
+  test('so is what clients of databases have in common', () => {
+    expect(rooms).toContain('database.ts')
+    expect([...reach('index.ts')]).not.toContain('database.ts')
+    expect(reach('database.ts')).not.toContain('server.ts')
+  })
+
   test.each(rooms)('%s is made of the API and of Node alone', (room) => {
     const others = importsOf(`${SOURCES}/${room}`)
       .map(({ from }) => from)

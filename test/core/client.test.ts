@@ -143,6 +143,35 @@ describe('a call that sends nothing of its span along', () => {
   })
 })
 
+describe('a call that its library wants no trace to begin with', () => {
+  class OfLoop extends Counted {
+    override needsParent(): boolean {
+      return true
+    }
+  }
+
+  const called = (options: SendingOptions<[text: string], Outcome>) => {
+    const send = made(options)
+    const call = new OfLoop(send.caller() ?? context.active())
+    const isWatched = send.begin(call)
+    send.succeed(call)
+    return isWatched
+  }
+
+  test('has a span in a trace that there is, and none elsewhere', () => {
+    const recording = record()
+    expect(called({})).toBe(false)
+    expect(span('caller', () => called({}))).toBe(true)
+    expect(recording.spans.map(({ name }) => name)).toEqual(['call', 'caller'])
+  })
+
+  test('begins one where the app says that no call needs a parent', () => {
+    const recording = record()
+    expect(called({ requireParent: false })).toBe(true)
+    expect(recording.spans.map(({ name }) => name)).toEqual(['call'])
+  })
+})
+
 describe('a call that is measured', () => {
   const DURATION = 'db.client.operation.duration'
   const measured = (options: SendingOptions<[text: string], Outcome> = {}) =>

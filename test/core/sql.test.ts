@@ -101,7 +101,7 @@ describe('the text a span shows', () => {
 
   it('is the very string of the caller if there was nothing to hide', () => {
     const query = 'SELECT * FROM t WHERE id = $1'
-    expect(describeSql(query)).toEqual({ text: query, summary: 'SELECT t' })
+    expect(describeSql(query)).toEqual({ text: query, summary: 'SELECT t', isPlain: true })
   })
 
   it('stands with one ? for what lies behind the first 128 Ki characters', () => {
@@ -300,6 +300,29 @@ describe('whatever the application sends', () => {
   })
 })
 
+describe('whether a comment can stand behind it', () => {
+  const plain = [
+    'SELECT 1',
+    'SELECT 1;',
+    `SELECT '-- a', "/* b */", $$ /* c $$, E'\\'--'`,
+    'SELECT a - -1, b / *, c',
+    'COPY t FROM STDIN;',
+  ]
+  const others = {
+    'it has one': ['SELECT 1 -- a', '/* a */ SELECT 1', 'SELECT 1 /* a', 'SELECT/**/1'],
+    'it is not sure to end': ["SELECT 'a", 'SELECT "a', 'SELECT $a$', "SELECT 'it\\'s'"],
+    'rows follow': ['COPY t FROM STDIN;\n1\n\\.'],
+    'it asks nothing': ['', ' ', ';'],
+    'it is too long to be read': [`SELECT ${'a, '.repeat(100_000)} b FROM t`],
+  }
+  it.each(plain)('can behind %s', (query) => expect(describeSql(query).isPlain).toBe(true))
+  for (const [why, queries] of Object.entries(others)) {
+    it(`cannot where ${why}`, () => {
+      for (const query of queries) expect(describeSql(query).isPlain).toBe(false)
+    })
+  }
+})
+
 describe('the time it takes', () => {
   // The large text is as long as one that is read to its end.
   const SMALL = 2 ** 13
@@ -337,6 +360,16 @@ describe('the time it takes', () => {
       expect(time(large)).toBeLessThan(Math.max(time(small), 1) * GROWTH * 8)
     })
   }
+
+  it.each(["'", '"', "''", '$a$', '/*', "E'\\'", '(', '-- \n'])(
+    'is that of its beginning for megabytes of %j',
+    (unit) => {
+      const read = 2 ** 17
+      const megabytes = unit.repeat((read * 2 ** 6) / unit.length)
+      expect(time(megabytes)).toBeLessThan(Math.max(time(megabytes.slice(0, read)), 1) * 8)
+      expect(describeSql(megabytes).text.length).toBeLessThanOrEqual(read + 1)
+    },
+  )
 
   it('is spent once for a statement that comes again', () => {
     const query = 'SELECT 1 FROM cached'

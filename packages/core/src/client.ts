@@ -73,6 +73,10 @@ export abstract class Call<
   dimensions(): Attributes {
     return {}
   }
+  /** Whether it gets no span outside of any, where the app has not said what it wants by `requireParent`. */
+  needsParent(): boolean {
+    return false
+  }
   /** What `ignore` is called with. */
   abstract subject(): Subject
   /** What the app's `attributes` is called with. */
@@ -142,7 +146,7 @@ export function sender<
   const tracer = tracerFor(library.scope)
   const isIgnoredCall = matcher('ignore', options.ignore, library.text)
   const moreAttributes = guarded('attributes', options.attributes)
-  const { requireParent = false } = options
+  const { requireParent } = options
 
   const { duration } = library
   const durationsNow = duration && instrumentsFor(library.scope, (meter) => durationsOf(meter, duration))
@@ -172,12 +176,10 @@ export function sender<
     try {
       if (isIgnoredCall?.(...call.subject()) === true) return false
       const durations = durationsNow?.()
-      if (durations !== undefined) {
-        call.measurement = new CallMeasurement(durations)
-        if (requireParent && spanIn(call.caller) === undefined) return true
-      }
-      const by = maker ?? tracer()
+      if (durations !== undefined) call.measurement = new CallMeasurement(durations)
       const parent = spanIn(call.caller)
+      if (parent === undefined && (requireParent ?? call.needsParent())) return call.isOpen
+      const by = maker ?? tracer()
       const isDropped = parent !== undefined && by instanceof OurTracer && by.dropsUnder(parent)
       call.span = by.startSpan(isDropped ? UNNAMED : call.name(), call, call.caller)
       return call.isOpen

@@ -1,9 +1,51 @@
-import type { Attributes } from '@opentelemetry/api'
+import type { Attributes, Exception } from '@opentelemetry/api'
 import { sayUnreadable, textOf } from './attribute.ts'
 import * as semconv from './semconv.ts'
 
 // Anything can be thrown, and what is caught is passed on as it is: null, a number, an object of no class, a proxy whose
 // properties throw in their turn. Nothing here throws.
+
+/** An error's message as it was, and the one that may leave the process. */
+interface Shown {
+  readonly raw: string
+  readonly message: string
+}
+
+/** The map is one for all copies of this package: who learns what a message holds need not be who records the error. */
+const SHOWN = Symbol.for('throughline.shown-messages')
+
+function shownOf(error: object): Shown | undefined {
+  return (globalThis as { [SHOWN]?: WeakMap<object, Shown> })[SHOWN]?.get(error)
+}
+
+/**
+ * Has every span that tells of this very error say this message instead of its own, which holds values. The error itself is
+ * the app's and stays as it is.
+ */
+export function showAs(error: unknown, message: string): void {
+  if (typeof error !== 'object' || error === null) return
+  const raw = messageOf(error)
+  if (raw === message) return
+  const known = globalThis as { [SHOWN]?: WeakMap<object, Shown> }
+  const map = (known[SHOWN] ??= new WeakMap<object, Shown>())
+  map.set(error, { raw, message })
+}
+
+/** The error as a span may have it: itself, or what it is shown as, for spans that are not ours to mask. */
+export function showable(error: Error): Exception {
+  const shown = shownOf(error)
+  if (shown === undefined) return error
+  const name = errorType(error) ?? 'Error'
+  return { name, message: shown.message, stack: maskedStack(name, error.stack, shown) }
+}
+
+/** Of the stack only where the error comes from: it begins with a message, as it was or as others have changed it since. */
+function maskedStack(name: string, stack = '', { raw, message }: Shown): string {
+  const at = stack.indexOf(raw)
+  const behind = at === -1 ? stack : stack.slice(at + raw.length)
+  const frames = behind.indexOf('\n    at ')
+  return `${name}: ${message}${frames === -1 ? '' : behind.slice(frames)}`
+}
 
 /** The attributes of the event `exception` (OpenTelemetry semantic conventions, exceptions on spans). */
 export function exceptionAttributes(exception: unknown): Attributes {
@@ -14,22 +56,27 @@ export function exceptionAttributes(exception: unknown): Attributes {
   if (type !== undefined) attributes[semconv.EXCEPTION_TYPE] = type
   try {
     const { message, stack } = exception as { message?: unknown; stack?: unknown }
+    const shown = shownOf(exception)
     if (typeof message === 'string') {
-      attributes[semconv.EXCEPTION_MESSAGE] = message
+      attributes[semconv.EXCEPTION_MESSAGE] = shown?.message ?? message
       // A plain object with a message, as some libraries hand over, is of no type.
       if (type === 'Object') delete attributes[semconv.EXCEPTION_TYPE]
     }
-    if (typeof stack === 'string') attributes[semconv.EXCEPTION_STACKTRACE] = stack
+    if (typeof stack === 'string')
+      attributes[semconv.EXCEPTION_STACKTRACE] =
+        shown === undefined ? stack : maskedStack(type ?? 'Error', stack, shown)
   } catch (error) {
     sayUnreadable('an exception', error)
   }
   return attributes
 }
 
-/** The message of an error, or the thing itself as text where it is none. */
+/** The message of an error, as it may be shown, or the thing itself as text where it is none. */
 export function messageOf(error: unknown): string {
   try {
     if (!(error instanceof Error)) return String(error)
+    const shown = shownOf(error)
+    if (shown !== undefined) return shown.message
     // An error that stands for several (one for each address that was tried) has a code and no message.
     return String(error.message) || (errorType(error) ?? '')
   } catch {

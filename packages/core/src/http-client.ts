@@ -14,10 +14,12 @@ import { Unread } from './http-client/unread.ts'
 import type { DurationMetric } from './metrics.ts'
 import {
   BOOLEAN,
+  CAPTURE,
   choice,
   expected,
   FUNCTION,
   guarded,
+  isStrings,
   MATCH,
   matcher,
   type Expectation,
@@ -60,20 +62,14 @@ export interface Untraced {
 /** What traces the requests of one client library. */
 export interface HttpClient {
   /**
-   * Begins a request, whose own headers are read `from` there; `resendCount` is how many attempts at it there were before.
-   * One that `isOpen` has its end noticed: by `completed`, `aborted` or `failed`, once.
+   * Begins a request, whose own headers are read `from` there. One that `isOpen` has its end noticed: by `completed`, `aborted` or `failed`, once.
    */
-  begin<From>(
-    request: HttpRequest,
-    from: From,
-    read: HeaderReader<From>,
-    resendCount?: number,
-  ): HttpAttempt | Untraced
+  begin<From>(request: HttpRequest, from: From, read: HeaderReader<From>): HttpAttempt | Untraced
   /**
    * `begin` for a client whose headers can be changed as long as they are not sent: there are none yet. `complete` is to be
    * called when they are to be sent.
    */
-  open(request: HttpRequest, resendCount?: number): HttpAttempt | Untraced
+  open(request: HttpRequest): HttpAttempt | Untraced
   /** The headers of a request that was opened are these: they are recorded where they are wanted, and ours are answered. */
   complete<From>(
     opened: HttpAttempt | Untraced,
@@ -83,17 +79,10 @@ export interface HttpClient {
   ): HeaderChanges
 }
 
-const isStrings = (value: unknown): boolean =>
-  Array.isArray(value) && value.every((each) => typeof each === 'string')
-
 /** What the options of a client of HTTP must be. */
 const HTTP_CLIENT_SHAPE: Shape<HttpClientOptions> = {
   ...SENDING_SHAPE,
-  capture: expected(
-    'lists of header names',
-    "capture: { requestHeaders: ['x-request-id'], responseHeaders: ['content-type'] }",
-    (value) => typeof value === 'object' && value !== null && Object.values(value).every(isStrings),
-  ),
+  capture: CAPTURE,
   headers: choice('headers', ['replace', 'keep']),
   propagateTo: MATCH("propagateTo: ['https://api.example.com/']"),
   redactQueryKeys: expected('a list of query keys', "redactQueryKeys: ['token', 'sig']", isStrings),
@@ -139,10 +128,10 @@ export function httpClient(
     marksFirstByte: options.firstByteEvent === true,
   }
 
-  function open(request: HttpRequest, resendCount = 0): HttpAttempt | Untraced {
+  function open(request: HttpRequest): HttpAttempt | Untraced {
     const caller = send.caller()
     if (caller === undefined) return { isTraced: false, headers: NO_CHANGES, context: context.active() }
-    const attempt = new HttpAttempt(settings, caller, request, resendCount)
+    const attempt = new HttpAttempt(settings, caller, request)
     const isOpen = send.begin(attempt)
     // An ignored one has begun no span, not even one that does not record.
     return isOpen || attempt.context !== caller
@@ -167,8 +156,8 @@ export function httpClient(
   }
 
   return {
-    begin(request, from, read, resendCount) {
-      const opened = open(request, resendCount)
+    begin(request, from, read) {
+      const opened = open(request)
       complete(opened, request, from, read)
       return opened
     },

@@ -11,6 +11,7 @@ export { untrace } from './patch.ts'
 export { traceRequest } from './server.ts'
 
 // The seams that adapters are made of: inbound, outbound, and what both need.
+export { beforeEvent } from './context.ts'
 export { carriedBy, endRequest, recordError, rejoin, type Framework } from './exchange.ts'
 export { receiver, type Inbound, type Receive, type ReceivingOptions } from './server.ts'
 export { middlewareSpans, type BeginLayer, type LayerSpan, type MiddlewareSpans } from './middleware.ts'
@@ -27,10 +28,20 @@ export { captureHeaders, methodAttribute, spanName, withOldNames, wantsOldNames 
 export { instrumentsFor, type DurationMetric } from './metrics.ts'
 export { isTraced, override, yieldsTo } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
-export { expected, MATCH, matcher, show, type Match, type Shape, type TextMatch } from './options.ts'
+export {
+  BOOLEAN,
+  expected,
+  guarded,
+  MATCH,
+  matcher,
+  show,
+  type Match,
+  type Shape,
+  type TextMatch,
+} from './options.ts'
 export { reportOnce } from './report.ts'
 export type { NamedAttributes } from './attribute.ts'
-export { errorType, messageOf } from './exception.ts'
+export { errorType, messageOf, showAs } from './exception.ts'
 export * as semconv from './semconv.ts'
 
 // What adapters need of the API, so that they depend on this package alone.

@@ -28,10 +28,13 @@ export const USER_AGENT_ORIGINAL = 'user_agent.original'
 
 export const DB_SYSTEM_NAME = 'db.system.name'
 export const DB_NAMESPACE = 'db.namespace'
+export const DB_COLLECTION_NAME = 'db.collection.name'
 export const DB_OPERATION_NAME = 'db.operation.name'
 export const DB_OPERATION_BATCH_SIZE = 'db.operation.batch.size'
 export const DB_QUERY_TEXT = 'db.query.text'
 export const DB_QUERY_SUMMARY = 'db.query.summary'
+/** In development. */
+export const DB_QUERY_PARAMETER = 'db.query.parameter.'
 export const DB_RESPONSE_STATUS_CODE = 'db.response.status_code'
 export const DB_STORED_PROCEDURE_NAME = 'db.stored_procedure.name'
 
@@ -62,6 +65,16 @@ export const HTTP_SERVER_REQUEST_DURATION = 'http.server.request.duration'
 export const HTTP_CLIENT_REQUEST_DURATION = 'http.client.request.duration'
 export const DB_CLIENT_OPERATION_DURATION = 'db.client.operation.duration'
 /** In development. */
+export const DB_CLIENT_CONNECTION_COUNT = 'db.client.connection.count'
+/** In development. */
+export const DB_CLIENT_CONNECTION_MAX = 'db.client.connection.max'
+/** In development. */
+export const DB_CLIENT_CONNECTION_PENDING_REQUESTS = 'db.client.connection.pending_requests'
+/** In development. */
+export const DB_CLIENT_CONNECTION_POOL_NAME = 'db.client.connection.pool.name'
+/** In development. */
+export const DB_CLIENT_CONNECTION_STATE = 'db.client.connection.state'
+/** In development. */
 export const HTTP_SERVER_ACTIVE_REQUESTS = 'http.server.active_requests'
 
 // What HTTP's names were before 1.23, for those who ask for both.
@@ -84,5 +97,15 @@ export const OLD_NET_PROTOCOL_VERSION = 'net.protocol.version'
 export const OLD_HTTP_SERVER_DURATION = 'http.server.duration'
 export const OLD_HTTP_CLIENT_DURATION = 'http.client.duration'
 
+// The same of databases, before 1.26.
+export const OLD_DB_SYSTEM = 'db.system'
+export const OLD_DB_NAME = 'db.name'
+export const OLD_DB_REDIS_DATABASE_INDEX = 'db.redis.database_index'
+export const OLD_DB_STATEMENT = 'db.statement'
+export const OLD_DB_OPERATION = 'db.operation'
+export const OLD_DB_SQL_TABLE = 'db.sql.table'
+
 /** Our own: the span was not ended by what it stands for, but by the close of a socket or of the process. */
 export const INCOMPLETE = 'throughline.incomplete'
+/** Our own, in seconds: how long a call waited for a connection of its pool. */
+export const POOL_WAIT = 'throughline.db.pool.wait'

@@ -8,6 +8,8 @@ export interface SqlDescription {
   readonly text: string
   /** db.query.summary, at most 255 characters; empty if the text holds no statement. */
   readonly summary: string
+  /** Whether it was read to its end, held no comment, and none of it is hidden: a comment can stand behind it. */
+  readonly isPlain: boolean
 }
 
 /** Far more than an application has distinct statements; with the next limit, at most some 8 MB. */
@@ -35,15 +37,20 @@ export function describeSql(text: string): SqlDescription {
   const read = text.length > READ_LENGTH ? text.slice(0, READ_LENGTH) : text
   const sanitized = sanitizer(read)
   const summary = summarizer(read)
+  let isPlain = read.length === text.length
   eachToken(read, (kind, start, end) => {
+    if (kind === 'comment' || kind === 'hidden') isPlain = false
     sanitized.visit(kind, start, end)
     summary.visit(kind, start, end)
   })
   const shown = sanitized.finish()
+  const described = summary.finish()
   const description: SqlDescription = {
     // The caller's own string where nothing changed, so that the cache holds it once.
     text: read.length < text.length ? `${shown}?` : shown === text ? text : shown,
-    summary: summary.finish(),
+    summary: described,
+    // Where nothing is asked there is nothing to comment on.
+    isPlain: isPlain && described !== '',
   }
 
   if (text.length <= CACHED_LENGTH) {

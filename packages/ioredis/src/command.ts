@@ -6,12 +6,11 @@ import {
   type Context,
   type Sender,
   type SendingOptions,
-  type NamedAttributes,
 } from '@throughline/core'
-import { maskedCommand, maskedMessage } from './mask.ts'
-
-const DEFAULT_PORT = 6379
-const SYSTEM = 'redis'
+import type { Connection, Stream } from './connection.ts'
+import { maskedMessage, type TextOf } from './mask.ts'
+import { isOfLoop } from './noise.ts'
+import { isUnknownScript, type Watcher } from './script.ts'
 
 /** A command as it goes to the server. That of a pipeline or transaction is called PIPELINE or MULTI. */
 export interface RedisCommand {
@@ -24,32 +23,29 @@ export interface RedisCommand {
 export type Subject = [command: string, args: readonly unknown[]]
 export type Outcome = [command: RedisCommand, reply: unknown]
 
+/**
+ * How much of a command is told in `db.query.text`: keys and fields, everything, nothing, or what a function of the
+ * command's name, in upper case, and its arguments answers; of a pipeline it is asked for each command.
+ */
+export type QueryText =
+  | 'masked'
+  | 'full'
+  | 'none'
+  | ((command: string, args: readonly unknown[]) => string | undefined)
+
 /** `ignore` gets a command's name in upper case and its arguments; `attributes` gets the command and its reply. */
-export type IORedisOptions = SendingOptions<Subject, Outcome>
-export type RedisSender = Sender<Subject, Outcome>
+export interface IORedisOptions extends SendingOptions<Subject, Outcome> {
+  /** Default: `'masked'`. */
+  queryText?: QueryText | undefined
+  /** Whether each command of a pipeline or transaction has a span of its own under that of the whole. */
+  commandSpans?: boolean | undefined
+}
 
-type Method = (this: unknown, ...args: unknown[]) => unknown
-
-/** A Redis with what its typings do not tell. */
-export interface Client {
-  readonly status: string
-  readonly isCluster: boolean
-  readonly options: Readonly<{
-    host?: string
-    port?: number
-    path?: string
-    db?: number
-    sentinels?: unknown
-  }>
-  /** Its own state of the connection: the database that is selected. */
-  readonly condition?: { readonly select?: number } | null
-  readonly stream?: { readonly remoteAddress?: string; readonly remotePort?: number } | null
-  readonly _autoPipelines?: ReadonlyMap<string, unknown>
-  sendCommand(command: Command, stream?: unknown, ...rest: unknown[]): unknown
-  pipeline: Method
-  multi: Method
-  duplicate: Method
-  setStatus: Method
+/** How commands are traced: the options as they are applied. */
+export interface Tracing {
+  readonly send: Sender<Subject, Outcome>
+  readonly text: TextOf
+  readonly commandSpans: boolean
 }
 
 /** A command with what its typings do not tell: a reply, or an error, reaches its promise through these two. */
@@ -59,6 +55,8 @@ export interface Command {
   resolve: (reply: unknown) => unknown
   reject: (error: unknown) => unknown
   transformReply(reply: unknown): unknown
+  /** What is written to this socket. */
+  toWritable(socket: Stream): unknown
   /** That it has passed us once. Not in a WeakSet: that cost 2 µs a command, most of it in garbage collection. */
   [SEEN]?: true
 }
@@ -78,126 +76,98 @@ export function isNew(command: Command): boolean {
   return true
 }
 
-/** A traced client, and what spans say of where it is connected to. */
-export class Connection {
-  readonly client: Client
-  #stream: Client['stream'] = undefined
-  #address: string | undefined = undefined
-  #port: number | undefined = undefined
-
-  constructor(client: Client) {
-    this.client = client
-  }
-
-  /** What a span of this client says, whatever it is about. */
-  attributes(operation: string, text: string): Attributes {
-    const { options, condition } = this.client
-    const { path, sentinels, host = 'localhost', port = DEFAULT_PORT } = options
-    const namespace = String(condition?.select ?? options.db ?? 0)
-    this.#look()
-    // One literal with what nearly every command has, its keys written out: see NamedAttributes.
-    if (this.#port !== undefined && !sentinels && !path && port === DEFAULT_PORT) {
-      return {
-        'db.system.name': SYSTEM,
-        'db.namespace': namespace,
-        'db.operation.name': operation,
-        'db.query.text': text,
-        'network.peer.address': this.#address as string,
-        'network.peer.port': this.#port,
-        'server.address': host,
-      } satisfies NamedAttributes
-    }
-    const attributes: Attributes = {
-      [semconv.DB_SYSTEM_NAME]: SYSTEM,
-      [semconv.DB_NAMESPACE]: namespace,
-      [semconv.DB_OPERATION_NAME]: operation,
-      [semconv.DB_QUERY_TEXT]: text,
-      ...this.peer(),
-    }
-    // Behind sentinels the server is whichever they name.
-    if (sentinels) return attributes
-    attributes[semconv.SERVER_ADDRESS] = path ?? host
-    if (!path && port !== DEFAULT_PORT) attributes[semconv.SERVER_PORT] = port
-    return attributes
-  }
-
-  /** What a span says of the other end of the connection, once there is one. */
-  peer(): Attributes {
-    this.#look()
-    const address = this.#address
-    const port = this.#port
-    if (address === undefined || port === undefined) return {}
-    const peer = { [semconv.NETWORK_PEER_ADDRESS]: address, [semconv.NETWORK_PEER_PORT]: port }
-    if (!this.client.options.sentinels) return peer
-    return { ...peer, [semconv.SERVER_ADDRESS]: address, [semconv.SERVER_PORT]: port }
-  }
-
-  /** A socket is asked once for the two: its getters take 1 µs. */
-  #look(): void {
-    const { stream } = this.client
-    if (stream === this.#stream && this.#port !== undefined) return
-    const { remoteAddress, remotePort } = stream ?? {}
-    this.#stream = stream
-    this.#address = remotePort === undefined ? undefined : remoteAddress
-    this.#port = remoteAddress === undefined ? undefined : remotePort
-  }
-}
-
 /** A call of a Redis: of a command or of several. */
 export abstract class RedisCall extends Call<Subject, Outcome> {
   protected readonly connection: Connection
-  readonly #send: RedisSender
+  protected readonly tracing: Tracing
   readonly #wasReady: boolean
+  #statusCode: string | undefined = undefined
+  #stream: Stream | undefined = undefined
 
-  constructor(send: RedisSender, caller: Context, connection: Connection) {
+  constructor(tracing: Tracing, caller: Context, connection: Connection) {
     super(caller)
     this.connection = connection
-    this.#send = send
+    this.tracing = tracing
     this.#wasReady = connection.client.status === 'ready'
   }
 
   /** Whether the reply is asked for. */
   protected get asksOutcome(): boolean {
-    return this.#send.asksOutcome
+    return this.tracing.send.asksOutcome
+  }
+
+  override dimensions(): Attributes {
+    const counted = this.connection.dimensions(this.name(), this.#servedBy())
+    if (this.#statusCode !== undefined) counted[semconv.DB_RESPONSE_STATUS_CODE] = this.#statusCode
+    return counted
   }
 
   /** Ends the span of a call that was answered. */
-  protected answer(errors: readonly unknown[] = []): void {
-    // One that had to wait for a connection learns now where it leads to.
-    if (!this.#wasReady && this.span.isRecording()) this.span.setAttributes(this.connection.peer())
-    if (errors.length === 0) this.#send.succeed(this)
-    else this.fail(errors, true)
+  answer(errors: readonly unknown[] = []): void {
+    if (errors.length > 0) return this.fail(errors, true)
+    if (!this.isOpen) return
+    this.#sayServer()
+    this.tracing.send.succeed(this)
   }
 
   /** Ends the span of a call that met these errors; with `hasOutcome` the app got an answer all the same. */
   fail(errors: readonly unknown[], hasOutcome = false): void {
-    if (!this.span.isRecording()) return
+    if (!this.isOpen) return
+    this.#sayServer()
     const codes = errors.map(replyCode).filter((code) => code !== undefined)
-    if (codes.length > 0) this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, joined(codes))
+    if (codes.length > 0) {
+      this.#statusCode = joined(codes)
+      this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, this.#statusCode)
+    }
     const type = joined(errors.map((error) => replyCode(error) ?? errorType(error) ?? '_OTHER'))
-    this.#send.fail(this, type, maskedMessage(errors[0]), hasOutcome)
+    this.tracing.send.fail(this, type, maskedMessage(errors[0]), hasOutcome)
+  }
+
+  /** In a Cluster the node is known by the socket that a command is written to, the last of several. */
+  locate(command: Command): void {
+    if (!this.connection.isCluster) return
+    const { toWritable } = command
+    command.toWritable = (socket) => {
+      this.#stream = socket
+      return Reflect.apply(toWritable, command, [socket])
+    }
+  }
+
+  #servedBy(): Stream | null | undefined {
+    return this.connection.isCluster ? this.#stream : this.connection.client.stream
+  }
+
+  /** One that had to wait for a connection learns at the end where that leads to. */
+  #sayServer(): void {
+    if (this.#wasReady && !this.connection.isCluster) return
+    if (this.span.isRecording()) this.span.setAttributes(this.connection.reached(this.#servedBy()))
   }
 }
 
-class CommandCall extends RedisCall {
+/** A call of one command. */
+export class CommandCall extends RedisCall implements Watcher {
   readonly #name: string
   readonly #args: readonly unknown[]
   #reply: unknown = undefined
 
   constructor(
-    send: RedisSender,
+    tracing: Tracing,
     caller: Context,
     connection: Connection,
     name: string,
     args: readonly unknown[],
   ) {
-    super(send, caller, connection)
+    super(tracing, caller, connection)
     this.#name = name
     this.#args = args
   }
 
   override name(): string {
     return this.#name
+  }
+
+  override needsParent(): boolean {
+    return this.connection.isOfWorker && isOfLoop(this.#name, this.#args)
   }
 
   override subject(): Subject {
@@ -210,13 +180,21 @@ class CommandCall extends RedisCall {
 
   protected override build(): Attributes {
     const name = this.#name
-    const attributes = this.connection.attributes(name, maskedCommand(name, this.#args))
+    const attributes = this.connection.attributes(name, this.tracing.text(name, this.#args))
     if (STORED_PROCEDURE.has(name)) attributes[semconv.DB_STORED_PROCEDURE_NAME] = String(this.#args[0])
     return attributes
   }
 
+  /** Ends the span of a command that came to this as a part of something else. */
+  end(error: unknown, reply: unknown): void {
+    this.#reply = reply
+    if (error) this.fail([error])
+    else this.answer()
+  }
+
   /** Not by handlers on the promise: a rejection that nobody handles must remain one. */
-  watch(command: Command): void {
+  watch(command: Command, isAgain = false): void {
+    this.locate(command)
     const { resolve, reject } = command
     command.resolve = (reply) => {
       const settled = resolve(reply)
@@ -224,7 +202,10 @@ class CommandCall extends RedisCall {
       return settled
     }
     command.reject = (error) => {
-      this.fail([error])
+      // One that has failed before, by a timeout, is not sent again.
+      if (!isAgain && this.isOpen && isUnknownScript(command, error))
+        this.connection.unknownScripts.add(command, this)
+      else this.fail([error])
       return reject(error)
     }
     if (!this.asksOutcome) return
@@ -233,18 +214,17 @@ class CommandCall extends RedisCall {
   }
 }
 
-/** Begins the span of a command, which ends when that is answered; undefined where there is to be none. */
+/** Begins the span of a command; undefined where there is to be none. Its end is the caller's business. */
 export function beginCommand(
-  send: RedisSender,
+  tracing: Tracing,
   connection: Connection,
   command: Command,
-): RedisCall | undefined {
+): CommandCall | undefined {
+  const { send } = tracing
   const caller = send.caller()
   if (caller === undefined) return undefined
-  const call = new CommandCall(send, caller, connection, upperCase(command.name), command.args)
-  if (!send.begin(call)) return undefined
-  call.watch(command)
-  return call
+  const call = new CommandCall(tracing, caller, connection, upperCase(command.name), command.args)
+  return send.begin(call) ? call : undefined
 }
 
 /** Hands over what has a span; where ioredis throws instead of rejecting, that ends the span. */

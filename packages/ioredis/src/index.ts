@@ -1,63 +1,102 @@
-import { isTraced, override, sender, show, yieldsTo } from '@throughline/core'
-import type { Redis } from 'ioredis'
+import {
+  BOOLEAN,
+  context,
+  expected,
+  isTraced,
+  override,
+  sender,
+  SENDING_SHAPE,
+  show,
+  yieldsTo,
+  type Shape,
+} from '@throughline/core'
+import { DATABASE_DURATION } from '@throughline/core/database'
+import type { Cluster, Redis } from 'ioredis'
 import {
   beginCommand,
-  Connection,
   isNew,
   submitted,
-  type Client,
   type Command,
   type IORedisOptions,
-  type RedisSender,
+  type Outcome,
+  type Subject,
+  type Tracing,
 } from './command.ts'
+import { Connection, type Client } from './connection.ts'
+import { textOf } from './mask.ts'
+import { ownCommands } from './noise.ts'
 import { tracePipeline, type Pipeline } from './pipeline.ts'
 
-export type { IORedisOptions, RedisCommand } from './command.ts'
+export type { IORedisOptions, QueryText, RedisCommand } from './command.ts'
 
 const SCOPE = { name: '@throughline/ioredis', version: '0.1.0' }
 
-/** What ioredis sends by itself to set up a connection, and what it sends as soon as one is ready. */
-const HANDSHAKE = new Set(['auth', 'client', 'hello', 'himport', 'info', 'readonly', 'select'])
-const RESUMPTION = new Set(['client', 'psubscribe', 'readonly', 'select', 'ssubscribe', 'subscribe'])
+const LIBRARY = {
+  scope: SCOPE,
+  isSilent: true,
+  duration: DATABASE_DURATION,
+  text: (command: string) => command,
+}
+
+const SHAPE: Shape<IORedisOptions> = {
+  ...SENDING_SHAPE,
+  queryText: expected(
+    "'masked', 'full', 'none' or a function",
+    "queryText: 'none'",
+    (value) => typeof value === 'function' || ['masked', 'full', 'none'].includes(value as string),
+  ),
+  commandSpans: BOOLEAN('commandSpans'),
+}
 
 /**
- * Traces the commands of a Redis client, each as a CLIENT span (semantic conventions, redis), a pipeline or a transaction
- * as one, and gives the same object back. Twice is once. A `duplicate()` is another client: it is not traced by itself.
+ * Traces the commands of a Redis client or of a Cluster, each as a CLIENT span (semantic conventions, redis), a pipeline
+ * or a transaction as one, and gives the same object back. Twice is once. What `duplicate()` makes of it is traced too.
  *
- * @throws TypeError for what is no Redis of ioredis, and for an option that is unknown or of the wrong shape.
+ * @throws TypeError for what is no client of ioredis, and for an option that is unknown or of the wrong shape.
  */
-export function traceIORedis<Target extends Pick<Redis, 'status' | 'isCluster' | 'disconnect'>>(
-  redis: Target,
-  options: IORedisOptions = {},
-): Target {
-  if (!isRedis(redis)) {
+export function traceIORedis<
+  Target extends
+    | Pick<Redis, 'status' | 'isCluster' | 'disconnect'>
+    | Pick<Cluster, 'status' | 'isCluster' | 'disconnect'>,
+>(redis: Target, options: IORedisOptions = {}): Target {
+  if (!isClient(redis)) {
     throw new TypeError(
-      `traceIORedis: expected a Redis of ioredis, received ${received(redis)}; example: traceIORedis(new Redis())`,
+      `traceIORedis: expected a Redis or a Cluster of ioredis, received ${show(redis)}; example: traceIORedis(new Redis())`,
     )
   }
-  const send: RedisSender = sender(
-    { scope: SCOPE, isSilent: true, text: (command: string, _args: readonly unknown[]) => command },
-    'traceIORedis',
-    options,
-  )
-  if (isTraced(redis) || yieldsTo((redis as Client).sendCommand, 'ioredis', 'traceIORedis')) return redis
+  const tracing: Tracing = {
+    send: sender<Subject, Outcome, IORedisOptions>(LIBRARY, 'traceIORedis', options, SHAPE),
+    text: textOf(options.queryText),
+    commandSpans: options.commandSpans === true,
+  }
   const client: Client = redis
+  if (!isTraced(client) && !yieldsTo(client.sendCommand, 'ioredis', 'traceIORedis'))
+    traceClient(tracing, client)
+  return redis
+}
+
+function traceClient(tracing: Tracing, client: Client): void {
   const connection = new Connection(client)
-  let isResuming = false
+  const { unknownScripts } = connection
+  const isOwn = ownCommands(client)
 
   override(client, 'sendCommand', (original, state) => {
     return function sendCommand(this: unknown, ...args) {
-      const [command, stream] = args
-      if (!state.isOn) return Reflect.apply(original, this, args)
+      const [command, stream] = args as [Command, unknown]
       // Those of a pipeline come with a stream.
-      if (stream || !isNew(command) || isOfLibrary(command)) return Reflect.apply(original, this, args)
-      return submitted(beginCommand(send, connection, command), original, this, args)
+      if (stream || !isNew(command)) return Reflect.apply(original, this, args)
+      const unknown = unknownScripts.take(command)
+      if (unknown !== undefined) unknown.owner?.watch(command, true)
+      if (unknown !== undefined || !state.isOn || isOwn(command)) return Reflect.apply(original, this, args)
+      const call = beginCommand(tracing, connection, command)
+      call?.watch(command)
+      return submitted(call, original, this, args)
     }
   })
 
   override(client, 'pipeline', (original) => {
     return function pipeline(this: unknown, ...args) {
-      return tracePipeline(send, connection, 'PIPELINE', Reflect.apply(original, this, args) as Pipeline)
+      return tracePipeline(tracing, connection, 'PIPELINE', Reflect.apply(original, this, args) as Pipeline)
     }
   })
 
@@ -65,36 +104,31 @@ export function traceIORedis<Target extends Pick<Redis, 'status' | 'isCluster' |
     return function multi(this: unknown, ...args) {
       const result = Reflect.apply(original, this, args) as Pipeline
       // With `pipeline: false` it is a command like others.
-      return result.isPipeline === true ? tracePipeline(send, connection, 'MULTI', result) : result
+      return result.isPipeline === true ? tracePipeline(tracing, connection, 'MULTI', result) : result
     }
   })
 
-  // When a connection is ready ioredis restores what the last one had, at once, before anybody can be told.
-  override(client, 'setStatus', (original) => {
-    return function setStatus(this: unknown, ...args) {
-      if (args[0] === 'ready') {
-        isResuming = true
-        queueMicrotask(() => {
-          isResuming = false
-        })
-      }
-      return Reflect.apply(original, this, args)
+  override(client, 'duplicate', (original) => {
+    return function duplicate(this: unknown, ...args) {
+      const twin = Reflect.apply(original, this, args) as Client
+      // One that monitors can issue no commands.
+      if (!twin.options.monitor && !isTraced(twin)) traceClient(tracing, twin)
+      return twin
     }
   })
 
-  return redis
-
-  function isOfLibrary({ name }: Command): boolean {
-    return client.status === 'connect' ? HANDSHAKE.has(name) : isResuming && RESUMPTION.has(name)
-  }
-}
-
-function isRedis(target: unknown): target is Client {
-  const { sendCommand, duplicate, isCluster } = (target ?? {}) as Partial<Client>
-  return typeof sendCommand === 'function' && typeof duplicate === 'function' && isCluster !== true
+  if (client.delayUntilReady === undefined) return
+  // What is to be pipelined automatically waits here until the slots are known, and is issued for its caller then.
+  override(client as Required<Client>, 'delayUntilReady', (original) => {
+    return function delayUntilReady(this: unknown, callback, ...args) {
+      const bound = typeof callback === 'function' ? context.bind(context.active(), callback) : callback
+      return Reflect.apply(original, this, [bound, ...args])
+    }
+  })
 }
 
 // ioredis mixes an EventEmitter into its Cluster, constructor included, so its class does not tell.
-function received(target: unknown): string {
-  return (target as { isCluster?: boolean } | undefined)?.isCluster === true ? 'a Cluster' : show(target)
+function isClient(target: unknown): target is Client {
+  const { sendCommand, duplicate } = (target ?? {}) as Partial<Client>
+  return typeof sendCommand === 'function' && typeof duplicate === 'function'
 }

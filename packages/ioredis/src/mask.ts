@@ -1,4 +1,5 @@
-import { messageOf } from '@throughline/core'
+import { guarded, messageOf } from '@throughline/core'
+import type { QueryText } from './command.ts'
 
 /** Whether the argument at this index is a key, a field or a word of the command's own, and no value. */
 type Shown = (index: number, args: readonly unknown[]) => boolean
@@ -65,23 +66,50 @@ const MOST_ARGUMENTS = 64
 /** In UTF-16 units, for a pipeline of thousands of commands likewise. */
 const MOST_TEXT = 4096
 
+/** A command's text; undefined where it is to have none. */
+export type TextOf = (name: string, args: readonly unknown[]) => string | undefined
+
+/** Where a key, or a value that is told, is cut: in UTF-16 units. */
+const MOST_OF_A_VALUE = 256
+
+/** Commands that carry passwords have them masked whatever is asked for. */
+const SECRET = new Set(['ACL', 'AUTH', 'CONFIG', 'HELLO', 'MIGRATE', 'SENTINEL'])
+
+/** The text of a command as the app wants it. What a function of the app throws costs the text and nothing else. */
+export function textOf(option: QueryText = 'masked'): TextOf {
+  if (typeof option === 'function') return guarded('queryText', option) as TextOf
+  if (option === 'none') return () => undefined
+  return option === 'full' ? fullCommand : maskedCommand
+}
+
 /** A command in the syntax of the redis CLI, with `?` for every value: `HMSET user:7 name ? email ?`. */
 export function maskedCommand(name: string, args: readonly unknown[]): string {
-  const shown = SHOWN.get(name)
+  return written(name, args, SHOWN.get(name))
+}
+
+function fullCommand(name: string, args: readonly unknown[]): string {
+  return SECRET.has(name) ? maskedCommand(name, args) : written(name, args, all)
+}
+
+function written(name: string, args: readonly unknown[], shown: Shown | undefined): string {
   let text = name
   for (let index = 0; index < args.length; index += 1) {
-    if (index === MOST_ARGUMENTS) return `${text} …`
+    if (index === MOST_ARGUMENTS || text.length > MOST_TEXT) return `${text} …`
     text += shown?.(index, args) === true ? ` ${quoted(String(args[index]))}` : ' ?'
   }
   return text
 }
 
 /** Commands that go together, in the syntax of the redis CLI, up to a length that a reader can take in. */
-export function maskedBatch(commands: readonly { name: string; args: readonly unknown[] }[]): string {
-  let text = ''
+export function batchText(
+  commands: readonly { name: string; args: readonly unknown[] }[],
+  one: TextOf,
+): string | undefined {
+  let text: string | undefined
   for (const { name, args } of commands) {
-    if (text.length > MOST_TEXT) return `${text}; …`
-    text += `${text === '' ? '' : '; '}${maskedCommand(name.toUpperCase(), args)}`
+    if (text !== undefined && text.length > MOST_TEXT) return `${text}; …`
+    const next = one(name.toUpperCase(), args)
+    if (next !== undefined) text = text === undefined ? next : `${text}; ${next}`
   }
   return text
 }
@@ -91,6 +119,7 @@ export function maskedMessage(error: unknown): string {
   return messageOf(error).replace(/(?<=^|[\s(:,])(['"`])[^]*\1/, '$1?$1')
 }
 
-function quoted(word: string): string {
+function quoted(given: string): string {
+  const word = given.length > MOST_OF_A_VALUE ? `${given.slice(0, MOST_OF_A_VALUE)}…` : given
   return /^[^\s"'?]+$/.test(word) ? word : JSON.stringify(word)
 }

@@ -1,16 +1,19 @@
 import { override, semconv, type Attributes, type Context } from '@throughline/core'
 import {
   beginCommand,
+  CommandCall,
   RedisCall,
   submitted,
   type Command,
-  type Connection,
   type Outcome,
-  type RedisSender,
   type Subject,
+  type Tracing,
 } from './command.ts'
-import { maskedBatch } from './mask.ts'
+import type { Connection } from './connection.ts'
+import { batchText } from './mask.ts'
+import { isOfScript, isUnknownScript } from './script.ts'
 
+type Kind = 'PIPELINE' | 'MULTI'
 type Result = readonly [error: unknown, reply?: unknown]
 
 /** A pipeline with what its typings do not tell: its results reach its promise through resolve and reject. */
@@ -27,20 +30,26 @@ export interface Pipeline {
 
 /** Has one span made when the pipeline is executed; those that are not, leave none. */
 export function tracePipeline(
-  send: RedisSender,
+  tracing: Tracing,
   connection: Connection,
-  kind: 'PIPELINE' | 'MULTI',
+  kind: Kind,
   pipeline: Pipeline,
 ): Pipeline {
-  let hasSpans = false
+  let isExecuted = false
+  let calls: (CommandCall | undefined)[] | undefined
 
   // The pipelines that ioredis makes of commands issued one by one: each of these is a call of its own.
   override(pipeline, 'sendCommand', (original) => {
     return function sendCommand(this: unknown, ...args) {
-      if (connection.client._autoPipelines?.get('main') !== pipeline)
+      const [command] = args
+      if (isExecuted || (calls === undefined && !isAutoPipeline(connection, pipeline)))
         return Reflect.apply(original, this, args)
-      hasSpans = true
-      return submitted(beginCommand(send, connection, args[0]), original, this, args)
+      if (calls === undefined) endTogether((calls = []), pipeline)
+      const call = beginCommand(tracing, connection, command)
+      calls.push(call)
+      call?.locate(command)
+      watchScript(command, connection.unknownScripts)
+      return submitted(call, original, this, args)
     }
   })
 
@@ -48,27 +57,55 @@ export function tracePipeline(
     return function exec(this: unknown, ...args) {
       // In a pipeline that has a MULTI the first exec() is the EXEC that belongs to it.
       const isCommand = kind === 'PIPELINE' && pipeline._transactions > 0
-      if (hasSpans || isCommand || pipeline._queue.length === 0) return Reflect.apply(original, this, args)
-      hasSpans = true
-      return submitted(beginBatch(send, connection, kind, pipeline), original, this, args)
+      const isFirst = !isExecuted && !isCommand
+      if (isFirst && pipeline._queue.length > 0) isExecuted = true
+      if (!isFirst || !isExecuted || calls !== undefined) return Reflect.apply(original, this, args)
+      return submitted(beginBatch(tracing, connection, kind, pipeline), original, this, args)
     }
   })
   return pipeline
 }
 
+/** It is listed before its first command is put into it. A Cluster has one for every group of nodes. */
+function isAutoPipeline({ client }: Connection, pipeline: Pipeline): boolean {
+  for (const listed of client._autoPipelines?.values() ?? []) if (listed === pipeline) return true
+  return false
+}
+
+/**
+ * Ends the calls of an automatic pipeline as the app learns of them: all at once, when it is known whether a Cluster sends
+ * them to another node.
+ */
+function endTogether(calls: readonly (CommandCall | undefined)[], pipeline: Pipeline): void {
+  const { resolve, reject } = pipeline
+  pipeline.resolve = (results) => {
+    const settled = resolve(results)
+    for (const [index, call] of calls.entries()) {
+      const [error, reply] = results[index] ?? [undefined]
+      call?.end(error, reply)
+    }
+    return settled
+  }
+  pipeline.reject = (error) => {
+    for (const call of calls) call?.fail([error])
+    return reject(error)
+  }
+}
+
 class BatchCall extends RedisCall {
-  readonly #kind: 'PIPELINE' | 'MULTI'
+  readonly #kind: Kind
   readonly #commands: readonly Command[]
+  #children: readonly (CommandCall | undefined)[] = []
   #replies: unknown = undefined
 
   constructor(
-    send: RedisSender,
+    tracing: Tracing,
     caller: Context,
     connection: Connection,
-    kind: 'PIPELINE' | 'MULTI',
+    kind: Kind,
     commands: readonly Command[],
   ) {
-    super(send, caller, connection)
+    super(tracing, caller, connection)
     this.#kind = kind
     this.#commands = commands
   }
@@ -89,49 +126,89 @@ class BatchCall extends RedisCall {
 
   protected override build(): Attributes {
     const commands = this.#commands
-    const attributes = this.connection.attributes(this.name(), maskedBatch(commands))
+    const attributes = this.connection.attributes(this.name(), batchText(commands, this.tracing.text))
     if (commands.length > 1) attributes[semconv.DB_OPERATION_BATCH_SIZE] = commands.length
     return attributes
   }
 
   /** Not by handlers on the promise: a rejection that nobody handles must remain one. */
   watch(pipeline: Pipeline): void {
+    const { unknownScripts } = this.connection
+    const [first] = pipeline._queue
+    if (first !== undefined) this.locate(first)
+    for (const command of this.#commands) watchScript(command, unknownScripts)
+    if (this.tracing.commandSpans) this.#beginChildren()
     const { resolve, reject } = pipeline
     pipeline.resolve = (results) => {
       const settled = resolve(results)
-      this.#end(pipeline, results)
+      this.#end(results)
       return settled
     }
     pipeline.reject = (error) => {
+      for (const child of this.#children) child?.fail([error])
       this.fail([error])
       return reject(error)
     }
   }
 
-  #end(pipeline: Pipeline, results: readonly Result[]): void {
+  #beginChildren(): void {
     if (!this.span.isRecording()) return
+    const within = this.context
+    this.#children = this.#commands.map(({ name, args }) => {
+      const child = new CommandCall(this.tracing, within, this.connection, name.toUpperCase(), args)
+      const isOpen = this.tracing.send.begin(child)
+      // The whole is measured already.
+      child.measurement = undefined
+      return isOpen ? child : undefined
+    })
+  }
+
+  #end(results: readonly Result[]): void {
+    if (!this.isOpen) return
+    const isMulti = this.#kind === 'MULTI'
+    const last = isMulti ? results.at(-1) : undefined
+    for (const [index, child] of this.#children.entries()) {
+      // A transaction answers each command that it is queued, and its EXEC what came of it.
+      const [error, reply] = results[isMulti ? index + 1 : index] ?? [undefined]
+      const executed = isMulti ? (last?.[1] as readonly unknown[] | null | undefined)?.[index] : reply
+      child?.end(error ?? last?.[0] ?? (executed instanceof Error ? executed : undefined), executed)
+    }
     const errors = results.flatMap(([error, reply], index) => {
       if (error) return [error]
       // What fails in a transaction is told by the reply to its EXEC.
-      return pipeline._queue[index]?.name === 'exec' && Array.isArray(reply) ? reply.filter(isError) : []
+      const isExec = isMulti ? index === results.length - 1 : this.#commands[index]?.name === 'exec'
+      return isExec && Array.isArray(reply) ? reply.filter(isError) : []
     })
-    this.#replies = this.#kind === 'PIPELINE' ? results : results.at(-1)?.[1]
+    this.#replies = isMulti ? last?.[1] : results
     this.answer(errors)
   }
 }
 
+/** A script that ioredis sends again is a part of the pipeline still. */
+function watchScript(command: Command, unknownScripts: Connection['unknownScripts']): void {
+  if (!isOfScript(command)) return
+  const { reject } = command
+  let isRejected = false
+  command.reject = (error) => {
+    if (!isRejected && isUnknownScript(command, error)) unknownScripts.add(command, undefined)
+    isRejected = true
+    return reject(error)
+  }
+}
+
 function beginBatch(
-  send: RedisSender,
+  tracing: Tracing,
   connection: Connection,
-  kind: 'PIPELINE' | 'MULTI',
+  kind: Kind,
   pipeline: Pipeline,
 ): RedisCall | undefined {
+  const { send } = tracing
   const caller = send.caller()
   if (caller === undefined) return undefined
   const commands = pipeline._queue.filter(
     ({ name }) => kind === 'PIPELINE' || (name !== 'multi' && name !== 'exec'),
   )
-  const call = new BatchCall(send, caller, connection, kind, commands)
+  const call = new BatchCall(tracing, caller, connection, kind, commands)
   if (!send.begin(call)) return undefined
   call.watch(pipeline)
   return call

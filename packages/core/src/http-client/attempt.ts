@@ -7,6 +7,7 @@ import { redactUrl } from '../redact.ts'
 import * as semconv from '../semconv.ts'
 import { NO_CHANGES } from './headers.ts'
 import { serverOf, urlOf, type HttpRequest } from './origin.ts'
+import { answeredWith, failedBefore, resendsOf } from './resends.ts'
 import type { Answered, Unread } from './unread.ts'
 
 /** What came back: the status, and the headers with names in lower case. */
@@ -44,19 +45,18 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   next: Answered | undefined = undefined
   readonly #settings: Settings
   readonly #request: HttpRequest
-  /** How many attempts there were before this one. */
-  readonly #resendCount: number
+  /** How many attempts there were before this one; known where it is recorded. */
+  #resendCount = 0
   /** Asked once, and only where somebody wants to know. */
   #template: string | null | undefined = null
   #status = 0
   #version: string | undefined = undefined
   #response: HttpResponse | undefined = undefined
 
-  constructor(settings: Settings, caller: Context, request: HttpRequest, resendCount: number) {
+  constructor(settings: Settings, caller: Context, request: HttpRequest) {
     super(caller)
     this.#settings = settings
     this.#request = request
-    this.#resendCount = resendCount
   }
 
   override name(): string {
@@ -102,6 +102,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     if (known !== method) attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
     const template = this.#templated()
     if (template !== undefined) attributes[semconv.URL_TEMPLATE] = template
+    this.#resendCount = resendsOf(this.caller, method, urlOf(request))
     if (this.#resendCount > 0) attributes[semconv.HTTP_REQUEST_RESEND_COUNT] = this.#resendCount
     return wantsOldNames('http') ? withOldNames(attributes, SpanKind.CLIENT) : attributes
   }
@@ -113,18 +114,21 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     return (this.#template = typeof template === 'string' ? template : undefined)
   }
 
-  /** It goes over a connection to this peer: an address and a port, or the path of a socket. */
-  connected(address: string, port: number | undefined): void {
+  /**
+   * It goes over a connection to this peer: an address and a port, or the path of a socket. `version` is that of HTTP, where
+   * the connection tells it: 1.1 or 2.
+   */
+  connected(address: string, port: number | undefined, version?: string): void {
+    if (version !== undefined) this.#version = version
     if (!this.span.isRecording()) return
-    this.#set({
-      [semconv.NETWORK_PEER_ADDRESS]: address,
-      ...(port === undefined ? {} : { [semconv.NETWORK_PEER_PORT]: port }),
-    })
+    const told: Attributes = { [semconv.NETWORK_PEER_ADDRESS]: address }
+    if (port !== undefined) told[semconv.NETWORK_PEER_PORT] = port
+    this.#set(told)
   }
 
   /**
-   * The headers of the response have come; they are read only where somebody asks for them. `version` is that of HTTP:
-   * 1.0, 1.1 or 2.
+   * The headers of the response have come; they are read only where somebody asks for them. `version` is that of HTTP,
+   * where the connection has not told it: 1.0, 1.1 or 2.
    */
   answered<From>(
     statusCode: number,
@@ -134,17 +138,20 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   ): void {
     const { send, unread, responseHeaders, marksFirstByte } = this.#settings
     this.#status = statusCode
-    this.#version = version
+    this.#version = version ?? this.#version
     if (!this.isOpen) return
     if (this.span.isRecording()) {
       const told: Attributes = { [semconv.HTTP_RESPONSE_STATUS_CODE]: statusCode }
-      if (version !== undefined) told[semconv.NETWORK_PROTOCOL_VERSION] = version
+      if (this.#version !== undefined) told[semconv.NETWORK_PROTOCOL_VERSION] = this.#version
       if (responseHeaders.length > 0) {
         const headers = read(from)
         captureHeaders(told, semconv.HTTP_RESPONSE_HEADER, responseHeaders, (name) => headers[name])
       }
       this.#set(told)
       if (marksFirstByte) this.span.addEvent(FIRST_BYTE)
+      const location = (): unknown => read(from)['location']
+      const [url, method] = this.subject()
+      answeredWith(statusCode, location, this.caller, method, url, this.#resendCount)
     }
     if (send.asksOutcome) {
       this.#response = {
@@ -174,9 +181,8 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
 
   /** The caller wants no more of it: that is no error (semantic conventions, HTTP client spans). */
   aborted(): void {
-    const { send, unread } = this.#settings
-    unread.remove(this)
-    send.succeed(this)
+    this.#settings.unread.remove(this)
+    this.#conclude()
   }
 
   /** There will be no more of it: a timeout, a refused or a broken connection; or an abort, where the error says so. */
@@ -185,8 +191,17 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
       this.aborted()
       return
     }
+    // An answer that was an error already remains what went wrong: clients that try again end what is left of it so.
+    if (this.#status >= FIRST_ERROR) {
+      this.completed()
+      return
+    }
     const { send, unread } = this.#settings
     unread.remove(this)
+    if (this.span.isRecording()) {
+      const [url, method] = this.subject()
+      failedBefore(this.caller, method, url, this.#resendCount)
+    }
     send.fail(this, failureType(error), messageOf(error), true)
   }
 
@@ -197,9 +212,12 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   }
 }
 
+/** What comes of an abort by the caller; the second is axios'. */
+const ABORTS = new Set(['AbortError', 'CanceledError'])
+
 // What a client and the system report are errors; a reason that is none was given by the caller.
 function isAbort(error: unknown): boolean {
-  return !(error instanceof Error) || error.name === 'AbortError'
+  return !(error instanceof Error) || ABORTS.has(error.name)
 }
 
 function failureType(error: unknown): string | undefined {

@@ -1,0 +1,196 @@
+import { semconv, wantsOldNames, type Attributes, type NamedAttributes } from '@throughline/core'
+import { withOldDatabaseNames } from '@throughline/core/database'
+import { UnknownScripts } from './script.ts'
+
+const DEFAULT_PORT = 6379
+const SYSTEM = 'redis'
+/** A cluster has no other. */
+const ONLY_DATABASE = '0'
+
+type Method = (this: unknown, ...args: unknown[]) => unknown
+
+export interface Stream {
+  readonly remoteAddress?: string
+  readonly remotePort?: number
+}
+
+/** What a Redis and a Cluster have in common, with what their typings do not tell. */
+export interface Client {
+  readonly status: string
+  readonly isCluster: boolean
+  readonly options: Readonly<{
+    host?: string
+    port?: number
+    path?: string
+    db?: number
+    sentinels?: unknown
+    monitor?: boolean
+    maxRetriesPerRequest?: number | null
+    /** Of a Cluster: the options of its nodes. */
+    redisOptions?: { readonly maxRetriesPerRequest?: number | null }
+  }>
+  /** Its own state of the connection: the database that is selected. */
+  readonly condition?: { readonly select?: number } | null
+  readonly stream?: Stream | null
+  readonly _autoPipelines?: ReadonlyMap<string, unknown>
+  sendCommand: Method
+  pipeline: Method
+  multi: Method
+  duplicate: Method
+  setStatus: Method
+  /** Of a Cluster: the clients of its nodes. */
+  nodes?: () => readonly Client[]
+  /** Of a Cluster: its readiness check, and what runs a callback when its slots are known. */
+  readyCheck?: Method
+  delayUntilReady?: Method
+}
+
+/** Where a socket leads to: the server as it is called, and as it was reached. */
+interface Place {
+  readonly address: string | undefined
+  readonly port: number | undefined
+  readonly peerAddress: string | undefined
+  readonly peerPort: number | undefined
+}
+
+/** A traced client, and what spans say of where it is connected to. */
+export class Connection {
+  readonly client: Client
+  readonly unknownScripts = new UnknownScripts()
+  readonly #hasOldNames = wantsOldNames('database')
+  /** By the sockets of the nodes of a Cluster, between which its commands go to and fro. */
+  readonly #places = new WeakMap<Stream, Place>()
+  #stream: Stream | null | undefined = undefined
+  #place: Place | undefined = undefined
+
+  constructor(client: Client) {
+    this.client = client
+  }
+
+  /** Whether it is known only afterwards which server a call went to. */
+  get isCluster(): boolean {
+    return this.client.isCluster
+  }
+
+  /** Whether its commands wait for ever, which is what job queues ask of the connections of their workers. */
+  get isOfWorker(): boolean {
+    const { maxRetriesPerRequest, redisOptions } = this.client.options
+    return maxRetriesPerRequest === null || redisOptions?.maxRetriesPerRequest === null
+  }
+
+  /** What a span of this client says, whatever it is about; without a text where none is to be shown. */
+  attributes(operation: string, text: string | undefined): Attributes {
+    const place = this.#placeOf(this.isCluster ? undefined : this.client.stream)
+    const { address, port, peerAddress, peerPort } = place
+    // One literal with what nearly every command has, its keys written out: see NamedAttributes.
+    if (
+      text !== undefined &&
+      peerAddress !== undefined &&
+      peerPort !== undefined &&
+      address !== undefined &&
+      (port === undefined || port === DEFAULT_PORT) &&
+      !this.#hasOldNames
+    ) {
+      return {
+        'db.system.name': SYSTEM,
+        'db.namespace': this.#namespace(),
+        'db.operation.name': operation,
+        'db.query.text': text,
+        'network.peer.address': peerAddress,
+        'network.peer.port': peerPort,
+        'server.address': address,
+      } satisfies NamedAttributes
+    }
+    const attributes: Attributes = {
+      [semconv.DB_SYSTEM_NAME]: SYSTEM,
+      [semconv.DB_NAMESPACE]: this.#namespace(),
+      [semconv.DB_OPERATION_NAME]: operation,
+    }
+    if (text !== undefined) attributes[semconv.DB_QUERY_TEXT] = text
+    addPeer(attributes, place)
+    addServer(attributes, place)
+    return this.#named(attributes)
+  }
+
+  /** What a span says of the server that a call went to, by the socket that this was written to. */
+  reached(stream: Stream | null | undefined): Attributes {
+    const attributes: Attributes = {}
+    const place = this.#placeOf(stream)
+    addPeer(attributes, place)
+    addServer(attributes, place)
+    return this.#named(attributes)
+  }
+
+  /** What the duration of a call is counted by. */
+  dimensions(operation: string, stream: Stream | null | undefined): Attributes {
+    const attributes: Attributes = {
+      [semconv.DB_SYSTEM_NAME]: SYSTEM,
+      [semconv.DB_NAMESPACE]: this.#namespace(),
+      [semconv.DB_OPERATION_NAME]: operation,
+    }
+    addServer(attributes, this.#placeOf(stream))
+    return attributes
+  }
+
+  #namespace(): string {
+    if (this.isCluster) return ONLY_DATABASE
+    const { condition, options } = this.client
+    return String(condition?.select ?? options.db ?? 0)
+  }
+
+  #named(attributes: Attributes): Attributes {
+    return this.#hasOldNames ? withOldDatabaseNames(attributes, SYSTEM) : attributes
+  }
+
+  /** A socket is asked once for its two: its getters take 1 µs. */
+  #placeOf(stream: Stream | null | undefined): Place {
+    if (this.isCluster) {
+      const known = stream ? this.#places.get(stream) : undefined
+      return known ?? this.#lookAt(stream)
+    }
+    if (this.#place === undefined || stream !== this.#stream || this.#place.peerPort === undefined) {
+      this.#place = this.#lookAt(stream)
+      this.#stream = stream
+    }
+    return this.#place
+  }
+
+  #lookAt(stream: Stream | null | undefined): Place {
+    const { remoteAddress, remotePort } = stream ?? {}
+    const isConnected = remoteAddress !== undefined && remotePort !== undefined
+    const peerAddress = isConnected ? remoteAddress : undefined
+    const peerPort = isConnected ? remotePort : undefined
+    const place = { ...this.#serverOf(stream, peerAddress, peerPort), peerAddress, peerPort }
+    if (this.isCluster && stream && isConnected) this.#places.set(stream, place)
+    return place
+  }
+
+  #serverOf(
+    stream: Stream | null | undefined,
+    peerAddress: string | undefined,
+    peerPort: number | undefined,
+  ): Pick<Place, 'address' | 'port'> {
+    const { client } = this
+    if (client.isCluster) {
+      if (!stream) return { address: undefined, port: undefined }
+      const node = client.nodes?.().find((candidate) => candidate.stream === stream)
+      return { address: node?.options.host ?? peerAddress, port: node?.options.port ?? peerPort }
+    }
+    const { path, sentinels, host = 'localhost', port = DEFAULT_PORT } = client.options
+    // Behind sentinels the server is whichever they name.
+    if (sentinels) return { address: peerAddress, port: peerPort }
+    return path ? { address: path, port: undefined } : { address: host, port }
+  }
+}
+
+function addPeer(attributes: Attributes, { peerAddress, peerPort }: Place): void {
+  if (peerAddress === undefined || peerPort === undefined) return
+  attributes[semconv.NETWORK_PEER_ADDRESS] = peerAddress
+  attributes[semconv.NETWORK_PEER_PORT] = peerPort
+}
+
+function addServer(attributes: Attributes, { address, port }: Place): void {
+  if (address === undefined) return
+  attributes[semconv.SERVER_ADDRESS] = address
+  if (port !== undefined && port !== DEFAULT_PORT) attributes[semconv.SERVER_PORT] = port
+}

@@ -1,0 +1,51 @@
+import type { Command } from './command.ts'
+
+/** What a script of `defineCommand` is sent again for: the call of the first time, if that is a call of its own. */
+interface Unknown {
+  readonly command: Command
+  readonly owner: Watcher | undefined
+}
+
+export interface Watcher {
+  watch(command: Command, isAgain?: boolean): void
+}
+
+/**
+ * Scripts that the server did not know by their digests. ioredis sends each again, as another command with the same
+ * arguments, a few microtasks after the refusal: to the app the two are one.
+ */
+export class UnknownScripts {
+  readonly #unknown: Unknown[] = []
+
+  add(command: Command, owner: Watcher | undefined): void {
+    this.#unknown.push({ command, owner })
+  }
+
+  /** What this command is sent again for, once. */
+  take(command: Command): Unknown | undefined {
+    if (this.#unknown.length === 0) return undefined
+    const index = this.#unknown.findIndex((unknown) => isAgain(command, unknown.command))
+    return index === -1 ? undefined : this.#unknown.splice(index, 1)[0]
+  }
+}
+
+/** Whether ioredis is about to send this command again since the server does not know the script. */
+export function isUnknownScript(command: Command, error: unknown): boolean {
+  return isOfScript(command) && error instanceof Error && error.message.includes('NOSCRIPT')
+}
+
+/** Whether it is a command of `defineCommand`: each script has a class of its own, made of Command. */
+export function isOfScript(command: Command): boolean {
+  const ofClass = Object.getPrototypeOf(command) as object
+  return 'toWritable' in (Object.getPrototypeOf(ofClass) as object)
+}
+
+/** Of the first arguments one may be the digest, the other the text. */
+function isAgain(command: Command, first: Command): boolean {
+  if (command.constructor !== first.constructor || command.args.length !== first.args.length) return false
+  return command.args.every((arg, index) => index === 0 || isSame(arg, first.args[index]))
+}
+
+function isSame(one: unknown, other: unknown): boolean {
+  return one === other || (Buffer.isBuffer(one) && Buffer.isBuffer(other) && one.equals(other))
+}

@@ -1,0 +1,60 @@
+import { semconv, wantsOldNames, type Attributes } from '@throughline/core'
+import { withOldDatabaseNames } from '@throughline/core/database'
+import type { ClientBase, Pool } from 'pg'
+
+/** Where a client is connected to, or is going to be. */
+export interface Place {
+  readonly host?: string
+  readonly port?: number
+  readonly database?: string | null
+}
+
+/** A client with what the typings of all clients do not tell. */
+export type Connected = ClientBase & Place
+
+/** A Pool with what its typings do not tell. */
+export type OpenPool = Pool & {
+  readonly _clients?: readonly Connected[]
+  readonly Client?: { prototype: ClientBase }
+}
+
+/** The client that the pool made last. All have the pool's options, so it stands for the others until one is picked. */
+export function newest(pool: OpenPool): Connected | undefined {
+  return pool._clients?.at(-1)
+}
+
+export const SYSTEM = 'postgresql'
+const DEFAULT_PORT = 5432
+
+export const NOWHERE: Place = {}
+
+/** Whether a span need not say the port. */
+export function isDefault(port: number | undefined): boolean {
+  return port === undefined || port === DEFAULT_PORT
+}
+
+/** Whether both are the same database. */
+export function isSamePlace(one: Place, other: Place): boolean {
+  return one.host === other.host && one.port === other.port && one.database === other.database
+}
+
+/** The attributes of a connection. A Unix socket has its path for an address, and no port. */
+export function serverOf({ host, port, database }: Place): Attributes {
+  const attributes: Attributes = {}
+  if (database) attributes[semconv.DB_NAMESPACE] = database
+  if (!host) return attributes
+  const isSocket = host.startsWith('/')
+  attributes[semconv.SERVER_ADDRESS] = isSocket ? `${host}/.s.PGSQL.${port}` : host
+  if (!isSocket && port !== undefined && port !== DEFAULT_PORT) attributes[semconv.SERVER_PORT] = port
+  return attributes
+}
+
+/** The attributes, and with them their old names where somebody wants those. */
+export function named(attributes: Attributes): Attributes {
+  return wantsOldNames('database') ? withOldDatabaseNames(attributes, SYSTEM) : attributes
+}
+
+/** The name of a pool as the conventions make it: `server.address:server.port/db.namespace`. */
+export function poolNameOf({ host, port = DEFAULT_PORT, database }: Place): string {
+  return `${host}:${port}/${database}`
+}

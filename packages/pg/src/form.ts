@@ -1,0 +1,127 @@
+import { context, type Context } from '@throughline/core'
+import { withText } from './comment.ts'
+import type { Place } from './connection.ts'
+import type { Tracing } from './options.ts'
+import { QueryCall } from './query.ts'
+import { isSubmittable, statementOf } from './submittable.ts'
+
+// The forms in which pg takes a query: text or config object; values, or none; a callback in one of three places, or a
+// promise.
+
+export type Method = (this: unknown, ...args: unknown[]) => unknown
+
+const NO_VALUES: readonly unknown[] = []
+
+/** Whether this asks for a query, and is neither a Submittable, which has a life of its own, nor what pg is going to refuse. */
+export function isQuery(first: unknown): boolean {
+  if (typeof first === 'string') return true
+  if (typeof first !== 'object' || first === null) return false
+  const { text, name, submit } = first as Record<string, unknown>
+  return typeof submit !== 'function' && (typeof text === 'string' || typeof name === 'string')
+}
+
+/** Begins the span of the query that the arguments ask for; undefined where there is to be none. */
+export function begin(tracing: Tracing, args: unknown[], place: Place): QueryCall | undefined {
+  const [first, second] = args
+  const { send } = tracing
+  const caller = send.caller()
+  if (caller === undefined) return undefined
+  const given = Array.isArray(second) ? second : undefined
+  let call: QueryCall
+  if (typeof first === 'string') {
+    call = new QueryCall(tracing, caller, first, given ?? NO_VALUES, undefined, place)
+  } else if (isSubmittable(first)) {
+    const { text, values, name } = statementOf(first)
+    call = new QueryCall(tracing, caller, text, values ?? NO_VALUES, name, place)
+    return send.begin(call) ? call : undefined
+  } else if (isQuery(first)) {
+    const { text, name, values } = first as Record<string, unknown>
+    call = new QueryCall(
+      tracing,
+      caller,
+      typeof text === 'string' ? text : '',
+      given ?? (Array.isArray(values) ? values : NO_VALUES),
+      typeof name === 'string' ? name : undefined,
+      place,
+    )
+  } else return undefined
+  if (!send.begin(call)) return undefined
+  if (tracing.comment !== undefined) {
+    const [text] = call.subject()
+    const sent = call.sent()
+    if (sent !== text) args[0] = withText(first, sent)
+  }
+  return call
+}
+
+/** Runs a query whose span has begun (or that has none), in any of pg's forms, and ends the span with it. */
+export function run(
+  call: QueryCall | undefined,
+  original: Method,
+  self: unknown,
+  args: unknown[],
+  configured: unknown,
+): unknown {
+  try {
+    const position = callbackAt(args)
+    const callback = args[position] ?? configured
+    if (typeof callback === 'function') {
+      const calledBack = answering(call, callback as Method, call?.caller ?? context.active())
+      return runWith(original, self, args, position, calledBack, callback)
+    }
+    const promise = Reflect.apply(original, self, args)
+    return call === undefined ? promise : ending(call, promise)
+  } catch (error) {
+    call?.end(error)
+    throw error
+  }
+}
+
+/** The place of the callback in the arguments of a query, if it has one. */
+export function callbackAt(args: readonly unknown[]): 1 | 2 {
+  return typeof args[2] !== 'function' && typeof args[1] === 'function' ? 1 : 2
+}
+
+/** The callback, run in this context, with the end of the span in front of it. */
+export function answering(call: QueryCall | undefined, callback: Method, scope: Context): Method {
+  return function (this: unknown, ...outcome) {
+    call?.end(outcome[0], outcome[1])
+    return context.with(scope, callback, this, ...outcome)
+  }
+}
+
+/** Runs a query with another callback in place of the one that it has. */
+export function runWith(
+  original: Method,
+  self: unknown,
+  args: unknown[],
+  position: number,
+  calledBack: unknown,
+  callback: unknown,
+): unknown {
+  const config = args[0] as { callback?: unknown }
+  args[position] = calledBack
+  const result = Reflect.apply(original, self, args)
+  // pg before 8.22 writes the callback it is given into the app's config object, which is to hold the app's own.
+  if (typeof config === 'object' && config.callback === calledBack) config.callback = callback
+  return result
+}
+
+/** What can end: a query, or the wait for a connection. */
+interface Ending {
+  end(error: unknown, result?: unknown): void
+}
+
+/** The promise of a call, with the end of its span in front of it. */
+export function ending(call: Ending, promise: unknown): unknown {
+  return (promise as Promise<unknown> | undefined)?.then(
+    (result) => {
+      call.end(undefined, result)
+      return result
+    },
+    (error: unknown) => {
+      call.end(error)
+      throw error
+    },
+  )
+}

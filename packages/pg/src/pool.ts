@@ -1,0 +1,216 @@
+import { Call, context, isTraced, override, semconv, type Attributes, type Context } from '@throughline/core'
+import { passOn, traceClient } from './client.ts'
+import {
+  isSamePlace,
+  named,
+  newest,
+  NOWHERE,
+  serverOf,
+  SYSTEM,
+  type Connected,
+  type OpenPool,
+  type Place,
+} from './connection.ts'
+import { failureOf } from './failure.ts'
+import { answering, begin, callbackAt, ending, isQuery, type Method } from './form.ts'
+import { gauge, gaugePool } from './gauge.ts'
+import type { Tracing } from './options.ts'
+import type { QueryCall } from './query.ts'
+import { isSubmittable, watch } from './submittable.ts'
+
+export function tracePool(pool: OpenPool, tracing: Tracing): void {
+  // The query of the pool that is calling connect() at this moment: null for one that has no span.
+  let connecting: QueryCall | null | undefined
+  // The one that has found a callback of the pool there, by which its end will be seen.
+  let taken: QueryCall | null | undefined
+  // Those that are in the pool's queue. When it ends it forgets them: nobody will call them back.
+  const queued = new Set<QueryCall | ConnectCall>()
+  // Where its connections lead to, also while it has none: idle ones are closed after ten seconds.
+  let place: Place = NOWHERE
+
+  override(methodsOf(pool), 'query', (original, state) => {
+    return function query(this: unknown, ...args) {
+      if (!state.isOn) return Reflect.apply(original, this, args)
+      const [first] = args
+      const call = begin(tracing, args, newest(pool) ?? place)
+      const position = callbackAt(args)
+      const callback = args[position]
+      const isOwn = isSubmittable(first)
+      if (isOwn) watch(first, call, call?.caller ?? context.active())
+      if (typeof callback === 'function' && (isOwn || isQuery(first)))
+        args[position] = answering(call, callback as Method, call?.caller ?? context.active())
+      connecting = call ?? null
+      try {
+        const result = Reflect.apply(original, this, args)
+        // The pool's own promise: another one on top of it costs 1 µs where promises are followed by hooks.
+        if (call === undefined || call === taken || typeof callback === 'function') return result
+        return ending(call, result)
+      } catch (error) {
+        call?.end(error)
+        throw error
+      } finally {
+        connecting = undefined
+        taken = undefined
+      }
+    }
+  })
+
+  override(methodsOf(pool), 'connect', (original, state) => {
+    return function connect(this: unknown, ...args) {
+      if (!state.isOn) return Reflect.apply(original, this, args)
+      gauge()
+      const call = connecting
+      connecting = undefined
+      const [callback, ...rest] = args
+      if (call === undefined) return connectOfApp(original, this, args)
+      if (typeof callback !== 'function') return Reflect.apply(original, this, args)
+
+      taken = call
+      const askedAt = call !== null && hasToWait(pool) ? performance.now() : undefined
+      const known = newest(pool)
+      const { waitingCount } = pool
+      const result = Reflect.apply(original, this, [acquired, ...rest])
+      if (call !== null && pool.waitingCount > waitingCount) queued.add(call)
+      // At once, for a connection that fails is not seen again.
+      if (call !== null && newest(pool) !== known) call.on(newest(pool))
+      return result
+
+      function acquired(error: unknown, client: Connected | undefined, release: unknown): unknown {
+        if (call !== null) queued.delete(call as QueryCall)
+        if (askedAt !== undefined) call?.waited(performance.now() - askedAt)
+        if (error) call?.end(error)
+        else call?.on(client)
+        return passOn(callback as Method, error, client, release, call ?? undefined)
+      }
+    }
+  })
+
+  function connectOfApp(original: Method, self: unknown, args: unknown[]): unknown {
+    const call = beginConnect(tracing, newest(pool) ?? place)
+    const [callback, ...rest] = args
+    const isCalledBack = typeof callback === 'function'
+    // On a busy pool whoever releases a client calls this back, in a context of his own.
+    const caller = isCalledBack && context.bind(call?.caller ?? context.active(), callback as Method)
+    if (call === undefined) return Reflect.apply(original, self, caller ? [caller, ...rest] : args)
+
+    const end = (error: unknown, client?: unknown) => {
+      queued.delete(call)
+      call.end(error, client)
+    }
+    const acquired = (...outcome: unknown[]) => {
+      end(outcome[0], outcome[1])
+      return (caller as Method)(...outcome)
+    }
+    const { waitingCount } = pool
+    const result = Reflect.apply(original, self, caller ? [acquired, ...rest] : args)
+    if (pool.waitingCount > waitingCount) queued.add(call)
+    return caller ? result : ending({ end }, result)
+  }
+
+  override(methodsOf(pool), 'end', (original) => {
+    return function end(this: unknown, ...args) {
+      const result = Reflect.apply(original, this, args)
+      // With this option each is called back by a timer of its own.
+      if (!pool.options.connectionTimeoutMillis) {
+        for (const call of queued) abandon(call)
+        queued.clear()
+      }
+      return result
+    }
+  })
+
+  // A pool announces a client before it hands it out; this way no listener is added and no promise touched.
+  override(methodsOf(pool), 'emit', (original, state) => {
+    return function emit(this: unknown, ...args) {
+      const [event, client] = args
+      if (!state.isOn) return Reflect.apply(original, this, args)
+      if (event === 'connect') {
+        const { host, port, database } = client as Place
+        place = { host, port, database } as Place
+      }
+      if (event === 'connect' || event === 'acquire') traceClient(client as Connected, pool)
+      return Reflect.apply(original, this, args)
+    }
+  })
+
+  traceOnConnect(pool)
+  gaugePool(pool)
+}
+
+/** What the option `onConnect` is given has not been announced yet. */
+function traceOnConnect(pool: OpenPool): void {
+  const options = pool.options as unknown as Record<'onConnect', Method> | undefined
+  if (typeof options?.onConnect !== 'function' || isTraced(options)) return
+  override(options, 'onConnect', (original) => {
+    return function onConnect(this: unknown, ...args) {
+      if (isTraced(pool)) traceClient(args[0] as Connected, pool)
+      return Reflect.apply(original, this, args)
+    }
+  })
+}
+
+/** Ends the span of a call that pg forgets. It is not measured, for it comes to no end. */
+function abandon(call: QueryCall | ConnectCall): void {
+  if (call.span.isRecording()) call.span.setAttribute(semconv.INCOMPLETE, true).end()
+}
+
+/** Whether no connection is free for whoever asks now: it has to be made, or to come back. */
+function hasToWait({ idleCount, waitingCount }: OpenPool): boolean {
+  return idleCount <= waitingCount
+}
+
+// The overloads of pg's methods are many, and all pass through as they are.
+function methodsOf(target: object): Record<'query' | 'connect' | 'emit' | 'end', Method> {
+  return target as Record<'query' | 'connect' | 'emit' | 'end', Method>
+}
+
+/** What the span is named after: the call of the app. */
+const NAME = 'pool.connect'
+
+/** The app waits for a connection of a pool. */
+class ConnectCall extends Call<[], []> {
+  readonly #send: NonNullable<Tracing['connects']>
+  #place: Place
+
+  constructor(send: NonNullable<Tracing['connects']>, caller: Context, place: Place) {
+    super(caller)
+    this.#send = send
+    this.#place = place
+  }
+
+  override name(): string {
+    return NAME
+  }
+
+  override subject(): [] {
+    return []
+  }
+
+  override outcome(): [] {
+    return []
+  }
+
+  protected override build(): Attributes {
+    return named({ [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#place) })
+  }
+
+  end(error: unknown, client?: unknown): void {
+    if (error) {
+      const { status, type, message } = failureOf(error)
+      if (status !== undefined) this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, status)
+      this.#send.fail(this, type, message)
+      return
+    }
+    if (!isSamePlace(client as Place, this.#place)) this.span.setAttributes(named(serverOf(client as Place)))
+    this.#send.succeed(this)
+  }
+}
+
+/** Begins the span of a `pool.connect()`; undefined where the app wants none. */
+function beginConnect(tracing: Tracing, place: Place): ConnectCall | undefined {
+  const send = tracing.connects
+  const caller = send?.caller()
+  if (send === undefined || caller === undefined) return undefined
+  const call = new ConnectCall(send, caller, place)
+  return send.begin(call) ? call : undefined
+}

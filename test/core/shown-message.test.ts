@@ -1,0 +1,122 @@
+import { trace } from '@opentelemetry/api'
+import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
+import { messageOf, showAs, span, traceRequest } from '@throughline/core'
+import { createServer } from 'node:http'
+import request from 'supertest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
+import { record } from '../recording.ts'
+
+// An adapter that knows what a message holds says what may be shown of it. Whoever tells of the error tells that.
+
+const SECRET = '4111-1111'
+
+class Refused extends Error {
+  override readonly name = 'Refused'
+}
+
+function refused(): Error {
+  const error = new Refused(`no such card: ${SECRET}`)
+  showAs(error, 'no such card: ?')
+  return error
+}
+
+afterEach(() => trace.disable())
+
+interface Told {
+  status: unknown
+  attributes: unknown
+  events: { attributes?: Record<string, unknown> | undefined }[]
+}
+
+function expectMasked({ status, attributes, events }: Told): void {
+  expect(status).toEqual({ code: 2, message: 'no such card: ?' })
+  expect(attributes).toMatchObject({ 'error.type': 'Refused' })
+  expect(events).toHaveLength(1)
+  expect(events[0]?.attributes).toMatchObject({
+    'exception.type': 'Refused',
+    'exception.message': 'no such card: ?',
+    'exception.stacktrace': expect.stringMatching(/no such card: \?\n +at refused /),
+  })
+  expect(JSON.stringify([status, attributes, events])).not.toContain(SECRET)
+}
+
+describe('an error that is shown with another message', () => {
+  test('is so on a span of ours, and the app gets it as it was', async () => {
+    const recording = record()
+    const error = refused()
+    expect(() =>
+      span('work', () => {
+        throw error
+      }),
+    ).toThrow(`no such card: ${SECRET}`)
+    expect(error.stack).toContain(SECRET)
+    const [work] = await recording.all(1)
+    expectMasked(work as Told)
+  })
+
+  test('is so on spans of the official SDK, of functions and of requests', async () => {
+    const exporter = new InMemorySpanExporter()
+    trace.setGlobalTracerProvider(
+      new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] }),
+    )
+    await expect(span('work', () => Promise.reject(refused()))).rejects.toThrow(SECRET)
+    const server = createServer((incoming, response) => {
+      traceRequest(incoming, response, () => Promise.reject(refused())).catch(() => {
+        response.writeHead(500).end()
+      })
+    })
+    await request(server).get('/').expect(500)
+    const [work, received] = exporter.getFinishedSpans()
+    expectMasked(work as unknown as Told)
+    expectMasked(received as unknown as Told)
+  })
+
+  test('is so where the app records it itself', async () => {
+    const recording = record()
+    span('work', (work) => work.recordException(refused()))
+    const [work] = await recording.all(1)
+    expect(work?.events[0]?.attributes).toMatchObject({ 'exception.message': 'no such card: ?' })
+    expect(JSON.stringify(work?.events)).not.toContain(SECRET)
+  })
+
+  test('is so where its message is changed by whoever passes it on', () => {
+    const error = refused()
+    error.message = `INSERT INTO cards VALUES ('${SECRET}') - ${error.message}`
+    expect(messageOf(error)).toBe('no such card: ?')
+  })
+
+  test.each([
+    ['of several lines', `no such card:\n    at ${SECRET}`, ''],
+    ['that somebody has added to', `no such card`, `: ${SECRET}`],
+  ])('has frames in its stack, and nothing of a message %s', (_, message, more) => {
+    const recording = record()
+    const error = new Refused(message)
+    showAs(error, '?')
+    error.stack = (error.stack ?? '').replace(message, message + more)
+    span('work', (work) => work.recordException(error))
+    const stack = recording.spans[0]?.events[0]?.attributes?.['exception.stacktrace']
+    expect(stack).toMatch(/^Refused: \?\n +at /)
+    expect(stack).not.toContain(SECRET)
+  })
+
+  test('is so for another copy of this package', async () => {
+    const error = refused()
+    vi.resetModules()
+    const copy = await import('../../packages/core/src/exception.ts')
+    expect(copy.messageOf).not.toBe(messageOf)
+    expect(copy.messageOf(error)).toBe('no such card: ?')
+  })
+})
+
+test('what has no message to mask, or needs none, is told as it is', () => {
+  const plain = new Error('a plain one')
+  showAs(plain, 'a plain one')
+  expect(messageOf(plain)).toBe('a plain one')
+  for (const thrown of [undefined, null, 'text', 7]) {
+    showAs(thrown, '?')
+    expect(messageOf(thrown)).toBe(String(thrown))
+  }
+  const several = new AggregateError([new Error('one')])
+  showAs(several, 'one')
+  expect(messageOf(several)).toBe('one')
+})

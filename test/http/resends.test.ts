@@ -1,0 +1,65 @@
+import { span, type ReadableSpan } from '@throughline/core'
+import { traceHttp } from '@throughline/http'
+import axios from 'axios'
+import got from 'got'
+import { once } from 'node:events'
+import { createServer, type RequestListener } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import superagent from 'superagent'
+import { expect, onTestFinished, test } from 'vitest'
+import { record, type Recording } from '../recording.ts'
+
+async function served(answer: RequestListener): Promise<string> {
+  const server = createServer(answer)
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  onTestFinished(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+}
+
+/** `/0` leads to `/1`, and that to `/2`, which answers. */
+const chain: RequestListener = ({ url = '' }, response) => {
+  const step = Number(url.slice(1))
+  if (step === 2) response.end('here')
+  else response.writeHead(302, { location: `/${step + 1}` }).end()
+}
+
+async function countsOf(recording: Recording): Promise<unknown[]> {
+  const spans = await recording.all(4)
+  const caller = spans.find(({ name }) => name === 'caller')
+  const isSibling = ({ parentSpanContext }: ReadableSpan) =>
+    parentSpanContext?.spanId === caller?.spanContext().spanId
+  const attempts = spans.filter((each) => each !== caller)
+  expect(attempts.every(isSibling)).toBe(true)
+  return attempts.map(({ attributes }) => attributes['http.request.resend_count'])
+}
+
+test.each<[string, (url: string) => Promise<unknown>]>([
+  ['axios', (url) => axios.get(url)],
+  ['got', (url) => got(url).text()],
+  ['superagent', async (url) => superagent.get(url)],
+])('each hop of a redirect that %s follows is a span under its caller, and counts', async (_client, ask) => {
+  onTestFinished(traceHttp())
+  const recording = record()
+  const url = await served(chain)
+  await span('caller', () => ask(`${url}/0`))
+  expect(await countsOf(recording)).toEqual([undefined, 1, 2])
+})
+
+test('each try of got is a span under its caller, and counts', async () => {
+  onTestFinished(traceHttp())
+  const recording = record()
+  let count = 0
+  const url = await served((_request, response) => {
+    count += 1
+    response.writeHead(count === 3 ? 200 : 503).end()
+  })
+  await span('caller', () =>
+    got(url, {
+      retry: { limit: 2, calculateDelay: ({ attemptCount }) => (attemptCount > 2 ? 0 : 1) },
+    }).text(),
+  )
+  expect(await countsOf(recording)).toEqual([undefined, 1, 2])
+})

@@ -1,0 +1,99 @@
+import { span, untrace } from '@throughline/core'
+import { traceIORedis } from '@throughline/ioredis'
+import { describe, expect, test, vi } from 'vitest'
+import { measure } from '../measuring.ts'
+import { record } from '../recording.ts'
+import { clientsOf, versions } from './redis.ts'
+
+describe.each(versions)('%s', (version, Redis) => {
+  const { key, list, ready, afterwards } = clientsOf(version, Redis)
+
+  describe('errors surface as before', () => {
+    test('the rejection of a command that nobody awaits is unhandled, once', async () => {
+      record()
+      const redis = await ready()
+      await redis.lpush(list, 1)
+      const unhandled = vi.fn<(error: unknown) => void>()
+      // Those of vitest would fail the run.
+      const others = process.rawListeners('unhandledRejection')
+      process.removeAllListeners('unhandledRejection').on('unhandledRejection', unhandled)
+      try {
+        const seen: number[] = []
+        for (const target of [redis, traceIORedis(redis)]) {
+          void target.incr(list)
+          await vi.waitFor(() => expect(unhandled).toHaveBeenCalled())
+          await target.ping()
+          seen.push(unhandled.mock.calls.length)
+          unhandled.mockClear()
+        }
+        expect(seen).toEqual([1, 1])
+      } finally {
+        process.off('unhandledRejection', unhandled)
+        for (const listener of others) process.on('unhandledRejection', listener as never)
+      }
+    })
+
+    test('what the server says is told without the values it quotes', async () => {
+      const recording = record()
+      const redis = traceIORedis(await ready())
+      await expect(redis.call('NOTHING', "s3'cret", 's3cret')).rejects.toThrow('s3cret')
+      const [command] = await recording.all(1)
+      expect(command?.status.message).toBe("ERR unknown command '?' ")
+      expect(command?.attributes).toMatchObject({ 'db.query.text': 'NOTHING ? ?', 'error.type': 'ERR' })
+    })
+
+    test('a command of an unsampled caller that fails counts as one that failed', async () => {
+      const measuring = measure()
+      record({ sampling: 0 })
+      const redis = traceIORedis(await ready())
+      await redis.lpush(list, 1)
+      await span('caller', () => redis.incr(list).catch(() => {}))
+      const points = await measuring.all('db.client.operation.duration', 2)
+      expect(points.map(({ attributes }) => attributes['error.type'])).toEqual([undefined, 'WRONGTYPE'])
+    })
+
+    test('untrace gives back all of its methods', async () => {
+      const recording = record()
+      const redis = traceIORedis(await ready())
+      untrace(redis)
+      await redis.get(key)
+      await redis.pipeline().get(key).exec()
+      await redis.multi().get(key).exec()
+      expect(recording.spans).toEqual([])
+    })
+
+    test('a duplicate is traced like the one that it was made of, and stays so', async () => {
+      const recording = record()
+      const redis = traceIORedis(await ready(), { ignore: 'PING' })
+      const twin = redis.duplicate()
+      afterwards(() => twin.disconnect())
+      untrace(redis)
+      expect(traceIORedis(twin)).toBe(twin)
+      await twin.ping()
+      await twin.get(key)
+      expect((await recording.all(1))[0]?.name).toBe('GET')
+    })
+
+    test.each([
+      [
+        'undefined',
+        undefined,
+        /expected a Redis or a Cluster of ioredis, received undefined; example: traceIORedis\(new Redis\(\)\)/,
+      ],
+      ['the class', Redis, /received a function \(Redis\)/],
+      ['a pipeline', new Redis({ lazyConnect: true }).pipeline(), /expected a Redis/],
+    ])('%s cannot be traced', (_, target, message) => {
+      expect(() => traceIORedis(target as never)).toThrow(TypeError)
+      expect(() => traceIORedis(target as never)).toThrow(message)
+    })
+
+    test('another instrumentation that is at work already is left alone', async () => {
+      const recording = record()
+      vi.spyOn(console, 'error').mockImplementation(() => {})
+      const redis = await ready()
+      Object.assign(redis, { sendCommand: Object.assign(redis.sendCommand.bind(redis), { __wrapped: true }) })
+      await traceIORedis(redis).get(key)
+      expect(recording.spans).toEqual([])
+    })
+  })
+})

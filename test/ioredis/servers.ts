@@ -1,0 +1,148 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, type AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Redis } from 'ioredis'
+
+const SLOTS = 16384
+
+/** Servers of Redis that a test file starts for itself. */
+export interface Servers {
+  readonly ports: readonly number[]
+  /** A client of one of them. */
+  admin(port: number): Redis
+  stop(): Promise<void>
+}
+
+const running = new Set<ChildProcess>()
+// A run that is cut off leaves none behind.
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL')
+})
+
+/** A cluster of so many masters, each with an equal share of the slots, that has agreed on them. */
+export async function startCluster(count: number): Promise<Servers> {
+  const servers = await start(await freePorts(count), (port) => [
+    '--port',
+    String(port),
+    '--cluster-enabled',
+    'yes',
+    '--cluster-node-timeout',
+    '2000',
+  ])
+  try {
+    const admins = servers.ports.map((port) => servers.admin(port))
+    for (const [index, admin] of admins.entries()) {
+      const first = Math.ceil((index * SLOTS) / count)
+      const last = Math.ceil(((index + 1) * SLOTS) / count) - 1
+      await admin.call('CLUSTER', 'SET-CONFIG-EPOCH', index + 1)
+      await admin.call('CLUSTER', 'ADDSLOTSRANGE', first, last)
+      await admin.call('CLUSTER', 'MEET', '127.0.0.1', servers.ports[0] as number)
+    }
+    await Promise.all(admins.map((admin) => agreement(admin, count)))
+    return servers
+  } catch (error) {
+    await servers.stop()
+    throw error
+  }
+}
+
+/** A master, and a sentinel that calls it `main`: the ports are in this order. */
+export async function startSentinel(): Promise<Servers> {
+  const [master, sentinel] = (await freePorts(2)) as [number, number]
+  return start([master, sentinel], (port, folder) => {
+    if (port === master) return ['--port', String(port)]
+    const file = join(folder, 'sentinel.conf')
+    writeFileSync(file, `port ${port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 ${master} 1\n`)
+    return [file, '--sentinel']
+  })
+}
+
+async function start(
+  ports: readonly number[],
+  options: (port: number, folder: string) => string[],
+): Promise<Servers> {
+  const folder = mkdtempSync(join(tmpdir(), 'throughline-redis-'))
+  const admins: Redis[] = []
+  const children = ports.map((port) => {
+    const own = join(folder, String(port))
+    const common = ['--dir', folder, '--save', '', '--bind', '127.0.0.1']
+    const child = spawn(
+      'redis-server',
+      [...options(port, folder), ...common, '--cluster-config-file', `${own}.conf`],
+      { stdio: 'ignore' },
+    )
+    running.add(child)
+    child.once('exit', () => running.delete(child))
+    return child
+  })
+
+  function admin(port: number): Redis {
+    const client = new Redis({ port, host: '127.0.0.1', retryStrategy: () => 20, maxRetriesPerRequest: null })
+    client.on('error', () => {})
+    admins.push(client)
+    return client
+  }
+
+  async function stop(): Promise<void> {
+    for (const client of admins) client.disconnect()
+    await Promise.all(
+      children.map(async (child) => {
+        if (child.exitCode !== null || child.signalCode !== null) return
+        const exited = once(child, 'exit')
+        child.kill('SIGKILL')
+        await exited
+      }),
+    )
+    rmSync(folder, { recursive: true, force: true })
+  }
+
+  // Each answers, or one has given up.
+  const gone = children.map(async (child) => {
+    await once(child, 'exit')
+    throw new Error('redis-server did not start')
+  })
+  for (const failure of gone) failure.catch(() => {})
+  try {
+    await Promise.race([Promise.all(ports.map((port) => admin(port).ping())), ...gone])
+  } catch (error) {
+    await stop()
+    throw error
+  }
+  return { ports, admin, stop }
+}
+
+/** Resolves when a node knows of all the others, and that every slot is served. */
+async function agreement(admin: Redis, count: number): Promise<void> {
+  for (;;) {
+    const info = String(await admin.call('CLUSTER', 'INFO'))
+    if (info.includes('cluster_state:ok') && info.includes(`cluster_size:${count}\r`)) return
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}
+
+/** A port of a node is below 55536: its bus has the one that is 10000 above. */
+async function freePorts(count: number): Promise<number[]> {
+  const found: number[] = []
+  while (found.length < count) {
+    const candidate = 20_000 + Math.floor(Math.random() * 20_000)
+    if (!found.includes(candidate) && (await isFree(candidate)) && (await isFree(candidate + 10_000)))
+      found.push(candidate)
+  }
+  return found
+}
+
+async function isFree(port: number): Promise<boolean> {
+  const server = createServer()
+  try {
+    server.listen(port, '127.0.0.1')
+    await once(server, 'listening')
+    return (server.address() as AddressInfo).port === port
+  } catch {
+    return false
+  } finally {
+    server.close()
+  }
+}

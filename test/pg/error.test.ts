@@ -1,0 +1,163 @@
+import { SpanKind } from '@opentelemetry/api'
+import { span } from '@throughline/core'
+import { tracing } from '@throughline/express'
+import { tracePg } from '@throughline/pg'
+import express from 'express'
+import { Pool, type ClientBase } from 'pg'
+import request from 'supertest'
+import { describe, expect, test, vi } from 'vitest'
+import { record } from '../recording.ts'
+import { connected, open, tableOf, url } from './database.ts'
+
+const table = tableOf('error')
+
+describe('the span of a query that fails', () => {
+  test('has the SQLSTATE of what the server refused', async () => {
+    const recording = record()
+    const pool = tracePg(open())
+    await pool.query(`INSERT INTO ${table} VALUES ($1, $2)`, [1, 'one'])
+    await expect(pool.query(`INSERT INTO ${table} VALUES ($1, $2)`, [1, 'one'])).rejects.toThrow(
+      'duplicate key',
+    )
+    const [, failed] = await recording.all(2)
+    expect(failed?.attributes).toMatchObject({ 'db.response.status_code': '23505', 'error.type': '23505' })
+    expect(failed?.status).toEqual({
+      code: 2,
+      message: `duplicate key value violates unique constraint "${table}_pkey"`,
+    })
+    expect(failed?.events).toEqual([])
+  })
+})
+
+describe('an error that goes through spans of the app', () => {
+  const SECRET = 's3cret'
+
+  test('is told by each without its values, and the app gets all of it', async () => {
+    const recording = record()
+    const pool = tracePg(open())
+    const error = await span('caller', () => pool.query('SELECT $1::int', [SECRET])).catch(
+      (refused: unknown) => refused,
+    )
+    const message = `invalid input syntax for type integer: "${SECRET}"`
+    expect(error).toMatchObject({ message, stack: expect.stringContaining(message), code: '22P02' })
+    const [call, caller] = await recording.all(2)
+    const shown = 'invalid input syntax for type integer: "?"'
+    expect([call, caller].map((each) => each?.status.message)).toEqual([shown, shown])
+    expect(caller?.events[0]?.attributes).toMatchObject({
+      'exception.message': shown,
+      'exception.stacktrace': expect.stringContaining(shown),
+    })
+    expect(JSON.stringify(recording.spans.map(({ status, events }) => [status, events]))).not.toContain(
+      SECRET,
+    )
+  })
+
+  test('is told by the request that it fails without its values', async () => {
+    const recording = record()
+    vi.spyOn(console, 'error').mockImplementation(() => {})
+    const pool = tracePg(open())
+    const app = express()
+    app.use(tracing())
+    app.get('/cards/:number', async () => {
+      await pool.query('SELECT $1::int', [SECRET])
+    })
+    await request(app).get('/cards/1').expect(500)
+    const server = await recording.span(({ kind }) => kind === SpanKind.SERVER)
+    expect(server.events[0]?.attributes).toMatchObject({
+      'exception.message': 'invalid input syntax for type integer: "?"',
+    })
+    expect(JSON.stringify([server.status, server.events, server.attributes])).not.toContain(SECRET)
+  })
+})
+
+describe('errors surface as before', () => {
+  test.each([
+    ['a Pool', () => open() as Pool | ClientBase],
+    ['a Client', connected],
+  ])('the rejection of a query of %s that nobody awaits is unhandled, once', async (_, opened) => {
+    record()
+    const target = await opened()
+    const unhandled = vi.fn<(error: unknown) => void>()
+    // Those of vitest would fail the run.
+    const others = process.rawListeners('unhandledRejection')
+    process.removeAllListeners('unhandledRejection').on('unhandledRejection', unhandled)
+    try {
+      const seen: unknown[][] = []
+      for (const traced of [target, tracePg(target)]) {
+        void traced.query('SELECT * FROM nowhere')
+        await vi.waitFor(() => expect(unhandled).toHaveBeenCalled())
+        await traced.query('SELECT 1')
+        seen.push(unhandled.mock.calls.map(([error]) => (error as Error).message))
+        unhandled.mockClear()
+      }
+      expect(seen).toEqual([['relation "nowhere" does not exist'], ['relation "nowhere" does not exist']])
+    } finally {
+      process.off('unhandledRejection', unhandled)
+      for (const listener of others) process.on('unhandledRejection', listener as never)
+    }
+  })
+
+  test.each([
+    ['that cannot be read', unreadable()],
+    ['that is a text', 'of the app'],
+    ['without a prototype', Object.assign(Object.create(null) as object, { message: 'of the app' })],
+  ])('an error of the app’s %s is handed on as it is', async (_, error) => {
+    const recording = record()
+    vi.spyOn(console, 'error').mockImplementation(() => {})
+    const pool = tracePg(
+      open({ verify: (_client: unknown, done: (error: unknown) => void) => done(error) }),
+      {
+        connectSpans: true,
+      },
+    )
+    // Of a promise pg would write to the stack of what it rejects with.
+    type Done = (error: unknown) => void
+    for (const ask of [(done: Done) => pool.query('SELECT 1', done), (done: Done) => pool.connect(done)]) {
+      const failed = await new Promise((resolve) => ask((refused) => resolve([refused])))
+      expect((failed as unknown[])[0] === error).toBe(true)
+    }
+    for (const { status } of await recording.all(2)) expect(status.code).toBe(2)
+  })
+
+  test('the stack of an error leads to the caller', async () => {
+    record()
+    const pool = tracePg(open())
+    async function theCaller() {
+      await pool.query('SELECT * FROM nowhere')
+    }
+    await expect(theCaller()).rejects.toMatchObject({ stack: expect.stringContaining('theCaller') })
+  })
+
+  test.each([
+    [
+      'undefined',
+      undefined,
+      /expected a Pool or a Client of pg, received undefined; example: tracePg\(new Pool\(\)\)/,
+    ],
+    ['the class', Pool, /received a function \(BoundPool\)/],
+    ['a connection string', url, /received "postgres/],
+  ])('%s cannot be traced', (_, target, message) => {
+    expect(() => tracePg(target as never)).toThrow(TypeError)
+    expect(() => tracePg(target as never)).toThrow(message)
+  })
+
+  test('another instrumentation that is at work already is left alone, and it is said', async () => {
+    const recording = record()
+    const said = vi.spyOn(console, 'error').mockImplementation(() => {})
+    const client = await connected()
+    const query = Object.assign(client.query.bind(client), { __wrapped: true })
+    Object.assign(client, { query })
+    expect(tracePg(client)).toBe(client)
+    expect(client.query).toBe(query)
+    await client.query('SELECT 1')
+    expect(recording.spans).toEqual([])
+    expect(said).toHaveBeenCalledWith(expect.stringContaining('another instrumentation traces pg already'))
+  })
+})
+
+function unreadable(): object {
+  const broken = () => {
+    throw new Error('of the getter')
+  }
+  return new Proxy(new Error('of the app'), { get: broken })
+}
