@@ -1,4 +1,12 @@
-import { carriedBy, endRequest, recordError, rejoin, reportOnce, type BeginLayer } from '@throughline/core'
+import {
+  beforeEvent,
+  carriedBy,
+  endRequest,
+  recordError,
+  rejoin,
+  reportOnce,
+  type BeginLayer,
+} from '@throughline/core'
 import type { ErrorRequestHandler, NextFunction, Request, RequestHandler, Response } from 'express'
 import { joined, matchedText, mountPattern, routePattern, type Patterned } from './pattern.ts'
 import { endSpans, inSpan, isFailure, spansOf, type Spans } from './spans.ts'
@@ -79,7 +87,7 @@ export function startWay(way: Way, tracing: RequestHandler): void {
       watch(stackOf(at))
     if (Boolean(request.baseUrl) && !(hasEarly && early.has(request))) enteredUnseen(way, tracing)
     // Its response never closes, and the request does not either once the parser has let go of the socket.
-    if (isUpgraded(request)) request.socket.once('close', () => endRequest(request, 101))
+    if (isUpgraded(request)) beforeEvent(request.socket, 'close', () => endRequest(request, 101))
   } catch (error) {
     sayUnknown(error)
   }
@@ -223,7 +231,7 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
       if (isFailure(error)) recordError(request, error)
       else if (!response.headersSent) way.route = undefined
       // It may be in the context of another request, for which this one had waited.
-      rejoin<unknown, void>(request, next, error)
+      rejoin(request, next as (error: unknown) => void, error)
     }
     if (spans === undefined || !hasSpan) handle.call(this, request, response, left)
     else
@@ -237,7 +245,7 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
 
 /** Nobody wants this request's route, but what it goes on to is not to be another's. */
 function rejoining(request: Request, next: NextFunction): NextFunction {
-  return (error?: unknown) => rejoin<unknown, void>(request, next, error)
+  return (error?: unknown) => rejoin(request, next as (error: unknown) => void, error)
 }
 
 /** Notes which route or mount the request enters with this layer, and watches what is mounted there. */
