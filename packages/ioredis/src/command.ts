@@ -80,7 +80,8 @@ export function isNew(command: Command): boolean {
 export abstract class RedisCall extends Call<Subject, Outcome> {
   protected readonly connection: Connection
   protected readonly tracing: Tracing
-  readonly #wasReady: boolean
+  /** What it was to be written to when it was issued, if that was ready. */
+  readonly #readyStream: Stream | null | undefined
   #statusCode: string | undefined = undefined
   #stream: Stream | undefined = undefined
 
@@ -88,7 +89,8 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     super(caller)
     this.connection = connection
     this.tracing = tracing
-    this.#wasReady = connection.client.status === 'ready'
+    const { status, stream } = connection.client
+    this.#readyStream = status === 'ready' ? stream : undefined
   }
 
   /** Whether the reply is asked for. */
@@ -120,7 +122,8 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
       this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, this.#statusCode)
     }
     const type = joined(errors.map((error) => replyCode(error) ?? errorType(error) ?? '_OTHER'))
-    this.tracing.send.fail(this, type, maskedMessage(errors[0]), hasOutcome)
+    const [message] = errors.map((error) => maskedMessage(error))
+    this.tracing.send.fail(this, type, message, hasOutcome)
   }
 
   /** In a Cluster the node is known by the socket that a command is written to, the last of several. */
@@ -137,9 +140,10 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     return this.connection.isCluster ? this.#stream : this.connection.client.stream
   }
 
-  /** One that had to wait for a connection learns at the end where that leads to. */
+  /** One that had to wait for a connection, or went over to another, learns at the end where that leads to. */
   #sayServer(): void {
-    if (this.#wasReady && !this.connection.isCluster) return
+    const { client, isCluster } = this.connection
+    if (!isCluster && this.#readyStream && this.#readyStream === client.stream) return
     if (this.span.isRecording()) this.span.setAttributes(this.connection.reached(this.#servedBy()))
   }
 }
@@ -198,7 +202,7 @@ export class CommandCall extends RedisCall implements Watcher {
     const { resolve, reject } = command
     command.resolve = (reply) => {
       const settled = resolve(reply)
-      this.answer()
+      this.answer(this.#name === 'EXEC' && Array.isArray(reply) ? reply.filter(isError) : [])
       return settled
     }
     command.reject = (error) => {
@@ -260,6 +264,10 @@ function upperCase(given: unknown): string {
 function replyCode(error: unknown): string | undefined {
   if (!(error instanceof Error) || error.name !== 'ReplyError') return undefined
   return /^[A-Z][A-Z0-9_]*(?=\s|$)/.exec(error.message)?.[0]
+}
+
+export function isError(value: unknown): value is Error {
+  return value instanceof Error
 }
 
 function joined(codes: readonly string[]): string {

@@ -2,6 +2,7 @@ import { override, semconv, type Attributes, type Context } from '@throughline/c
 import {
   beginCommand,
   CommandCall,
+  isError,
   RedisCall,
   submitted,
   type Command,
@@ -10,7 +11,7 @@ import {
   type Tracing,
 } from './command.ts'
 import type { Connection } from './connection.ts'
-import { batchText } from './mask.ts'
+import { batchText, maskedMessage } from './mask.ts'
 import { isOfScript, isUnknownScript } from './script.ts'
 
 type Kind = 'PIPELINE' | 'MULTI'
@@ -154,11 +155,13 @@ class BatchCall extends RedisCall {
   #beginChildren(): void {
     if (!this.span.isRecording()) return
     const within = this.context
-    this.#children = this.#commands.map(({ name, args }) => {
+    this.#children = this.#commands.map((command) => {
+      const { name, args } = command
       const child = new CommandCall(this.tracing, within, this.connection, name.toUpperCase(), args)
       const isOpen = this.tracing.send.begin(child)
       // The whole is measured already.
       child.measurement = undefined
+      if (isOpen) child.locate(command)
       return isOpen ? child : undefined
     })
   }
@@ -167,20 +170,26 @@ class BatchCall extends RedisCall {
     if (!this.isOpen) return
     const isMulti = this.#kind === 'MULTI'
     const last = isMulti ? results.at(-1) : undefined
+    const errors = results.flatMap(([error, reply], index) => {
+      if (error) return [error]
+      const isExec = isMulti ? index === results.length - 1 : this.#commands[index]?.name === 'exec'
+      return isExec && Array.isArray(reply) ? this.#failed(reply, isMulti ? 0 : index - reply.length) : []
+    })
     for (const [index, child] of this.#children.entries()) {
       // A transaction answers each command that it is queued, and its EXEC what came of it.
       const [error, reply] = results[isMulti ? index + 1 : index] ?? [undefined]
       const executed = isMulti ? (last?.[1] as readonly unknown[] | null | undefined)?.[index] : reply
-      child?.end(error ?? last?.[0] ?? (executed instanceof Error ? executed : undefined), executed)
+      child?.end(error ?? last?.[0] ?? (isError(executed) ? executed : undefined), executed)
     }
-    const errors = results.flatMap(([error, reply], index) => {
-      if (error) return [error]
-      // What fails in a transaction is told by the reply to its EXEC.
-      const isExec = isMulti ? index === results.length - 1 : this.#commands[index]?.name === 'exec'
-      return isExec && Array.isArray(reply) ? reply.filter(isError) : []
-    })
     this.#replies = isMulti ? last?.[1] : results
     this.answer(errors)
+  }
+
+  /** What fails in a transaction is told by the reply to its EXEC; without the command, by which its message is masked. */
+  #failed(replies: readonly unknown[], first: number): Error[] {
+    const errors = replies.filter(isError)
+    for (const error of errors) maskedMessage(error, this.#commands[first + replies.indexOf(error)])
+    return errors
   }
 }
 
@@ -212,8 +221,4 @@ function beginBatch(
   if (!send.begin(call)) return undefined
   call.watch(pipeline)
   return call
-}
-
-function isError(value: unknown): value is Error {
-  return value instanceof Error
 }
