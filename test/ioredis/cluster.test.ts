@@ -230,10 +230,12 @@ describe.each(versions)('%s: a Cluster', (version, Redis) => {
   test('subscribes by a client of its own, in a span of the app', async () => {
     const recording = record()
     const cluster = traceIORedis(await ready())
-    const heard = new Promise((resolve) => cluster.on('message', (...args) => resolve(args)))
+    const heard = new Promise((resolve) =>
+      cluster.on('message', (...args) => resolve([...args, trace.getActiveSpan()])),
+    )
     await span('caller', () => cluster.subscribe('channel'))
     await cluster.publish('channel', 's3cret')
-    expect(await heard).toEqual(['channel', 's3cret'])
+    expect(await heard).toEqual(['channel', 's3cret', undefined])
     const [subscribe, caller, publish] = await recording.all(3)
     expect([subscribe?.name, publish?.name]).toEqual(['SUBSCRIBE', 'PUBLISH'])
     expect(parentOf(subscribe)).toBe(caller?.spanContext().spanId)

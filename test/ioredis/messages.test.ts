@@ -45,9 +45,10 @@ describe.each(versions)('%s: no value leaves by the message of an error', (versi
         pipeline.call('multi')
         pipeline.eval(SAYS, 1, key, 's3cret')
         pipeline.call('exec')
-        return pipeline
-          .exec()
-          .then((results) => failing((results?.at(-1)?.[1] as Error[]).map((one) => [one])))
+        return pipeline.exec().then((results) => {
+          const executed = results?.at(-1)?.[1] as Error[] | undefined
+          failing(executed?.map((one) => [one]) ?? [])
+        })
       },
       'BAD card ?',
     ],

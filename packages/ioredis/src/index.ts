@@ -4,6 +4,7 @@ import {
   expected,
   isTraced,
   override,
+  ROOT_CONTEXT,
   sender,
   SENDING_SHAPE,
   show,
@@ -48,6 +49,8 @@ const SHAPE: Shape<IORedisOptions> = {
   commandSpans: BOOLEAN('commandSpans'),
 }
 
+const SUBSCRIBES = new Set(['subscribe', 'psubscribe', 'ssubscribe'])
+
 /**
  * Traces the commands of a Redis client or of a Cluster, each as a CLIENT span (semantic conventions, redis), a pipeline
  * or a transaction as one, and gives the same object back. Twice is once. What `duplicate()` makes of it is traced too.
@@ -90,7 +93,17 @@ function traceClient(tracing: Tracing, client: Client): void {
       if (unknown !== undefined || !state.isOn || isOwn(command)) return Reflect.apply(original, this, args)
       const call = beginCommand(tracing, connection, command)
       call?.watch(command)
-      return submitted(call, original, this, args)
+      // A Cluster connects the client that it subscribes by when that is needed.
+      return client.isCluster && SUBSCRIBES.has(command.name)
+        ? context.with(ROOT_CONTEXT, submitted, undefined, call, original, this, args)
+        : submitted(call, original, this, args)
+    }
+  })
+
+  // A connection outlives the one who was the first to need it: what arrives by it later, messages, belongs to nobody.
+  override(client, 'connect', (original) => {
+    return function connect(this: unknown, ...args) {
+      return context.with(ROOT_CONTEXT, original as () => unknown, this, ...bound(args))
     }
   })
 
@@ -120,11 +133,16 @@ function traceClient(tracing: Tracing, client: Client): void {
   if (client.delayUntilReady === undefined) return
   // What is to be pipelined automatically waits here until the slots are known, and is issued for its caller then.
   override(client as Required<Client>, 'delayUntilReady', (original) => {
-    return function delayUntilReady(this: unknown, callback, ...args) {
-      const bound = typeof callback === 'function' ? context.bind(context.active(), callback) : callback
-      return Reflect.apply(original, this, [bound, ...args])
+    return function delayUntilReady(this: unknown, ...args) {
+      return Reflect.apply(original, this, bound(args))
     }
   })
+}
+
+/** These arguments with a callback that runs in the context of now. */
+function bound(args: readonly unknown[]): unknown[] {
+  const active = context.active()
+  return args.map((arg) => (typeof arg === 'function' ? context.bind(active, arg) : arg))
 }
 
 // ioredis mixes an EventEmitter into its Cluster, constructor included, so its class does not tell.

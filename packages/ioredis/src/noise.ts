@@ -1,5 +1,5 @@
 import { override } from '@throughline/core'
-import type { Command } from './command.ts'
+import { abandon, type Command } from './command.ts'
 import type { Client } from './connection.ts'
 
 /** What ioredis sends by itself to set up a connection, and what it sends as soon as one is ready. */
@@ -14,12 +14,15 @@ export function ownCommands(client: Client): (command: Command) => boolean {
   // When a connection is ready ioredis restores what the last one had, at once, before anybody can be told.
   override(client, 'setStatus', (original) => {
     return function setStatus(this: unknown, ...args) {
-      if (args[0] === 'ready') {
+      const [status] = args
+      if (status === 'ready') {
         isResuming = true
         queueMicrotask(() => {
           isResuming = false
         })
       }
+      if (status === 'end' || (status === 'ready' && !client.options.autoResendUnfulfilledCommands))
+        abandonUnanswered(client)
       return Reflect.apply(original, this, args)
     }
   })
@@ -42,15 +45,11 @@ export function ownCommands(client: Client): (command: Command) => boolean {
   return () => isChecking
 }
 
-/** Commands that wait for work, and scripts, which take it; what asks for the server; and the end of it all. */
-const OF_LOOPS = new Set(
-  `BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN CLIENT EVAL EVALSHA EVALSHA_RO EVAL_RO FCALL FCALL_RO
-   INFO QUIT`.split(/\s+/),
-)
-const READS_OF_STREAMS = new Set(['XREAD', 'XREADGROUP'])
-
-/** Whether a worker's loop is made of such commands. */
-export function isOfLoop(name: string, args: readonly unknown[]): boolean {
-  if (OF_LOOPS.has(name)) return true
-  return READS_OF_STREAMS.has(name) && args.some((arg) => String(arg).toUpperCase() === 'BLOCK')
+/** Commands of a connection before that ioredis neither sends again nor refuses, at once, have no end of their own. */
+function abandonUnanswered({ prevCommandQueue }: Client): void {
+  const dropped = prevCommandQueue?.toArray() ?? []
+  if (dropped.length === 0) return
+  queueMicrotask(() => {
+    for (const { command } of dropped) abandon(command)
+  })
 }

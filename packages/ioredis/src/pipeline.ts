@@ -48,7 +48,7 @@ export function tracePipeline(
       if (calls === undefined) endTogether((calls = []), pipeline)
       const call = beginCommand(tracing, connection, command)
       calls.push(call)
-      call?.locate(command)
+      call?.claim(command)
       watchScript(command, connection.unknownScripts)
       return submitted(call, original, this, args)
     }
@@ -136,7 +136,7 @@ class BatchCall extends RedisCall {
   watch(pipeline: Pipeline): void {
     const { unknownScripts } = this.connection
     const [first] = pipeline._queue
-    if (first !== undefined) this.locate(first)
+    if (first !== undefined) this.claim(first)
     for (const command of this.#commands) watchScript(command, unknownScripts)
     if (this.tracing.commandSpans) this.#beginChildren()
     const { resolve, reject } = pipeline
@@ -150,6 +150,11 @@ class BatchCall extends RedisCall {
       this.fail([error])
       return reject(error)
     }
+  }
+
+  override abandon(): void {
+    for (const child of this.#children) child?.abandon()
+    super.abandon()
   }
 
   #beginChildren(): void {
