@@ -33,6 +33,7 @@ export interface Client {
     db?: number
     sentinels?: unknown
     monitor?: boolean
+    connectionName?: string
     autoResendUnfulfilledCommands?: boolean
     maxRetriesPerRequest?: number | null
     /** Of a Cluster: the options of its nodes. */

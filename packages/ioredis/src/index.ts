@@ -25,7 +25,7 @@ import {
 } from './command.ts'
 import { Connection, type Client } from './connection.ts'
 import { textOf } from './mask.ts'
-import { ownCommands } from './noise.ts'
+import { isOfLibrary, ownCommands } from './noise.ts'
 import { tracePipeline, type Pipeline } from './pipeline.ts'
 
 export type { IORedisOptions, QueryText, RedisCommand } from './command.ts'
@@ -124,8 +124,7 @@ function traceClient(tracing: Tracing, client: Client): void {
   override(client, 'duplicate', (original) => {
     return function duplicate(this: unknown, ...args) {
       const twin = Reflect.apply(original, this, args) as Client
-      // One that monitors can issue no commands.
-      if (!twin.options.monitor && !isTraced(twin)) traceClient(tracing, twin)
+      if (!isOfLibrary(twin) && !isTraced(twin)) traceClient(tracing, twin)
       return twin
     }
   })

@@ -6,6 +6,16 @@ import type { Client } from './connection.ts'
 const HANDSHAKE = new Set(['auth', 'client', 'hello', 'himport', 'info', 'monitor', 'readonly', 'select'])
 const RESUMPTION = new Set(['client', 'psubscribe', 'readonly', 'select', 'ssubscribe', 'subscribe'])
 
+/** What a Cluster sends to a node before a command that this is to answer by way of exception. */
+const REDIRECTION = 'asking'
+/** How the duplicate of a node's client is called by which a Cluster asks for its slots. */
+const REFRESHER = 'ioredis-cluster(refresher)'
+
+/** Whether a duplicate is one that ioredis made for itself, or one that monitors, which can issue no commands. */
+export function isOfLibrary({ options: { monitor, connectionName } }: Client): boolean {
+  return monitor === true || connectionName?.startsWith(REFRESHER) === true
+}
+
 /** A function that tells whether a command that is issued now is of ioredis itself, and not of the app. */
 export function ownCommands(client: Client): (command: Command) => boolean {
   let isResuming = false
@@ -29,7 +39,8 @@ export function ownCommands(client: Client): (command: Command) => boolean {
 
   if (!client.isCluster)
     return ({ name }) =>
-      client.status === 'connect' ? HANDSHAKE.has(name) : isResuming && RESUMPTION.has(name)
+      name === REDIRECTION ||
+      (client.status === 'connect' ? HANDSHAKE.has(name) : isResuming && RESUMPTION.has(name))
 
   // A Cluster asks for its state through itself; all else goes through clients of its own making.
   override(client as Required<Client>, 'readyCheck', (original) => {
