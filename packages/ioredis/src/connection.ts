@@ -33,6 +33,7 @@ export interface Client {
     db?: number
     sentinels?: unknown
     monitor?: boolean
+    enableAutoPipelining?: boolean
     connectionName?: string
     autoResendUnfulfilledCommands?: boolean
     maxRetriesPerRequest?: number | null

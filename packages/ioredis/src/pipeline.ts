@@ -1,4 +1,4 @@
-import { override, semconv, type Attributes, type Context } from '@throughline/core'
+import { semconv, type Attributes, type Context } from '@throughline/core'
 import {
   beginCommand,
   CommandCall,
@@ -38,33 +38,37 @@ export function tracePipeline(
 ): Pipeline {
   let isExecuted = false
   let calls: (CommandCall | undefined)[] | undefined
+  const { exec: execOriginal, sendCommand: sendOriginal } = pipeline
 
   // The pipelines that ioredis makes of commands issued one by one: each of these is a call of its own.
-  override(pipeline, 'sendCommand', (original) => {
-    return function sendCommand(this: unknown, ...args) {
+  if (connection.client.options.enableAutoPipelining === true) {
+    replace(pipeline, 'sendCommand', function sendCommand(this: unknown, ...args) {
       const [command] = args
       if (isExecuted || (calls === undefined && !isAutoPipeline(connection, pipeline)))
-        return Reflect.apply(original, this, args)
+        return Reflect.apply(sendOriginal, this, args)
       if (calls === undefined) endTogether((calls = []), pipeline)
       const call = beginCommand(tracing, connection, command)
       calls.push(call)
       call?.claim(command)
       watchScript(command, connection.unknownScripts)
-      return submitted(call, original, this, args)
-    }
-  })
+      return submitted(call, sendOriginal, this, args)
+    })
+  }
 
-  override(pipeline, 'exec', (original) => {
-    return function exec(this: unknown, ...args) {
-      // In a pipeline that has a MULTI the first exec() is the EXEC that belongs to it.
-      const isCommand = kind === 'PIPELINE' && pipeline._transactions > 0
-      const isFirst = !isExecuted && !isCommand
-      if (isFirst && pipeline._queue.length > 0) isExecuted = true
-      if (!isFirst || !isExecuted || calls !== undefined) return Reflect.apply(original, this, args)
-      return submitted(beginBatch(tracing, connection, kind, pipeline), original, this, args)
-    }
+  replace(pipeline, 'exec', function exec(this: unknown, ...args) {
+    // In a pipeline that has a MULTI the first exec() is the EXEC that belongs to it.
+    const isCommand = kind === 'PIPELINE' && pipeline._transactions > 0
+    const isFirst = !isExecuted && !isCommand
+    if (isFirst && pipeline._queue.length > 0) isExecuted = true
+    if (!isFirst || !isExecuted || calls !== undefined) return Reflect.apply(execOriginal, this, args)
+    return submitted(beginBatch(tracing, connection, kind, pipeline), execOriginal, this, args)
   })
   return pipeline
+}
+
+/** A pipeline lives for one call and need not be given back as it was: an `override` was 4 µs. */
+function replace<K extends 'exec' | 'sendCommand'>(pipeline: Pipeline, key: K, value: Pipeline[K]): void {
+  Object.defineProperty(pipeline, key, { value, writable: true, configurable: true })
 }
 
 /** It is listed before its first command is put into it. A Cluster has one for every group of nodes. */
