@@ -230,14 +230,35 @@ describe.each(versions)('%s: a Cluster', (version, Redis) => {
   test('subscribes by a client of its own, in a span of the app', async () => {
     const recording = record()
     const cluster = traceIORedis(await ready())
-    const heard = new Promise((resolve) => cluster.on('message', (...args) => resolve(args)))
+    const heard = new Promise((resolve) =>
+      cluster.on('message', (...args) => resolve([...args, trace.getActiveSpan()])),
+    )
     await span('caller', () => cluster.subscribe('channel'))
     await cluster.publish('channel', 's3cret')
-    expect(await heard).toEqual(['channel', 's3cret'])
+    expect(await heard).toEqual(['channel', 's3cret', undefined])
     const [subscribe, caller, publish] = await recording.all(3)
     expect([subscribe?.name, publish?.name]).toEqual(['SUBSCRIBE', 'PUBLISH'])
     expect(parentOf(subscribe)).toBe(caller?.spanContext().spanId)
     expect(subscribe?.attributes['server.address']).toBe('127.0.0.1')
+  })
+
+  test('whose nodes are traced too has one span for each call, and theirs, and none for what it asks them', async () => {
+    const recording = record()
+    const cluster = traceIORedis(await ready())
+    for (const node of cluster.nodes('master')) traceIORedis(node)
+    const key = `{${keys[0]}}:new`
+    const move = await moving(calculateSlot(keys[0]))
+    try {
+      // Each node is asked for its slots by a duplicate of its client, and told by ASKING what it has to answer.
+      await cluster.get(key)
+      await new Promise((done) => cluster.refreshSlotsCache(done))
+      await cluster.pipeline().get(keys[1]).get(keys[1]).exec()
+      for (const node of cluster.nodes('master')) await node.dbsize()
+      await recording.all(5)
+      expect(namesOf(recording.spans)).toEqual(['GET', 'PIPELINE GET', 'DBSIZE', 'DBSIZE', 'DBSIZE'])
+    } finally {
+      await move.back()
+    }
   })
 
   test('of a worker begins no trace by what its loop is made of', async () => {

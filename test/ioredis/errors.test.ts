@@ -33,15 +33,6 @@ describe.each(versions)('%s', (version, Redis) => {
       }
     })
 
-    test('what the server says is told without the values it quotes', async () => {
-      const recording = record()
-      const redis = traceIORedis(await ready())
-      await expect(redis.call('NOTHING', "s3'cret", 's3cret')).rejects.toThrow('s3cret')
-      const [command] = await recording.all(1)
-      expect(command?.status.message).toBe("ERR unknown command '?' ")
-      expect(command?.attributes).toMatchObject({ 'db.query.text': 'NOTHING ? ?', 'error.type': 'ERR' })
-    })
-
     test('a command of an unsampled caller that fails counts as one that failed', async () => {
       const measuring = measure()
       record({ sampling: 0 })

@@ -13,6 +13,10 @@ export interface Servers {
   readonly ports: readonly number[]
   /** A client of one of them. */
   admin(port: number): Redis
+  /** Ends one of them at once, as a crash does. */
+  kill(port: number): Promise<void>
+  /** Starts it again on its port, empty. */
+  revive(port: number): void
   stop(): Promise<void>
 }
 
@@ -49,6 +53,11 @@ export async function startCluster(count: number): Promise<Servers> {
   }
 }
 
+/** One that may be killed. */
+export async function startServer(): Promise<Servers> {
+  return start(await freePorts(1), (port) => ['--port', String(port)])
+}
+
 /** A master, and a sentinel that calls it `main`: the ports are in this order. */
 export async function startSentinel(): Promise<Servers> {
   const [master, sentinel] = (await freePorts(2)) as [number, number]
@@ -66,7 +75,9 @@ async function start(
 ): Promise<Servers> {
   const folder = mkdtempSync(join(tmpdir(), 'throughline-redis-'))
   const admins: Redis[] = []
-  const children = ports.map((port) => {
+  const children = new Map(ports.map((port) => [port, launch(port)]))
+
+  function launch(port: number): ChildProcess {
     const own = join(folder, String(port))
     const common = ['--dir', folder, '--save', '', '--bind', '127.0.0.1']
     const child = spawn(
@@ -77,7 +88,15 @@ async function start(
     running.add(child)
     child.once('exit', () => running.delete(child))
     return child
-  })
+  }
+
+  async function kill(port: number): Promise<void> {
+    const child = children.get(port)
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return
+    const exited = once(child, 'exit')
+    child.kill('SIGKILL')
+    await exited
+  }
 
   function admin(port: number): Redis {
     const client = new Redis({ port, host: '127.0.0.1', retryStrategy: () => 20, maxRetriesPerRequest: null })
@@ -88,19 +107,12 @@ async function start(
 
   async function stop(): Promise<void> {
     for (const client of admins) client.disconnect()
-    await Promise.all(
-      children.map(async (child) => {
-        if (child.exitCode !== null || child.signalCode !== null) return
-        const exited = once(child, 'exit')
-        child.kill('SIGKILL')
-        await exited
-      }),
-    )
+    await Promise.all(ports.map(kill))
     rmSync(folder, { recursive: true, force: true })
   }
 
   // Each answers, or one has given up.
-  const gone = children.map(async (child) => {
+  const gone = [...children.values()].map(async (child) => {
     await once(child, 'exit')
     throw new Error('redis-server did not start')
   })
@@ -111,7 +123,8 @@ async function start(
     await stop()
     throw error
   }
-  return { ports, admin, stop }
+  const revive = (port: number) => void children.set(port, launch(port))
+  return { ports, admin, kill, revive, stop }
 }
 
 /** Resolves when a node knows of all the others, and that every slot is served. */

@@ -45,7 +45,7 @@ export { errorType, messageOf, showAs } from './exception.ts'
 export * as semconv from './semconv.ts'
 
 // What adapters need of the API, so that they depend on this package alone.
-export { context, type Attributes, type Context } from '@opentelemetry/api'
+export { context, ROOT_CONTEXT, type Attributes, type Context } from '@opentelemetry/api'
 
 // Propagation, for carriers of one's own.
 export {

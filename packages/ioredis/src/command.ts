@@ -9,8 +9,8 @@ import {
 } from '@throughline/core'
 import type { Connection, Stream } from './connection.ts'
 import { maskedMessage, type TextOf } from './mask.ts'
-import { isOfLoop } from './noise.ts'
 import { isUnknownScript, type Watcher } from './script.ts'
+import { isOfLoop } from './worker.ts'
 
 /** A command as it goes to the server. That of a pipeline or transaction is called PIPELINE or MULTI. */
 export interface RedisCommand {
@@ -57,11 +57,14 @@ export interface Command {
   transformReply(reply: unknown): unknown
   /** What is written to this socket. */
   toWritable(socket: Stream): unknown
-  /** That it has passed us once. Not in a WeakSet: that cost 2 µs a command, most of it in garbage collection. */
-  [SEEN]?: true
+  /**
+   * The call that it belongs to, or that it has passed us once without one. Not in a WeakSet: that cost 2 µs a command,
+   * most of it in garbage collection.
+   */
+  [CALL]?: RedisCall | 'none'
 }
 
-const SEEN = Symbol('throughline.seen')
+const CALL = Symbol('throughline.call')
 
 /** Commands that run something which has a name: the first argument. */
 const STORED_PROCEDURE = new Set(['EVALSHA', 'EVALSHA_RO', 'FCALL', 'FCALL_RO'])
@@ -71,16 +74,23 @@ const STORED_PROCEDURE = new Set(['EVALSHA', 'EVALSHA_RO', 'FCALL', 'FCALL_RO'])
  * passes more than once.
  */
 export function isNew(command: Command): boolean {
-  if (command[SEEN] === true) return false
-  command[SEEN] = true
+  if (command[CALL] !== undefined) return false
+  command[CALL] = 'none'
   return true
+}
+
+/** Ends the span of a command that ioredis has dropped without a word, and says that it has no end of its own. */
+export function abandon(command: Command): void {
+  const call = command[CALL]
+  if (call !== undefined && call !== 'none') call.abandon()
 }
 
 /** A call of a Redis: of a command or of several. */
 export abstract class RedisCall extends Call<Subject, Outcome> {
   protected readonly connection: Connection
   protected readonly tracing: Tracing
-  readonly #wasReady: boolean
+  /** What it was to be written to when it was issued, if that was ready. */
+  readonly #readyStream: Stream | null | undefined
   #statusCode: string | undefined = undefined
   #stream: Stream | undefined = undefined
 
@@ -88,7 +98,8 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     super(caller)
     this.connection = connection
     this.tracing = tracing
-    this.#wasReady = connection.client.status === 'ready'
+    const { status, stream } = connection.client
+    this.#readyStream = status === 'ready' ? stream : undefined
   }
 
   /** Whether the reply is asked for. */
@@ -119,8 +130,27 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
       this.#statusCode = joined(codes)
       this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, this.#statusCode)
     }
-    const type = joined(errors.map((error) => replyCode(error) ?? errorType(error) ?? '_OTHER'))
-    this.tracing.send.fail(this, type, maskedMessage(errors[0]), hasOutcome)
+    const type = joined(errors.map((error) => replyCode(error) ?? this.#typeOf(error)))
+    const [message] = errors.map((error) => maskedMessage(error))
+    this.tracing.send.fail(this, type, message, hasOutcome)
+  }
+
+  /** What ioredis says of a connection that failed is a plain Error without a code. */
+  #typeOf(error: unknown): string {
+    const type = errorType(error) ?? '_OTHER'
+    return type === 'Error' ? (this.connection.trouble ?? type) : type
+  }
+
+  /** Ends the span of a call that will not be answered. */
+  abandon(): void {
+    this.measurement = undefined
+    if (this.span.isRecording()) this.span.setAttribute(semconv.INCOMPLETE, true).end()
+  }
+
+  /** Has the command lead to this call. */
+  claim(command: Command): void {
+    command[CALL] = this
+    this.locate(command)
   }
 
   /** In a Cluster the node is known by the socket that a command is written to, the last of several. */
@@ -137,9 +167,10 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     return this.connection.isCluster ? this.#stream : this.connection.client.stream
   }
 
-  /** One that had to wait for a connection learns at the end where that leads to. */
+  /** One that had to wait for a connection, or went over to another, learns at the end where that leads to. */
   #sayServer(): void {
-    if (this.#wasReady && !this.connection.isCluster) return
+    const { client, isCluster } = this.connection
+    if (!isCluster && this.#readyStream && this.#readyStream === client.stream) return
     if (this.span.isRecording()) this.span.setAttributes(this.connection.reached(this.#servedBy()))
   }
 }
@@ -194,11 +225,11 @@ export class CommandCall extends RedisCall implements Watcher {
 
   /** Not by handlers on the promise: a rejection that nobody handles must remain one. */
   watch(command: Command, isAgain = false): void {
-    this.locate(command)
+    this.claim(command)
     const { resolve, reject } = command
     command.resolve = (reply) => {
       const settled = resolve(reply)
-      this.answer()
+      this.answer(this.#name === 'EXEC' && Array.isArray(reply) ? reply.filter(isError) : [])
       return settled
     }
     command.reject = (error) => {
@@ -260,6 +291,10 @@ function upperCase(given: unknown): string {
 function replyCode(error: unknown): string | undefined {
   if (!(error instanceof Error) || error.name !== 'ReplyError') return undefined
   return /^[A-Z][A-Z0-9_]*(?=\s|$)/.exec(error.message)?.[0]
+}
+
+export function isError(value: unknown): value is Error {
+  return value instanceof Error
 }
 
 function joined(codes: readonly string[]): string {

@@ -1,5 +1,13 @@
-import { semconv, wantsOldNames, type Attributes, type NamedAttributes } from '@throughline/core'
+import {
+  errorType,
+  override,
+  semconv,
+  wantsOldNames,
+  type Attributes,
+  type NamedAttributes,
+} from '@throughline/core'
 import { withOldDatabaseNames } from '@throughline/core/database'
+import type { Command } from './command.ts'
 import { UnknownScripts } from './script.ts'
 
 const DEFAULT_PORT = 6379
@@ -25,19 +33,29 @@ export interface Client {
     db?: number
     sentinels?: unknown
     monitor?: boolean
+    enableAutoPipelining?: boolean
+    connectionName?: string
+    autoResendUnfulfilledCommands?: boolean
     maxRetriesPerRequest?: number | null
     /** Of a Cluster: the options of its nodes. */
     redisOptions?: { readonly maxRetriesPerRequest?: number | null }
   }>
+  /** How many times it has begun to connect. */
+  readonly connectionEpoch?: number
   /** Its own state of the connection: the database that is selected. */
   readonly condition?: { readonly select?: number } | null
   readonly stream?: Stream | null
+  /** What the connection before had not been answered, while it may be sent again. */
+  readonly prevCommandQueue?: { toArray(): { readonly command: Command }[] } | null
   readonly _autoPipelines?: ReadonlyMap<string, unknown>
+  connect: Method
   sendCommand: Method
   pipeline: Method
   multi: Method
   duplicate: Method
   setStatus: Method
+  /** Of a Redis: tells the app of an error of its connection, if that listens. */
+  silentEmit?: Method
   /** Of a Cluster: the clients of its nodes. */
   nodes?: () => readonly Client[]
   /** Of a Cluster: its readiness check, and what runs a callback when its slots are known. */
@@ -62,9 +80,26 @@ export class Connection {
   readonly #places = new WeakMap<Stream, Place>()
   #stream: Stream | null | undefined = undefined
   #place: Place | undefined = undefined
+  #trouble: { readonly type: string | undefined; readonly epoch: number | undefined } | undefined = undefined
 
   constructor(client: Client) {
     this.client = client
+    if (client.silentEmit === undefined) return
+    const noteTrouble = (error: unknown) => {
+      this.#trouble = { type: errorType(error), epoch: client.connectionEpoch }
+    }
+    override(client as Required<Client>, 'silentEmit', (original) => {
+      return function silentEmit(this: unknown, ...args) {
+        const [event, error] = args
+        if (event === 'error') noteTrouble(error)
+        return Reflect.apply(original, this, args)
+      }
+    })
+  }
+
+  /** Why this connection, or the try to have it, has failed: ECONNREFUSED. Commands learn only that it is closed. */
+  get trouble(): string | undefined {
+    return this.#trouble?.epoch === this.client.connectionEpoch ? this.#trouble?.type : undefined
   }
 
   /** Whether it is known only afterwards which server a call went to. */

@@ -4,6 +4,7 @@ import {
   expected,
   isTraced,
   override,
+  ROOT_CONTEXT,
   sender,
   SENDING_SHAPE,
   show,
@@ -24,7 +25,7 @@ import {
 } from './command.ts'
 import { Connection, type Client } from './connection.ts'
 import { textOf } from './mask.ts'
-import { ownCommands } from './noise.ts'
+import { isOfLibrary, ownCommands } from './noise.ts'
 import { tracePipeline, type Pipeline } from './pipeline.ts'
 
 export type { IORedisOptions, QueryText, RedisCommand } from './command.ts'
@@ -47,6 +48,8 @@ const SHAPE: Shape<IORedisOptions> = {
   ),
   commandSpans: BOOLEAN('commandSpans'),
 }
+
+const SUBSCRIBES = new Set(['subscribe', 'psubscribe', 'ssubscribe'])
 
 /**
  * Traces the commands of a Redis client or of a Cluster, each as a CLIENT span (semantic conventions, redis), a pipeline
@@ -90,7 +93,17 @@ function traceClient(tracing: Tracing, client: Client): void {
       if (unknown !== undefined || !state.isOn || isOwn(command)) return Reflect.apply(original, this, args)
       const call = beginCommand(tracing, connection, command)
       call?.watch(command)
-      return submitted(call, original, this, args)
+      // A Cluster connects the client that it subscribes by when that is needed.
+      return client.isCluster && SUBSCRIBES.has(command.name)
+        ? context.with(ROOT_CONTEXT, submitted, undefined, call, original, this, args)
+        : submitted(call, original, this, args)
+    }
+  })
+
+  // A connection outlives the one who was the first to need it: what arrives by it later, messages, belongs to nobody.
+  override(client, 'connect', (original) => {
+    return function connect(this: unknown, ...args) {
+      return context.with(ROOT_CONTEXT, original as () => unknown, this, ...bound(args))
     }
   })
 
@@ -111,8 +124,7 @@ function traceClient(tracing: Tracing, client: Client): void {
   override(client, 'duplicate', (original) => {
     return function duplicate(this: unknown, ...args) {
       const twin = Reflect.apply(original, this, args) as Client
-      // One that monitors can issue no commands.
-      if (!twin.options.monitor && !isTraced(twin)) traceClient(tracing, twin)
+      if (!isOfLibrary(twin) && !isTraced(twin)) traceClient(tracing, twin)
       return twin
     }
   })
@@ -120,11 +132,16 @@ function traceClient(tracing: Tracing, client: Client): void {
   if (client.delayUntilReady === undefined) return
   // What is to be pipelined automatically waits here until the slots are known, and is issued for its caller then.
   override(client as Required<Client>, 'delayUntilReady', (original) => {
-    return function delayUntilReady(this: unknown, callback, ...args) {
-      const bound = typeof callback === 'function' ? context.bind(context.active(), callback) : callback
-      return Reflect.apply(original, this, [bound, ...args])
+    return function delayUntilReady(this: unknown, ...args) {
+      return Reflect.apply(original, this, bound(args))
     }
   })
+}
+
+/** These arguments with a callback that runs in the context of now. */
+function bound(args: readonly unknown[]): unknown[] {
+  const active = context.active()
+  return args.map((arg) => (typeof arg === 'function' ? context.bind(active, arg) : arg))
 }
 
 // ioredis mixes an EventEmitter into its Cluster, constructor included, so its class does not tell.

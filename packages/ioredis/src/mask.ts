@@ -1,4 +1,4 @@
-import { guarded, messageOf } from '@throughline/core'
+import { guarded, messageOf, showAs } from '@throughline/core'
 import type { QueryText } from './command.ts'
 
 /** Whether the argument at this index is a key, a field or a word of the command's own, and no value. */
@@ -66,6 +66,11 @@ const MOST_ARGUMENTS = 64
 /** In UTF-16 units, for a pipeline of thousands of commands likewise. */
 const MOST_TEXT = 4096
 
+interface Given {
+  readonly name: string
+  readonly args: readonly unknown[]
+}
+
 /** A command's text; undefined where it is to have none. */
 export type TextOf = (name: string, args: readonly unknown[]) => string | undefined
 
@@ -101,10 +106,7 @@ function written(name: string, args: readonly unknown[], shown: Shown | undefine
 }
 
 /** Commands that go together, in the syntax of the redis CLI, up to a length that a reader can take in. */
-export function batchText(
-  commands: readonly { name: string; args: readonly unknown[] }[],
-  one: TextOf,
-): string | undefined {
+export function batchText(commands: readonly Given[], one: TextOf): string | undefined {
   let text: string | undefined
   for (const { name, args } of commands) {
     if (text !== undefined && text.length > MOST_TEXT) return `${text}; …`
@@ -114,9 +116,51 @@ export function batchText(
   return text
 }
 
-/** An error's message without what it quotes, from the first quotation mark to the last: a value may hold some itself. */
-export function maskedMessage(error: unknown): string {
-  return messageOf(error).replace(/(?<=^|[\s(:,])(['"`])[^]*\1/, '$1?$1')
+/** Names of commands that the server knows are kept. The rest goes from its first quotation mark to the last. */
+const QUOTED = /(\b(?:for|in|the) '[\w|.-]+' command)|(?<=^|[\s(:,])(['"`])[^]*\2/g
+
+/**
+ * An error's message without the values in it: what it quotes, since a value may hold quotation marks itself, and what
+ * arguments of the command it repeats, as errors of scripts do. All spans that tell of this error will have it so, also
+ * those of the requests and functions that it goes through.
+ */
+export function maskedMessage(error: unknown, command = commandOf(error)): string {
+  const message = withoutArguments(messageOf(error), command).replace(
+    QUOTED,
+    (_, command: string | undefined, mark: string) => command ?? `${mark}?${mark}`,
+  )
+  showAs(error, message)
+  return message
+}
+
+/** A character of a message may be several bytes of a Buffer. */
+const MOST_BYTES = 4
+
+/** ioredis tells of which command an error is, but for those that the reply to EXEC holds. */
+function commandOf(error: unknown): Given | undefined {
+  const { name, args } = (error as { command?: Partial<Given> } | null)?.command ?? {}
+  return typeof name === 'string' && Array.isArray(args) ? { name, args } : undefined
+}
+
+/** The first word is the server's own: ERR. */
+function withoutArguments(message: string, command: Given | undefined): string {
+  if (command === undefined) return message
+  const { name, args } = command
+  const shown = SHOWN.get(name.toUpperCase())
+  const code = /^[A-Z][A-Z0-9_]*(?=\s|$)/.exec(message)?.[0] ?? ''
+  let rest = message.slice(code.length)
+  for (const [index, arg] of args.entries()) {
+    if (shown?.(index, args) === true || !(lengthOf(arg) <= rest.length * MOST_BYTES)) continue
+    const value = String(arg)
+    if (value === '' || !rest.includes(value)) continue
+    const escaped = value.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')
+    rest = rest.replace(new RegExp(`(?<!\\w)${escaped}(?!\\w)`, 'g'), '?')
+  }
+  return code + rest
+}
+
+function lengthOf(arg: unknown): number {
+  return typeof arg === 'string' || Buffer.isBuffer(arg) ? arg.length : Infinity
 }
 
 function quoted(given: string): string {

@@ -1,10 +1,20 @@
 import { override } from '@throughline/core'
-import type { Command } from './command.ts'
+import { abandon, type Command } from './command.ts'
 import type { Client } from './connection.ts'
 
 /** What ioredis sends by itself to set up a connection, and what it sends as soon as one is ready. */
 const HANDSHAKE = new Set(['auth', 'client', 'hello', 'himport', 'info', 'monitor', 'readonly', 'select'])
 const RESUMPTION = new Set(['client', 'psubscribe', 'readonly', 'select', 'ssubscribe', 'subscribe'])
+
+/** What a Cluster sends to a node before a command that this is to answer by way of exception. */
+const REDIRECTION = 'asking'
+/** How the duplicate of a node's client is called by which a Cluster asks for its slots. */
+const REFRESHER = 'ioredis-cluster(refresher)'
+
+/** Whether a duplicate is one that ioredis made for itself, or one that monitors, which can issue no commands. */
+export function isOfLibrary({ options: { monitor, connectionName } }: Client): boolean {
+  return monitor === true || connectionName?.startsWith(REFRESHER) === true
+}
 
 /** A function that tells whether a command that is issued now is of ioredis itself, and not of the app. */
 export function ownCommands(client: Client): (command: Command) => boolean {
@@ -14,19 +24,23 @@ export function ownCommands(client: Client): (command: Command) => boolean {
   // When a connection is ready ioredis restores what the last one had, at once, before anybody can be told.
   override(client, 'setStatus', (original) => {
     return function setStatus(this: unknown, ...args) {
-      if (args[0] === 'ready') {
+      const [status] = args
+      if (status === 'ready') {
         isResuming = true
         queueMicrotask(() => {
           isResuming = false
         })
       }
+      if (status === 'end' || (status === 'ready' && !client.options.autoResendUnfulfilledCommands))
+        abandonUnanswered(client)
       return Reflect.apply(original, this, args)
     }
   })
 
   if (!client.isCluster)
     return ({ name }) =>
-      client.status === 'connect' ? HANDSHAKE.has(name) : isResuming && RESUMPTION.has(name)
+      name === REDIRECTION ||
+      (client.status === 'connect' ? HANDSHAKE.has(name) : isResuming && RESUMPTION.has(name))
 
   // A Cluster asks for its state through itself; all else goes through clients of its own making.
   override(client as Required<Client>, 'readyCheck', (original) => {
@@ -42,15 +56,11 @@ export function ownCommands(client: Client): (command: Command) => boolean {
   return () => isChecking
 }
 
-/** Commands that wait for work, and scripts, which take it; what asks for the server; and the end of it all. */
-const OF_LOOPS = new Set(
-  `BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN CLIENT EVAL EVALSHA EVALSHA_RO EVAL_RO FCALL FCALL_RO
-   INFO QUIT`.split(/\s+/),
-)
-const READS_OF_STREAMS = new Set(['XREAD', 'XREADGROUP'])
-
-/** Whether a worker's loop is made of such commands. */
-export function isOfLoop(name: string, args: readonly unknown[]): boolean {
-  if (OF_LOOPS.has(name)) return true
-  return READS_OF_STREAMS.has(name) && args.some((arg) => String(arg).toUpperCase() === 'BLOCK')
+/** Commands of a connection before that ioredis neither sends again nor refuses, at once, have no end of their own. */
+function abandonUnanswered({ prevCommandQueue }: Client): void {
+  const dropped = prevCommandQueue?.toArray() ?? []
+  if (dropped.length === 0) return
+  queueMicrotask(() => {
+    for (const { command } of dropped) abandon(command)
+  })
 }

@@ -1,7 +1,8 @@
-import { override, semconv, type Attributes, type Context } from '@throughline/core'
+import { semconv, type Attributes, type Context } from '@throughline/core'
 import {
   beginCommand,
   CommandCall,
+  isError,
   RedisCall,
   submitted,
   type Command,
@@ -10,7 +11,7 @@ import {
   type Tracing,
 } from './command.ts'
 import type { Connection } from './connection.ts'
-import { batchText } from './mask.ts'
+import { batchText, maskedMessage } from './mask.ts'
 import { isOfScript, isUnknownScript } from './script.ts'
 
 type Kind = 'PIPELINE' | 'MULTI'
@@ -37,33 +38,37 @@ export function tracePipeline(
 ): Pipeline {
   let isExecuted = false
   let calls: (CommandCall | undefined)[] | undefined
+  const { exec: execOriginal, sendCommand: sendOriginal } = pipeline
 
   // The pipelines that ioredis makes of commands issued one by one: each of these is a call of its own.
-  override(pipeline, 'sendCommand', (original) => {
-    return function sendCommand(this: unknown, ...args) {
+  if (connection.client.options.enableAutoPipelining === true) {
+    replace(pipeline, 'sendCommand', function sendCommand(this: unknown, ...args) {
       const [command] = args
       if (isExecuted || (calls === undefined && !isAutoPipeline(connection, pipeline)))
-        return Reflect.apply(original, this, args)
+        return Reflect.apply(sendOriginal, this, args)
       if (calls === undefined) endTogether((calls = []), pipeline)
       const call = beginCommand(tracing, connection, command)
       calls.push(call)
-      call?.locate(command)
+      call?.claim(command)
       watchScript(command, connection.unknownScripts)
-      return submitted(call, original, this, args)
-    }
-  })
+      return submitted(call, sendOriginal, this, args)
+    })
+  }
 
-  override(pipeline, 'exec', (original) => {
-    return function exec(this: unknown, ...args) {
-      // In a pipeline that has a MULTI the first exec() is the EXEC that belongs to it.
-      const isCommand = kind === 'PIPELINE' && pipeline._transactions > 0
-      const isFirst = !isExecuted && !isCommand
-      if (isFirst && pipeline._queue.length > 0) isExecuted = true
-      if (!isFirst || !isExecuted || calls !== undefined) return Reflect.apply(original, this, args)
-      return submitted(beginBatch(tracing, connection, kind, pipeline), original, this, args)
-    }
+  replace(pipeline, 'exec', function exec(this: unknown, ...args) {
+    // In a pipeline that has a MULTI the first exec() is the EXEC that belongs to it.
+    const isCommand = kind === 'PIPELINE' && pipeline._transactions > 0
+    const isFirst = !isExecuted && !isCommand
+    if (isFirst && pipeline._queue.length > 0) isExecuted = true
+    if (!isFirst || !isExecuted || calls !== undefined) return Reflect.apply(execOriginal, this, args)
+    return submitted(beginBatch(tracing, connection, kind, pipeline), execOriginal, this, args)
   })
   return pipeline
+}
+
+/** A pipeline lives for one call and need not be given back as it was: an `override` was 4 µs. */
+function replace<K extends 'exec' | 'sendCommand'>(pipeline: Pipeline, key: K, value: Pipeline[K]): void {
+  Object.defineProperty(pipeline, key, { value, writable: true, configurable: true })
 }
 
 /** It is listed before its first command is put into it. A Cluster has one for every group of nodes. */
@@ -135,7 +140,7 @@ class BatchCall extends RedisCall {
   watch(pipeline: Pipeline): void {
     const { unknownScripts } = this.connection
     const [first] = pipeline._queue
-    if (first !== undefined) this.locate(first)
+    if (first !== undefined) this.claim(first)
     for (const command of this.#commands) watchScript(command, unknownScripts)
     if (this.tracing.commandSpans) this.#beginChildren()
     const { resolve, reject } = pipeline
@@ -151,14 +156,21 @@ class BatchCall extends RedisCall {
     }
   }
 
+  override abandon(): void {
+    for (const child of this.#children) child?.abandon()
+    super.abandon()
+  }
+
   #beginChildren(): void {
     if (!this.span.isRecording()) return
     const within = this.context
-    this.#children = this.#commands.map(({ name, args }) => {
+    this.#children = this.#commands.map((command) => {
+      const { name, args } = command
       const child = new CommandCall(this.tracing, within, this.connection, name.toUpperCase(), args)
       const isOpen = this.tracing.send.begin(child)
       // The whole is measured already.
       child.measurement = undefined
+      if (isOpen) child.locate(command)
       return isOpen ? child : undefined
     })
   }
@@ -167,20 +179,26 @@ class BatchCall extends RedisCall {
     if (!this.isOpen) return
     const isMulti = this.#kind === 'MULTI'
     const last = isMulti ? results.at(-1) : undefined
+    const errors = results.flatMap(([error, reply], index) => {
+      if (error) return [error]
+      const isExec = isMulti ? index === results.length - 1 : this.#commands[index]?.name === 'exec'
+      return isExec && Array.isArray(reply) ? this.#failed(reply, isMulti ? 0 : index - reply.length) : []
+    })
     for (const [index, child] of this.#children.entries()) {
       // A transaction answers each command that it is queued, and its EXEC what came of it.
       const [error, reply] = results[isMulti ? index + 1 : index] ?? [undefined]
       const executed = isMulti ? (last?.[1] as readonly unknown[] | null | undefined)?.[index] : reply
-      child?.end(error ?? last?.[0] ?? (executed instanceof Error ? executed : undefined), executed)
+      child?.end(error ?? last?.[0] ?? (isError(executed) ? executed : undefined), executed)
     }
-    const errors = results.flatMap(([error, reply], index) => {
-      if (error) return [error]
-      // What fails in a transaction is told by the reply to its EXEC.
-      const isExec = isMulti ? index === results.length - 1 : this.#commands[index]?.name === 'exec'
-      return isExec && Array.isArray(reply) ? reply.filter(isError) : []
-    })
     this.#replies = isMulti ? last?.[1] : results
     this.answer(errors)
+  }
+
+  /** What fails in a transaction is told by the reply to its EXEC; without the command, by which its message is masked. */
+  #failed(replies: readonly unknown[], first: number): Error[] {
+    const errors = replies.filter(isError)
+    for (const error of errors) maskedMessage(error, this.#commands[first + replies.indexOf(error)])
+    return errors
   }
 }
 
@@ -212,8 +230,4 @@ function beginBatch(
   if (!send.begin(call)) return undefined
   call.watch(pipeline)
   return call
-}
-
-function isError(value: unknown): value is Error {
-  return value instanceof Error
 }

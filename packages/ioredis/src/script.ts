@@ -36,8 +36,9 @@ export function isUnknownScript(command: Command, error: unknown): boolean {
 
 /** Whether it is a command of `defineCommand`: each script has a class of its own, made of Command. */
 export function isOfScript(command: Command): boolean {
-  const ofClass = Object.getPrototypeOf(command) as object
-  return 'toWritable' in (Object.getPrototypeOf(ofClass) as object)
+  const ofClass = Object.getPrototypeOf(command) as object | null
+  const base = (ofClass && Object.getPrototypeOf(ofClass)) as object | null
+  return base !== null && 'toWritable' in base
 }
 
 /** Of the first arguments one may be the digest, the other the text. */

@@ -1,0 +1,12 @@
+/** Commands that wait for work, and scripts, which take it; what asks for the server; and the end of it all. */
+const OF_LOOPS = new Set(
+  `BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN CLIENT EVAL EVALSHA EVALSHA_RO EVAL_RO FCALL FCALL_RO
+   INFO QUIT`.split(/\s+/),
+)
+const READS_OF_STREAMS = new Set(['XREAD', 'XREADGROUP'])
+
+/** Whether a worker's loop is made of such commands. */
+export function isOfLoop(name: string, args: readonly unknown[]): boolean {
+  if (OF_LOOPS.has(name)) return true
+  return READS_OF_STREAMS.has(name) && args.some((arg) => String(arg).toUpperCase() === 'BLOCK')
+}

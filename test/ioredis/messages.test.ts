@@ -1,0 +1,90 @@
+import { span } from '@throughline/core'
+import { traceIORedis } from '@throughline/ioredis'
+import type { Redis as Redis6 } from 'ioredis'
+import { describe, expect, test } from 'vitest'
+import { record } from '../recording.ts'
+import { clientsOf, versions } from './redis.ts'
+
+const SAYS = "return redis.error_reply('BAD card ' .. ARGV[1])"
+
+describe.each(versions)('%s: no value leaves by the message of an error', (version, Redis) => {
+  const { key, ready } = clientsOf(version, Redis)
+
+  test.each<[string, (redis: Redis6) => Promise<unknown>, string]>([
+    [
+      'what the server quotes',
+      (redis) => redis.call('NOTHING', "s3'cret", 's3cret'),
+      "ERR unknown command '?' ",
+    ],
+    [
+      'an option that the server quotes',
+      (redis) => redis.call('CONFIG', 'SET', 's3cret', '1'),
+      "ERR Unknown option or number of arguments for CONFIG SET - '?'",
+    ],
+    ['an argument that a script repeats', (redis) => redis.eval(SAYS, 1, key, 's3cret'), 'BAD card ?'],
+    [
+      'an argument with characters that mean something elsewhere',
+      (redis) => redis.eval(SAYS, 1, key, 's3cret.*+?^${}()|[]\\/-$&'),
+      'BAD card ?',
+    ],
+    ['a Buffer', (redis) => redis.eval(SAYS, 1, key, Buffer.from('s3cret ä')), 'BAD card ?'],
+    [
+      'within a pipeline',
+      (redis) => redis.pipeline().get(key).eval(SAYS, 1, key, 's3cret').exec().then(failing),
+      'BAD card ?',
+    ],
+    [
+      'within a transaction',
+      (redis) => redis.multi().get(key).eval(SAYS, 1, key, 's3cret').exec().then(failing),
+      'BAD card ?',
+    ],
+    [
+      'within a transaction in a pipeline',
+      (redis) => {
+        const pipeline = redis.pipeline().get(key)
+        pipeline.call('multi')
+        pipeline.eval(SAYS, 1, key, 's3cret')
+        pipeline.call('exec')
+        return pipeline.exec().then((results) => {
+          const executed = results?.at(-1)?.[1] as Error[] | undefined
+          failing(executed?.map((one) => [one]) ?? [])
+        })
+      },
+      'BAD card ?',
+    ],
+  ])('%s', async (_, call, message) => {
+    const recording = record()
+    const redis = traceIORedis(await ready())
+    const error = await span('caller', () => call(redis)).catch((thrown: unknown) => thrown as Error)
+
+    const [command, caller] = await recording.all(2)
+    expect(command?.status).toEqual({ code: 2, message })
+    // The span around it has met the same error.
+    expect(caller?.events[0]?.attributes).toMatchObject({ 'exception.message': message })
+    expect(
+      JSON.stringify([command, caller].map((one) => [one?.status, one?.events, one?.attributes])),
+    ).not.toContain('s3')
+    // The app's own error is as it was.
+    expect((error as Error).message).toContain('s3')
+  })
+
+  test('but names of commands, of keys and words of the server are kept', async () => {
+    const recording = record()
+    const redis = traceIORedis(await ready())
+    await redis.call('GET').catch(() => {})
+    await redis.set(key, 1, 'EX', -1).catch(() => {})
+    await redis
+      .eval("return redis.error_reply('BAD ' .. KEYS[1] .. ' ' .. #ARGV[1])", 1, key, 'R')
+      .catch(() => {})
+    expect((await recording.all(3)).map(({ status }) => status.message)).toEqual([
+      "ERR wrong number of arguments for 'get' command",
+      "ERR invalid expire time in 'set' command",
+      `BAD ${key} 1`,
+    ])
+  })
+})
+
+function failing(results: readonly (readonly unknown[])[] | null): void {
+  const error = results?.map(([first]) => first).find((first) => first instanceof Error)
+  if (error !== undefined) throw error
+}
