@@ -7,8 +7,8 @@ import type { HeaderChanges, HttpAttempt, HttpRequest, HttpResponse } from '@thr
  * call that the app makes, except on a pool that is busy.
  */
 export interface PublishedRequest extends HttpRequest {
-  /** Name, value, name, value. */
-  headers: (string | string[])[]
+  /** Name, value, name, value; before undici 6.7 the text that is sent. */
+  headers: (string | string[])[] | string
   addHeader(name: string, value: string): void
   /** The protocol that it asks to go on with. */
   readonly upgrade?: string | null | false
@@ -62,6 +62,7 @@ export function readHeaders(pairs: readonly (Buffer | string)[]): HttpResponse['
 export const FINAL = 200
 
 export function headerOf({ headers }: PublishedRequest, name: string): string | undefined {
+  if (typeof headers === 'string') return valueIn(headers, name)
   for (let index = 0; index < headers.length; index += 2) {
     if (isNamed(headers[index], name)) return String(headers[index + 1])
   }
@@ -74,8 +75,11 @@ export function headerOf({ headers }: PublishedRequest, name: string): string | 
  */
 export function setHeaders(request: PublishedRequest, ours: HeaderChanges, isAlone: boolean): void {
   const { headers, addHeader } = request
-  for (let index = headers.length - 2; index >= 0; index -= 2) {
-    if (isOneOf(headers[index], ours)) headers.splice(index, 2)
+  if (typeof headers === 'string') request.headers = without(headers, ours)
+  else {
+    for (let index = headers.length - 2; index >= 0; index -= 2) {
+      if (isOneOf(headers[index], ours)) headers.splice(index, 2)
+    }
   }
   for (const name in ours) {
     const value = ours[name]
@@ -85,6 +89,24 @@ export function setHeaders(request: PublishedRequest, ours: HeaderChanges, isAlo
   request.addHeader = function (name, value) {
     if (!isOneOf(name, ours)) addHeader.call(this, name, value)
   }
+}
+
+const LINE = '\r\n'
+
+function valueIn(text: string, name: string): string | undefined {
+  const line = text.split(LINE).find((each) => isNamed(nameOf(each), name))
+  return line?.slice(name.length + 1).trim()
+}
+
+function without(text: string, names: HeaderChanges): string {
+  return text
+    .split(LINE)
+    .filter((line) => !isOneOf(nameOf(line), names))
+    .join(LINE)
+}
+
+function nameOf(line: string): string {
+  return line.slice(0, Math.max(0, line.indexOf(':')))
 }
 
 function isOneOf(given: unknown, names: HeaderChanges): boolean {
