@@ -173,7 +173,7 @@ describe('a Pool', () => {
         })
       }
     }
-    const pool = tracePg(new Twice({ connectionString: url }))
+    const pool: Pool = tracePg(new Twice({ connectionString: url }) as unknown as Pool)
     after(() => pool.end())
     await pool.query('SELECT 1')
     const texts = (await recording.all(2)).map(({ attributes }) => attributes['db.query.text'])
