@@ -191,10 +191,6 @@ export const LINES = [
             reason: 'pg 8.0 never calls back the Pool whose query submits itself',
           },
           {
-            titles: /^in a storm of callers on connections that die now and then /,
-            reason: 'pg 8.0 leaves some without an answer whose connection dies, with tracing or without',
-          },
-          {
             titles: /^in pipeline mode a cursor is refused/,
             reason: 'pg 8.0 knows no pipeline mode',
           },
