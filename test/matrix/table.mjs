@@ -32,7 +32,14 @@ export const NODES = ['20.20.2', '22.23.3', '24.21.0', '26.12.1']
 
 /** @type {Gap[]} */
 const OLD_KOA_2 = [
-  { titles: /^Koa 2: the status 499 leaves the span unset$/, reason: 'Koa 2.0 knows no status 499' },
+  {
+    titles: /^Koa 2: the conventions an answer below 500 leaves the status unset: 499$/,
+    reason: 'Koa 2.0 knows no status 499',
+  },
+  {
+    titles: /^Koa 2: .* around a compressed stream: the span ends with its last byte$/,
+    reason: 'koa-compress 5 does not compress with Koa 2.0',
+  },
   {
     titles: /^Koa 2 an error is still printed by Koa where the app has no listener/,
     reason: 'Koa before 2.13 prints an error by three calls',
@@ -42,6 +49,12 @@ const OLD_KOA_2 = [
     reason: 'Koa before 2.14 has no app.currentContext',
   },
 ]
+
+/** @type {Gap} */
+const OLD_KOA_3 = {
+  titles: /^app\.currentContext is the request’s, in a storage that the app gave to Koa 3$/,
+  reason: 'Koa 3.0 takes no storage of the app’s',
+}
 
 /** @type {Gap} */
 const OLD_KOA_ROUTER = {
@@ -95,6 +108,12 @@ const OLD_UNDICI_6 = [
   },
 ]
 
+/** @type {Gap} */
+const OLD_UNDICI_7 = {
+  titles: /^undici 7 .* a request over HTTP\/2 says so$/,
+  reason: 'undici 7.0 does not publish what it sends over HTTP/2',
+}
+
 /** @type {Line[]} */
 export const LINES = [
   {
@@ -135,7 +154,7 @@ export const LINES = [
       {
         version: '3.0.0',
         beside: { '@koa/router': '15.0.0', 'koa-router': '13.0.1' },
-        gaps: [OLD_KOA_ROUTER],
+        gaps: [OLD_KOA_ROUTER, OLD_KOA_3],
       },
       { version: '3.3.0', beside: { '@koa/router': '15.7.0', 'koa-router': '14.0.0' } },
     ],
@@ -163,7 +182,11 @@ export const LINES = [
     library: 'undici',
     name: 'undici',
     titles: /^(?!.*\bundici 6\b)/,
-    versions: [{ version: '7.0.0' }, { version: '7.30.2' }, { version: '8.13.1', from: '22.19.0' }],
+    versions: [
+      { version: '7.0.0', gaps: [OLD_UNDICI_7] },
+      { version: '7.30.2' },
+      { version: '8.13.1', from: '22.19.0' },
+    ],
   },
   {
     library: 'http',
