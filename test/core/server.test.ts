@@ -15,6 +15,7 @@ import type { AddressInfo } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { httpAdapter } from '../contract/http.ts'
 import { ask, listening, raw, serverContract, type Serving } from '../contract/server.ts'
+import { signal } from '../contract/server/watch.ts'
 import { record } from '../recording.ts'
 import { said } from './engine.ts'
 
@@ -213,6 +214,34 @@ describe('the parent', () => {
     const [, span] = await recording.all(2)
     expect(span?.kind).toBe(SpanKind.SERVER)
     expect(span?.parentSpanContext).toBeUndefined()
+  })
+
+  test('is not the request that has let this one in, and neither is its baggage', async () => {
+    const recording = record()
+    let letIn: (() => void) | undefined
+    const waits = signal()
+    const seen: unknown[] = []
+    const serving = await serve((request, response) => {
+      const handle = () =>
+        traceRequest(request, response, () => {
+          seen.push(propagation.getActiveBaggage()?.getEntry('tenant')?.value)
+          letIn?.()
+          response.end()
+        })
+      if (request.url === '/other') return handle()
+      // In front of the tracing there is a queue, which the other request releases.
+      letIn = () => {
+        letIn = undefined
+        handle()
+      }
+      waits.give()
+    })
+    const first = ask(serving, '/')
+    await waits.given
+    await Promise.all([first, ask(serving, '/other', { headers: { baggage: 'tenant=acme' } })])
+    const spans = await recording.all(2)
+    expect(seen).toEqual(['acme', undefined])
+    expect(spans.map((span) => span.parentSpanContext)).toEqual([undefined, undefined])
   })
 })
 

@@ -219,12 +219,20 @@ function forwarded(headers: IncomingHttpHeaders, parameter: 'for' | 'host' | 'pr
 }
 
 function told(parameter: 'for' | 'host' | 'proto', value: string): string | undefined {
-  if (parameter === 'proto') return value.toLowerCase() || undefined
+  if (parameter === 'proto') return schemeTold(value)
   if (parameter === 'host') return value || undefined
   // A proxy that keeps the client to itself says `unknown`, or a name of its own making (RFC 7239, 6).
   if (/^unknown$|^_/i.test(value)) return undefined
   // Some proxies add the client's port.
   return splitHost(value).address || undefined
+}
+
+/** What a request can have come by. Proxies hand on what clients say, and each scheme makes a series of its own in metrics. */
+const SCHEMES = new Set(['http', 'https', 'ws', 'wss'])
+
+function schemeTold(value: string): string | undefined {
+  const scheme = value.toLowerCase()
+  return SCHEMES.has(scheme) ? scheme : undefined
 }
 
 /** The request line's target as it came: frameworks rewrite `url` while they route, and keep this. */

@@ -10,7 +10,16 @@ import {
   type Span,
 } from '@opentelemetry/api'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { ignoreTracing, rpcMetadata, spanIn, withRequestSpan, withSpan, type RpcMetadata } from './context.ts'
+import {
+  ignoreTracing,
+  requestSpanIn,
+  root,
+  rpcMetadata,
+  spanIn,
+  withRequestSpan,
+  withSpan,
+  type RpcMetadata,
+} from './context.ts'
 import { tracerFor } from './current.ts'
 import {
   bindListeners,
@@ -153,8 +162,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     const instrumented = rpcMetadata(active)
     if (instrumented?.span !== undefined) return enrich(request, response, carried, active, instrumented)
 
-    // What is current here is at best what was current when the server was made: the parent comes from the headers.
-    const base = spanIn(active) === undefined ? active : withSpan(active, undefined)
+    const base = baseOf(active)
     const extracted = propagation.extract(base, request.headers, defaultTextMapGetter)
     const treatment = inboundOf?.(framework.subject(carried)) ?? inboundAlways
     const links = treatment === 'restart' ? linkTo(extracted) : undefined
@@ -255,6 +263,15 @@ function watched<T>(request: IncomingMessage, result: Promise<T>): Promise<T> {
     recordError(request, error)
     throw error
   })
+}
+
+/**
+ * The context that a request begins in: at best what was current when the server was made, for the parent comes from the
+ * headers. Where another request has let this one in before it came here, nothing of that one's, such as its baggage.
+ */
+function baseOf(active: Context): Context {
+  if (requestSpanIn(active) !== undefined) return root
+  return spanIn(active) === undefined ? active : withSpan(active, undefined)
 }
 
 /** No span here and none from our clients underneath; what came in goes out as it came, or else an unsampled trace. */

@@ -48,6 +48,11 @@ export function trustsProxies({ name, spanOf }: Contract): void {
         { forwarded: 'for=unknown' },
         { 'client.address': '127.0.0.1' },
       ],
+      [
+        'no scheme that a request cannot have come by, for each would be a series of the metrics',
+        { 'x-forwarded-proto': 'x-7f3a9c' },
+        { 'url.scheme': 'http' },
+      ],
     ])('are believed with trustProxy: %s', async (_title, told, wanted) => {
       const headers = { host: '10.0.0.1:80', ...told }
       const believed = await spanOf(ok, '/', { headers }, { trustProxy: true })
