@@ -3,7 +3,7 @@ import { listening, type Adapter, type App, type Exchange, type Routes } from '.
 
 /** Plain `node:http` through `traceRequest`. */
 export const httpAdapter: Adapter = {
-  gaps: { router: true, earlyChecks: true, routeAtStart: true },
+  gaps: { router: true, middleware: true, earlyChecks: true, routeAtStart: true },
 
   async serve({ routes = {}, mounted, onError }, options, mounts) {
     const { traceRequest } = await import('@throughline/core')

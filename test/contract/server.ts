@@ -7,6 +7,7 @@ import { keepsContext } from './server/context.ts'
 import { sparesTheApp } from './server/host.ts'
 import { endsWithRequests } from './server/life.ts'
 import { measuresRequests } from './server/metrics.ts'
+import { namesRequests } from './server/names.ts'
 import { takesOptions } from './server/options.ts'
 import { describesRequests } from './server/span.ts'
 import { continuesTraces } from './server/trace.ts'
@@ -48,6 +49,7 @@ export function serverContract(name: string, { serve, gaps = {} }: Adapter): voi
 
   const contract = { name, gaps, served, spanOf }
   describesRequests(contract)
+  namesRequests(contract)
   endsWithRequests(contract)
   continuesTraces(contract)
   keepsContext(contract)

@@ -14,7 +14,7 @@ import { connect, createServer as createHttp2Server } from 'node:http2'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { httpAdapter } from '../contract/http.ts'
-import { ask, listening, serverContract, type Serving } from '../contract/server.ts'
+import { ask, listening, raw, serverContract, type Serving } from '../contract/server.ts'
 import { record } from '../recording.ts'
 import { said } from './engine.ts'
 
@@ -217,18 +217,24 @@ describe('the parent', () => {
 })
 
 describe('where the official HTTP instrumentation has made the span', () => {
+  const key = createContextKey('OpenTelemetry SDK Context Key RPC_METADATA')
+
+  /** Handles a request in the context that the official instrumentation leaves. */
+  function inTheirs(response: ServerResponse, handle: (theirs: Span) => void) {
+    const official = trace.getTracer('official').startSpan('GET', { kind: SpanKind.SERVER })
+    response.on('close', () => official.end())
+    const metadata = { type: 'http', span: official }
+    const scope = trace.setSpan(context.active(), official).setValue(key, metadata)
+    context.with(scope, () => handle(official))
+  }
+
   test('that one is enriched, and there is no second', async () => {
     const recording = record()
-    const key = createContextKey('OpenTelemetry SDK Context Key RPC_METADATA')
     const inside: unknown[] = []
     let theirs: Span | undefined
-    const serving = await serve((request, response) => {
-      const official = trace.getTracer('official').startSpan('GET', { kind: SpanKind.SERVER })
-      theirs = official
-      response.on('close', () => official.end())
-      const metadata = { type: 'http', span: official }
-      const scope = trace.setSpan(context.active(), official).setValue(key, metadata)
-      context.with(scope, () =>
+    const serving = await serve((request, response) =>
+      inTheirs(response, (official) => {
+        theirs = official
         traceRequest(
           request,
           response,
@@ -238,15 +244,30 @@ describe('where the official HTTP instrumentation has made the span', () => {
             response.writeHead(500).end()
           },
           { attributes: () => ({ 'app.tenant': 'acme' }) },
-        ),
-      )
-    })
+        )
+      }),
+    )
     await ask(serving, '/')
     const [span] = await recording.all(1)
     expect(inside).toEqual([theirs])
     expect(span?.instrumentationScope.name).toBe('official')
-    expect(span?.attributes).toMatchObject({ 'app.tenant': 'acme', 'error.type': 'RangeError' })
+    expect(span?.attributes).toEqual({ 'app.tenant': 'acme', 'error.type': 'RangeError' })
     expect(span?.events).toHaveLength(1)
+  })
+
+  test('that one says the status by its own names, also of an answer that is cut off', async () => {
+    const recording = record()
+    const serving = await serve((request, response) =>
+      inTheirs(response, () =>
+        traceRequest(request, response, () => response.write('half', () => response.destroy())),
+      ),
+    )
+    await fetch(`http://127.0.0.1:${serving.port}/`)
+      .then((answer) => answer.text())
+      .catch(() => {})
+    const [span] = await recording.all(1)
+    expect(span?.attributes).toEqual({ 'error.type': 'aborted' })
+    expect(span?.status.code).toBe(2)
   })
 })
 
@@ -278,7 +299,49 @@ describe('the seam for adapters', () => {
   })
 })
 
-test('HTTP/2: a request has its span, to the authority, and aborts are aborts', async () => {
+describe('a client that is too slow for the server’s limits', () => {
+  /** What it is sent, and the spans that there are then. */
+  async function slow(text: string, listener: Listener) {
+    const recording = record()
+    const limits = { connectionsCheckingInterval: 5, requestTimeout: 20, headersTimeout: 20 }
+    const server = createServer(limits, (request, response) =>
+      traceRequest(request, response, () => listener(request, response)),
+    )
+    const serving = await listening(server)
+    onTestFinished(() => serving.close())
+    const answer = await raw(serving, text)
+    // Node answers by itself.
+    expect(answer).toMatch(/^HTTP\/1\.1 408 /)
+    // What has ended by the end of the next request, which may take its time, is all that there is to end.
+    Object.assign(server, { requestTimeout: 0, headersTimeout: 0 })
+    await ask(serving, '/')
+    return recording
+  }
+
+  const answering: Listener = (request, response) => void request.on('end', () => response.end('ok')).resume()
+
+  test('with its body ends its span as an abort that the app has not answered, once', async () => {
+    const recording = await slow('POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n', answering)
+    const [late, next] = await recording.all(2)
+    expect(recording.spans).toHaveLength(2)
+    expect(late?.attributes).toMatchObject({
+      'url.path': '/slow',
+      'error.type': 'aborted',
+      'throughline.incomplete': true,
+    })
+    expect(late?.attributes).not.toHaveProperty('http.response.status_code')
+    expect(next?.attributes).toMatchObject({ 'url.path': '/', 'http.response.status_code': 200 })
+  })
+
+  test('with its headers has no span, since no request has come', async () => {
+    const recording = await slow('POST /slow HTTP/1.1\r\nHost: a\r\n', answering)
+    const [next] = await recording.all(1)
+    expect(recording.spans).toHaveLength(1)
+    expect(next?.attributes['url.path']).toBe('/')
+  })
+})
+
+test('HTTP/2: a request has its span, to the authority, aborts are aborts, and a method in lower case is another one', async () => {
   const recording = record()
   const server = createHttp2Server((request, response) => {
     const http1 = [request, response] as unknown as [IncomingMessage, ServerResponse]
@@ -306,7 +369,7 @@ test('HTTP/2: a request has its span, to the authority, and aborts are aborts', 
   const [headers] = (await once(stream, 'response')) as [Record<string, string>]
   stream.resume()
   await once(stream, 'end')
-  stream = client.request({ ':path': '/slow' })
+  stream = client.request({ ':path': '/slow', ':method': 'get' })
   stream.on('error', () => {})
   const [fast, slow] = await recording.all(2)
   expect(headers['server-timing']).toContain(fast?.spanContext().spanId)
@@ -320,7 +383,11 @@ test('HTTP/2: a request has its span, to the authority, and aborts are aborts', 
     'http.response.header.x-id': ['a'],
   })
   expect(fast?.status.code).toBe(0)
-  expect(slow?.attributes['error.type']).toBe('aborted')
+  expect(slow?.attributes).toMatchObject({
+    'error.type': 'aborted',
+    'http.request.method': '_OTHER',
+    'http.request.method_original': 'get',
+  })
 })
 
 test('a context manager of the app’s without a span in it keeps its values', async () => {

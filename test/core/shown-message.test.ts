@@ -85,6 +85,20 @@ describe('an error that is shown with another message', () => {
     expect(messageOf(error)).toBe('no such card: ?')
   })
 
+  test.each([
+    ['of several lines', `no such card:\n    at ${SECRET}`, ''],
+    ['that somebody has added to', `no such card`, `: ${SECRET}`],
+  ])('has frames in its stack, and nothing of a message %s', (_, message, more) => {
+    const recording = record()
+    const error = new Refused(message)
+    showAs(error, '?')
+    error.stack = (error.stack ?? '').replace(message, message + more)
+    span('work', (work) => work.recordException(error))
+    const stack = recording.spans[0]?.events[0]?.attributes?.['exception.stacktrace']
+    expect(stack).toMatch(/^Refused: \?\n +at /)
+    expect(stack).not.toContain(SECRET)
+  })
+
   test('is so for another copy of this package', async () => {
     const error = refused()
     vi.resetModules()

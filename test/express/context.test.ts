@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { pipeline, Transform } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import compression from 'compression'
-import type { RequestHandler } from 'express'
+import type { ErrorRequestHandler, RequestHandler } from 'express'
 import session, { MemoryStore } from 'express-session'
 import multer from 'multer'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
@@ -194,6 +194,33 @@ describe.each(versions)('%s: a middleware that waits for what another request re
     expect(seen.get('second')).toMatchObject({ traceId: ids['second'], traceFlags: 1 })
   })
 })
+
+test.each(versions)(
+  '%s: an error handler that waits for what another request releases hands on to its own request',
+  async (_name, create) => {
+    const recording = record()
+    const waiting: (() => void)[] = []
+    const seen = new Map<string, unknown>()
+    const limit: ErrorRequestHandler = (error, _request, _response, next) => {
+      const first = waiting.pop()
+      if (first === undefined) return void waiting.push(() => next(error))
+      first()
+      next(error)
+    }
+    const answer: ErrorRequestHandler = (_error, request, response, _next) => {
+      seen.set(request.path, trace.getActiveSpan()?.spanContext())
+      response.end()
+    }
+    const application = traced(create).use((_request, _response, next) => next(new Error('no')))
+    const serving = await serve(application.use(limit).use(answer))
+    const first = ask(serving, '/first')
+    await vi.waitUntil(() => waiting.length === 1)
+    await Promise.all([first, ask(serving, '/second')])
+    const spans = await recording.all(2)
+    const own = spans.map((span) => [span.attributes['url.path'], span.spanContext()] as const)
+    expect(Object.fromEntries(seen)).toEqual(Object.fromEntries(own))
+  },
+)
 
 test.each(versions)(
   '%s: a context that the app has chosen to go on in is left alone',

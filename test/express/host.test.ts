@@ -1,5 +1,5 @@
-import { tracing } from '@throughline/express'
-import type { ErrorRequestHandler, Express, Request, RequestHandler, Response } from 'express'
+import { tracing, type TracingOptions } from '@throughline/express'
+import type { ErrorRequestHandler, Express, NextFunction, Request, RequestHandler, Response } from 'express'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, expectTypeOf, test } from 'vitest'
 import { ask } from '../contract/server.ts'
@@ -38,6 +38,50 @@ describe.each(versions)('%s', (_name, create) => {
         )
       }
     })
+
+    test.each<[string, TracingOptions, string]>([
+      ['of a request that is sampled', {}, '01'],
+      ['of one that is not', {}, '00'],
+      ['of one whose layers have spans', { middlewareSpans: true }, '01'],
+    ])(
+      'req.next is what a layer is given to hand on by, or not, as ever: %s',
+      async (_title, options, flags) => {
+        const look: RequestHandler = (request, response, next) => {
+          response.locals['seen'] = [...((response.locals['seen'] as unknown[]) ?? []), request.next === next]
+          next()
+        }
+        const mine: NextFunction = () => {}
+        const told: ErrorRequestHandler = (_error, request, response, next) => {
+          response.json([
+            ...(response.locals['seen'] as unknown[]),
+            request.next === next,
+            request.next === mine,
+          ])
+        }
+        const make = (application: Express) =>
+          application
+            .use(look)
+            .use('/mine', (request, _response, next) => {
+              request.next = mine
+              next()
+            })
+            .use('/:in', create.Router().use(look).get('/other', ok), look)
+            .get('/:in/x', look, (_request, _response, next) => next(new Error('no')))
+            .use(((error, _request, _response, next) => next(error)) as ErrorRequestHandler)
+            .use(told)
+        record()
+        const [bare, serving] = [
+          await serve(make(quiet(create()))),
+          await serve(make(traced(create, options))),
+        ]
+        const asked = { headers: { traceparent: `00-${'a'.repeat(32)}-${'b'.repeat(16)}-${flags}` } }
+        // Layers are watched from the first request on whose route is wanted.
+        await ask(serving, '/before')
+        for (const path of ['/api/x', '/mine/x', '/api/x'])
+          expect((await ask(serving, path, asked)).body).toBe((await ask(bare, path, asked)).body)
+        expect((await ask(bare, '/api/x')).body).toBe('[true,true,true,false,true,false]')
+      },
+    )
 
     test('what lists the routes of an app finds what it found', async () => {
       const make = (application: Express) => {

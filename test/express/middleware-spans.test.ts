@@ -3,7 +3,7 @@ import type { ReadableSpan } from '@throughline/core'
 import { tracing } from '@throughline/express'
 import type { ErrorRequestHandler, Express, RequestHandler } from 'express'
 import { describe, expect, test } from 'vitest'
-import { ask } from '../contract/server.ts'
+import { ask, type Asking } from '../contract/server.ts'
 import { record } from '../recording.ts'
 import { fail, ok, pass, serve, traced, versions } from './app.ts'
 
@@ -84,6 +84,23 @@ describe.each(versions)('%s: middlewareSpans', (_name, create) => {
     // The clocks are read in whole milliseconds.
     expect(milliseconds(slow)).toBeGreaterThanOrEqual((times[0] ?? Infinity) - 2)
     expect(at(handler?.startTime)).toBeGreaterThanOrEqual(at(slow?.endTime))
+  })
+
+  test('end when the middleware hands on by what Express keeps in req.next', async () => {
+    const application = traced(create, { middlewareSpans: true })
+    application.use(function negotiate(_request, response) {
+      response.format({ html: () => response.send('<p>') })
+    })
+    const refuse: ErrorRequestHandler = (error, _request, response, _next) => {
+      response.status((error as { status: number }).status).end()
+    }
+    const { server, layers } = await spansOf(application.use(refuse), '/', 3, {
+      headers: { accept: 'text/plain' },
+    })
+    expect(layers.map(({ name }) => name)).toEqual(['middleware negotiate', 'middleware refuse'])
+    const [handedOn, refused] = layers as [ReadableSpan, ReadableSpan]
+    expect(at(handedOn.endTime)).toBeLessThanOrEqual(at(refused.startTime))
+    expect(server.attributes['http.response.status_code']).toBe(406)
   })
 
   test('last until the answer has left where a middleware or a handler gives it', async () => {
@@ -261,9 +278,9 @@ test('a wrong shape is a TypeError that says what was expected', () => {
 })
 
 /** The spans of one request, in order of their starts: the SERVER span, and those of the layers. */
-async function spansOf(application: Express, path: string, count: number) {
+async function spansOf(application: Express, path: string, count: number, asking: Asking = {}) {
   const recording = record()
-  await ask(await serve(application), path)
+  await ask(await serve(application), path, asking)
   const all = await recording.all(count)
   const server = all.find(({ kind }) => kind === 1)
   if (server === undefined) throw new Error('there is no SERVER span')

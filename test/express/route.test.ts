@@ -461,6 +461,15 @@ describe.each(versions)('%s', (name, create) => {
       await expectRoute(application, '/api/1', undefined)
     })
 
+    test('when the route passed the request on by res.format or by req.next', async () => {
+      const application = app()
+      application.get('/a', (_request, response) => {
+        response.format({ default: (_request: Request, _response: Response, next: NextFunction) => next() })
+      })
+      application.get('/b', (request) => request.next?.())
+      expect(await routes(application, '/a', '/b')).toEqual([undefined, undefined])
+    })
+
     test('when middleware answers, also at a path of its own', async () => {
       const application = app().use('/static', ok).use(ok)
       expect(await routes(application, '/static/a.css', '/anything')).toEqual([undefined, undefined])

@@ -143,6 +143,25 @@ describe.each(versions)('%s: a WebSocket of express-ws', (_name, create) => {
     ])
   })
 
+  test('is the same for the app: listeners of the request and of its connection', async () => {
+    record()
+    const counts: unknown[] = []
+    for (const { application, server } of [bare(create), app(create)]) {
+      application.ws('/', (socket, request) => {
+        counts.push(
+          [request, request.socket, socket, server].map((emitter) =>
+            emitter.eventNames().map((name) => [String(name), emitter.listenerCount(name)]),
+          ),
+        )
+        socket.close()
+      })
+      const socket = await connected(server, '/')
+      await once(socket, 'close')
+    }
+    expect(counts).toHaveLength(2)
+    expect(counts[1]).toEqual(counts[0])
+  })
+
   test('is no span where the server has a listener of its own, which the app never sees', async () => {
     const recording = record()
     const server = createServer(traced(create).get('/', ok))

@@ -1,14 +1,15 @@
 import multipart from '@fastify/multipart'
-import { trace } from '@opentelemetry/api'
+import { context, propagation, ROOT_CONTEXT, trace } from '@opentelemetry/api'
 import { readFileSync } from 'node:fs'
 import { request as secureRequest } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { Transform } from 'node:stream'
 import { once } from 'node:events'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import type { FastifyInstance } from 'fastify'
+import type { ReadableSpan } from '@throughline/core'
 import { record } from '../recording.ts'
-import { ask, traced, versions } from './app.ts'
+import { ask, ok, traced, versions } from './app.ts'
 
 const current = () => trace.getActiveSpan()?.spanContext().spanId
 
@@ -109,3 +110,162 @@ test.each(versions)('%s: a request over HTTPS says so', async (_name, create) =>
   const [span] = await recording.all(1)
   expect(span?.attributes).toMatchObject({ 'url.scheme': 'https', 'server.port': port })
 })
+
+/** Those that a request waits for on its way to the answer; with the number of arguments before their `done`. */
+const waiting = [
+  ['onRequest', 2],
+  ['preParsing', 3],
+  ['preValidation', 2],
+  ['preHandler', 2],
+  ['preSerialization', 3],
+  ['onSend', 3],
+] as const
+
+type Hook = (...given: unknown[]) => void
+type AddHook = (name: string, hook: Hook) => void
+type TracingOptions = Parameters<typeof traced>[1]
+
+describe.each(versions)('%s: a hook that waits for what another request releases', (_name, create) => {
+  /**
+   * Two requests, of which the first is let in by the second. Whose span is current in all that comes after that, by the
+   * path of the request.
+   */
+  async function queued(
+    name: string,
+    count: number,
+    headers: (path: string) => Record<string, string> = () => ({}),
+    options: TracingOptions = {},
+    failure?: Error,
+  ) {
+    const queue: (() => void)[] = []
+    const seen: Record<string, unknown[]> = { '/first': [], '/second': [] }
+    const note = ({ url }: { url: string }) => seen[url]?.push(trace.getActiveSpan()?.spanContext())
+    const app = traced(create, options)
+    const wait: Hook = (request, _reply, ...rest) => {
+      const done = rest.pop() as (...given: unknown[]) => void
+      const { url } = request as { url: string }
+      const first = queue.pop()
+      const goOn = () => done(url === '/first' ? failure : null, ...rest)
+      if (first === undefined) return void queue.push(goOn)
+      first()
+      goOn()
+    }
+    const taking = (fn: Hook, length: number) => Object.defineProperty(fn, 'length', { value: length })
+    const add = app.addHook.bind(app) as unknown as AddHook
+    add(name, taking(wait, count + 1))
+    add(
+      'onSend',
+      taking((request, _reply, payload, done) => {
+        note(request as { url: string })
+        ;(done as Hook)(null, payload)
+      }, 4),
+    )
+    app.setErrorHandler((_error, request, reply) => {
+      note(request)
+      reply.code(500).send({})
+    })
+    app.get('/:name', (request, reply) => {
+      note(request)
+      reply.send({})
+    })
+    const first = ask(app, '/first', { headers: headers('/first') })
+    await vi.waitUntil(() => queue.length === 1)
+    await Promise.all([first, ask(app, '/second', { headers: headers('/second') })])
+    return seen
+  }
+
+  function expectOwn(spans: ReadableSpan[], seen: Record<string, unknown[]>): void {
+    for (const [path, contexts] of Object.entries(seen)) {
+      const server = spans.find((span) => span.kind === 1 && span.attributes['url.path'] === path)
+      expect(contexts.length).toBeGreaterThan(0)
+      for (const each of contexts) expect(each).toEqual(server?.spanContext())
+    }
+  }
+
+  test.each(waiting)('hands on to its own request: %s', async (hook, count) => {
+    const recording = record()
+    const seen = await queued(hook, count)
+    expectOwn(await recording.all(2), seen)
+  })
+
+  test('hands on to its own request, where both are of one trace', async () => {
+    const recording = record()
+    const traceparent = `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01`
+    const seen = await queued('preHandler', 2, () => ({ traceparent }))
+    expectOwn(await recording.all(2), seen)
+  })
+
+  test.each([
+    ['not sampled', {}],
+    ['ignored', { ignore: ['/first'] }],
+  ])(
+    'hands on to its own request, where that is %s and the other one is sampled',
+    async (_title, options) => {
+      record()
+      const ids: Record<string, string> = { '/first': 'c'.repeat(32), '/second': 'd'.repeat(32) }
+      const flags: Record<string, string> = { '/first': '00', '/second': '01' }
+      const seen = await queued(
+        'preHandler',
+        2,
+        (path) => ({ traceparent: `00-${ids[path]}-${'b'.repeat(16)}-${flags[path]}` }),
+        options,
+      )
+      for (const path of ['/first', '/second']) {
+        const expected = { traceId: ids[path], traceFlags: Number(flags[path]) }
+        expect(seen[path]).toEqual([expect.objectContaining(expected), expect.objectContaining(expected)])
+      }
+    },
+  )
+
+  test('fails in its own request', async () => {
+    const recording = record()
+    const seen = await queued('preHandler', 2, undefined, undefined, new Error('queue is full'))
+    const spans = await recording.all(2)
+    expectOwn(spans, seen)
+    expect(spans.map(({ attributes }) => attributes['error.type'])).toEqual(
+      expect.arrayContaining(['Error', undefined]),
+    )
+  })
+
+  test('has a span below that of its own request, and hands on outside of it', async () => {
+    const recording = record()
+    await queued('preValidation', 2, undefined, { middlewareSpans: true })
+    // A SERVER span and those of two hooks and of the handler.
+    const spans = await recording.all(8)
+    for (const server of spans.filter(({ kind }) => kind === 1)) {
+      const { spanId } = server.spanContext()
+      const below = spans.filter((span) => span.parentSpanContext?.spanId === spanId)
+      expect(below.map(({ name }) => name)).toEqual([
+        'hook preValidation wait',
+        'handler /:name',
+        'hook onSend',
+      ])
+    }
+  })
+})
+
+test.each(versions)('%s: a hook with the arguments that its done gets', async (_name, create) => {
+  record()
+  const app = traced(create)
+  app.addHook('onSend', (_request, _reply, payload, done) => done(null, `${String(payload)}, and more`))
+  app.get('/', ok)
+  expect((await app.inject('/')).body).toBe('ok, and more')
+})
+
+test.each(versions)(
+  '%s: a context that a hook has chosen to go on in is left alone',
+  async (_name, create) => {
+    record()
+    let seen: unknown
+    const app = traced(create)
+    app.addHook('preHandler', (_request, _reply, done) => {
+      const chosen = propagation.setBaggage(ROOT_CONTEXT, propagation.createBaggage({ a: { value: '1' } }))
+      setImmediate(() => context.with(chosen, done))
+    })
+    app.get('/', async () => {
+      seen = propagation.getActiveBaggage()?.getEntry('a')?.value
+    })
+    await app.inject('/')
+    expect(seen).toBe('1')
+  },
+)

@@ -1,4 +1,4 @@
-import { trace } from '@opentelemetry/api'
+import { context, propagation, ROOT_CONTEXT, trace } from '@opentelemetry/api'
 import { span as manualSpan, type ReadableSpan } from '@throughline/core'
 import { tracing } from '@throughline/fastify'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
@@ -337,6 +337,42 @@ describe.each(versions)('%s: spans of hooks and handlers', (_name, create) => {
     expect(() =>
       app.addHook('preHandler', (async (_request: unknown, _reply: unknown, _done: unknown) => {}) as never),
     ).toThrow(/FST_ERR_HOOK_INVALID_ASYNC_HANDLER|Async function has too many arguments/)
+  })
+
+  test('leave no listener on what app.inject makes, and neither does the request', async () => {
+    record()
+    const counts: unknown[] = []
+    const apps = [create() as unknown as FastifyInstance, traced(create), traced(create, on)]
+    for (const app of apps) {
+      app.get('/', async ({ raw: request }, { raw: response }) => {
+        counts.push(
+          [request, response].map((emitter) =>
+            emitter.eventNames().map((event) => [String(event), emitter.listenerCount(event)]),
+          ),
+        )
+        return 'ok'
+      })
+      await app.inject('/')
+    }
+    expect(counts).toHaveLength(3)
+    expect(counts.slice(1)).toEqual([counts[0], counts[0]])
+  })
+
+  test('leave listeners of the response where the app has bound them', async () => {
+    const app = traced(create, on)
+    let seen: unknown
+    app.get('/', async (_request, reply) => {
+      const chosen = propagation.setBaggage(ROOT_CONTEXT, propagation.createBaggage({ a: { value: '1' } }))
+      context.bind(chosen, reply.raw)
+      reply.raw.once('finish', () => {
+        seen = propagation.getActiveBaggage()?.getEntry('a')?.value
+      })
+      return 'ok'
+    })
+    const recording = record()
+    await ask(app, '/')
+    await recording.all(2)
+    expect(seen).toBe('1')
   })
 
   test('nest what the app makes in a stream of the preParsing hook under the request', async () => {

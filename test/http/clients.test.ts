@@ -242,3 +242,18 @@ test('a stream of server-sent events, as of a language model, ends its span when
   await expectOneEach(recording, requests)
   for (const { attributes } of recording.spans) expect(attributes).not.toHaveProperty('error.type')
 })
+
+test.each<[string, (url: string, signal: AbortSignal) => Promise<unknown>]>([
+  ['axios', (url, signal) => axios.get(url, { adapter: 'http', signal })],
+  ['got', (url, signal) => got(url, { signal, retry: { limit: 0 } }).text()],
+  ['node-fetch', (url, signal) => fetch(url, { signal: signal as never })],
+])('what the caller aborts of %s is no error', async (_name, ask) => {
+  const recording = record()
+  const controller = new AbortController()
+  const { url } = await served(() => controller.abort())
+  traced()
+  await expect(ask(url, controller.signal)).rejects.toBeInstanceOf(Error)
+  const [call] = await recording.all(1)
+  expect(call?.status.code).toBe(0)
+  expect(call?.attributes).not.toHaveProperty('error.type')
+})

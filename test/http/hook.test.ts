@@ -3,7 +3,7 @@ import { traceHttp } from '@throughline/http'
 import { traceUndici } from '@throughline/undici'
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto'
 import { spawn } from 'node:child_process'
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import http from 'node:http'
 import https from 'node:https'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
@@ -69,6 +69,20 @@ test.each(['http', 'https'] as const)(
     expect(recording.spans).toHaveLength(1)
   },
 )
+
+test('what stands in for a request in tests is left alone', async () => {
+  const said = vi.spyOn(console, 'error').mockReturnValue()
+  record()
+  const before = http.get
+  onTestFinished(() => void Object.assign(http, { get: before }))
+  const mock = new EventEmitter()
+  Object.assign(http, { get: () => mock })
+  const keys = Reflect.ownKeys(mock)
+  traced()
+  expect(http.get('http://api.example')).toBe(mock)
+  expect(Reflect.ownKeys(mock)).toEqual(keys)
+  expect(said).not.toHaveBeenCalled()
+})
 
 test('two copies of this package make one span of a request, and each ends only what it has begun', async () => {
   const recording = record()

@@ -66,7 +66,9 @@ describe('the span of a request says where it goes', () => {
     traced()
     await answerTo(http.get(`http://[::1]:${port}/a`))
     await answerTo(http.get({ host: '::1', port, path: '/a' }))
-    const spans = await recording.all(2)
+    const createConnection = () => connect(port, '::1')
+    await answerTo(http.get({ host: '[::1]', port, path: '/a', createConnection }))
+    const spans = await recording.all(3)
     for (const { attributes } of spans) {
       expect(attributes).toMatchObject({
         'url.full': `http://[::1]:${port}/a`,

@@ -14,6 +14,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { said } from '../core/engine.ts'
 import { record } from '../recording.ts'
 import { applications, ask, exceptions, listen, load, ok, pass, trace1, traced } from './apps.ts'
 
@@ -272,6 +273,37 @@ describe.each(applications)('%s', (_name, Application) => {
       throw new Error('it')
     })
     expect(exceptions(await trace1(application, '/'))).toEqual(['it'])
+  })
+
+  test('an app that nobody may change serves as ever, and its errors are recorded', async () => {
+    const application = new Application()
+    application.silent = true
+    application.use(tracing()).use(() => {
+      throw new Error('it')
+    })
+    const recording = record()
+    const reports = said()
+    const server = await listen(application)
+    Object.freeze(application)
+    expect((await ask(server, '/')).status).toBe(500)
+    const [span] = await recording.all(1)
+    expect(exceptions(span)).toEqual(['it'])
+    expect(reports.lines).toHaveLength(1)
+  })
+
+  test('a mount path that the app gives to all of its contexts is what each of them has, and no mount', async () => {
+    const application = app()
+    const router = new Router().get('/users/:id', (ctx) => {
+      ctx.body = ctx.mountPath
+    })
+    application.use(router.routes())
+    const server = await listen(application)
+    const recording = record()
+    await ask(server, '/users/1')
+    application.context.mountPath = '/all'
+    expect((await ask(server, '/users/2')).body).toBe('/all')
+    const spans = await recording.all(2)
+    expect(spans.map(({ name }) => name)).toEqual(['GET /users/:id', 'GET /users/:id'])
   })
 
   test('mounted late, it is right for what follows', async () => {

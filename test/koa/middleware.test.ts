@@ -110,6 +110,12 @@ describe.each(withRouters)('%s: with middlewareSpans', (_name, Application, Rout
     expect(await treeOf(app, '/b')).toEqual(['GET', '  router', '    middleware last'])
   })
 
+  test('a router that nobody may change is one middleware', async () => {
+    const router = Object.freeze(new Router().get('/a', ok))
+    const app = traced(Application, ALL).use(router.routes())
+    expect(await treeOf(app, '/a')).toEqual(['GET /a', '  router'])
+  })
+
   test('an app in a mount is one middleware, and its route is the route', async () => {
     const inner = new Application().use(new Router().get('/users/:id', ok).routes())
     const app = traced(Application, ALL).use(mount('/api', inner as unknown as Koa))

@@ -73,6 +73,28 @@ const OLD_FASTIFY_5 = [
   },
 ]
 
+/** @type {Gap[]} */
+const OLD_UNDICI_6 = [
+  {
+    titles:
+      /^undici 6 with .* each (hop of a redirect that an interceptor follows|try of a RetryAgent|try of an interceptor) is /,
+    reason: 'undici 6.0 has no RetryAgent, nor interceptors that redirect or try again',
+  },
+  {
+    titles: /^undici 6, all of it: the headers of a request given as (a Map|Headers) stay/,
+    reason: 'undici 6.0 takes no Headers and no Map',
+  },
+  {
+    titles: /^undici 6, all of it: an abort by a time limit is an error: before the headers$/,
+    reason: 'undici 6.0 does not say why a request was aborted',
+  },
+  {
+    titles:
+      /^fetch of undici 6, through an agent: the span of a request ends unset when the caller gives the body up$/,
+    reason: 'undici 6.0 reads on when the body of a fetch is cancelled',
+  },
+]
+
 /** @type {Line[]} */
 export const LINES = [
   {
@@ -135,18 +157,7 @@ export const LINES = [
     library: 'undici',
     name: 'undici6',
     titles: /\bundici 6\b/,
-    versions: [
-      {
-        version: '6.0.0',
-        gaps: [
-          {
-            titles: /^undici 6 both forms together make one span, also where no header may be sent$/,
-            reason: 'undici before 6.7 publishes its headers as one text, in which we find no header',
-          },
-        ],
-      },
-      { version: '6.29.1' },
-    ],
+    versions: [{ version: '6.0.0', gaps: OLD_UNDICI_6 }, { version: '6.29.1' }],
   },
   {
     library: 'undici',
@@ -178,6 +189,10 @@ export const LINES = [
           {
             titles: /^a Pool runs what submits itself as one span/,
             reason: 'pg 8.0 never calls back the Pool whose query submits itself',
+          },
+          {
+            titles: /^in pipeline mode a cursor is refused/,
+            reason: 'pg 8.0 knows no pipeline mode',
           },
           {
             titles: /^Prisma’s adapter on a traced Pool/,

@@ -97,6 +97,28 @@ describe('errors surface as before', () => {
     }
   })
 
+  test.each([
+    ['that cannot be read', unreadable()],
+    ['that is a text', 'of the app'],
+    ['without a prototype', Object.assign(Object.create(null) as object, { message: 'of the app' })],
+  ])('an error of the app’s %s is handed on as it is', async (_, error) => {
+    const recording = record()
+    vi.spyOn(console, 'error').mockImplementation(() => {})
+    const pool = tracePg(
+      open({ verify: (_client: unknown, done: (error: unknown) => void) => done(error) }),
+      {
+        connectSpans: true,
+      },
+    )
+    // Of a promise pg would write to the stack of what it rejects with.
+    type Done = (error: unknown) => void
+    for (const ask of [(done: Done) => pool.query('SELECT 1', done), (done: Done) => pool.connect(done)]) {
+      const failed = await new Promise((resolve) => ask((refused) => resolve([refused])))
+      expect((failed as unknown[])[0] === error).toBe(true)
+    }
+    for (const { status } of await recording.all(2)) expect(status.code).toBe(2)
+  })
+
   test('the stack of an error leads to the caller', async () => {
     record()
     const pool = tracePg(open())
@@ -132,3 +154,10 @@ describe('errors surface as before', () => {
     expect(said).toHaveBeenCalledWith(expect.stringContaining('another instrumentation traces pg already'))
   })
 })
+
+function unreadable(): object {
+  const broken = () => {
+    throw new Error('of the getter')
+  }
+  return new Proxy(new Error('of the app'), { get: broken })
+}

@@ -1,6 +1,7 @@
 import { span } from '@throughline/core'
 import { tracePg } from '@throughline/pg'
-import type { ClientBase, QueryConfig, QueryResult } from 'pg'
+import type { Socket } from 'node:net'
+import type { Client, ClientBase, QueryConfig, QueryResult } from 'pg'
 import { describe, expect, test, vi } from 'vitest'
 import { record } from '../recording.ts'
 import { after, connected, open, parentOf } from './database.ts'
@@ -108,4 +109,22 @@ describe('a query is one span in every form that pg knows', () => {
     expect(error).toMatchObject({ message: expect.stringContaining('Passing a function') })
     expect(recording.spans).toEqual([])
   })
+})
+
+test('a query sends no more than it did, with whatever options', async () => {
+  record()
+  const messages = async (client: Client) => {
+    const { stream } = (client as unknown as { connection: { stream: Socket } }).connection
+    const written = vi.spyOn(stream, 'write')
+    await client.query('SELECT 1')
+    await client.query('SELECT $1::int', [1])
+    await client.query({ name: 'one', text: 'SELECT $1::int', values: [1] })
+    // The kind of a message is its first character.
+    return written.mock.calls.map(([chunk]) => String.fromCharCode((chunk as Buffer)[0] ?? 0))
+  }
+  const bare = await messages(await connected())
+  expect(bare.length).toBeGreaterThan(2)
+  for (const options of [{}, { sqlcomment: true, connectSpans: true, parameters: true }] as const) {
+    expect(await messages(tracePg(await connected(), options))).toEqual(bare)
+  }
 })

@@ -3,6 +3,7 @@ import { tracePg } from '@throughline/pg'
 import { once } from 'node:events'
 import { createServer, connect, type AddressInfo, type Socket } from 'node:net'
 import { Client, type Notification, type PoolClient } from 'pg'
+import Cursor from 'pg-cursor'
 import { expect, test } from 'vitest'
 import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
@@ -301,4 +302,44 @@ test('several pools each tell of their own server', async () => {
   await Promise.all(pools.map((pool) => pool.query('SELECT 1')))
   const ports = (await recording.all(2)).map(({ attributes }) => attributes['server.port'] ?? 5432)
   expect(ports.toSorted()).toEqual([port, Number(new URL(through).port)].toSorted())
+})
+
+test('in pipeline mode each query is a span of its own caller, and one that fails fails alone', async () => {
+  const recording = record()
+  const client = tracePg(await connected({ pipeline: true }))
+  const asked = ['SELECT 1 AS n', 'SELECT * FROM nowhere', 'SELECT 3 AS n'].map((text, index) =>
+    span(`caller ${index}`, () => client.query(text)),
+  )
+  const settled = await Promise.allSettled(asked)
+  expect(settled.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
+  const spans = await recording.all(6)
+  const calls = spans.filter(({ name }) => name.startsWith('SELECT'))
+  expect(types(calls)).toEqual([undefined, '42P01', undefined])
+  for (const [index, call] of calls.entries()) {
+    const caller = spans.find(({ name }) => name === `caller ${index}`)
+    expect(parentOf(call)).toBe(caller?.spanContext().spanId)
+  }
+})
+
+test('in pipeline mode a cursor is refused, and so its span says', async () => {
+  const recording = record()
+  const client = tracePg(await connected({ pipeline: true }))
+  const cursor = client.query(new Cursor('SELECT 1'))
+  const error = await refused(cursor.read(1))
+  expect(error).toMatchObject({ message: expect.stringContaining('not supported in pipeline mode') })
+  const [call] = await recording.all(1)
+  expect(call?.status).toMatchObject({ code: 2, message: expect.stringContaining('pipeline mode') })
+  expect((await client.query('SELECT 2 AS two')).rows).toEqual([{ two: 2 }])
+})
+
+test('in pipeline mode a query that times out ends its span, and those behind it theirs', async () => {
+  const recording = record()
+  const client = tracePg(await connected({ pipeline: true, query_timeout: 30 }))
+  client.on('error', () => {})
+  const errors = await Promise.all(
+    ['SELECT pg_sleep(10)', 'SELECT 2'].map((text) => refused(client.query(text))),
+  )
+  expect(errors[0]).toMatchObject({ message: 'Query read timeout' })
+  const spans = await recording.all(2)
+  expect(spans.map(({ status }) => status.code)).toEqual([2, 2])
 })

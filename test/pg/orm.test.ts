@@ -84,6 +84,26 @@ test('knex with each of its connections traced as it is made: queries, transacti
   expect(texts(calls)[4]).toBe(`select * from "${table}" where "id" = $1`)
 })
 
+test('knex writes the query into the message of its error, and no span tells of that', async () => {
+  const recording = record()
+  const db = knex({
+    client: 'pg',
+    connection: url,
+    pool: {
+      afterCreate: (client: Parameters<typeof tracePg>[0], done: (error: unknown, client: unknown) => void) =>
+        done(null, tracePg(client)),
+    },
+  })
+  after(() => db.destroy())
+  const failed = span('caller', () => db(table).insert({ id: 1, name: db.raw("'s3cret'::int") }))
+  await expect(failed).rejects.toThrow(/insert into .* - invalid input syntax for type integer: "s3cret"$/)
+  const caller = await recording.span(({ name }) => name === 'caller')
+  expect(caller.status.message).toBe('invalid input syntax for type integer: "?"')
+  expect(JSON.stringify(recording.spans.map(({ status, events }) => [status, events]))).not.toContain(
+    's3cret',
+  )
+})
+
 test('TypeORM with its pool traced once it is connected: repositories and transactions', async () => {
   const recording = record()
   const Thing = new EntitySchema<{ id: number; name: string }>({

@@ -157,6 +157,29 @@ describe('a Pool', () => {
     expect((await recording.all(3)).map(({ name }) => name)).toEqual(['SELECT', 'SELECT', 'SELECT'])
   })
 
+  test('of a class of the app that asks twice for one query has a span for each', async () => {
+    const recording = record()
+    class Twice extends Pool {
+      // @ts-expect-error: of the many forms of query this class has one.
+      override query(text: string) {
+        return new Promise<unknown>((resolve) => {
+          this.connect((_error, client, release) => {
+            client?.query(text, () => {})
+            client?.query(`${text} + 1`, (_failed, result) => {
+              release()
+              resolve(result.rows)
+            })
+          })
+        })
+      }
+    }
+    const pool: Pool = tracePg(new Twice({ connectionString: url }) as unknown as Pool)
+    after(() => pool.end())
+    await pool.query('SELECT 1')
+    const texts = (await recording.all(2)).map(({ attributes }) => attributes['db.query.text'])
+    expect(texts).toEqual(['SELECT ?', 'SELECT ? + ?'])
+  })
+
   test('can be one of a class of the app', async () => {
     const recording = record()
     class Ours extends Pool {

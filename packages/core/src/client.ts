@@ -69,7 +69,10 @@ export abstract class Call<
 
   /** The name of the span. */
   abstract name(): string
-  /** What its duration is counted by when it has ended: of its attributes those of few values, but for `error.type`. */
+  /**
+   * What its duration is counted by when it has ended, where its library measures calls: of its attributes those of few
+   * values, but for `error.type`.
+   */
   dimensions(): Attributes {
     return {}
   }

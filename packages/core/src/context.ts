@@ -254,6 +254,21 @@ export function emitWithin(
   return context.with(scope, apply, undefined, emit, emitter, args) as boolean
 }
 
+/**
+ * Calls `act`, which never throws, before the listeners of an event are, by an override of `emit`: the app sees no
+ * listener of ours. Whose context the listeners run in stays as it is.
+ */
+export function beforeEvent(emitter: EventEmitter, event: string, act: (...given: unknown[]) => void): void {
+  const before = emitter.emit as ScopedEmit
+  const emit: ScopedEmit = function emit(this: EventEmitter, name, ...given) {
+    if (name === event) act(...given)
+    return Reflect.apply(before, this, [name, ...given])
+  }
+  const scoped = before[SCOPED]
+  if (scoped !== undefined) emit[SCOPED] = scoped
+  Object.defineProperty(emitter, 'emit', { value: emit, writable: true, configurable: true })
+}
+
 function apply(fn: unknown, self: unknown, args: unknown[]): unknown {
   return Reflect.apply(fn as Callable, self, args)
 }

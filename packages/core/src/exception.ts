@@ -35,16 +35,16 @@ export function showAs(error: unknown, message: string): void {
 export function showable(error: Error): Exception {
   const shown = shownOf(error)
   if (shown === undefined) return error
-  const stack = maskedStack(error.stack, shown)
-  return {
-    name: errorType(error) ?? 'Error',
-    message: shown.message,
-    ...(stack === undefined ? {} : { stack }),
-  }
+  const name = errorType(error) ?? 'Error'
+  return { name, message: shown.message, stack: maskedStack(name, error.stack, shown) }
 }
 
-function maskedStack(stack: string | undefined, { raw, message }: Shown): string | undefined {
-  return raw === '' ? stack : stack?.replaceAll(raw, () => message)
+/** Of the stack only where the error comes from: it begins with a message, as it was or as others have changed it since. */
+function maskedStack(name: string, stack = '', { raw, message }: Shown): string {
+  const at = stack.indexOf(raw)
+  const behind = at === -1 ? stack : stack.slice(at + raw.length)
+  const frames = behind.indexOf('\n    at ')
+  return `${name}: ${message}${frames === -1 ? '' : behind.slice(frames)}`
 }
 
 /** The attributes of the event `exception` (OpenTelemetry semantic conventions, exceptions on spans). */
@@ -63,7 +63,8 @@ export function exceptionAttributes(exception: unknown): Attributes {
       if (type === 'Object') delete attributes[semconv.EXCEPTION_TYPE]
     }
     if (typeof stack === 'string')
-      attributes[semconv.EXCEPTION_STACKTRACE] = shown === undefined ? stack : maskedStack(stack, shown)
+      attributes[semconv.EXCEPTION_STACKTRACE] =
+        shown === undefined ? stack : maskedStack(type ?? 'Error', stack, shown)
   } catch (error) {
     sayUnreadable('an exception', error)
   }

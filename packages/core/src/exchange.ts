@@ -194,16 +194,21 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
       span.updateName(spanName(this.method, route))
     }
     const isComplete = this.#isComplete()
+    // Who has made a span of their own says the status by the names that they were asked for.
+    if (this.theirs === undefined) this.#describeAnswer(span, isComplete)
+    if (seam.responseHeaders.length > 0) this.#describeHeaders(span)
+    const failure = this.#errorType(isComplete)
+    if (failure !== undefined) this.#fail(span, failure)
+    if (seam.moreAttributes !== undefined || seam.nameOf !== undefined) this.#ask(span)
+  }
+
+  #describeAnswer(span: Span, isComplete: boolean): void {
     const status = this.#status(isComplete)
     if (status !== undefined) {
       span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
       if (wantsOldNames('http')) span.setAttribute(semconv.OLD_HTTP_STATUS_CODE, status)
     }
-    if (seam.responseHeaders.length > 0) this.#describeHeaders(span)
     if (!isComplete) span.setAttribute(semconv.INCOMPLETE, true)
-    const failure = this.#errorType(isComplete)
-    if (failure !== undefined) this.#fail(span, failure)
-    if (seam.moreAttributes !== undefined || seam.nameOf !== undefined) this.#ask(span)
   }
 
   #describeHeaders(span: Span): void {
@@ -322,16 +327,20 @@ export function recordError(request: IncomingMessage, error: unknown): void {
 }
 
 /**
- * Calls what a request goes on to, with what is handed on to it. Where that is set off by the answer to somebody else's request (a queue that the other
- * one released, the callback of a busy pool), it would run in the other's context: then in the one of its own. A context
- * that is nobody's request is the app's own choice.
+ * Calls what a request goes on to, with what is handed on to it. Where that is set off by the answer to somebody else's
+ * request (a queue that the other one released, the callback of a busy pool), it would run in the other's context: then in
+ * the one of its own. A context that is nobody's request is the app's own choice.
  */
-export function rejoin<G, T>(request: IncomingMessage, next: (given: G) => T, given: G): T {
+export function rejoin<G extends unknown[], T>(
+  request: IncomingMessage,
+  next: (...given: G) => T,
+  ...given: G
+): T {
   const exchange = exchangeOf(request)
   const active = requestSpanIn(context.active())
-  if (exchange === undefined || active === undefined) return next(given)
+  if (exchange === undefined || active === undefined) return next(...given)
   const isItsOwn = active === requestSpanIn(exchange.requestScope)
-  return isItsOwn ? next(given) : context.with(exchange.requestScope, next, undefined, given)
+  return isItsOwn ? next(...given) : context.with(exchange.requestScope, next, undefined, ...given)
 }
 
 /**

@@ -14,10 +14,12 @@ import { Unread } from './http-client/unread.ts'
 import type { DurationMetric } from './metrics.ts'
 import {
   BOOLEAN,
+  CAPTURE,
   choice,
   expected,
   FUNCTION,
   guarded,
+  isStrings,
   MATCH,
   matcher,
   type Expectation,
@@ -77,17 +79,10 @@ export interface HttpClient {
   ): HeaderChanges
 }
 
-const isStrings = (value: unknown): boolean =>
-  Array.isArray(value) && value.every((each) => typeof each === 'string')
-
 /** What the options of a client of HTTP must be. */
 const HTTP_CLIENT_SHAPE: Shape<HttpClientOptions> = {
   ...SENDING_SHAPE,
-  capture: expected(
-    'lists of header names',
-    "capture: { requestHeaders: ['x-request-id'], responseHeaders: ['content-type'] }",
-    (value) => typeof value === 'object' && value !== null && Object.values(value).every(isStrings),
-  ),
+  capture: CAPTURE,
   headers: choice('headers', ['replace', 'keep']),
   propagateTo: MATCH("propagateTo: ['https://api.example.com/']"),
   redactQueryKeys: expected('a list of query keys', "redactQueryKeys: ['token', 'sig']", isStrings),

@@ -11,6 +11,7 @@ export { untrace } from './patch.ts'
 export { traceRequest } from './server.ts'
 
 // The seams that adapters are made of: inbound, outbound, and what both need.
+export { beforeEvent } from './context.ts'
 export { carriedBy, endRequest, recordError, rejoin, type Framework } from './exchange.ts'
 export { receiver, type Inbound, type Receive, type ReceivingOptions } from './server.ts'
 export { middlewareSpans, type BeginLayer, type LayerSpan, type MiddlewareSpans } from './middleware.ts'

@@ -38,6 +38,22 @@ export const FUNCTION = (example: string): Expectation =>
 export const MATCH = (example: string): Expectation =>
   expected('a function, a string, a RegExp or a list of strings and RegExps', example, isMatch)
 
+/** Headers to record: `capture` of all that speak HTTP. */
+export const CAPTURE = expected(
+  'lists of header names',
+  "capture: { requestHeaders: ['x-request-id'], responseHeaders: ['content-type'] }",
+  (value) =>
+    typeof value === 'object' &&
+    value !== null &&
+    Object.entries(value).every(
+      ([key, names]) => (key === 'requestHeaders' || key === 'responseHeaders') && isStrings(names),
+    ),
+)
+
+export function isStrings(value: unknown): boolean {
+  return Array.isArray(value) && value.every((each) => typeof each === 'string')
+}
+
 /**
  * The options as they were given, checked.
  * @throws TypeError that says what was expected, what was received, and an example, for an option that is unknown or of

@@ -28,6 +28,7 @@ import { requestMeasurements } from './metrics.ts'
 import type { MiddlewareSpans } from './middleware.ts'
 import {
   BOOLEAN,
+  CAPTURE,
   expected,
   FUNCTION,
   guarded,
@@ -83,11 +84,7 @@ function shape<Subject, Given extends unknown[]>(): Shape<ReceivingOptions<Subje
   return {
     ignore: MATCH("ignore: ['/health', /^\\/assets\\//]"),
     attributes: FUNCTION("attributes: () => ({ 'app.tenant': 'acme' })"),
-    capture: expected(
-      'lists of header names',
-      "capture: { requestHeaders: ['x-request-id'], responseHeaders: ['content-type'] }",
-      isCapture,
-    ),
+    capture: CAPTURE,
     spanName: FUNCTION("spanName: () => 'GET /orders'"),
     inbound: expected(
       "'continue', 'restart', 'ignore' or a function that returns one of them",
@@ -306,14 +303,4 @@ function isMiddlewareSpans(value: unknown): boolean {
   if (typeof value !== 'object' || value === null) return false
   const { slowerThan, ...others } = value as { slowerThan?: unknown }
   return typeof slowerThan === 'number' && slowerThan >= 0 && Object.keys(others).length === 0
-}
-
-function isCapture(value: unknown): boolean {
-  if (typeof value !== 'object' || value === null) return false
-  return Object.entries(value).every(
-    ([key, names]) =>
-      (key === 'requestHeaders' || key === 'responseHeaders') &&
-      Array.isArray(names) &&
-      names.every((name) => typeof name === 'string'),
-  )
 }

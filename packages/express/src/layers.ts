@@ -1,4 +1,12 @@
-import { carriedBy, endRequest, recordError, rejoin, reportOnce, type BeginLayer } from '@throughline/core'
+import {
+  beforeEvent,
+  carriedBy,
+  endRequest,
+  recordError,
+  rejoin,
+  reportOnce,
+  type BeginLayer,
+} from '@throughline/core'
 import type { ErrorRequestHandler, NextFunction, Request, RequestHandler, Response } from 'express'
 import { joined, matchedText, mountPattern, routePattern, type Patterned } from './pattern.ts'
 import { endSpans, inSpan, isFailure, spansOf, type Spans } from './spans.ts'
@@ -79,7 +87,7 @@ export function startWay(way: Way, tracing: RequestHandler): void {
       watch(stackOf(at))
     if (Boolean(request.baseUrl) && !(hasEarly && early.has(request))) enteredUnseen(way, tracing)
     // Its response never closes, and the request does not either once the parser has let go of the socket.
-    if (isUpgraded(request)) request.socket.once('close', () => endRequest(request, 101))
+    if (isUpgraded(request)) beforeEvent(request.socket, 'close', () => endRequest(request, 101))
   } catch (error) {
     sayUnknown(error)
   }
@@ -197,6 +205,10 @@ function kindOf({ route, handle, regexp }: Layer, index: number): Kind {
   return isMount || ours.has(handle) ? 'mount' : 'middleware'
 }
 
+/**
+ * In `req.next` Express keeps what the layer that has the request hands on by, and `res.format`, `res.render` and
+ * `res.sendFile` use that: it has to be what the layer was given.
+ */
 function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandler {
   const isRoute = kind === 'route'
   const hasSpan = kind === 'middleware' && layer.handle.length <= 3
@@ -216,20 +228,27 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
       sayUnknown(error)
     }
 
+    const isKept = request.next === next
     const left = (error?: unknown): void => {
+      if (request.next === given) request.next = next
       way.mount = mount
       way.baseUrl = baseUrl
       // An error handler answers for the route that failed; after a pass, somebody else answers.
       if (isFailure(error)) recordError(request, error)
       else if (!response.headersSent) way.route = undefined
       // It may be in the context of another request, for which this one had waited.
-      rejoin<unknown, void>(request, next, error)
+      rejoin(request, next as (error: unknown) => void, error)
     }
-    if (spans === undefined || !hasSpan) handle.call(this, request, response, left)
-    else
-      inSpan(spans, `middleware ${layer.name}`, layer.handle, left, (leave) =>
-        handle.call(this, request, response, leave),
-      )
+    let given: NextFunction = left
+    if (spans === undefined || !hasSpan) {
+      if (isKept) request.next = given
+      handle.call(this, request, response, left)
+    } else
+      inSpan(spans, `middleware ${layer.name}`, layer.handle, left, (leave) => {
+        given = leave
+        if (isKept) request.next = given
+        handle.call(this, request, response, leave)
+      })
     if (isRoute) socketTaken(way)
     else if (request.app !== app) metApps(way)
   }
@@ -237,7 +256,13 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
 
 /** Nobody wants this request's route, but what it goes on to is not to be another's. */
 function rejoining(request: Request, next: NextFunction): NextFunction {
-  return (error?: unknown) => rejoin<unknown, void>(request, next, error)
+  const isKept = request.next === next
+  const left = (error?: unknown): void => {
+    if (request.next === left) request.next = next
+    rejoin(request, next as (error: unknown) => void, error)
+  }
+  if (isKept) request.next = left
+  return left
 }
 
 /** Notes which route or mount the request enters with this layer, and watches what is mounted there. */
@@ -287,19 +312,28 @@ function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorReq
     if (way === undefined) return handle.call(this, error, request, response, next)
     const { spans } = way
     const name = kind === 'route' ? `handler ${routeOf(way) ?? layer.name}` : `middleware ${layer.name}`
+    const isKept = request.next === next
     const left = (again?: unknown): void => {
+      if (request.next === given) request.next = next
       // Outside of its route, a request that is well again is somebody else's.
       if (kind !== 'route' && !isFailure(again) && !response.headersSent) way.route = undefined
-      next(again)
+      rejoin(request, next as (again: unknown) => void, again)
     }
-    if (spans === undefined) handle.call(this, error, request, response, left)
-    else
+    let given: NextFunction = left
+    if (spans === undefined) {
+      if (isKept) request.next = given
+      handle.call(this, error, request, response, left)
+    } else
       inSpan(
         spans,
         name,
         layer.handle,
         left,
-        (leave) => handle.call(this, error, request, response, leave),
+        (leave) => {
+          given = leave
+          if (isKept) request.next = given
+          handle.call(this, error, request, response, leave)
+        },
         error,
       )
   }

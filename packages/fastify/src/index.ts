@@ -1,4 +1,5 @@
 import {
+  beforeEvent,
   endRequest,
   middlewareSpans,
   receiver,
@@ -7,6 +8,7 @@ import {
   type ReceivingOptions,
 } from '@throughline/core'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RegisterOptions } from 'fastify'
+import { joinHooks } from './hook.ts'
 import { layersOf } from './layers.ts'
 import { routeReader } from './route.ts'
 import { endsAtHandshake, isUpgrade } from './websocket.ts'
@@ -53,8 +55,9 @@ export async function tracing(fastify: FastifyInstance, options: TracingOptions)
   function onRequest(request: FastifyRequest, reply: FastifyReply, done: () => void): void {
     const route = routeOf(request)
     // What `app.inject` makes closes before it says that it is written: there, 'finish' is the end.
-    if ('_lightMyRequest' in reply.raw) reply.raw.once('finish', () => endRequest(request.raw))
+    if ('_lightMyRequest' in reply.raw) beforeEvent(reply.raw, 'finish', () => endRequest(request.raw))
     trace?.(route)
+    joinHooks(route, scope.name)
     const run = isUpgrade(request) ? () => (endsAtHandshake(request), done()) : done
     if (route.config?.tracing === false) passOn(request.raw, reply.raw, reply, run)
     else receive(request.raw, reply.raw, reply, run)

@@ -1,17 +1,7 @@
-import { semconv, type Attributes, type BeginLayer, type LayerSpan } from '@throughline/core'
+import { beforeEvent, semconv, type Attributes, type BeginLayer, type LayerSpan } from '@throughline/core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { notFoundOf, type Route, type Step } from './route.ts'
-
-const HOOKS = [
-  'onRequest',
-  'preParsing',
-  'preValidation',
-  'preHandler',
-  'preSerialization',
-  'onSend',
-] as const
-
-type Done = (error?: unknown, payload?: unknown) => void
+import { likened } from './hook.ts'
+import { HOOKS, notFoundOf, type Done, type Route, type Step } from './route.ts'
 
 /** The layers that a request is in, on its raw request. */
 const OPEN = Symbol('throughline.layers')
@@ -57,7 +47,7 @@ export function layersOf(begin: BeginLayer, own: string): (route: Route) => void
     if (traced.has(step)) return step
     const attributes = functionName === '' ? {} : { [semconv.CODE_FUNCTION_NAME]: functionName }
     const wrapped = wrap(begin, step, name, attributes)
-    Object.defineProperties(wrapped, { name: { value: step.name }, length: { value: step.length } })
+    likened(wrapped, step)
     traced.add(wrapped)
     return wrapped
   }
@@ -98,7 +88,7 @@ function opened(layer: LayerSpan, { raw }: FastifyRequest, reply: FastifyReply):
   if (carrier[OPEN] === undefined) {
     carrier[OPEN] = new Set()
     watchSend(reply, raw)
-    reply.raw.once('close', () => endLayers(raw))
+    beforeEvent(reply.raw, 'close', () => void endLayers(raw))
   }
   const open = carrier[OPEN]
   open.add(layer)
@@ -122,7 +112,7 @@ function watchSend(reply: FastifyReply, raw: Carrier): void {
     const answer = () => Reflect.apply(send, this, given)
     return layer === undefined ? answer() : layer.outside(answer)
   }
-  Object.defineProperties(sendOutside, { name: { value: send.name }, length: { value: send.length } })
+  likened(sendOutside, send)
   Object.defineProperty(reply, 'send', { value: sendOutside, writable: true, configurable: true })
 }
 

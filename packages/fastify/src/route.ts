@@ -3,16 +3,22 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 /** A hook or handler as Fastify calls it: bound to its instance; a hook's last argument is its `done`. */
 export type Step = (request: FastifyRequest, reply: FastifyReply, ...rest: unknown[]) => unknown
 
+export type Done = (error?: unknown, payload?: unknown) => void
+
+/** The hooks that a request waits for on its way to the answer. */
+export const HOOKS = [
+  'onRequest',
+  'preParsing',
+  'preValidation',
+  'preHandler',
+  'preSerialization',
+  'onSend',
+] as const
+
 /** What Fastify keeps of a route, as far as tracing reads it. */
-export interface Route {
+export interface Route extends Partial<Record<(typeof HOOKS)[number], Step[] | null>> {
   config?: { url?: string; tracing?: unknown }
   handler?: Step
-  onRequest?: Step[] | null
-  preParsing?: Step[] | null
-  preValidation?: Step[] | null
-  preHandler?: Step[] | null
-  preSerialization?: Step[] | null
-  onSend?: Step[] | null
 }
 
 type Keyed = Record<PropertyKey, Route | undefined>

@@ -1,4 +1,4 @@
-import { context, endRequest, override, reportOnce, type Context } from '@throughline/core'
+import { beforeEvent, context, endRequest, reportOnce, type Context } from '@throughline/core'
 import type { FastifyRequest } from 'fastify'
 import { EventEmitter } from 'node:events'
 import type { IncomingMessage } from 'node:http'
@@ -23,17 +23,13 @@ export function endsAtHandshake({ raw, server }: FastifyRequest): void {
   scopes.set(raw, context.active())
   if (servers.has(websocketServer)) return
   servers.add(websocketServer)
-  // By the server's own event, without a listener that the app could see.
-  override(websocketServer, 'emit', (emit) => {
-    return function (this: EventEmitter, ...args: Parameters<typeof emit>) {
-      if (args[0] === 'connection') opened(args[1], args[2])
-      return Reflect.apply(emit, this, args)
-    }
-  })
+  beforeEvent(websocketServer, 'connection', opened)
 }
 
-function opened(socket: unknown, raw: IncomingMessage): void {
+function opened(socket: unknown, request: unknown): void {
   try {
+    // As ws documents its event.
+    const raw = request as IncomingMessage
     const scope = scopes.get(raw)
     if (scope === undefined) return
     endLayers(raw)

@@ -4,6 +4,7 @@ import {
   middlewareSpans,
   receiver,
   recordError,
+  reportOnce,
   type ReceivingOptions,
 } from '@throughline/core'
 import type Application from 'koa'
@@ -64,8 +65,13 @@ const apps = new WeakMap<Application, boolean>()
 function watch(app: Application): boolean {
   let isHeard = apps.get(app)
   if (isHeard === undefined) {
-    noteMounts(app.context)
-    isHeard = hearErrors(app)
+    isHeard = false
+    try {
+      noteMounts(app.context)
+      isHeard = hearErrors(app)
+    } catch (error) {
+      reportOnce('koa app', 'warn', 'the errors that an app tells could not be heard', error)
+    }
     apps.set(app, isHeard)
   }
   return isHeard

@@ -106,7 +106,7 @@ function gateOf(router: Router): Gate {
   if (known !== undefined) return known
   const gate: Gate = { replace: undefined }
   gates.set(router, gate)
-  if (typeof router.match !== 'function') return gate
+  if (typeof router.match !== 'function' || !Object.isExtensible(router)) return gate
   override(
     router,
     'match',

@@ -56,6 +56,16 @@ export function noteMounts(context: object): void {
     configurable: true,
     get: () => undefined,
     set(this: Context & Routed, prefix: unknown) {
+      // What the app gives to all of its contexts is no mount.
+      if (this === context) {
+        Object.defineProperty(this, 'mountPath', {
+          configurable: true,
+          enumerable: true,
+          writable: true,
+          value: prefix,
+        })
+        return
+      }
       const mounts: Mount[] = []
       Object.defineProperty(this, MOUNTS, { value: mounts })
       Object.defineProperty(this, 'mountPath', {

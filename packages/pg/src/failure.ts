@@ -1,4 +1,4 @@
-import { errorType, messageOf, showAs } from '@throughline/core'
+import { errorType, messageOf, reportOnce, showAs } from '@throughline/core'
 
 /** What English messages of the server quote that is a name and no value. */
 const NAMED =
@@ -16,8 +16,9 @@ const QUOTED_VALUE = new RegExp(`(\\b(?:${NAMED}) "[^"]*")|${OPENING}[^]*${CLOSI
 /** Nothing is known of who quotes what: all that may be quotation marks, apostrophes too. */
 const QUOTED = new RegExp(`${OPENING}[^]*${CLOSING}|'[^]*'`, 'g')
 
-/** Why the app gave up a COPY, in its own words, which the server does not quote. */
-const GIVEN_UP = /^(COPY from stdin failed: )[^]*/
+/** What the server passes on where the app gives up a COPY: why, in the words of the app, and not quoted. */
+const GIVEN_UP = { code: '57014', routine: 'CopyGetData' }
+const BEHIND_COLON = /: [^]*/
 
 /** The class of SQLSTATEs that are about data. */
 const DATA_EXCEPTION = /^22/
@@ -28,42 +29,46 @@ const BARE_VALUE = /(?<![\w(.$"]|position )-?(?:0x[0-9a-f]{2}(?: 0x[0-9a-f]{2})*
 /** Files of the server that pass on what functions of the app say, by RAISE or in another language than SQL. */
 const APPS_OWN = /^(pl_exec|plpy|plperl|pltcl|plv8)/
 
+/** What a span may say of an error. */
+export interface Failure {
+  /** The SQLSTATE of what the server reported. */
+  readonly status: string | undefined
+  /** `error.type`: the SQLSTATE, or what went wrong before the server could answer. */
+  readonly type: string | undefined
+  readonly message: string | undefined
+}
+
 /**
- * An error's message without the values in it. All spans that tell of this error will have it so, also those of the
- * requests and functions that it goes through.
+ * Reads an error, which may be of the app's (`verify`, `onConnect`, a parser of values). All spans that tell of this one will
+ * have its message so, without the values in it, also those of the requests and functions that it goes through.
  */
-export function maskedMessage(error: unknown): string {
-  const message = masked(error)
-  showAs(error, message)
-  return message
+export function failureOf(error: unknown): Failure {
+  try {
+    const { code, severity } = error as { code?: unknown; severity?: unknown }
+    const known = typeof code === 'string' ? code : undefined
+    const message = masked(error)
+    showAs(error, message)
+    // Only what the server reports has a severity.
+    return { status: severity === undefined ? undefined : known, type: known ?? errorType(error), message }
+  } catch (trouble) {
+    reportOnce('pg:error', 'error', 'an error could not be read', trouble)
+    return { status: undefined, type: errorType(error), message: undefined }
+  }
 }
 
 function masked(error: unknown): string {
   // Where all addresses of a name refuse, the message of the whole is empty.
   if (error instanceof AggregateError && error.message === '') return error.errors.map(masked).join('; ')
   const message = messageOf(error)
-  const { severity, file, code } = error as { severity?: unknown; file?: unknown; code?: unknown }
+  const { severity, file, code, routine } = error as Record<'severity' | 'file' | 'code' | 'routine', unknown>
   if (severity === undefined || (typeof file === 'string' && APPS_OWN.test(file)))
     return firstLine(message.replace(QUOTED, '"?"'))
-  const unquoted = message
-    .replace(GIVEN_UP, '$1?')
-    .replace(QUOTED_VALUE, (_, name: string | undefined) => name ?? '"?"')
+  if (code === GIVEN_UP.code && routine === GIVEN_UP.routine) return message.replace(BEHIND_COLON, ': ?')
+  const unquoted = message.replace(QUOTED_VALUE, (_, name: string | undefined) => name ?? '"?"')
   return DATA_EXCEPTION.test(String(code)) ? unquoted.replace(BARE_VALUE, '?') : unquoted
 }
 
 /** Behind it libpq shows the line of the query that is wrong, and the detail. */
 function firstLine(message: string): string {
   return message.slice(0, /[\r\n]|$/.exec(message)?.index)
-}
-
-/** The SQLSTATE of what the server reported; it alone has a severity. */
-export function sqlStateOf(error: unknown): string | undefined {
-  const { code, severity } = error as { code?: unknown; severity?: unknown }
-  return typeof code === 'string' && severity !== undefined ? code : undefined
-}
-
-/** `error.type`: the SQLSTATE, or what went wrong before the server could answer. */
-export function failureType(error: unknown): string | undefined {
-  const { code } = error as { code?: unknown }
-  return typeof code === 'string' ? code : errorType(error)
 }

@@ -11,7 +11,7 @@ import {
   type OpenPool,
   type Place,
 } from './connection.ts'
-import { failureType, maskedMessage, sqlStateOf } from './failure.ts'
+import { failureOf } from './failure.ts'
 import { answering, begin, callbackAt, ending, isQuery, type Method } from './form.ts'
 import { gauge, gaugePool } from './gauge.ts'
 import type { Tracing } from './options.ts'
@@ -196,9 +196,9 @@ class ConnectCall extends Call<[], []> {
 
   end(error: unknown, client?: unknown): void {
     if (error) {
-      const status = sqlStateOf(error)
+      const { status, type, message } = failureOf(error)
       if (status !== undefined) this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, status)
-      this.#send.fail(this, failureType(error), maskedMessage(error))
+      this.#send.fail(this, type, message)
       return
     }
     if (!isSamePlace(client as Place, this.#place)) this.span.setAttributes(named(serverOf(client as Place)))

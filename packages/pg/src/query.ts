@@ -2,7 +2,7 @@ import { Call, semconv, type Attributes, type Context, type NamedAttributes } fr
 import { describeSql, type SqlDescription } from '@throughline/core/sql'
 import type { QueryResult } from 'pg'
 import { isDefault, isSamePlace, named, serverOf, SYSTEM, type Place } from './connection.ts'
-import { failureType, maskedMessage, sqlStateOf } from './failure.ts'
+import { failureOf } from './failure.ts'
 import type { Outcome, Tracing } from './options.ts'
 
 const MS_PER_SECOND = 1000
@@ -115,10 +115,11 @@ export class QueryCall extends Call<[text: string], Outcome> {
       send.succeed(this)
       return
     }
-    this.#status = sqlStateOf(error)
-    if (this.#status !== undefined && this.span.isRecording())
-      this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, this.#status)
-    send.fail(this, failureType(error), maskedMessage(error))
+    const { status, type, message } = failureOf(error)
+    this.#status = status
+    if (status !== undefined && this.span.isRecording())
+      this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, status)
+    send.fail(this, type, message)
   }
 }
 

@@ -1,8 +1,18 @@
 import { reportOnce } from '@throughline/core'
-import type { HttpAttempt, HttpClient, HttpResponse } from '@throughline/core/http-client'
+import type { HttpAttempt, HttpClient } from '@throughline/core/http-client'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { isAlone, isCovered, shared, yieldsToOfficial } from './dispatcher.ts'
-import { FINAL, headerOf, setHeaders, type PublishedRequest } from './published.ts'
+import { endWith, isOwn } from './failure.ts'
+import {
+  FINAL,
+  headerOf,
+  makerOf,
+  noticeUpgrade,
+  readHeaders,
+  setHeaders,
+  tellPeer,
+  type PublishedRequest,
+} from './published.ts'
 
 /** Where a request has its attempt. Not in a WeakMap: that cost 2 µs a request, most of it in garbage collection. */
 const ATTEMPT = Symbol('throughline.attempt')
@@ -11,32 +21,48 @@ interface Message {
   request: PublishedRequest & { [ATTEMPT]?: HttpAttempt }
   response?: { statusCode: number; headers: readonly Buffer[] }
   error?: unknown
+  socket?: Parameters<typeof tellPeer>[1]
 }
 
 /** Traces every attempt until the function that it returns is called. While it is on, a second call changes nothing. */
 export function onAttempts(tracer: HttpClient): () => void {
   if (shared.stop !== undefined) return shared.stop
 
+  function begin(request: Message['request']): void {
+    const attempt = tracer.begin(request, request, headerOf)
+    // First, so that the span ends also where the headers cannot be set.
+    if (attempt.isTraced && attempt.isOpen) {
+      request[ATTEMPT] = attempt
+      if (request.upgrade) noticeUpgrade(request, attempt)
+    }
+    setHeaders(request, attempt.headers, isAlone())
+  }
+
   const listeners: Record<string, (message: Message) => void> = {
-    create({ request }) {
+    'request:create'({ request }) {
+      // It opens a tunnel to somebody else, mostly for a ProxyAgent: what goes through that is the request.
+      if (request.method === 'CONNECT') return
       // Its dispatcher is traced too, and has made the span already.
       if (yieldsToOfficial() || isCovered(request)) return
-      const attempt = tracer.begin(request, request, headerOf)
-      // First, so that the span ends also where the headers cannot be set.
-      if (attempt.isTraced && attempt.isOpen) request[ATTEMPT] = attempt
-      setHeaders(request, attempt.headers, isAlone())
+      const maker = makerOf(request)
+      if (maker === undefined) begin(request)
+      else maker.runInAsyncScope(begin, undefined, request)
     },
-    headers({ request, response }) {
+    'client:sendHeaders'({ request, socket }) {
+      tellPeer(request[ATTEMPT], socket)
+    },
+    'request:headers'({ request, response }) {
       const attempt = request[ATTEMPT]
       if (attempt !== undefined && response !== undefined && response.statusCode >= FINAL) {
         attempt.answered(response.statusCode, undefined, response.headers, readHeaders)
       }
     },
-    trailers({ request }) {
+    'request:trailers'({ request }) {
       request[ATTEMPT]?.completed()
     },
-    error({ request, error }) {
-      request[ATTEMPT]?.failed(error)
+    'request:error'({ request, error }) {
+      const attempt = request[ATTEMPT]
+      if (attempt !== undefined) endWith(attempt, error, isOwn(request, error))
     },
   }
 
@@ -51,22 +77,11 @@ export function onAttempts(tracer: HttpClient): () => void {
     }
     return [name, guarded] as const
   })
-  for (const [name, listener] of subscribed) subscribe(`undici:request:${name}`, listener)
+  for (const [name, listener] of subscribed) subscribe(`undici:${name}`, listener)
   function stopTracing(): void {
-    for (const [name, listener] of subscribed) unsubscribe(`undici:request:${name}`, listener)
+    for (const [name, listener] of subscribed) unsubscribe(`undici:${name}`, listener)
     shared.stop = undefined
   }
   shared.stop = stopTracing
   return stopTracing
-}
-
-function readHeaders(pairs: readonly Buffer[]): HttpResponse['headers'] {
-  const read: Record<string, string | string[]> = {}
-  for (let index = 0; index + 1 < pairs.length; index += 2) {
-    const name = String(pairs[index]).toLowerCase()
-    const value = String(pairs[index + 1])
-    const before = read[name]
-    read[name] = before === undefined ? value : [before, value].flat()
-  }
-  return read
 }

@@ -8,18 +8,26 @@ import type {
 } from '@throughline/core/http-client'
 import { channel, subscribe } from 'node:diagnostics_channel'
 import type { Dispatcher } from 'undici'
-import { FINAL, headerOf, setHeaders, type PublishedRequest } from './published.ts'
+import { endWith } from './failure.ts'
+import { FINAL, headerOf, readHeaders, setHeaders, tellPeer, type PublishedRequest } from './published.ts'
 
 type Options = Dispatcher.DispatchOptions
 type Headers = Options['headers']
 type Method = (...args: unknown[]) => unknown
+type Abort = (reason?: unknown) => void
+type Socket = Parameters<typeof tellPeer>[1]
+
+/** What handlers of undici 7 end their request with. */
+interface Controller {
+  abort: Abort
+}
 
 /** What all copies of this package have in common: they see the same requests. */
 interface Shared {
-  /** What the process-wide form finds in the headers of a request whose span this one has made, with all that it sends. */
-  readonly covered: Map<string, HeaderChanges>
-  /** The same for those that are sent without our headers, by the context that they are made in. */
-  readonly coveredContexts: WeakSet<Context>
+  /** The attempts whose spans this form has made, by the traceparent that they send. */
+  readonly covered: Map<string, HttpAttempt>
+  /** Those that are sent without our headers, by the context that they are made in. */
+  readonly coveredContexts: WeakMap<Context, HttpAttempt>
   /** Listens for all traced dispatchers. */
   keepHeaders?: (message: unknown) => void
   /** Ends the process-wide form, while it is on. */
@@ -28,19 +36,34 @@ interface Shared {
 
 export const shared = ((globalThis as Record<symbol, unknown>)[Symbol.for('throughline.undici')] ??= {
   covered: new Map(),
-  coveredContexts: new WeakSet(),
+  coveredContexts: new WeakMap(),
 }) as Shared
 const { covered, coveredContexts } = shared
+
+/** Where a request that is published has the attempt which a traced dispatcher has made of it. */
+const COVERED = Symbol('throughline.covered')
+
+type CoveredRequest = PublishedRequest & { [COVERED]?: HttpAttempt }
 
 /** Tracers that we do not know add their headers to what a traced dispatcher sends: its own stay the only ones. */
 function keepHeaders(message: unknown): void {
   try {
-    const { request } = message as { request: PublishedRequest }
-    if (covered.size === 0) return
-    const ours = covered.get(headerOf(request, 'traceparent') ?? '')
-    if (ours !== undefined) setHeaders(request, ours, isAlone())
+    const { request } = message as { request: CoveredRequest }
+    const attempt = coveredBy(request)
+    if (attempt === undefined) return
+    request[COVERED] = attempt
+    setHeaders(request, attempt.headers, isAlone())
   } catch (error) {
     reportOnce('undici:headers', 'error', 'a request could not be traced', error)
+  }
+}
+
+function noticePeer(message: unknown): void {
+  try {
+    const { request, socket } = message as { request: CoveredRequest; socket?: Socket }
+    tellPeer(request[COVERED], socket)
+  } catch (error) {
+    reportOnce('undici:peer', 'error', 'a connection could not be told of', error)
   }
 }
 
@@ -88,10 +111,13 @@ export function isAlone(): boolean {
 
 /** Whether this request is one that a traced dispatcher has under way. */
 export function isCovered(request: PublishedRequest): boolean {
-  if (coveredContexts.has(context.active())) return true
-  if (covered.size === 0) return false
-  const traceparent = headerOf(request, 'traceparent')
-  return traceparent !== undefined && covered.has(traceparent)
+  return coveredBy(request) !== undefined
+}
+
+function coveredBy(request: PublishedRequest): HttpAttempt | undefined {
+  const attempt = coveredContexts.get(context.active())
+  if (attempt !== undefined || covered.size === 0) return attempt
+  return covered.get(headerOf(request, 'traceparent') ?? '')
 }
 
 /** Overrides `dispatch` on this instance: undici's other methods come through it. */
@@ -101,6 +127,7 @@ export function traceDispatcher<D extends Dispatcher>(dispatcher: D, tracer: Htt
   if (shared.keepHeaders === undefined) {
     shared.keepHeaders = keepHeaders
     subscribe('undici:request:create', keepHeaders)
+    subscribe('undici:client:sendHeaders', noticePeer)
   }
   override(dispatcher as Dispatcher, 'dispatch', (original) => {
     return function dispatch(
@@ -115,9 +142,9 @@ export function traceDispatcher<D extends Dispatcher>(dispatcher: D, tracer: Htt
 
       const { traceparent } = attempt.headers
       const within = attempt.context
-      if (traceparent === undefined) coveredContexts.add(within)
-      else covered.set(traceparent, attempt.headers)
-      const watched = watch(handler, attempt, () => covered.delete(traceparent as string))
+      if (traceparent === undefined) coveredContexts.set(within, attempt)
+      else covered.set(traceparent, attempt)
+      const watched = watch(handler, options, attempt, () => covered.delete(traceparent as string))
       try {
         return context.with(within, () => original.call(this, sent, watched))
       } catch (error) {
@@ -149,6 +176,8 @@ function prepare(
 ): { attempt: HttpAttempt | Untraced; sent: Options } | undefined {
   if (typeof options?.path !== 'string' || typeof options.method !== 'string') return undefined
   const { method, path, headers, origin = originOf(dispatcher) } = options
+  // It opens a tunnel to somebody else: what goes through that is the request.
+  if (method === 'CONNECT') return undefined
   try {
     const attempt = tracer.begin({ method, path, origin: origin ?? '' }, headers, headerIn)
     return { attempt, sent: { ...options, headers: withHeaders(headers, attempt.headers) } as Options }
@@ -164,25 +193,41 @@ function prepare(
  */
 function watch(
   handler: Dispatcher.DispatchHandler,
+  options: Options,
   attempt: HttpAttempt,
   forget: () => void,
 ): Dispatcher.DispatchHandler {
   const caller = attempt.caller
+  let isAborted = false
   const end = (finish: () => void) => {
     forget()
     finish()
   }
   const notice: Record<string, (...args: never[]) => void> = {
-    onHeaders: (status: number, raw: readonly Buffer[]) => answered(status, fromPairs(raw)),
+    onRequestStart: (controller: Controller) => noteAbort(controller),
+    onHeaders: (status: number, raw: readonly Buffer[]) => answered(status, readHeaders(raw)),
     onResponseStart: (_controller: unknown, status: number, headers: HttpResponse['headers']) =>
       answered(status, headers),
-    onUpgrade: (status: number, raw: readonly Buffer[]) => upgraded(status, fromPairs(raw)),
+    onUpgrade: (status: number, raw: readonly Buffer[]) => upgraded(status, readHeaders(raw)),
     onRequestUpgrade: (_controller: unknown, status: number, headers: HttpResponse['headers']) =>
       upgraded(status, headers),
     onComplete: () => end(() => attempt.completed()),
     onResponseEnd: () => end(() => attempt.completed()),
-    onError: (error: unknown) => end(() => attempt.failed(error)),
-    onResponseError: (_controller: unknown, error: unknown) => end(() => attempt.failed(error)),
+    onError: (error: unknown) => end(() => fail(error)),
+    onResponseError: (_controller: unknown, error: unknown) => end(() => fail(error)),
+  }
+  function noteAbort(controller: Controller): void {
+    const { abort } = controller
+    controller.abort = function (this: unknown, reason) {
+      isAborted = true
+      abort.call(this, reason)
+    }
+  }
+  // The reason that a signal was aborted with need not be the error that comes of it.
+  function fail(error: unknown): void {
+    const { signal } = options as { signal?: Partial<AbortSignal> }
+    const isOwn = isAborted || signal?.aborted === true
+    endWith(attempt, (isOwn ? signal?.reason : undefined) ?? error, isOwn)
   }
   function answered(statusCode: number, headers: HttpResponse['headers']): void {
     if (statusCode >= FINAL) attempt.answered(statusCode, undefined, headers, itself)
@@ -198,6 +243,14 @@ function watch(
       if (typeof method !== 'function') return method
       const before = notice[String(name)] as Method | undefined
       return (...args: unknown[]) => {
+        if (name === 'onConnect') {
+          const [abort, ...rest] = args as [Abort, ...unknown[]]
+          const noted: Abort = (reason) => {
+            isAborted = true
+            abort(reason)
+          }
+          return context.with(caller, () => Reflect.apply(method as Method, target, [noted, ...rest]))
+        }
         before?.(...args)
         return context.with(caller, () => Reflect.apply(method as Method, target, args))
       }
@@ -216,7 +269,7 @@ function originOf(dispatcher: Dispatcher): string {
 function withHeaders(given: Headers, changes: HeaderChanges): Headers {
   const names = Object.keys(changes)
   // What undici refuses is not mended here.
-  const isOdd = Array.isArray(given) && !Array.isArray(given[0]) && given.length % 2 === 1
+  const isOdd = Array.isArray(given) && (Array.isArray(given[0]) || given.length % 2 === 1)
   if (names.length === 0 || isOdd) return given
   const kept = pairsOf(given).filter(([name]) => !names.includes(name.toLowerCase()))
   const added = Object.entries(changes).filter(([, value]) => value !== undefined)
@@ -241,11 +294,4 @@ function pairsOf(given: Headers): [string, unknown][] {
 
 function itself(headers: HttpResponse['headers']): HttpResponse['headers'] {
   return headers
-}
-
-function fromPairs(raw: readonly Buffer[]): HttpResponse['headers'] {
-  const pairs = raw.flatMap((name, index) =>
-    index % 2 === 0 ? [[String(name).toLowerCase(), String(raw[index + 1])] as const] : [],
-  )
-  return Object.fromEntries(pairs)
 }

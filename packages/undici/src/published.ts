@@ -1,4 +1,5 @@
-import type { HeaderChanges, HttpRequest } from '@throughline/core/http-client'
+import { AsyncResource } from 'node:async_hooks'
+import type { HeaderChanges, HttpAttempt, HttpRequest, HttpResponse } from '@throughline/core/http-client'
 
 /**
  * What undici publishes of each attempt on the wire, redirects and retries each by itself. The copy inside Node and the
@@ -6,15 +7,62 @@ import type { HeaderChanges, HttpRequest } from '@throughline/core/http-client'
  * call that the app makes, except on a pool that is busy.
  */
 export interface PublishedRequest extends HttpRequest {
-  /** Name, value, name, value. */
-  headers: (string | string[])[]
+  /** Name, value, name, value; before undici 6.7 the text that is sent. */
+  headers: (string | string[])[] | string
   addHeader(name: string, value: string): void
+  /** The protocol that it asks to go on with. */
+  readonly upgrade?: string | null | false
+  /** A stream, where it is one. */
+  readonly body?: { readonly errored?: unknown } | null
+}
+
+/** What a connection is: a socket, or what undici has of an HTTP/2 session. */
+interface Connection {
+  readonly remoteAddress?: string | undefined
+  readonly remotePort?: number | undefined
+  readonly alpnProtocol?: string | false | null
+}
+
+/** Tells an attempt which connection has taken it. */
+export function tellPeer(attempt: HttpAttempt | undefined, socket: Connection | undefined): void {
+  if (attempt === undefined || socket?.remoteAddress === undefined) return
+  attempt.connected(socket.remoteAddress, socket.remotePort, socket.alpnProtocol === 'h2' ? '2' : '1.1')
+}
+
+type OnUpgrade = (this: unknown, status: number, headers: readonly Buffer[], ...rest: unknown[]) => unknown
+
+/** Ends an attempt with its handshake, which is not published. */
+export function noticeUpgrade(request: PublishedRequest, attempt: HttpAttempt): void {
+  const open = request as unknown as Record<'onUpgrade' | 'onRequestUpgrade', OnUpgrade | undefined>
+  for (const name of ['onUpgrade', 'onRequestUpgrade'] as const) {
+    const original = open[name]
+    if (original === undefined) continue
+    open[name] = function (status, headers, ...rest) {
+      attempt.answered(status, undefined, headers, readHeaders)
+      attempt.completed()
+      return original.call(this, status, headers, ...rest)
+    }
+  }
+}
+
+/** The headers of a response: name, value, name, value. What comes more than once is a list. */
+export function readHeaders(pairs: readonly (Buffer | string)[]): HttpResponse['headers'] {
+  const read: Record<string, string | string[]> = {}
+  for (let index = 0; index + 1 < pairs.length; index += 2) {
+    const name = String(pairs[index]).toLowerCase()
+    const value = pairs[index + 1] as Buffer | string | string[]
+    const text = Array.isArray(value) ? value.map(String) : String(value)
+    const before = read[name]
+    read[name] = before === undefined ? text : [before, text].flat()
+  }
+  return read
 }
 
 /** The first status that is no preliminary one (1xx). */
 export const FINAL = 200
 
 export function headerOf({ headers }: PublishedRequest, name: string): string | undefined {
+  if (typeof headers === 'string') return valueIn(headers, name)
   for (let index = 0; index < headers.length; index += 2) {
     if (isNamed(headers[index], name)) return String(headers[index + 1])
   }
@@ -27,8 +75,11 @@ export function headerOf({ headers }: PublishedRequest, name: string): string | 
  */
 export function setHeaders(request: PublishedRequest, ours: HeaderChanges, isAlone: boolean): void {
   const { headers, addHeader } = request
-  for (let index = headers.length - 2; index >= 0; index -= 2) {
-    if (isOneOf(headers[index], ours)) headers.splice(index, 2)
+  if (typeof headers === 'string') request.headers = without(headers, ours)
+  else {
+    for (let index = headers.length - 2; index >= 0; index -= 2) {
+      if (isOneOf(headers[index], ours)) headers.splice(index, 2)
+    }
   }
   for (const name in ours) {
     const value = ours[name]
@@ -40,6 +91,24 @@ export function setHeaders(request: PublishedRequest, ours: HeaderChanges, isAlo
   }
 }
 
+const LINE = '\r\n'
+
+function valueIn(text: string, name: string): string | undefined {
+  const line = text.split(LINE).find((each) => isNamed(nameOf(each), name))
+  return line?.slice(name.length + 1).trim()
+}
+
+function without(text: string, names: HeaderChanges): string {
+  return text
+    .split(LINE)
+    .filter((line) => !isOneOf(nameOf(line), names))
+    .join(LINE)
+}
+
+function nameOf(line: string): string {
+  return line.slice(0, Math.max(0, line.indexOf(':')))
+}
+
 function isOneOf(given: unknown, names: HeaderChanges): boolean {
   for (const name in names) if (isNamed(given, name)) return true
   return false
@@ -49,4 +118,20 @@ function isOneOf(given: unknown, names: HeaderChanges): boolean {
 function isNamed(given: unknown, name: string): boolean {
   const text = String(given)
   return text.length === name.length && text.toLowerCase() === name
+}
+
+// Each copy of undici has a symbol of its own.
+let handlerKey: symbol | undefined
+
+/**
+ * The call that made a request, where undici has made an AsyncResource of it, as of all of `request`, `stream`, `pipeline`, `connect`
+ * and `upgrade`: on a pool that is busy the request is created by whoever frees a connection, in his context.
+ */
+export function makerOf(request: PublishedRequest): AsyncResource | undefined {
+  const from = request as unknown as Record<symbol, unknown>
+  if (handlerKey === undefined || !(handlerKey in from)) {
+    handlerKey = Object.getOwnPropertySymbols(from).find(({ description }) => description === 'handler')
+  }
+  const handler = handlerKey && from[handlerKey]
+  return handler instanceof AsyncResource ? handler : undefined
 }

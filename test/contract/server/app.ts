@@ -50,6 +50,8 @@ export interface Serving {
 export interface Gaps {
   /** There is no router, so there is never a route. */
   readonly router?: true
+  /** There is no middleware, so there is no option for its spans. */
+  readonly middleware?: true
   /**
    * The framework has no place of its own for error handlers: the app catches below us, and what it catches there nobody
    * else sees.

@@ -4,27 +4,33 @@ import { once } from 'node:events'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { measure } from '../../measuring.ts'
 import { record } from '../../recording.ts'
-import { TRACE_ID, PARENT_ID, TRACEPARENT, ok, type Handler, type Contract } from './app.ts'
+import { TRACE_ID, PARENT_ID, TRACEPARENT, ok, type Handler, type Contract, type Options } from './app.ts'
 import { ask, raw } from './client.ts'
 import { signal, complaints, register } from './watch.ts'
 
 /** What the app must not notice, and who is in charge. */
 export function sparesTheApp({ name, gaps, served }: Contract): void {
   describe(`${name}: the app does not notice`, () => {
-    test('listeners on the request, on the response and on the socket: there are none of ours', async () => {
-      record()
-      const count: Handler = ({ request, response, answer }) => {
-        const counts = [request, response, request.socket].map((emitter) =>
-          emitter.eventNames().map((event) => [String(event), emitter.listenerCount(event)]),
+    test.each<[string, Options]>([
+      ['as it is mounted by one line', {}],
+      ...(gaps.middleware ? [] : [['with middlewareSpans', { middlewareSpans: true }] as [string, Options]]),
+    ])(
+      'listeners on the request, on the response and on the socket: there are none of ours, %s',
+      async (_title, options) => {
+        record()
+        const count: Handler = ({ request, response, answer }) => {
+          const counts = [request, response, request.socket].map((emitter) =>
+            emitter.eventNames().map((event) => [String(event), emitter.listenerCount(event)]),
+          )
+          answer(200, JSON.stringify(counts))
+        }
+        const [without, once_, twice] = await Promise.all(
+          [0, 1, 2].map(async (mounts) => (await ask(await served(count, options, mounts), '/')).body),
         )
-        answer(200, JSON.stringify(counts))
-      }
-      const [without, once_, twice] = await Promise.all(
-        [0, 1, 2].map(async (mounts) => (await ask(await served(count, {}, mounts), '/')).body),
-      )
-      expect(once_).toBe(without)
-      expect(twice).toBe(without)
-    })
+        expect(once_).toBe(without)
+        expect(twice).toBe(without)
+      },
+    )
 
     test.each<[string, string, Handler]>([
       ['an answer', 'GET /', ok],

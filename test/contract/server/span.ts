@@ -8,7 +8,7 @@ import { PassThrough } from 'node:stream'
 import { createServer as createTlsServer } from 'node:tls'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { record } from '../../recording.ts'
-import { ok, never, serverOf, type App, type Handler, type Contract } from './app.ts'
+import { ok, never, serverOf, type Handler, type Contract } from './app.ts'
 import { asking, ask, raw } from './client.ts'
 import { theOnly, signal, turn } from './watch.ts'
 
@@ -91,39 +91,6 @@ export function describesRequests({ name, gaps, served, spanOf }: Contract): voi
       expect(span.attributes['times']).toBe(1)
     })
 
-    test('of a method that is not in the list, called HTTP', async () => {
-      const span = await spanOf({}, '/', { method: 'PROPFIND' })
-      expect(span.name).toBe('HTTP')
-      expect(span.attributes['http.request.method']).toBe('_OTHER')
-      expect(span.attributes['http.request.method_original']).toBe('PROPFIND')
-    })
-
-    test('whose path is without the query, which is there only when the request has one', async () => {
-      const span = await spanOf(ok, '/')
-      expect(span.attributes['url.path']).toBe('/')
-      expect(span.attributes).not.toHaveProperty('url.query')
-    })
-
-    test('that keeps signatures in the query to itself, and knows their names by case', async () => {
-      const recording = record()
-      const serving = await served(ok)
-      await ask(serving, '/?sig=abc&b=1')
-      await ask(serving, '/?Sig=abc&b=1')
-      const [lower, upper] = await recording.all(2)
-      expect(lower?.attributes['url.query']).toBe('sig=REDACTED&b=1')
-      expect(upper?.attributes['url.query']).toBe('Sig=abc&b=1')
-    })
-
-    test.each([
-      ['example.com:8443', 'example.com', 8443],
-      ['example.com', 'example.com', undefined],
-      ['[::1]:3000', '::1', 3000],
-    ])('to the host %s', async (host, address, port) => {
-      const span = await spanOf(ok, '/', { headers: { host } })
-      expect(span.attributes['server.address']).toBe(address)
-      expect(span.attributes['server.port']).toBe(port)
-    })
-
     test('of HTTP/1.0, without a host', async () => {
       const recording = record()
       await raw(await served(ok), 'GET / HTTP/1.0\r\n\r\n')
@@ -134,42 +101,6 @@ export function describesRequests({ name, gaps, served, spanOf }: Contract): voi
   })
 
   describe(`${name}: the route`, () => {
-    const mounted: App = {
-      routes: { 'GET /users/:id': ok },
-      mounted: { prefix: '/api', routes: { 'GET /users/:id': ok } },
-    }
-
-    test('has the prefix of the router that it is in, and names its parameters only', async () => {
-      const span = await spanOf(mounted, '/api/users/7?x=/users/8')
-      if (gaps.router) {
-        expect(span.name).toBe('GET')
-        expect(span.attributes).not.toHaveProperty('http.route')
-      } else {
-        expect(span.name).toBe('GET /api/users/:id')
-        expect(span.attributes['http.route']).toBe('/api/users/:id')
-      }
-    })
-
-    test.each(['/nothing', '/api', '/api/nothing', '/api/users/7/more'])(
-      'is not there for a 404 at %s',
-      async (path) => {
-        const span = await spanOf(mounted, path)
-        expect(span.name).toBe('GET')
-        expect(span.attributes).not.toHaveProperty('http.route')
-        expect(span.attributes['http.response.status_code']).toBe(404)
-        expect(span.status.code).toBe(0)
-        expect(span.attributes).not.toHaveProperty('error.type')
-      },
-    )
-
-    test('stays when its handler fails', async () => {
-      const span = await spanOf(
-        { routes: { 'GET /users/:id': () => Promise.reject(new Error('no')) } },
-        '/users/7',
-      )
-      expect(span.name).toBe(gaps.router ? 'GET' : 'GET /users/:id')
-    })
-
     test('is there for a client that went away before the answer', async () => {
       const recording = record()
       const arrived = signal()
@@ -185,20 +116,6 @@ export function describesRequests({ name, gaps, served, spanOf }: Contract): voi
   })
 
   describe(`${name}: the status`, () => {
-    test.each([200, 204, 301, 304, 400, 404, 499])('%i leaves the span unset', async (status) => {
-      const span = await spanOf(({ answer }) => answer(status))
-      expect(span.status).toEqual({ code: 0 })
-      expect(span.attributes['http.response.status_code']).toBe(status)
-      expect(span.attributes).not.toHaveProperty('error.type')
-    })
-
-    test.each([500, 503])('%i is an error that is its own description', async (status) => {
-      const span = await spanOf(({ answer }) => answer(status))
-      expect(span.status).toEqual({ code: 2 })
-      expect(span.attributes['error.type']).toBe(String(status))
-      expect(span.events).toEqual([])
-    })
-
     const bug = new TypeError('no such thing')
     test.each<[string, Handler]>([
       [

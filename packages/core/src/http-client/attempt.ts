@@ -114,18 +114,21 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     return (this.#template = typeof template === 'string' ? template : undefined)
   }
 
-  /** It goes over a connection to this peer: an address and a port, or the path of a socket. */
-  connected(address: string, port: number | undefined): void {
+  /**
+   * It goes over a connection to this peer: an address and a port, or the path of a socket. `version` is that of HTTP, where
+   * the connection tells it: 1.1 or 2.
+   */
+  connected(address: string, port: number | undefined, version?: string): void {
+    if (version !== undefined) this.#version = version
     if (!this.span.isRecording()) return
-    this.#set({
-      [semconv.NETWORK_PEER_ADDRESS]: address,
-      ...(port === undefined ? {} : { [semconv.NETWORK_PEER_PORT]: port }),
-    })
+    const told: Attributes = { [semconv.NETWORK_PEER_ADDRESS]: address }
+    if (port !== undefined) told[semconv.NETWORK_PEER_PORT] = port
+    this.#set(told)
   }
 
   /**
-   * The headers of the response have come; they are read only where somebody asks for them. `version` is that of HTTP:
-   * 1.0, 1.1 or 2.
+   * The headers of the response have come; they are read only where somebody asks for them. `version` is that of HTTP,
+   * where the connection has not told it: 1.0, 1.1 or 2.
    */
   answered<From>(
     statusCode: number,
@@ -135,11 +138,11 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   ): void {
     const { send, unread, responseHeaders, marksFirstByte } = this.#settings
     this.#status = statusCode
-    this.#version = version
+    this.#version = version ?? this.#version
     if (!this.isOpen) return
     if (this.span.isRecording()) {
       const told: Attributes = { [semconv.HTTP_RESPONSE_STATUS_CODE]: statusCode }
-      if (version !== undefined) told[semconv.NETWORK_PROTOCOL_VERSION] = version
+      if (this.#version !== undefined) told[semconv.NETWORK_PROTOCOL_VERSION] = this.#version
       if (responseHeaders.length > 0) {
         const headers = read(from)
         captureHeaders(told, semconv.HTTP_RESPONSE_HEADER, responseHeaders, (name) => headers[name])
@@ -178,9 +181,8 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
 
   /** The caller wants no more of it: that is no error (semantic conventions, HTTP client spans). */
   aborted(): void {
-    const { send, unread } = this.#settings
-    unread.remove(this)
-    send.succeed(this)
+    this.#settings.unread.remove(this)
+    this.#conclude()
   }
 
   /** There will be no more of it: a timeout, a refused or a broken connection; or an abort, where the error says so. */
@@ -210,9 +212,12 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   }
 }
 
+/** What comes of an abort by the caller; the second is axios'. */
+const ABORTS = new Set(['AbortError', 'CanceledError'])
+
 // What a client and the system report are errors; a reason that is none was given by the caller.
 function isAbort(error: unknown): boolean {
-  return !(error instanceof Error) || error.name === 'AbortError'
+  return !(error instanceof Error) || ABORTS.has(error.name)
 }
 
 function failureType(error: unknown): string | undefined {

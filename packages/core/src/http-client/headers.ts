@@ -1,5 +1,7 @@
 import type { Context } from '@opentelemetry/api'
+import { validateHeaderName, validateHeaderValue } from 'node:http'
 import { headersOf } from '../client.ts'
+import { reportOnce } from '../report.ts'
 
 /** Headers to set on a request in place of what it has under these names, in lower case; undefined is to be taken away. */
 export type HeaderChanges = Record<string, string | undefined>
@@ -12,11 +14,12 @@ export type HeadersRule = 'replace' | 'keep'
 
 export const NO_CHANGES: HeaderChanges = {}
 
+const TRACEPARENT = 'traceparent'
 const BAGGAGE = 'baggage'
 
 /** What says more of the trace that is named by the first, and nothing of any other. */
 const FAMILIES = [
-  ['traceparent', 'tracestate'],
+  [TRACEPARENT, 'tracestate'],
   ['x-b3-traceid', 'x-b3-spanid', 'x-b3-parentspanid', 'x-b3-sampled', 'x-b3-flags'],
 ] as const
 
@@ -32,12 +35,26 @@ export function headerChanges<From>(
   read: HeaderReader<From>,
 ): HeaderChanges {
   const changes: HeaderChanges = headersOf(within)
+  for (const name in changes)
+    if (name !== TRACEPARENT && !canBeSent(name, changes[name])) delete changes[name]
   if (rule === 'keep') dropKept(changes, from, read)
   for (const [leader, ...others] of FAMILIES) {
     if (changes[leader] === undefined) continue
     for (const name of others) changes[name] ??= undefined
   }
   return changes
+}
+
+/** What a propagator of the app's makes costs itself where no client can send it, not the request. */
+function canBeSent(name: string, value: string | undefined): boolean {
+  try {
+    validateHeaderName(name)
+    validateHeaderValue(name, value as string)
+    return true
+  } catch (error) {
+    reportOnce(`header:${name}`, 'error', `the propagator made a header that cannot be sent: ${name}`, error)
+    return false
+  }
 }
 
 function dropKept<From>(changes: HeaderChanges, from: From, read: HeaderReader<From>): void {

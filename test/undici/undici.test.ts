@@ -7,8 +7,8 @@ import type { AddressInfo } from 'node:net'
 import * as undici from 'undici'
 import * as undici6 from 'undici6'
 import { afterEach, describe, expect, test, vi } from 'vitest'
-import { clientContract } from './contract/client.ts'
-import { record } from './recording.ts'
+import { clientContract } from '../contract/client.ts'
+import { record } from '../recording.ts'
 
 interface Listening {
   url: string
@@ -108,30 +108,37 @@ for (const [version, library] of [
   })
 
   describe(`undici ${version}`, () => {
-    test('fifty callers of a pool with one connection each find their own span as parent', async () => {
-      const recording = record()
-      const { url, requests } = await served()
-      const pool = traceUndici(new library.Pool(url, { connections: 1 }))
-      closing.push(() => pool.close())
-      const callers = Array.from({ length: 50 }, (_, index) => `caller ${index}`)
-      await Promise.all(
-        callers.map((name) =>
-          span(name, async () => (await pool.request({ method: 'GET', path: '/' })).body.text()),
-        ),
-      )
+    test.each([
+      ['that is traced', (pool: undici.Pool) => void traceUndici(pool)],
+      ['of a process that is', () => void closing.push(traceUndici())],
+    ])(
+      'fifty callers of a pool with one connection %s each find their own span as parent',
+      async (_title, trace) => {
+        const recording = record()
+        const { url, requests } = await served()
+        const pool = new library.Pool(url, { connections: 1 })
+        trace(pool)
+        closing.push(() => pool.close())
+        const callers = Array.from({ length: 50 }, (_, index) => `caller ${index}`)
+        await Promise.all(
+          callers.map((name) =>
+            span(name, async () => (await pool.request({ method: 'GET', path: '/' })).body.text()),
+          ),
+        )
 
-      const spans = await recording.all(100)
-      const ids = new Map(spans.map((each) => [each.name, each.spanContext()]))
-      const sent = requests.flatMap(traceparents)
-      expect(new Set(sent)).toHaveLength(50)
-      for (const call of spans.filter(({ name }) => name === 'GET')) {
-        const { traceId, spanId } = call.spanContext()
-        expect(sent).toContain(`00-${traceId}-${spanId}-03`)
-        const parent = callers.find((name) => ids.get(name)?.spanId === call.parentSpanContext?.spanId)
-        expect(ids.get(parent as string)?.traceId).toBe(traceId)
-      }
-      expect(new Set(spans.map((each) => each.parentSpanContext?.spanId))).toHaveLength(51)
-    })
+        const spans = await recording.all(100)
+        const ids = new Map(spans.map((each) => [each.name, each.spanContext()]))
+        const sent = requests.flatMap(traceparents)
+        expect(new Set(sent)).toHaveLength(50)
+        for (const call of spans.filter(({ name }) => name === 'GET')) {
+          const { traceId, spanId } = call.spanContext()
+          expect(sent).toContain(`00-${traceId}-${spanId}-03`)
+          const parent = callers.find((name) => ids.get(name)?.spanId === call.parentSpanContext?.spanId)
+          expect(ids.get(parent as string)?.traceId).toBe(traceId)
+        }
+        expect(new Set(spans.map((each) => each.parentSpanContext?.spanId))).toHaveLength(51)
+      },
+    )
 
     test('both forms together make one span, also where no header may be sent', async () => {
       const recording = record()

@@ -1,0 +1,41 @@
+import { rejoin } from '@throughline/core'
+import { HOOKS, notFoundOf, type Done, type Route, type Step } from './route.ts'
+
+// Shared by all registrations.
+const seen = new WeakSet<Route>()
+const joined = new WeakSet<Step>()
+
+/**
+ * Lets the hooks of a route hand the request on in its own context, also where another request calls their `done`: a
+ * limiter that lets the next one in. In place of what Fastify has bound when it was ready. A hook by the name `own`
+ * is left as it is.
+ */
+export function joinHooks(route: Route, own: string): void {
+  if (seen.has(route)) return
+  seen.add(route)
+  for (const hook of HOOKS) {
+    const steps = route[hook] ?? []
+    // In place: Fastify goes through this very list already. An async hook has no `done`.
+    for (const [i, step] of steps.entries())
+      if (step.name !== own && step.constructor.name !== 'AsyncFunction') steps[i] = joinedHook(step)
+  }
+  const notFound = notFoundOf(route)
+  if (notFound !== undefined) joinHooks(notFound, own)
+}
+
+/** Routes share lists and hooks. */
+function joinedHook(hook: Step): Step {
+  if (joined.has(hook)) return hook
+  const step: Step = (request, reply, ...rest) => {
+    const done = rest.pop() as Done
+    return hook(request, reply, ...rest, (...given: Parameters<Done>) => rejoin(request.raw, done, ...given))
+  }
+  likened(step, hook)
+  joined.add(step)
+  return step
+}
+
+/** Gives what stands in the place of a function that one's name and number of parameters. */
+export function likened(fn: object, { name, length }: { name: string; length: number }): void {
+  Object.defineProperties(fn, { name: { value: name }, length: { value: length } })
+}

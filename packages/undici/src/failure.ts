@@ -1,0 +1,19 @@
+import type { HttpAttempt } from '@throughline/core/http-client'
+import type { PublishedRequest } from './published.ts'
+
+/** The end of an attempt that has no answer, or not all of it; `isOwn`: it was the caller who wanted no more. */
+export function endWith(attempt: HttpAttempt, error: unknown, isOwn: boolean): void {
+  // What `AbortSignal.timeout()` gives as the reason is an error, other than the will of the caller.
+  const isTimeout = error instanceof Error && error.name === 'TimeoutError'
+  if (isOwn && !isTimeout) attempt.aborted()
+  else attempt.failed(error)
+}
+
+/**
+ * Whether an error that undici publishes is what the caller has aborted with. What undici and the system report has a code,
+ * and what the body's stream has failed with is known by that.
+ */
+export function isOwn({ body }: PublishedRequest, error: unknown): boolean {
+  if (!(error instanceof Error) || error.name === 'AbortError') return true
+  return typeof (error as { code?: unknown }).code !== 'string' && body?.errored !== error
+}

@@ -1,0 +1,154 @@
+import type { HttpResponse } from '@throughline/core/http-client'
+import { span } from '@throughline/core'
+import { describe, expect, test } from 'vitest'
+import { record } from '../../recording.ts'
+import { read, served, type Contract } from './client.ts'
+
+/** What an app may say of its requests. */
+export function takesOptions({ name, traced }: Contract): void {
+  describe(`${name}: the options`, () => {
+    test('capture: named headers are recorded, and no others', async () => {
+      const recording = record()
+      const { url } = await served((_request, response) => {
+        response.setHeader('x-region', 'eu').setHeader('x-other', 's3cret').end()
+      })
+      const ask = await traced({
+        capture: { requestHeaders: ['X-Tenant'], responseHeaders: ['X-Region', 'x-none'] },
+      })
+      await read(ask({ url, headers: { 'x-tenant': 'acme', authorization: 's3cret' } }))
+      const [call] = await recording.all(1)
+      expect(call?.attributes).toMatchObject({
+        'http.request.header.x-tenant': ['acme'],
+        'http.response.header.x-region': ['eu'],
+      })
+      expect(call?.attributes).not.toHaveProperty('http.response.header.x-none')
+      expect(JSON.stringify(call?.attributes)).not.toContain('s3cret')
+    })
+
+    test('capture: a header that comes twice is two values', async () => {
+      const recording = record()
+      const { url } = await served((_request, response) => {
+        response.setHeader('set-cookie', ['a=1', 'b=2']).end()
+      })
+      const ask = await traced({ capture: { responseHeaders: ['set-cookie'] } })
+      await read(ask({ url }))
+      const [call] = await recording.all(1)
+      expect(call?.attributes['http.response.header.set-cookie']).toEqual(['a=1', 'b=2'])
+    })
+
+    test('urlTemplate: names the span, and is asked with the URL and the method', async () => {
+      const recording = record()
+      const { url } = await served()
+      const asked: unknown[] = []
+      const ask = await traced({
+        urlTemplate(...given) {
+          asked.push(given)
+          return given[0].includes('/users/') ? '/users/{id}' : undefined
+        },
+      })
+      await read(ask({ url: `${url}/users/7?a=1` }))
+      await read(ask({ url: `${url}/other` }))
+      const [first, second] = await recording.all(2)
+      expect(first).toMatchObject({ name: 'GET /users/{id}', attributes: { 'url.template': '/users/{id}' } })
+      expect(second?.name).toBe('GET')
+      expect(second?.attributes).not.toHaveProperty('url.template')
+      expect(asked).toEqual([
+        [`${url}/users/7?a=1`, 'GET'],
+        [`${url}/other`, 'GET'],
+      ])
+    })
+
+    test('ignore: is asked with the URL and the method', async () => {
+      const recording = record()
+      const { url } = await served()
+      const asked: unknown[] = []
+      const ask = await traced({
+        ignore(...given) {
+          asked.push(given)
+          return true
+        },
+      })
+      await read(ask({ url: `${url}/a?b=1`, method: 'POST' }))
+      expect(asked).toEqual([[`${url}/a?b=1`, 'POST']])
+      expect(recording.spans).toEqual([])
+    })
+
+    test('attributes: gets the request and the response, at the end', async () => {
+      const recording = record()
+      const { url } = await served((_request, response) =>
+        response.writeHead(404, { 'x-region': 'eu' }).end(),
+      )
+      const ask = await traced({
+        attributes: ({ method, origin, path }, response) => ({
+          'app.asked': `${method} ${String(origin)}${path}`,
+          'app.answer': `${response?.statusCode} ${String((response as HttpResponse).headers['x-region'])}`,
+        }),
+      })
+      await read(ask({ url: `${url}/a?b=1` }))
+      const [call] = await recording.all(1)
+      expect(call?.attributes).toMatchObject({ 'app.asked': `GET ${url}/a?b=1`, 'app.answer': '404 eu' })
+    })
+
+    test('functions of the app that throw, or answer with a promise, cost their own and nothing else', async () => {
+      const recording = record()
+      const { url } = await served()
+      const broken = () => {
+        throw new Error('of the app')
+      }
+      const late = () => Promise.reject(new Error('of the app')) as never
+      for (const fn of [broken, late]) {
+        const ask = await traced({ ignore: fn, attributes: fn, urlTemplate: fn, propagateTo: fn })
+        expect(await read(ask({ url }))).toBe('hello')
+      }
+      const spans = await recording.all(2)
+      for (const call of spans) {
+        expect(call.name).toBe('GET')
+        expect(call.attributes).toMatchObject({ 'http.response.status_code': 200 })
+      }
+    })
+
+    test('requireParent: a request outside of any span has none', async () => {
+      const recording = record()
+      const { url } = await served()
+      const ask = await traced({ requireParent: true })
+      await read(ask({ url }))
+      expect(recording.spans).toEqual([])
+      await span('caller', () => read(ask({ url })))
+      await recording.all(2)
+    })
+
+    test.each([
+      ['unsampled', { sampling: 0 }, undefined],
+      ['ignored', {}, /.*/],
+    ])(
+      'a request that is %s has no name, no attributes and no template made for it',
+      async (_title, started, ignore) => {
+        record(started)
+        const { url } = await served()
+        const asked: string[] = []
+        const note = (option: string) => (): undefined => void asked.push(option)
+        const ask = await traced({
+          ignore,
+          urlTemplate: note('urlTemplate'),
+          attributes: note('attributes') as never,
+          firstByteEvent: true,
+        })
+        await span('caller', () => read(ask({ url: `${url}/?sig=s3cret` })))
+        expect(asked).toEqual([])
+      },
+    )
+
+    test.each<[object, RegExp]>([
+      [{ headers: 'both' }, /expected headers to be one of 'replace', 'keep', received "both"/],
+      [{ propagateTo: 7 }, /expected propagateTo to be .* received 7/],
+      [{ redactQueryKeys: 'sig' }, /expected redactQueryKeys to be a list of query keys/],
+      [{ urlTemplate: '/users' }, /expected urlTemplate to be a function/],
+      [{ firstByteEvent: 1 }, /expected firstByteEvent to be true or false/],
+      [{ capture: { requestHeaders: 'x' } }, /expected capture to be lists of header names/],
+      [{ capture: { headers: ['x'] } }, /expected capture to be lists of header names/],
+    ])('%j is a mistake that is told at set-up', async (options, message) => {
+      await expect((async () => traced(options))()).rejects.toThrow(message)
+      await expect((async () => traced(options))()).rejects.toThrow(TypeError)
+    })
+  })
+}
