@@ -119,7 +119,7 @@ describe.each(versions)('%s', (name, create) => {
       const application = app().use('/Api', create.Router().get('/Users/:id', ok))
       const [first, second] = await routes(application, '/API/USERS/1/', '/api/users/a%2Fb')
       expect(second).toBe(first)
-      expect(first).toMatch(forgetsMountPaths(create) ? /^\/Api\/Users\/:id$/i : /^\/Api\/Users\/:id$/)
+      expect(first).toBe(forgetsMountPaths(create) ? '/api/Users/:id' : '/Api/Users/:id')
     })
 
     test('minds the case, and the slash, where the app does', async () => {
@@ -156,6 +156,7 @@ describe.each(versions)('%s', (name, create) => {
     test.each([
       ['/:a/:b', '/7/7', '/:a/:b'],
       ['/orgs/:orgs', '/orgs/orgs', '/orgs/:orgs'],
+      ['/orgs/:org', '/ORGS/Acme', '/orgs/:org'],
       ['/o/:o-:p', '/o/o-o', '/o/:o-:p'],
       ['/:file.json', '/a.json', '/:file.json'],
       ['/a.b+c/:x'.replace('+', ''), '/a.bc/a.bc', '/a.bc/:x'],
