@@ -132,6 +132,16 @@ describe.each(versions)('%s', (name, create) => {
       ).toEqual(['/users/:id', '/users/:id/', '/Users/:name', undefined, '/Api/x/', undefined])
     })
 
+    if (!isFour) {
+      test('minds the case of a mount path where the app does, its optional parts included', async () => {
+        const application = quiet(create()).enable('case sensitive routing').use(tracing())
+        const router = create.Router().get('/x', ok)
+        application.use('/a{/B}', router).use('/c/:id{-D}', router)
+        const written = forgetsMountPaths(create) ? ['/a/B/x', '/c/:id-D/x'] : ['/a{/B}/x', '/c/:id{-D}/x']
+        expect(await routes(application, '/a/B/x', '/c/7-D/x')).toEqual(written)
+      })
+    }
+
     test('has its optional parts, whether the path has them or not', async () => {
       const optional = isFour ? '/users/:id?' : '/users{/:id}'
       const application = app().get(optional, ok)
