@@ -17,7 +17,7 @@ export const versions: [name: 'Express 5' | 'Express 4', create: Create][] = [
   ['Express 4', express4],
 ]
 
-/** Of router 2.0 to 2.2: a mount path is then written as its first client wrote it, in capitals for example. */
+/** Of router 2.0 to 2.2: a mount path whose case does not matter is then written in lower case. */
 export function forgetsMountPaths(create: Create): boolean {
   const router = create.Router().use('/x', ok) as unknown as { stack: object[] }
   return router.stack.every((layer) => !('rawPath' in layer) && !('regexp' in layer))

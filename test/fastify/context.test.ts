@@ -8,6 +8,8 @@ import { once } from 'node:events'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import type { FastifyInstance } from 'fastify'
 import type { ReadableSpan } from '@throughline/core'
+import { tracing } from '@throughline/fastify'
+import { said } from '../core/engine.ts'
 import { record } from '../recording.ts'
 import { ask, ok, traced, versions } from './app.ts'
 
@@ -227,6 +229,30 @@ describe.each(versions)('%s: a hook that waits for what another request releases
     )
   })
 
+  test('hands on an error to its own request: onError', async () => {
+    const recording = record()
+    const queue: (() => void)[] = []
+    const seen: Record<string, unknown[]> = { '/first': [], '/second': [] }
+    const app = traced(create)
+    app.addHook('onError', (_request, _reply, _error, done) => {
+      const first = queue.pop()
+      if (first === undefined) return void queue.push(done)
+      first()
+      done()
+    })
+    app.setErrorHandler((_error, { url }, reply) => {
+      seen[url]?.push(trace.getActiveSpan()?.spanContext())
+      reply.code(500).send('failed')
+    })
+    app.get('/:name', async () => {
+      throw new Error('no')
+    })
+    const first = ask(app, '/first')
+    await vi.waitUntil(() => queue.length === 1)
+    await Promise.all([first, ask(app, '/second')])
+    expectOwn(await recording.all(2), seen)
+  })
+
   test('has a span below that of its own request, and hands on outside of it', async () => {
     const recording = record()
     await queued('preValidation', 2, undefined, { middlewareSpans: true })
@@ -269,3 +295,22 @@ test.each(versions)(
     expect(seen).toBe('1')
   },
 )
+
+test.each(versions)('%s: a route whose hooks nobody may replace is served as ever', async (_name, create) => {
+  const recording = record()
+  const reports = said()
+  const app = create()
+  app.addHook('onRequest', (request, _reply, done) => {
+    for (const symbol of Object.getOwnPropertySymbols(request)) {
+      const context: unknown = Reflect.get(request, symbol)
+      if (typeof context !== 'object' || context === null) continue
+      for (const list of Object.values(context)) if (Array.isArray(list)) Object.freeze(list)
+    }
+    done()
+  })
+  app.register(tracing)
+  app.get('/', { preHandler: (_request, _reply, done) => done() }, ok)
+  expect((await app.inject('/')).body).toBe('ok')
+  expect((await recording.all(1))[0]?.name).toBe('GET /')
+  expect(reports.lines).toHaveLength(1)
+})

@@ -14,6 +14,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { signal } from '../contract/server/watch.ts'
 import { said } from '../core/engine.ts'
 import { record } from '../recording.ts'
 import { applications, ask, exceptions, listen, load, ok, pass, trace1, traced } from './apps.ts'
@@ -106,6 +107,46 @@ describe.each(applications)('%s: the request’s span is the current one', (_nam
     const [span] = await recording.all(1)
     expect([...seen]).toEqual([span?.spanContext().spanId])
   })
+
+  test.each<[string, Record<string, string>]>([
+    ['of different traces', {}],
+    ['of one trace', { traceparent: `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01` }],
+    ['not sampled', { traceparent: `00-${'a'.repeat(32)}-${'b'.repeat(16)}-00` }],
+  ])(
+    'behind a middleware that awaits what another request releases: both are %s',
+    async (_title, headers) => {
+      record()
+      const waiting: (() => void)[] = []
+      const arrived = signal()
+      const seen: Record<string, unknown[]> = { '/first': [], '/second': [] }
+      const context = ({ path }: Koa.Context) => seen[path]?.push(trace.getActiveSpan())
+      const application = app().use((ctx, next) => (context(ctx), next()))
+      application.use(async (ctx, next) => {
+        waiting.pop()?.()
+        if (ctx.path === '/first') {
+          await new Promise<void>((resolve) => {
+            waiting.push(resolve)
+            arrived.give()
+          })
+        }
+        await next()
+      })
+      application.use((ctx) => {
+        context(ctx)
+        ctx.body = 'ok'
+      })
+      const server = await listen(application)
+      const first = ask(server, '/first', { headers })
+      await arrived.given
+      await Promise.all([first, ask(server, '/second', { headers })])
+      // What each saw before it waited is what its handler sees.
+      for (const [before, after] of Object.values(seen)) {
+        expect(before).toBeDefined()
+        expect(after).toBe(before)
+      }
+      expect(new Set(Object.values(seen).flat()).size).toBe(2)
+    },
+  )
 
   test('after next(), in timers, and in raw listeners that were added before tracing and after', async () => {
     const recording = record()

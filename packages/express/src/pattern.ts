@@ -161,7 +161,7 @@ function patternIn(matcher: Matcher, text: string): string | undefined {
   return found.pattern
 }
 
-/** Whether a text is of this pattern: the case that its first client wrote it in is kept. */
+/** Whether a text is of this pattern. */
 function isOf({ regexp, names }: Known, text: string, values: Values): boolean {
   const match = regexp.exec(text)
   return (
@@ -172,21 +172,43 @@ function isOf({ regexp, names }: Known, text: string, values: Values): boolean {
 }
 
 function find(matcher: Matcher, text: string, values: Values): Known | undefined {
-  const names = Object.keys(values)
-  let pattern = ''
-  let source = ''
-  let rest = 0
-  for (const name of names) {
-    const value = values[name]
-    const place = placeOf(matcher, text, values, name, rest)
+  const places: Place[] = []
+  let from = 0
+  for (const name of Object.keys(values)) {
+    const place = placeOf(matcher, text, values, name, from)
     if (place === undefined) return undefined
-    const between = text.slice(rest, place.start)
-    const isWildcard = typeof value !== 'string'
+    places.push(place)
+    from = place.end
+  }
+  const lower = lowerCased(text, places)
+  const match = matcher(lower)
+  // Of a path whose case does not matter, each client would have another pattern.
+  const isCase = match !== false && match.path === lower && isSame(match.params, values)
+  return made(isCase ? lower : text, places, values)
+}
+
+/** The text with the values as they are. */
+function lowerCased(text: string, places: readonly Place[]): string {
+  let [lower, from] = ['', 0]
+  for (const { start, end } of places) {
+    lower += text.slice(from, start).toLowerCase() + text.slice(start, end)
+    from = end
+  }
+  return lower + text.slice(from).toLowerCase()
+}
+
+function made(text: string, places: readonly Place[], values: Values): Known {
+  const names = Object.keys(values)
+  let [pattern, source, from] = ['', '', 0]
+  for (const [i, { start, end }] of places.entries()) {
+    const name = names[i] as string
+    const between = text.slice(from, start)
+    const isWildcard = typeof values[name] !== 'string'
     pattern += `${between}${isWildcard ? '*' : ':'}${name}`
     source += `${escaped(between)}${isWildcard ? '(.+)' : '([^/]+?)'}`
-    rest = place.end
+    from = end
   }
-  const last = text.slice(rest)
+  const last = text.slice(from)
   return { regexp: new RegExp(`^${source}${escaped(last)}$`, 'i'), names, pattern: pattern + last }
 }
 
@@ -216,10 +238,14 @@ function placeOf(
 
 /** Whether the probe has become the value of this name, and changed no other. */
 function isProbed(found: Values, values: Values, name: string): boolean {
+  return isSame(found, { ...values, [name]: PROBE })
+}
+
+function isSame(found: Values, values: Values): boolean {
   const names = Object.keys(values)
   return (
     Object.keys(found).length === names.length &&
-    names.every((each) => String(found[each]) === (each === name ? PROBE : String(values[each])))
+    names.every((name) => String(found[name]) === String(values[name]))
   )
 }
 

@@ -13,7 +13,7 @@ const joined = new WeakSet<Step>()
 export function joinHooks(route: Route, own: string): void {
   if (seen.has(route)) return
   seen.add(route)
-  for (const hook of HOOKS) {
+  for (const hook of [...HOOKS, 'onError'] as const) {
     const steps = route[hook] ?? []
     // In place: Fastify goes through this very list already. An async hook has no `done`.
     for (const [i, step] of steps.entries())

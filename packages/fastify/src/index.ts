@@ -4,6 +4,7 @@ import {
   middlewareSpans,
   receiver,
   recordError,
+  reportOnce,
   type Framework,
   type ReceivingOptions,
 } from '@throughline/core'
@@ -56,8 +57,12 @@ export async function tracing(fastify: FastifyInstance, options: TracingOptions)
     const route = routeOf(request)
     // What `app.inject` makes closes before it says that it is written: there, 'finish' is the end.
     if ('_lightMyRequest' in reply.raw) beforeEvent(reply.raw, 'finish', () => endRequest(request.raw))
-    trace?.(route)
-    joinHooks(route, scope.name)
+    try {
+      trace?.(route)
+      joinHooks(route, scope.name)
+    } catch (error) {
+      reportOnce('fastify route', 'warn', 'the hooks of a route could not be followed', error)
+    }
     const run = isUpgrade(request) ? () => (endsAtHandshake(request), done()) : done
     if (route.config?.tracing === false) passOn(request.raw, reply.raw, reply, run)
     else receive(request.raw, reply.raw, reply, run)

@@ -16,7 +16,7 @@ export const HOOKS = [
 ] as const
 
 /** What Fastify keeps of a route, as far as tracing reads it. */
-export interface Route extends Partial<Record<(typeof HOOKS)[number], Step[] | null>> {
+export interface Route extends Partial<Record<(typeof HOOKS)[number] | 'onError', Step[] | null>> {
   config?: { url?: string; tracing?: unknown }
   handler?: Step
 }
