@@ -125,6 +125,23 @@ describe.each(versions)('%s', (version, Redis) => {
       expect(namesOf(await recording.all(2))).toEqual(['GET', 'caller'])
     })
 
+    test('and is answered by another server has the address of that one', async () => {
+      const recording = record()
+      const { redis, proxy } = await proxied()
+      const other = await startProxy({ port: Number(port || 6379), host: hostname })
+      afterwards(() => other.stop())
+      await redis.get(key)
+      proxy.isSilent = true
+      const sent = proxy.sent(list)
+      const reply = redis.get(list)
+      await sent
+      redis.options.port = other.port
+      proxy.reset()
+      expect(await reply).toBe(null)
+      const spans = await recording.all(2)
+      expect(spans.map(({ attributes }) => attributes['network.peer.port'])).toEqual([proxy.port, other.port])
+    })
+
     test('leaves one span of a pipeline, and of a transaction', async () => {
       const recording = record()
       const { redis, proxy } = await proxied()
