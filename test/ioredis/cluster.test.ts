@@ -167,6 +167,20 @@ describe.each(versions)('%s: a Cluster', (version, Redis) => {
     expect(refused).toMatchObject({ name: 'PIPELINE GET', status: { code: 2 } })
   })
 
+  test('has with commandSpans the address of the node on the span of each command', async () => {
+    const recording = record()
+    const cluster = traceIORedis(await ready(), { commandSpans: true })
+    await cluster.pipeline().get(keys[1]).ttl(keys[1]).exec()
+    await cluster.multi().get(keys[2]).exec()
+    expect((await recording.all(5)).map((one) => [one.name, portOf(one)])).toEqual([
+      ['GET', servers.ports[1]],
+      ['TTL', servers.ports[1]],
+      ['PIPELINE', servers.ports[1]],
+      ['GET', servers.ports[2]],
+      ['MULTI GET', servers.ports[2]],
+    ])
+  })
+
   test('refuses what is of several nodes: each command that has a span is an error', async () => {
     const recording = record()
     const cluster = traceIORedis(await ready(), { commandSpans: true })

@@ -1,5 +1,5 @@
 import { span } from '@throughline/core'
-import { traceIORedis } from '@throughline/ioredis'
+import { traceIORedis, type IORedisOptions } from '@throughline/ioredis'
 import type { Redis as Redis6, RedisOptions } from 'ioredis'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
@@ -22,17 +22,17 @@ afterAll(() => servers?.stop())
 describe.each(versions)('%s', (version, Redis) => {
   const { key, list, afterwards } = clientsOf(version, Redis)
 
-  function open(options: RedisOptions): Redis6 {
-    const redis = traceIORedis(new Redis(options as Options))
+  function open(options: RedisOptions, tracing?: IORedisOptions): Redis6 {
+    const redis = traceIORedis(new Redis(options as Options), tracing)
     redis.on('error', () => {})
     afterwards(() => redis.disconnect())
     return redis
   }
 
-  async function proxied(options = {}): Promise<{ redis: Redis6; proxy: Proxy }> {
+  async function proxied(options = {}, tracing?: IORedisOptions): Promise<{ redis: Redis6; proxy: Proxy }> {
     const proxy = await startProxy({ port: Number(port || 6379), host: hostname })
     afterwards(() => proxy.stop())
-    const redis = open({ port: proxy.port, host: '127.0.0.1', retryStrategy: () => 1, ...options })
+    const redis = open({ port: proxy.port, host: '127.0.0.1', retryStrategy: () => 1, ...options }, tracing)
     await event(redis, 'ready')
     return { redis, proxy }
   }
@@ -125,6 +125,23 @@ describe.each(versions)('%s', (version, Redis) => {
       expect(namesOf(await recording.all(2))).toEqual(['GET', 'caller'])
     })
 
+    test('and is answered by another server has the address of that one', async () => {
+      const recording = record()
+      const { redis, proxy } = await proxied()
+      const other = await startProxy({ port: Number(port || 6379), host: hostname })
+      afterwards(() => other.stop())
+      await redis.get(key)
+      proxy.isSilent = true
+      const sent = proxy.sent(list)
+      const reply = redis.get(list)
+      await sent
+      redis.options.port = other.port
+      proxy.reset()
+      expect(await reply).toBe(null)
+      const spans = await recording.all(2)
+      expect(spans.map(({ attributes }) => attributes['network.peer.port'])).toEqual([proxy.port, other.port])
+    })
+
     test('leaves one span of a pipeline, and of a transaction', async () => {
       const recording = record()
       const { redis, proxy } = await proxied()
@@ -160,23 +177,42 @@ describe.each(versions)('%s', (version, Redis) => {
 
     test('leaves no span open where ioredis forgets what was under way: each says that it has no end', async () => {
       const recording = record()
-      const { redis, proxy } = await proxied({ autoResendUnfulfilledCommands: false })
+      const { redis, proxy } = await proxied({ autoResendUnfulfilledCommands: false }, { commandSpans: true })
       proxy.isSilent = true
       const sent = proxy.sent(list)
       void redis.get(key)
-      void redis.pipeline().get(key).get(list).exec()
+      void redis.pipeline().get(key).ttl(list).exec()
       await sent
       proxy.isSilent = false
       const ready = event(redis, 'ready')
       proxy.reset()
       await ready
       await redis.ping()
-      const spans = await recording.all(3)
+      const spans = await recording.all(5)
       expect(spans.map(({ name, attributes }) => [name, attributes['throughline.incomplete']])).toEqual([
         ['GET', true],
-        ['PIPELINE GET', true],
+        ['GET', true],
+        ['TTL', true],
+        ['PIPELINE', true],
         ['PING', undefined],
       ])
+    })
+
+    test('leaves none open either where the app leaves before the next one is ready', async () => {
+      const recording = record()
+      const { redis, proxy } = await proxied()
+      proxy.isSilent = true
+      const sent = proxy.sent(key)
+      void redis.get(key)
+      await sent
+      const connected = event(redis, 'connect')
+      proxy.reset()
+      await connected
+      const ended = event(redis, 'end')
+      redis.disconnect()
+      await ended
+      const [get] = await recording.all(1)
+      expect(get).toMatchObject({ name: 'GET', attributes: { 'throughline.incomplete': true } })
     })
   })
 })

@@ -27,6 +27,8 @@ describe('the text of a command shows keys and fields, and no value', () => {
     ['PUBLISH channel s3cret', 'PUBLISH channel ?'],
     ['MADEUP k s3cret', 'MADEUP ? ?'],
     ['PING', 'PING'],
+    ['HEXPIRE h 60 FIELDS 1 s3cret', 'HEXPIRE h ? ? ? ?'],
+    ['LCS a b LEN', 'LCS a b ?'],
   ])('%s', (given, shown) => {
     const [name = '', ...args] = given.split(' ')
     expect(maskedCommand(name, args)).toBe(shown)

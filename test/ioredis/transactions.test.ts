@@ -111,6 +111,21 @@ describe.each(versions)('%s', (version, Redis) => {
       await recording.all(1)
     })
 
+    test('without a pipeline, in which a command fails, is an error where it is executed', async () => {
+      const recording = record()
+      const redis = traceIORedis(await ready())
+      await redis.lpush(list, 1)
+      await redis.multi({ pipeline: false })
+      await redis.incr(list)
+      const replies = await redis.exec()
+      expect(replies).toEqual([[expect.objectContaining({ name: 'ReplyError' })]])
+      expect((await recording.all(4)).at(-1)).toMatchObject({
+        name: 'EXEC',
+        status: { code: 2 },
+        attributes: { 'error.type': 'WRONGTYPE', 'db.response.status_code': 'WRONGTYPE' },
+      })
+    })
+
     test('without a pipeline is a span for each command, as each is a call of its own', async () => {
       const recording = record()
       const redis = traceIORedis(await ready())
