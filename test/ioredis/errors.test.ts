@@ -78,13 +78,18 @@ describe.each(versions)('%s', (version, Redis) => {
       expect(() => traceIORedis(target as never)).toThrow(message)
     })
 
-    test('another instrumentation that is at work already is left alone', async () => {
+    test('another instrumentation that is at work already is left alone, which is said once', async () => {
       const recording = record()
-      vi.spyOn(console, 'error').mockImplementation(() => {})
-      const redis = await ready()
-      Object.assign(redis, { sendCommand: Object.assign(redis.sendCommand.bind(redis), { __wrapped: true }) })
-      await traceIORedis(redis).get(key)
+      const said = vi.spyOn(console, 'error').mockImplementation(() => {})
+      for (const redis of [await ready(), await ready()]) {
+        const sendCommand = Object.assign(redis.sendCommand.bind(redis), { __wrapped: true })
+        Object.assign(redis, { sendCommand })
+        await traceIORedis(redis).get(key)
+      }
       expect(recording.spans).toEqual([])
+      expect(said.mock.calls).toEqual([
+        ['throughline: another instrumentation traces ioredis already, so traceIORedis does not'],
+      ])
     })
   })
 })

@@ -97,6 +97,19 @@ describe.each(versions)('%s', (version, Redis) => {
       expect(get).toMatchObject({ name: 'GET', status: { code: 2 }, attributes: { 'error.type': code } })
     })
 
+    test('by the server, since its password is wrong, is an error with its code', async () => {
+      const recording = record()
+      const place = { port: Number(port || 6379), host: hostname, username: 'nobody', password: 's3cret' }
+      const redis = open({ ...place, retryStrategy: () => null })
+      const ended = event(redis, 'end')
+      await expect(redis.get(key)).rejects.toThrow('WRONGPASS')
+      await ended
+      await expect(redis.get(key)).rejects.toThrow('Connection is closed.')
+      const spans = await recording.all(2)
+      expect(spans.map(({ attributes }) => attributes['error.type'])).toEqual(['WRONGPASS', 'WRONGPASS'])
+      expect(spans[1]?.attributes).not.toHaveProperty('db.response.status_code')
+    })
+
     test('is no matter any more once there is another one', async () => {
       const recording = record()
       const { redis, proxy } = await proxied()

@@ -231,7 +231,19 @@ export const LINES = [
     name: 'ioredis5',
     titles: /^ioredis 5\b/,
     services: true,
-    versions: [{ version: '5.0.0' }, { version: '5.11.1' }],
+    versions: [
+      {
+        version: '5.0.0',
+        gaps: [
+          {
+            titles:
+              /^ioredis 5 .* leaves none open either where the app leaves before the next one is ready$/,
+            reason: 'ioredis 5.0 keeps nothing of what was under way once the next connection fails too',
+          },
+        ],
+      },
+      { version: '5.11.1' },
+    ],
   },
   {
     library: 'ioredis',

@@ -130,15 +130,15 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
       this.#statusCode = joined(codes)
       this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, this.#statusCode)
     }
-    const type = joined(errors.map((error) => replyCode(error) ?? this.#typeOf(error)))
+    const type = joined(errors.map((error) => this.#typeOf(error)))
     const [message] = errors.map((error) => maskedMessage(error))
     this.tracing.send.fail(this, type, message, hasOutcome)
   }
 
-  /** What ioredis says of a connection that failed is a plain Error without a code. */
+  /** What ioredis says of a connection that failed is a plain Error without a code: the type is why it failed. */
   #typeOf(error: unknown): string {
-    const type = errorType(error) ?? '_OTHER'
-    return type === 'Error' ? (this.connection.trouble ?? type) : type
+    const type = typeOf(error) ?? '_OTHER'
+    return type === 'Error' ? (typeOf(this.connection.trouble) ?? type) : type
   }
 
   /** Ends the span of a call that will not be answered. */
@@ -297,6 +297,10 @@ function replyCode(error: unknown): string | undefined {
   const isGivenUp = message.startsWith(GIVEN_UP)
   if (name !== 'ReplyError' && !isGivenUp) return undefined
   return /^[A-Z][A-Z0-9_]*(?=\s|$)/.exec(isGivenUp ? message.slice(GIVEN_UP.length) : message)?.[0]
+}
+
+function typeOf(error: unknown): string | undefined {
+  return replyCode(error) ?? errorType(error)
 }
 
 export function isError(value: unknown): value is Error {

@@ -1,11 +1,4 @@
-import {
-  errorType,
-  override,
-  semconv,
-  wantsOldNames,
-  type Attributes,
-  type NamedAttributes,
-} from '@throughline/core'
+import { override, semconv, wantsOldNames, type Attributes, type NamedAttributes } from '@throughline/core'
 import { withOldDatabaseNames } from '@throughline/core/database'
 import type { Command } from './command.ts'
 import { UnknownScripts } from './script.ts'
@@ -46,7 +39,7 @@ export interface Client {
   readonly condition?: { readonly select?: number } | null
   readonly stream?: Stream | null
   /** What the connection before had not been answered, while it may be sent again. */
-  readonly prevCommandQueue?: { toArray(): { readonly command: Command }[] } | null
+  readonly prevCommandQueue?: { toArray?(): { readonly command: Command }[] } | null
   readonly _autoPipelines?: ReadonlyMap<string, unknown>
   connect: Method
   sendCommand: Method
@@ -80,13 +73,13 @@ export class Connection {
   readonly #places = new WeakMap<Stream, Place>()
   #stream: Stream | null | undefined = undefined
   #place: Place | undefined = undefined
-  #trouble: { readonly type: string | undefined; readonly epoch: number | undefined } | undefined = undefined
+  #trouble: { readonly error: unknown; readonly epoch: number | undefined } | undefined = undefined
 
   constructor(client: Client) {
     this.client = client
     if (client.silentEmit === undefined) return
     const noteTrouble = (error: unknown) => {
-      this.#trouble = { type: errorType(error), epoch: client.connectionEpoch }
+      this.#trouble = { error, epoch: client.connectionEpoch }
     }
     override(client as Required<Client>, 'silentEmit', (original) => {
       return function silentEmit(this: unknown, ...args) {
@@ -97,9 +90,9 @@ export class Connection {
     })
   }
 
-  /** Why this connection, or the try to have it, has failed: ECONNREFUSED. Commands learn only that it is closed. */
-  get trouble(): string | undefined {
-    return this.#trouble?.epoch === this.client.connectionEpoch ? this.#trouble?.type : undefined
+  /** Why this connection, or the try to have it, has failed. Commands learn only that it is closed. */
+  get trouble(): unknown {
+    return this.#trouble?.epoch === this.client.connectionEpoch ? this.#trouble?.error : undefined
   }
 
   /** Whether it is known only afterwards which server a call went to. */

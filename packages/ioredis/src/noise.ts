@@ -58,7 +58,7 @@ export function ownCommands(client: Client): (command: Command) => boolean {
 
 /** Commands of a connection before that ioredis neither sends again nor refuses, at once, have no end of their own. */
 function abandonUnanswered({ prevCommandQueue }: Client): void {
-  const dropped = prevCommandQueue?.toArray() ?? []
+  const dropped = prevCommandQueue?.toArray?.() ?? []
   if (dropped.length === 0) return
   queueMicrotask(() => {
     for (const { command } of dropped) abandon(command)
