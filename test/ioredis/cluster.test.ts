@@ -234,7 +234,11 @@ describe.each(versions)('%s: a Cluster', (version, Redis) => {
       const move = await moving(calculateSlot(keys[0]), false)
       try {
         await expect(cluster.get(`{${keys[0]}}:new`)).rejects.toThrow('Too many Cluster redirections')
-        expect((await recording.all(1))[0]).toMatchObject({ name: 'GET', status: { code: 2 } })
+        expect((await recording.all(1))[0]).toMatchObject({
+          name: 'GET',
+          status: { code: 2 },
+          attributes: { 'error.type': 'ASK', 'db.response.status_code': 'ASK' },
+        })
       } finally {
         await move.back()
       }

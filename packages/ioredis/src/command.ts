@@ -287,10 +287,16 @@ function upperCase(given: unknown): string {
   return latestUpperCase
 }
 
+/** What a Cluster says when it gives up; the server's last answer follows. */
+const GIVEN_UP = 'Too many Cluster redirections. Last error: ReplyError: '
+
 /** The first word of what the server answers instead of a reply: WRONGTYPE. */
 function replyCode(error: unknown): string | undefined {
-  if (!(error instanceof Error) || error.name !== 'ReplyError') return undefined
-  return /^[A-Z][A-Z0-9_]*(?=\s|$)/.exec(error.message)?.[0]
+  if (!isError(error)) return undefined
+  const { name, message } = error
+  const isGivenUp = message.startsWith(GIVEN_UP)
+  if (name !== 'ReplyError' && !isGivenUp) return undefined
+  return /^[A-Z][A-Z0-9_]*(?=\s|$)/.exec(isGivenUp ? message.slice(GIVEN_UP.length) : message)?.[0]
 }
 
 export function isError(value: unknown): value is Error {
