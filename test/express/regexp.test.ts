@@ -23,6 +23,8 @@ describe('what Express 4 has made of a path is written as the app wrote it', () 
     ['mount', ['/a/:x', '/b/:y'], '/b/1', '/b/:y'],
     ['mount', ['/a/:x(\\d+)', '/b/:y'], '/b/1', '/b/:y'],
     ['mount', ['/:x/(\\d+)/a', '/b/:y'], '/b/1', '/b/:y'],
+    // One that is as Express makes them is read as one.
+    ['mount', /^\/x(?:(?:a))\/?(?=\/|$)/, '/xa', '/x((a))'],
     ['route', ['/a/:x', '/b/:y'], '/b/1', '/b/:y'],
     ['route', '/ab*cd', '/abxcd', '/ab*cd'],
     // An app's RegExp is its own name, whatever is in it.
@@ -35,6 +37,8 @@ describe('what Express 4 has made of a path is written as the app wrote it', () 
     ['mount', [/^\/a(b)(c)/, '/:y'] as Path[], '/y', '/:y'],
     ['mount', [/^\/a(?<id>b)/, '/:y'] as Path[], '/y', '/:y'],
     ['mount', [/^\/a((b)c)/, '/:y'] as Path[], '/y', '/:y'],
+    ['mount', [/^\/a(?<=a)(b)/, '/:y'] as Path[], '/y', '/:y'],
+    ['mount', /(\/a|\/b)/, '/b', '/(\\/a|\\/b)/'],
   ])('%s %s, asked for by %s', (kind, written, asked, shown) => {
     const { regexp, keys } = madeOf(kind, written)
     expect(regexp.exec(asked)).not.toBeNull()
