@@ -73,7 +73,7 @@ export function readArguments(args) {
 }
 
 /**
- * Whether this version of a library is for this Node.
+ * Whether this version of a library, or a gap, is for this Node.
  *
  * @param {{ from?: string }} row
  * @param {string} node a full version

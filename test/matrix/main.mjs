@@ -94,7 +94,10 @@ function verdictOn(row, version) {
   )
   if (error !== undefined) return broken(row.row, error.message)
   if (!existsSync(report)) return broken(row.row, `the run ended without a report:\n${stdout}${stderr}`)
-  return judge(JSON.parse(readFileSync(report, 'utf8')), row)
+  return judge(JSON.parse(readFileSync(report, 'utf8')), {
+    ...row,
+    gaps: row.gaps?.filter((gap) => runsOn(gap, version)),
+  })
 }
 
 /** @param {import('./table.mjs').Row} row */

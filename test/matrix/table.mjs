@@ -28,6 +28,7 @@ export const NODES = ['20.20.2', '22.23.3', '24.21.0', '26.12.1']
  * @typedef {object} Gap
  * @property {RegExp} titles in full
  * @property {string} reason
+ * @property {string} [from] the first Node that it is on
  */
 
 /** @type {Gap[]} */
@@ -38,7 +39,8 @@ const OLD_KOA_2 = [
   },
   {
     titles: /^Koa 2: .* around a compressed stream: the span ends with its last byte$/,
-    reason: 'koa-compress 5 does not compress with Koa 2.0',
+    reason: 'koa-compress 5 does not compress with Koa 2.0 there, without tracing either',
+    from: '24.0.0',
   },
   {
     titles: /^Koa 2 an error is still printed by Koa where the app has no listener/,
