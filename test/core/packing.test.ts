@@ -186,6 +186,17 @@ describe('an exporter that can pack', () => {
     expect(await exporter.nth(1)).toMatchObject({ packed: 0, names: { length: 100 } })
   })
 
+  test('goes on packing where another’s processor has handed on a span that cannot be read', async () => {
+    const exporter = new Packer()
+    const processor = batchProcessor(exporter, OPTIONS)
+    const { tracer } = engine({ processors: [processor] })
+    processor.onEnd({ name: 'foreign', spanContext: () => ({ traceFlags: 1 }) } as unknown as ReadableSpan)
+    for (let index = 1; index < 512; index += 1) tracer.startSpan('work').end()
+    for (let index = 0; index < 64; index += 1) tracer.startSpan('work').end()
+    await once(exporter, 'pack')
+    expect(exporter.parcels).toEqual([Array.from({ length: 64 }, () => 'work')])
+  })
+
   test('has each span once, whatever comes in whatever order', async () => {
     const step = fc.oneof(
       fc.record({ make: fc.integer({ min: 1, max: 150 }) }),

@@ -75,9 +75,11 @@ describe('a request is a new one', () => {
     })
   })
 
-  test('where what failed had no caller: it may be anybody’s', () => {
+  test('where what failed, or led to it, had no caller: it may be anybody’s', () => {
     failedBefore(context.active(), 'GET', URL_A, 0)
+    answeredWith(302, () => '/two', context.active(), 'GET', URL_A, 0)
     expect(resendsOf(context.active(), 'GET', URL_A)).toBe(0)
+    expect(resendsOf(context.active(), 'GET', 'http://a.com/two')).toBe(0)
   })
 
   test('where many others have failed since: what a caller that never ends leaves behind is bounded', () => {

@@ -1,23 +1,11 @@
 import { span, type ReadableSpan } from '@throughline/core'
-import { traceHttp } from '@throughline/http'
 import axios from 'axios'
 import got from 'got'
-import { once } from 'node:events'
-import { createServer, type RequestListener } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { RequestListener } from 'node:http'
 import superagent from 'superagent'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { record, type Recording } from '../recording.ts'
-
-async function served(answer: RequestListener): Promise<string> {
-  const server = createServer(answer)
-  await once(server.listen(0, '127.0.0.1'), 'listening')
-  onTestFinished(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
-}
+import { served, traced } from './served.ts'
 
 /** `/0` leads to `/1`, and that to `/2`, which answers. */
 const chain: RequestListener = ({ url = '' }, response) => {
@@ -41,18 +29,18 @@ test.each<[string, (url: string) => Promise<unknown>]>([
   ['got', (url) => got(url).text()],
   ['superagent', async (url) => superagent.get(url)],
 ])('each hop of a redirect that %s follows is a span under its caller, and counts', async (_client, ask) => {
-  onTestFinished(traceHttp())
+  traced()
   const recording = record()
-  const url = await served(chain)
+  const { url } = await served(chain)
   await span('caller', () => ask(`${url}/0`))
   expect(await countsOf(recording)).toEqual([undefined, 1, 2])
 })
 
 test('each try of got is a span under its caller, and counts', async () => {
-  onTestFinished(traceHttp())
+  traced()
   const recording = record()
   let count = 0
-  const url = await served((_request, response) => {
+  const { url } = await served((_request, response) => {
     count += 1
     response.writeHead(count === 3 ? 200 : 503).end()
   })

@@ -16,7 +16,10 @@ test.each(versions)(
     const servers = await startCluster(3)
     const [first, , last] = servers.ports as [number, number, number]
     const cluster = traceIORedis(
-      new Redis.Cluster([{ host: '127.0.0.1', port: first }], { maxRedirections: 2, retryDelayOnFailover: 5 }),
+      new Redis.Cluster([{ host: '127.0.0.1', port: first }], {
+        maxRedirections: 2,
+        retryDelayOnFailover: 5,
+      }),
     ) as unknown as Cluster
     cluster.on('error', () => {})
     try {
@@ -28,10 +31,7 @@ test.each(versions)(
       const admin = servers.admin(last)
       while (!/ cmd=blpop /.test(String(await admin.client('LIST'))))
         await new Promise((resolve) => setImmediate(resolve))
-      await Promise.all([
-        expect(popped).rejects.toThrow('Too many Cluster redirections'),
-        servers.kill(last),
-      ])
+      await Promise.all([expect(popped).rejects.toThrow('Too many Cluster redirections'), servers.kill(last)])
 
       const [, , blpop, caller] = await recording.all(4)
       expect(namesOf(recording.spans)).toEqual(['GET', 'GET', 'BLPOP', 'caller'])

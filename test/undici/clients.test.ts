@@ -1,29 +1,14 @@
 import { span, type ReadableSpan } from '@throughline/core'
 import { traceUndici } from '@throughline/undici'
 import ky from 'ky'
-import { once } from 'node:events'
-import { createServer, type IncomingMessage, type RequestListener } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { IncomingMessage } from 'node:http'
 import { PassThrough, Readable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import OpenAI from 'openai'
 import * as undici from 'undici'
 import { expect, onTestFinished, test, vi } from 'vitest'
+import { served } from '../contract/http-client.ts'
 import { record } from '../recording.ts'
-
-async function served(answer: RequestListener) {
-  const requests: IncomingMessage[] = []
-  const server = createServer((request, response) => {
-    requests.push(request)
-    answer(request, response)
-  })
-  await once(server.listen(0, '127.0.0.1'), 'listening')
-  onTestFinished(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, requests }
-}
 
 function expectCarried(call: ReadableSpan | undefined, [request]: IncomingMessage[]): void {
   const sent = request?.rawHeaders.filter((_, index, all) => all[index - 1] === 'traceparent')

@@ -1,28 +1,13 @@
 import { untrace, span, type ReadableSpan } from '@throughline/core'
 import { traceUndici } from '@throughline/undici'
-import { once } from 'node:events'
-import { createServer, type IncomingMessage, type RequestListener } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { IncomingMessage, RequestListener } from 'node:http'
 import * as undici from 'undici'
 import * as undici6 from 'undici6'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { served } from '../contract/http-client.ts'
 import { record, type Recording } from '../recording.ts'
 
 const COUNT = 'http.request.resend_count'
-
-async function served(answer: RequestListener) {
-  const requests: IncomingMessage[] = []
-  const server = createServer((request, response) => {
-    requests.push(request)
-    answer(request, response)
-  })
-  await once(server.listen(0, '127.0.0.1'), 'listening')
-  onTestFinished(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, requests }
-}
 
 /** `/0` leads to `/1`, and that to `/2`, which answers. */
 const chain: RequestListener = ({ url = '' }, response) => {

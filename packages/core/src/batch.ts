@@ -57,6 +57,8 @@ interface Batch {
   count: number
 }
 
+type Pack = NonNullable<SpanExporter['pack']>
+
 interface Waiter {
   until: number
   resolve: () => void
@@ -149,17 +151,16 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
       await turn()
       const batch = toPack[0]
       if (batch === undefined) break
-      pack(batch)
-      if (batch.spans.length < SPANS_PACKED_AT_ONCE || hasUnknownResource(batch.spans)) toPack.shift()
+      if (!canPack(batch)) {
+        toPack.shift()
+        continue
+      }
+      const { spans } = batch
+      batch.spans = []
+      batch.packed.push((exporter.pack as Pack)(spans, batch.spans))
+      if (batch.spans.length < SPANS_PACKED_AT_ONCE) toPack.shift()
     }
     isPacking = false
-  }
-
-  function pack(batch: Batch): void {
-    const { spans } = batch
-    if (exporter.pack === undefined || spans.length === 0 || hasUnknownResource(spans)) return
-    batch.spans = []
-    batch.packed.push(exporter.pack(spans, batch.spans))
   }
 
   function schedule(): void {
@@ -342,8 +343,13 @@ function emptyBatch(): Batch {
   return { packed: [], spans: [], count: 0 }
 }
 
-function hasUnknownResource(spans: readonly ReadableSpan[]): boolean {
-  return spans.some(({ resource }) => resource.asyncAttributesPending === true)
+/** Not while a detector is at work for its resource, nor what another's processor hands on and cannot be read. */
+function canPack({ spans }: Batch): boolean {
+  try {
+    return spans.length > 0 && spans.every(({ resource }) => resource.asyncAttributesPending !== true)
+  } catch {
+    return false
+  }
 }
 
 export interface LossPeriod {

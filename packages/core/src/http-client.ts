@@ -1,7 +1,13 @@
 import { context, SpanKind, type Attributes, type Context } from '@opentelemetry/api'
 import { sender, SENDING_SHAPE, type Sender, type SendingOptions } from './client.ts'
 import { captureHeaders, withOldNames } from './http.ts'
-import { HttpAttempt, type Outcome, type Settings, type Subject } from './http-client/attempt.ts'
+import {
+  HttpAttempt,
+  type Outcome,
+  type Settings,
+  type Subject,
+  type WatchBody,
+} from './http-client/attempt.ts'
 import {
   headerChanges,
   NO_CHANGES,
@@ -102,13 +108,15 @@ const DURATION: DurationMetric = {
 }
 
 /**
- * The room of those who send HTTP: a request on the wire as a CLIENT span, and one trace in its headers.
+ * The room of those who send HTTP: a request on the wire as a CLIENT span, and one trace in its headers. A client that does not
+ * call `dataCame` itself gives `watchBody`.
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
 export function httpClient(
   scope: InstrumentationScope,
   wrapper: string,
   options: HttpClientOptions,
+  watchBody?: WatchBody,
 ): HttpClient {
   const send: Sender<Subject, Outcome> = sender<Subject, Outcome, HttpClientOptions>(
     { scope, text: (url) => url, duration: DURATION },
@@ -126,6 +134,7 @@ export function httpClient(
     redactedKeys: redactQueryKeys && new Set(redactQueryKeys),
     templateOf: guarded('urlTemplate', options.urlTemplate),
     marksFirstByte: options.firstByteEvent === true,
+    watchBody,
   }
 
   function open(request: HttpRequest): HttpAttempt | Untraced {

@@ -2,7 +2,11 @@ import { override, untrace } from '@throughline/core'
 import type { HttpRequest } from '@throughline/core/http-client'
 import { Agent, type ClientRequest } from 'node:http'
 
-type Adder = Record<'addRequest', (request: ClientRequest, options: { port?: unknown }) => void>
+/** Older agents hand on a host and a port in place of options. */
+type Adder = Record<
+  'addRequest',
+  (request: ClientRequest, options: { port?: unknown } | string, ...rest: unknown[]) => void
+>
 
 const PORTS: Record<string, number> = { 'http:': 80, 'https:': 443 }
 
@@ -15,11 +19,11 @@ let latestPort: unknown
 export function noteDestinations(): () => void {
   const prototype = Agent.prototype as unknown as Adder
   override(prototype, 'addRequest', (original) => {
-    return function addRequest(this: unknown, request, options) {
-      original.call(this, request, options)
+    return function addRequest(this: unknown, request, options, ...rest) {
+      original.call(this, request, options, ...rest)
       // After that, for the agent may have made a request of its own to the proxy.
       latest = request
-      latestPort = options?.port
+      latestPort = typeof options === 'string' ? rest[0] : options?.port
     }
   })
   return () => untrace(prototype)

@@ -9,6 +9,9 @@ import { hide } from './hidden.ts'
 type Request = ClientRequest & { socketPath?: string; res?: Response | null }
 type Response = IncomingMessage & { upgrade?: boolean }
 
+/** What `request.setTimeout(ms, () => request.destroy())` means: Node leaves it to the app to end what takes too long. */
+const TIMED_OUT = Object.assign(new Error('the request timed out'), { code: 'ETIMEDOUT' })
+
 type Emit = (this: Request, name: string | symbol, ...given: unknown[]) => boolean
 
 /** Traces a request that has been made just now, of which nothing is sent yet. */
@@ -29,15 +32,22 @@ export function traceRequest(request: ClientRequest, tracer: HttpClient): void {
 function watch(request: Request, attempt: HttpAttempt): void {
   const emitBefore = request.emit as Emit
   const destroyBefore = request.destroy
+  let isTimingOut = false
 
   hide(request, 'emit', function emit(this: Request, name: string | symbol, ...given: unknown[]): boolean {
     notice(request, attempt, name, given[0])
-    return emitBefore.call(this, name, ...given)
+    if (name !== 'timeout') return emitBefore.call(this, name, ...given)
+    isTimingOut = true
+    try {
+      return emitBefore.call(this, name, ...given)
+    } finally {
+      isTimingOut = false
+    }
   } as Request['emit'])
 
   // Node says the same of a connection that the server has closed and of one that the app has: here the app is heard.
   hide(request, 'destroy', function destroy(this: Request, error?: Error): Request {
-    if (!this.destroyed) notice(request, attempt, 'destroy', error)
+    if (!this.destroyed) notice(request, attempt, 'destroy', error ?? (isTimingOut ? TIMED_OUT : undefined))
     return destroyBefore.call(this, error) as Request
   })
 }
@@ -85,7 +95,8 @@ function tellPeer({ socketPath, socket }: Request, attempt: HttpAttempt): void {
 function onLastByte(response: Response, attempt: HttpAttempt): void {
   const pushBefore = response.push
   hide(response, 'push', function push(this: Response, chunk: unknown, encoding?: BufferEncoding): boolean {
-    if (chunk === null) {
+    if (chunk !== null) attempt.dataCame()
+    else {
       try {
         attempt.completed()
       } catch (error) {

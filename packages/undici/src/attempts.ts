@@ -1,7 +1,8 @@
 import { reportOnce } from '@throughline/core'
 import type { HttpAttempt, HttpClient } from '@throughline/core/http-client'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import { isAlone, isCovered, shared, yieldsToOfficial } from './dispatcher.ts'
+import { coveredBy, shared } from './covered.ts'
+import { isAlone, yieldsToOfficial } from './dispatcher.ts'
 import { endWith, isOwn } from './failure.ts'
 import {
   FINAL,
@@ -43,7 +44,7 @@ export function onAttempts(tracer: HttpClient): () => void {
       // It opens a tunnel to somebody else, mostly for a ProxyAgent: what goes through that is the request.
       if (request.method === 'CONNECT') return
       // Its dispatcher is traced too, and has made the span already.
-      if (yieldsToOfficial() || isCovered(request)) return
+      if (yieldsToOfficial() || coveredBy(request) !== undefined) return
       const maker = makerOf(request)
       if (maker === undefined) begin(request)
       else maker.runInAsyncScope(begin, undefined, request)

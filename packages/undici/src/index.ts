@@ -2,6 +2,7 @@ import { httpClient, type HttpClientOptions as TracingOptions } from '@throughli
 import type { Dispatcher } from 'undici'
 import { onAttempts } from './attempts.ts'
 import { traceDispatcher } from './dispatcher.ts'
+import { noticeData, type PublishedRequest } from './published.ts'
 
 export type { HttpRequest, HttpResponse, UrlMatch } from '@throughline/core/http-client'
 export type { TracingOptions }
@@ -29,7 +30,11 @@ export function traceUndici<D extends Dispatcher>(
 ): D | (() => void) {
   if (isDispatcher(target))
     return traceDispatcher(target, httpClient(SCOPE, 'traceUndici(dispatcher)', options))
-  return onAttempts(httpClient(SCOPE, 'traceUndici()', target))
+  return onAttempts(
+    httpClient(SCOPE, 'traceUndici()', target, (request, came) =>
+      noticeData(request as PublishedRequest, came),
+    ),
+  )
 }
 
 function isDispatcher(target: object): target is Dispatcher {

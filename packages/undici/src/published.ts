@@ -1,3 +1,4 @@
+import { reportOnce } from '@throughline/core'
 import { AsyncResource } from 'node:async_hooks'
 import type { HeaderChanges, HttpAttempt, HttpRequest, HttpResponse } from '@throughline/core/http-client'
 
@@ -38,16 +39,36 @@ export function noticeUpgrade(request: PublishedRequest, attempt: HttpAttempt): 
     const original = open[name]
     if (original === undefined) continue
     open[name] = function (status, headers, ...rest) {
-      attempt.answered(status, undefined, headers, readHeaders)
-      attempt.completed()
+      try {
+        attempt.answered(status, undefined, headers, readHeaders)
+        attempt.completed()
+      } catch (error) {
+        reportOnce('undici:upgrade', 'error', 'an upgrade could not be noticed', error)
+      }
       return original.call(this, status, headers, ...rest)
     }
   }
 }
 
+type OnData = (this: unknown, ...given: unknown[]) => unknown
+
+/** Calls `came` with each part of a request's body from now on, which not every version publishes. */
+export function noticeData(request: PublishedRequest, came: () => void): void {
+  const open = request as unknown as Record<'onData' | 'onResponseData', OnData | undefined>
+  for (const name of ['onData', 'onResponseData'] as const) {
+    const original = open[name]
+    if (original === undefined) continue
+    open[name] = function (...given) {
+      came()
+      return original.apply(this, given)
+    }
+  }
+}
+
 /** The headers of a response: name, value, name, value. What comes more than once is a list. */
-export function readHeaders(pairs: readonly (Buffer | string)[]): HttpResponse['headers'] {
+export function readHeaders(pairs: readonly (Buffer | string)[] | null | undefined): HttpResponse['headers'] {
   const read: Record<string, string | string[]> = {}
+  if (!pairs) return read
   for (let index = 0; index + 1 < pairs.length; index += 2) {
     const name = String(pairs[index]).toLowerCase()
     const value = pairs[index + 1] as Buffer | string | string[]

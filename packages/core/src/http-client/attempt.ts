@@ -29,7 +29,11 @@ export interface Settings {
   /** `url.template` of a request. */
   readonly templateOf: ((url: string, method: string) => string | undefined) | undefined
   readonly marksFirstByte: boolean
+  /** Of a client that does not say by itself what comes: has `came` called with each part of a body. */
+  readonly watchBody: WatchBody | undefined
 }
+
+export type WatchBody = (request: HttpRequest, came: () => void) => void
 
 /** Statuses from here on are errors of the client's or of the server's. */
 const FIRST_ERROR = 400
@@ -40,7 +44,8 @@ const FIRST_BYTE = 'http.response.first_byte'
 export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   readonly isTraced = true
   headers = NO_CHANGES
-  answeredAt = 0
+  heardAt = 0
+  isWatched = false
   previous: Answered | undefined = undefined
   next: Answered | undefined = undefined
   readonly #settings: Settings
@@ -175,8 +180,17 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     this.#conclude()
   }
 
+  /** Something of the body has come. */
+  dataCame(): void {
+    if (this.isWatched) this.heardAt = performance.now()
+  }
+
+  watchBody(): void {
+    this.#settings.watchBody?.(this.#request, () => this.dataCame())
+  }
+
   abandoned(): void {
-    this.#conclude(this.answeredAt)
+    this.#conclude(this.heardAt)
   }
 
   /** The caller wants no more of it: that is no error (semantic conventions, HTTP client spans). */

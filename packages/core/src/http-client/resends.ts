@@ -39,9 +39,9 @@ export function answeredWith(
   }
 }
 
-/** A request got no answer. Where nobody is its caller, what is the same again may be anybody's. */
+/** A request got no answer. */
 export function failedBefore(caller: Context, method: string, url: string, resends: number): void {
-  if (spanIn(caller) !== undefined) expect(caller, repeated(method, url), resends + 1)
+  expect(caller, repeated(method, url), resends + 1)
 }
 
 // A redirect may change the method.
@@ -54,6 +54,8 @@ function repeated(method: string, url: string): string {
 }
 
 function expect(caller: Context, key: string, count: number): void {
+  // Where nobody is the caller, what is asked next may be anybody's.
+  if (spanIn(caller) === undefined) return
   let known = expected.get(caller)
   if (known === undefined) expected.set(caller, (known = new Map()))
   const counts = known.get(key)

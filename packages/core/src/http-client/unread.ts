@@ -1,21 +1,26 @@
-/** How long a body may stay unread. One that nobody reads never ends: its span then ends at the time of the headers. */
+/** How long nothing may come of a body. One that nobody reads never ends: its span then ends with what came last. */
 const UNREAD_MS = 30_000
 /** How often that is looked at. */
 const LOOK_EVERY_MS = 5_000
 
-/** A request that was answered, in the list of those whose body is not read to its end. */
+/** A request that was answered, in the list of those whose body has not come to its end. */
 export interface Answered {
-  /** Milliseconds of the monotonic clock. */
-  answeredAt: number
+  /** When its headers or, later, something of its body came last, in milliseconds of the monotonic clock. */
+  heardAt: number
+  /** Whether what comes of its body is noticed. */
+  isWatched: boolean
   previous: Answered | undefined
   next: Answered | undefined
-  /** It will not be read any more. */
+  /** To be called for one that is under way for long: from now on it notes what comes of its body. */
+  watchBody(): void
+  /** Nothing will come any more. */
   abandoned(): void
 }
 
 /**
- * Answered requests whose body has not been read to its end. They share one timer, which is made at set-up and started
- * again: a timer for each request costs 1 µs, and would keep the context of a request.
+ * Answered requests whose body has not come to its end. They share one timer, which is made at set-up and started
+ * again: a timer for each request costs 1 µs, and would keep the context of a request. Few are there still when it looks for
+ * the first time: only they have their bodies watched.
  */
 export class Unread {
   #oldest: Answered | undefined
@@ -24,7 +29,8 @@ export class Unread {
   readonly #timer = setTimeout(() => this.#look(), LOOK_EVERY_MS).unref()
 
   add(answered: Answered): void {
-    answered.answeredAt = performance.now()
+    answered.heardAt = performance.now()
+    answered.isWatched = false
     answered.previous = this.#newest
     if (this.#newest === undefined) this.#oldest = answered
     else this.#newest.next = answered
@@ -48,10 +54,16 @@ export class Unread {
 
   #look(): void {
     const before = performance.now() - UNREAD_MS
-    while (this.#oldest !== undefined && this.#oldest.answeredAt <= before) {
-      const answered = this.#oldest
-      this.remove(answered)
-      answered.abandoned()
+    for (let answered = this.#oldest; answered !== undefined;) {
+      const { next } = answered
+      if (answered.heardAt <= before) {
+        this.remove(answered)
+        answered.abandoned()
+      } else if (!answered.isWatched) {
+        answered.isWatched = true
+        answered.watchBody()
+      }
+      answered = next
     }
     this.#isLooking = this.#oldest !== undefined
     if (this.#isLooking) this.#timer.refresh()

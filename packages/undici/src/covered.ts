@@ -1,0 +1,68 @@
+import type { HeaderChanges, HttpAttempt, HttpRequest } from '@throughline/core/http-client'
+import { headerOf, type PublishedRequest } from './published.ts'
+
+/** What all copies of this package have in common: they see the same requests. */
+interface Shared {
+  /** The attempts of traced dispatchers that are under way, by what tells them from others. */
+  readonly underWay: Map<string, Set<HttpAttempt>>
+  /** By which headers of ours they are known: one list for each propagator that there has been. */
+  readonly names: Map<string, readonly string[]>
+  /** Listens for all traced dispatchers. */
+  keepHeaders?: (message: unknown) => void
+  /** Ends the process-wide form, while it is on. */
+  stop?: (() => void) | undefined
+}
+
+export const shared = ((globalThis as Record<symbol, unknown>)[Symbol.for('throughline.undici')] ??= {
+  underWay: new Map(),
+  names: new Map(),
+}) as Shared
+const { underWay, names } = shared
+
+/** Many spans can have the same of these. */
+const SHARED_HEADERS = new Set(['baggage', 'tracestate'])
+
+/** Notes an attempt that a traced dispatcher has begun, until the function that it returns is called. */
+export function cover(attempt: HttpAttempt, request: HttpRequest): () => void {
+  const key = keyOfChanges(attempt.headers) ?? keyOfRequest(request)
+  let attempts = underWay.get(key)
+  if (attempts === undefined) underWay.set(key, (attempts = new Set()))
+  attempts.add(attempt)
+  return () => {
+    attempts.delete(attempt)
+    if (attempts.size === 0 && underWay.get(key) === attempts) underWay.delete(key)
+  }
+}
+
+/**
+ * The attempt that a traced dispatcher has made of this request: known by our headers, and one that carries none by what it
+ * asks for. Not by the context that it is created in: on a busy pool that is somebody else's.
+ */
+export function coveredBy(request: PublishedRequest): HttpAttempt | undefined {
+  if (underWay.size === 0) return undefined
+  for (const [kind, ours] of names) {
+    const found = oneOf(underWay.get(keyOf(kind, ours, (name) => headerOf(request, name))))
+    if (found !== undefined) return found
+  }
+  return oneOf(underWay.get(keyOfRequest(request)))
+}
+
+function oneOf(attempts: ReadonlySet<HttpAttempt> | undefined): HttpAttempt | undefined {
+  return attempts?.values().next().value
+}
+
+function keyOfChanges(changes: HeaderChanges): string | undefined {
+  const ours = Object.keys(changes).filter((name) => changes[name] !== undefined && !SHARED_HEADERS.has(name))
+  if (ours.length === 0) return undefined
+  const kind = ours.join()
+  names.set(kind, ours)
+  return keyOf(kind, ours, (name) => changes[name])
+}
+
+function keyOf(kind: string, ours: readonly string[], valueOf: (name: string) => unknown): string {
+  return `${kind}\n${ours.map((name) => String(valueOf(name))).join('\n')}`
+}
+
+function keyOfRequest({ method, origin, path }: HttpRequest): string {
+  return `${method} ${String(origin)}${path}`
+}

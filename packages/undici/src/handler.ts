@@ -1,0 +1,103 @@
+import { context, reportOnce } from '@throughline/core'
+import type { HttpAttempt, HttpResponse } from '@throughline/core/http-client'
+import type { Dispatcher } from 'undici'
+import { endWith } from './failure.ts'
+import { FINAL, readHeaders } from './published.ts'
+
+type Method = (...args: unknown[]) => unknown
+type Abort = (reason?: unknown) => void
+
+/** What handlers of undici 7 end their request with. */
+interface Controller {
+  abort: Abort
+}
+
+/**
+ * The handler with its end noticed, in either of undici's interfaces: `onHeaders` and so on, or from version 7
+ * `onResponseStart` and so on. What it calls runs in the caller's context, not in that of whoever freed a connection.
+ * `forget` is called when it is over.
+ */
+export function watched(
+  handler: Dispatcher.DispatchHandler,
+  signal: Partial<AbortSignal> | undefined,
+  attempt: HttpAttempt,
+  forget: () => void,
+): Dispatcher.DispatchHandler {
+  const { caller } = attempt
+  let isAborted = false
+
+  const notice: Record<string, (...args: never[]) => void> = {
+    onRequestStart: (controller: Controller | undefined) => {
+      if (typeof controller?.abort === 'function') controller.abort = noted(controller.abort)
+    },
+    onHeaders: (status: number, raw: readonly Buffer[]) => answered(status, readHeaders(raw)),
+    onResponseStart: (_controller: unknown, status: number, headers: HttpResponse['headers']) =>
+      answered(status, headers),
+    onData: () => attempt.dataCame(),
+    onResponseData: () => attempt.dataCame(),
+    onUpgrade: (status: number, raw: readonly Buffer[]) => upgraded(status, readHeaders(raw)),
+    onRequestUpgrade: (_controller: unknown, status: number, headers: HttpResponse['headers']) =>
+      upgraded(status, headers),
+    onComplete: completed,
+    onResponseEnd: completed,
+    onError: failed,
+    onResponseError: (_controller: unknown, error: unknown) => failed(error),
+  }
+
+  function noted(abort: Abort): Abort {
+    return function (this: unknown, reason) {
+      isAborted = true
+      abort.call(this, reason)
+    }
+  }
+  function answered(statusCode: number, headers: HttpResponse['headers']): void {
+    if (statusCode >= FINAL) attempt.answered(statusCode, undefined, headers, itself)
+  }
+  function upgraded(statusCode: number, headers: HttpResponse['headers']): void {
+    attempt.answered(statusCode, undefined, headers, itself)
+    completed()
+  }
+  function completed(): void {
+    forget()
+    attempt.completed()
+  }
+  // The reason that a signal was aborted with need not be the error that comes of it.
+  function failed(error: unknown): void {
+    forget()
+    const isOwn = isAborted || signal?.aborted === true
+    endWith(attempt, (isOwn ? signal?.reason : undefined) ?? error, isOwn)
+  }
+
+  function guarded(name: string, args: unknown[]): void {
+    try {
+      ;(notice[name] as Method | undefined)?.(...args)
+    } catch (error) {
+      reportOnce(`undici:${name}`, 'error', 'what became of a request could not be noticed', error)
+    }
+  }
+
+  // On an object of its own: what a frozen handler has, a proxy on it may not replace.
+  return new Proxy({} as Dispatcher.DispatchHandler, {
+    get(_target, name) {
+      const method: unknown = Reflect.get(handler, name, handler)
+      if (typeof method !== 'function') return method
+      if (name === 'onConnect') {
+        return (abort: unknown, ...rest: unknown[]) => {
+          const first = typeof abort === 'function' ? noted(abort as Abort) : abort
+          return context.with(caller, () => Reflect.apply(method, handler, [first, ...rest]))
+        }
+      }
+      return (...args: unknown[]) => {
+        guarded(String(name), args)
+        return context.with(caller, () => Reflect.apply(method, handler, args))
+      }
+    },
+    set: (_target, name, value) => Reflect.set(handler, name, value, handler),
+    has: (_target, name) => Reflect.has(handler, name),
+    getPrototypeOf: () => Reflect.getPrototypeOf(handler),
+  })
+}
+
+function itself(headers: HttpResponse['headers']): HttpResponse['headers'] {
+  return headers
+}

@@ -1,0 +1,225 @@
+import { b3MultiPropagator, b3Propagator, span } from '@throughline/core'
+import { traceUndici } from '@throughline/undici'
+import { EventEmitter, once } from 'node:events'
+import type { ServerResponse } from 'node:http'
+import * as undici from 'undici'
+import * as undici6 from 'undici6'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { served } from '../contract/http-client.ts'
+import { said } from '../core/engine.ts'
+import { record } from '../recording.ts'
+
+type Dispatch = Parameters<undici.Dispatcher['dispatch']>
+
+describe.each([
+  ['undici 7', undici],
+  ['undici 6', undici6 as unknown as typeof undici],
+])('%s', (version, library) => {
+  function pooled(url: string, isTraced = true): undici.Pool {
+    const pool = new library.Pool(url, { connections: 1 })
+    onTestFinished(() => pool.destroy())
+    return isTraced ? traceUndici(pool) : pool
+  }
+
+  test.each([
+    ['b3', b3Propagator],
+    ['several headers of b3', b3MultiPropagator],
+  ])('callers of a pool with one connection each send their own trace by %s', async (_title, propagator) => {
+    const recording = record({ propagator })
+    onTestFinished(traceUndici())
+    const { url, requests } = await served()
+    const pool = pooled(url)
+    await Promise.all(
+      Array.from({ length: 6 }, (_, index) =>
+        span('caller', async () => (await pool.request({ method: 'GET', path: `/${index}` })).body.text()),
+      ),
+    )
+    const spans = await recording.all(12)
+    for (const request of requests) {
+      const call = spans.find(({ attributes }) =>
+        String(attributes['url.full']).endsWith(String(request.url)),
+      )
+      const { traceId, spanId } = call?.spanContext() ?? {}
+      const { b3, 'x-b3-traceid': trace, 'x-b3-spanid': id } = request.headers
+      expect(b3 ?? `${trace}-${id}-1`).toBe(`${traceId}-${spanId}-1`)
+    }
+  })
+
+  test('callers of a pool with one connection each have one span where no header may be sent, in both forms', async () => {
+    const recording = record()
+    onTestFinished(traceUndici())
+    const { url } = await served()
+    const pool = new library.Pool(url, { connections: 1 })
+    onTestFinished(() => pool.destroy())
+    traceUndici(pool, { propagateTo: () => false })
+    await Promise.all(
+      Array.from({ length: 6 }, (_, index) =>
+        span('caller', async () => (await pool.request({ method: 'GET', path: `/${index}` })).body.text()),
+      ),
+    )
+    const calls = (await recording.all(12)).filter(({ name }) => name === 'GET')
+    expect(new Set(calls.map(({ parentSpanContext }) => parentSpanContext?.spanId)).size).toBe(6)
+  })
+
+  class Asked {
+    readonly #path = '/a'
+    get path() {
+      return this.#path
+    }
+    get method() {
+      return 'POST'
+    }
+    readonly body = 'x'
+  }
+
+  test.each<[string, () => object]>([
+    ['inherits', () => Object.assign(Object.create({ method: 'POST', body: 'x' }) as object, { path: '/a' })],
+    ['answers for by a class', () => new Asked()],
+    ['has frozen', () => Object.freeze({ path: '/a', method: 'POST', body: 'x' })],
+  ])('a request has the options that its object %s', async (_title, options) => {
+    record()
+    const { url, requests } = await served((request, response) => request.pipe(response))
+    const { body } = await pooled(url).request(options() as never)
+    expect(await body.text()).toBe('x')
+    expect(requests[0]?.method).toBe('POST')
+    expect(requests[0]?.headers['traceparent']).toBeDefined()
+  })
+
+  test.each([
+    ['captured', { capture: { requestHeaders: ['x-a'] } }],
+    ['kept', { headers: 'keep' as const }],
+  ])('headers that can be gone through once arrive also where some are %s', async (_title, options) => {
+    const recording = record()
+    const { url, requests } = await served()
+    const pool = new library.Pool(url)
+    onTestFinished(() => pool.destroy())
+    traceUndici(pool, options)
+    const headers = new Map([
+      ['x-a', '1'],
+      ['x-b', '2'],
+    ]).entries()
+    await (await pool.request({ method: 'GET', path: '/', headers: headers as never })).body.text()
+    expect(requests[0]?.headers).toMatchObject({ 'x-a': '1', 'x-b': '2', traceparent: expect.any(String) })
+    await recording.all(1)
+  })
+
+  const modern = {
+    onRequestStart() {},
+    onResponseStart() {},
+    onResponseData() {},
+    onResponseEnd() {},
+    onResponseError() {},
+  }
+  const old = {
+    onConnect() {},
+    onHeaders: () => true,
+    onData: () => true,
+    onComplete() {},
+    onError() {},
+  }
+
+  test('a handler may be frozen', async () => {
+    const recording = record()
+    const { url } = await served()
+    const handler = Object.freeze({ ...(version === 'undici 6' ? old : modern) })
+    pooled(url).dispatch({ method: 'GET', path: '/' }, handler as Dispatch[1])
+    const [call] = await recording.all(1)
+    expect(call?.attributes['http.response.status_code']).toBe(200)
+  })
+
+  test('a request without a handler, or with headers that are none, is refused in the words of undici', async () => {
+    record()
+    const { url } = await served()
+    const told = (pool: undici.Pool, ...[options, handler]: [object, unknown]) => {
+      const errors: unknown[] = []
+      const noted =
+        handler === undefined ? handler : { ...old, onError: (error: unknown) => errors.push(error) }
+      try {
+        pool.dispatch({ method: 'GET', path: '/', ...options } as Dispatch[0], noted as Dispatch[1])
+      } catch (error) {
+        errors.push(error)
+      }
+      return errors.map((error) => [(error as Error).message, (error as { code?: unknown }).code])
+    }
+    for (const [options, handler] of [
+      [{}, undefined],
+      [{ headers: 'bad' }, old],
+      [{ headers: 7 }, old],
+    ] as const) {
+      const before = told(pooled(url, false), options, handler)
+      expect(before).toHaveLength(1)
+      expect(told(pooled(url), options, handler)).toEqual(before)
+    }
+  })
+
+  test('a request that undici refuses for its headers has a span, which ends', async () => {
+    const recording = record()
+    const { url } = await served()
+    await expect(pooled(url).request({ method: 'GET', path: '/', headers: 'bad' as never })).rejects.toThrow(
+      /headers/,
+    )
+    const [call] = await recording.all(1)
+    expect(call?.attributes['error.type']).toBe('UND_ERR_INVALID_ARG')
+  })
+
+  test('a dispatcher of the app’s own that calls a handler with less is not broken', async () => {
+    const reports = said()
+    const recording = record()
+    class Odd extends library.Dispatcher {
+      override dispatch(_options: unknown, handler: Dispatch[1]): boolean {
+        const given = handler as unknown as Record<string, (...args: unknown[]) => void>
+        given['onRequestStart']?.(undefined, {})
+        given['onHeaders']?.(200, null, () => {}, 'OK')
+        given['onComplete']?.([])
+        return true
+      }
+    }
+    const dispatcher = traceUndici(new Odd())
+    const handler = { ...old, onRequestStart() {} }
+    dispatcher.dispatch({ origin: 'http://a.com', method: 'GET', path: '/' }, handler as Dispatch[1])
+    const [call] = await recording.all(1)
+    expect(call?.attributes['http.response.status_code']).toBe(200)
+    expect(reports.lines).toEqual([])
+  })
+
+  test.each<[string, (agent: undici.Agent) => void]>([
+    ['all of undici', () => onTestFinished(traceUndici())],
+    ['its agent', (agent) => void traceUndici(agent)],
+  ])(
+    'a body that goes on to come is not taken for one that nobody reads, with %s traced',
+    async (_title, trace) => {
+      vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+      try {
+        const recording = record()
+        const arrived = new EventEmitter()
+        const { url } = await served((_request, response) => {
+          response.write('0')
+          arrived.emit('response', response)
+        })
+        const agent = new library.Agent({ bodyTimeout: 0, headersTimeout: 0 })
+        onTestFinished(() => agent.destroy())
+        trace(agent)
+        const asked = library.request(url, { dispatcher: agent })
+        const [response] = (await once(arrived, 'response')) as [ServerResponse]
+        const { body } = await asked
+        const read: string[] = []
+        const parts = body[Symbol.asyncIterator]()
+        const next = async () => read.push(String((await parts.next()).value))
+        await next()
+        for (let count = 1; count <= 8; count += 1) {
+          vi.advanceTimersByTime(10_000)
+          response.write(`${count}`)
+          await next()
+        }
+        expect(recording.spans).toEqual([])
+        response.end()
+        await parts.next()
+        const [call] = await recording.all(1)
+        expect(call?.duration[0]).toBeGreaterThanOrEqual(80)
+        expect(read.join('')).toBe('012345678')
+      } finally {
+        vi.useRealTimers()
+      }
+    },
+  )
+})
