@@ -32,6 +32,24 @@ describe.each(versions)('%s', (version, Redis) => {
       }
     })
 
+    test('the first commands of an app that asks as soon as it is connected have their spans', async () => {
+      const recording = record()
+      const redis = traceIORedis(open())
+      const asked = new Promise<unknown>((resolve, reject) => {
+        redis.once('connect', () => {
+          const all = () =>
+            Promise.all([redis.select(0), redis.info('server'), redis.client('ID'), redis.get(key)])
+          span('caller', all).then(resolve, reject)
+        })
+      })
+      await asked
+      const spans = await recording.all(5)
+      const caller = spans.find(({ name }) => name === 'caller')
+      const commands = spans.filter((each) => each !== caller)
+      expect(commands.map(({ name }) => name).sort()).toEqual(['CLIENT', 'GET', 'INFO', 'SELECT'])
+      expect(commands.map(parentOf)).toEqual(commands.map(() => caller?.spanContext().spanId))
+    })
+
     test('and is sent again on the next one is one span still, and what is restored then is none', async () => {
       const recording = record()
       const redis = new Redis(Object.assign(new URL(url), { pathname: '/0' }).href)

@@ -2,6 +2,7 @@ import { span } from '@throughline/core'
 import { traceIORedis } from '@throughline/ioredis'
 import type { Redis as Redis6 } from 'ioredis'
 import { describe, expect, test } from 'vitest'
+import { maskedCommand } from '../../packages/ioredis/src/mask.ts'
 import { record } from '../recording.ts'
 import { clientsOf, versions } from './redis.ts'
 
@@ -89,3 +90,45 @@ function failing(results: readonly (readonly unknown[])[] | null): void {
   const error = results?.map(([first]) => first).find((first) => first instanceof Error)
   if (error !== undefined) throw error
 }
+
+describe.each(versions)('%s', (version, Redis) => {
+  const { ready } = clientsOf(version, Redis)
+
+  test('a span around a command that is ignored tells of its error without the values', async () => {
+    const recording = record()
+    const redis = traceIORedis(await ready(), { ignore: () => true })
+    await expect(span('caller', () => redis.call('NOTHING', 's3cret'))).rejects.toThrow('s3cret')
+    const [caller] = await recording.all(1)
+    expect(caller?.status.code).toBe(2)
+    expect(JSON.stringify([caller?.status, caller?.events])).not.toContain('s3cret')
+  })
+
+  test.each(["arg='s3cret'", '>"s3cret"', "['s3cret']", "key:'s3cret'"])(
+    'what a script quotes behind any character is masked: %s',
+    async (said) => {
+      const recording = record()
+      const redis = traceIORedis(await ready())
+      const script = `return redis.error_reply([==[BAD ${said} here]==])`
+      await expect(redis.eval(script, 0)).rejects.toThrow('s3cret')
+      const [call] = await recording.all(1)
+      expect(call?.status.message).not.toContain('s3cret')
+      expect(call?.status.message).toMatch(/^BAD .*\?/)
+    },
+  )
+
+  test('an apostrophe is no quotation mark', async () => {
+    const recording = record()
+    const redis = traceIORedis(await ready())
+    await expect(
+      redis.eval("return redis.error_reply([==[BAD can't do that, won't do this]==])", 0),
+    ).rejects.toThrow()
+    const [call] = await recording.all(1)
+    expect(call?.status.message).toBe("BAD can't do that, won't do this")
+  })
+})
+
+test('an argument that is no text is masked: it is for ioredis to refuse', () => {
+  const odd: unknown = Object.create(null)
+  expect(maskedCommand('GET', [odd])).toBe('GET "?"')
+  expect(maskedCommand('XREAD', [odd, 'STREAMS', 'a', '0'])).toBe('XREAD ? STREAMS a ?')
+})

@@ -1,4 +1,6 @@
-import { tracePg } from '@throughline/pg'
+import { context } from '@opentelemetry/api'
+import { span } from '@throughline/core'
+import { tracePg, type PgOptions } from '@throughline/pg'
 import { from as copyFrom } from 'pg-copy-streams'
 import { expect, test } from 'vitest'
 import { record } from '../recording.ts'
@@ -83,6 +85,7 @@ const REFUSED: readonly (readonly [text: string, values: readonly unknown[], mes
   ["SELECT nothing('x')", [], 'function nothing(unknown) does not exist'],
   // What functions of the app say: nobody knows what of it is a name.
   [`DO $$ BEGIN RAISE EXCEPTION 'no such user "%"', '${SECRET}'; END $$`, [], 'no such user "?"'],
+  ["DO $$ BEGIN RAISE EXCEPTION 'card 4111111111111111 refused'; END $$", [], 'card ? refused'],
   [
     `DO $$ BEGIN RAISE EXCEPTION 'no such role "%"', '${SECRET}' USING ERRCODE = '22023'; END $$`,
     [],
@@ -188,4 +191,25 @@ test('of what has several lines, as libpq reports it, the first is shown, also w
   )
   await expect(other.query('SELECT 1')).rejects.toThrow(plain)
   expect((await again.all(1))[0]?.status.message).toBe('no such thing')
+})
+
+test.each<[string, PgOptions, (work: () => Promise<unknown>) => Promise<unknown>]>([
+  ['that is ignored', { ignore: () => true }, (work) => work()],
+  [
+    'that is made where nothing is traced',
+    {},
+    (work) =>
+      context.with(
+        context.active().setValue(Symbol.for('OpenTelemetry SDK Context Key SUPPRESS_TRACING'), true),
+        work,
+      ),
+  ],
+])('a span around a query %s tells of its error without the values', async (_title, options, by) => {
+  const recording = record()
+  const pool = tracePg(open(), options)
+  const failed = span('caller', () => by(() => pool.query(`SELECT '${SECRET}'::int`)))
+  await expect(failed).rejects.toThrow(`invalid input syntax for type integer: "${SECRET}"`)
+  const [caller] = await recording.all(1)
+  expect(caller?.status.message).toBe('invalid input syntax for type integer: "?"')
+  expect(JSON.stringify([caller?.status, caller?.events])).not.toContain(SECRET)
 })

@@ -1,7 +1,14 @@
+import {
+  createNoopMeter,
+  metrics,
+  type Attributes,
+  type BatchObservableCallback,
+  type Meter,
+} from '@opentelemetry/api'
 import { untrace } from '@throughline/core'
 import { tracePg } from '@throughline/pg'
 import Cursor from 'pg-cursor'
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import { measure, type Measuring } from '../measuring.ts'
 import { record } from '../recording.ts'
 import { connected, database, host, open, port, url } from './database.ts'
@@ -62,6 +69,30 @@ test('a pool that is traced once more counts once, one that is not traced or has
   expect(await load(measuring)).toMatchObject({ idle: 1, max: 3 })
   await second.end()
   expect(await load(measuring)).toMatchObject({ idle: 0, used: 0, pending: 0, max: 0 })
+})
+
+test('a pool that is gone is told of as nothing for a while, and then no more: an app may make them without end', async () => {
+  let collect: BatchObservableCallback = () => {}
+  const meter = Object.assign(createNoopMeter(), {
+    createHistogram: () => ({ record() {} }),
+    createObservableUpDownCounter: () => ({}),
+    addBatchObservableCallback: (callback: BatchObservableCallback) => void (collect = callback),
+  })
+  metrics.setGlobalMeterProvider({ getMeter: () => Object.create(meter) as Meter })
+  onTestFinished(() => metrics.disable())
+  record()
+  const pool = tracePg(open())
+  await pool.query('SELECT 1')
+  await pool.end()
+  const told = Array.from({ length: 15 }, () => {
+    const names: unknown[] = []
+    const observe = (_of: unknown, _value: number, of?: Attributes) =>
+      void names.push(of?.['db.client.connection.pool.name'])
+    void collect({ observe } as never)
+    return names.includes(POOL)
+  })
+  expect(told.slice(0, 3)).toEqual([true, true, true])
+  expect(told.at(-1)).toBe(false)
 })
 
 test('a pool is counted from a MeterProvider on that is registered after it was made', async () => {

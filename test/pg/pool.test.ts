@@ -180,6 +180,28 @@ describe('a Pool', () => {
     expect(texts).toEqual(['SELECT ?', 'SELECT ? + ?'])
   })
 
+  test.each<[string, (query: () => Promise<unknown>) => Promise<unknown>, number]>([
+    ['in its own time', async (query) => (await null, query()), 1],
+    ['once more where it fails', (query) => query().catch(query), 2],
+  ])('of a class of the app that asks %s has a span for each query', async (_title, ask, count) => {
+    const recording = record()
+    class Ours extends Pool {
+      // @ts-expect-error: of the many forms of query this class has one.
+      override query(text: string) {
+        return ask(() => super.query(text))
+      }
+    }
+    const pool: Pool = tracePg(new Ours({ connectionString: url, max: 1 }) as unknown as Pool)
+    after(() => pool.end())
+    const text = count === 1 ? 'SELECT 1' : 'SELECT 1 / 0'
+    await span('caller', () => Promise.all([pool.query(text), pool.query(text)])).catch(() => {})
+    await pool.query('SELECT 2').catch(() => {})
+    const spans = await recording.all(2 * count + 2)
+    const caller = spans.find(({ name }) => name === 'caller')
+    const below = spans.filter((each) => parentOf(each) === caller?.spanContext().spanId)
+    expect(below).toHaveLength(2 * count)
+  })
+
   test('can be one of a class of the app', async () => {
     const recording = record()
     class Ours extends Pool {

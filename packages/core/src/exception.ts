@@ -14,8 +14,39 @@ interface Shown {
 /** The map is one for all copies of this package: who learns what a message holds need not be who records the error. */
 const SHOWN = Symbol.for('throughline.shown-messages')
 
+/** Tells the message of an error without the values in it; undefined for an error that is not of its library. */
+export type Mask = (error: object) => string | undefined
+
+/** One set for all copies, likewise. */
+const MASKS = Symbol.for('throughline.masks')
+
+/**
+ * Has errors of a library masked also where nobody has seen them go by: those of calls that have no span. A mask is asked where
+ * a span is to tell of an error, and not of what it reads itself meanwhile.
+ */
+export function maskErrors(mask: Mask): void {
+  const known = globalThis as { [MASKS]?: Set<Mask> }
+  ;(known[MASKS] ??= new Set()).add(mask)
+}
+
+let isMasking = false
+
 function shownOf(error: object): Shown | undefined {
-  return (globalThis as { [SHOWN]?: WeakMap<object, Shown> })[SHOWN]?.get(error)
+  const known = globalThis as { [SHOWN]?: WeakMap<object, Shown>; [MASKS]?: Set<Mask> }
+  const shown = known[SHOWN]?.get(error)
+  if (shown !== undefined || known[MASKS] === undefined || isMasking) return shown
+  isMasking = true
+  try {
+    for (const mask of known[MASKS]) {
+      const message = mask(error)
+      if (message !== undefined) showAs(error, message)
+    }
+  } catch (trouble) {
+    sayUnreadable('an exception', trouble)
+  } finally {
+    isMasking = false
+  }
+  return known[SHOWN]?.get(error)
 }
 
 /**

@@ -8,7 +8,7 @@ import {
   type SendingOptions,
 } from '@throughline/core'
 import type { Connection, Stream } from './connection.ts'
-import { maskedMessage, type TextOf } from './mask.ts'
+import { maskedMessage, type TextOf, worded } from './mask.ts'
 import { isUnknownScript, type Watcher } from './script.ts'
 import { isOfLoop } from './worker.ts'
 
@@ -212,7 +212,7 @@ export class CommandCall extends RedisCall implements Watcher {
   protected override build(): Attributes {
     const name = this.#name
     const attributes = this.connection.attributes(name, this.tracing.text(name, this.#args))
-    if (STORED_PROCEDURE.has(name)) attributes[semconv.DB_STORED_PROCEDURE_NAME] = String(this.#args[0])
+    if (STORED_PROCEDURE.has(name)) attributes[semconv.DB_STORED_PROCEDURE_NAME] = worded(this.#args[0])
     return attributes
   }
 

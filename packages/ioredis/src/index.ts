@@ -3,6 +3,7 @@ import {
   context,
   expected,
   isTraced,
+  maskErrors,
   override,
   ROOT_CONTEXT,
   sender,
@@ -24,7 +25,7 @@ import {
   type Tracing,
 } from './command.ts'
 import { Connection, type Client } from './connection.ts'
-import { textOf } from './mask.ts'
+import { maskedReply, textOf } from './mask.ts'
 import { isOfLibrary, ownCommands } from './noise.ts'
 import { tracePipeline, type Pipeline } from './pipeline.ts'
 
@@ -79,9 +80,10 @@ export function traceIORedis<
 }
 
 function traceClient(tracing: Tracing, client: Client): void {
+  maskErrors(maskedReply)
   const connection = new Connection(client)
   const { unknownScripts } = connection
-  const isOwn = ownCommands(client)
+  const own = ownCommands(client)
 
   override(client, 'sendCommand', (original, state) => {
     return function sendCommand(this: unknown, ...args) {
@@ -90,7 +92,7 @@ function traceClient(tracing: Tracing, client: Client): void {
       if (stream || !isNew(command)) return Reflect.apply(original, this, args)
       const unknown = unknownScripts.take(command)
       if (unknown !== undefined) unknown.owner?.watch(command, true)
-      if (unknown !== undefined || !state.isOn || isOwn(command)) return Reflect.apply(original, this, args)
+      if (unknown !== undefined || !state.isOn || own.is(command)) return Reflect.apply(original, this, args)
       const call = beginCommand(tracing, connection, command)
       call?.watch(command)
       // A Cluster connects the client that it subscribes by when that is needed.
@@ -103,6 +105,7 @@ function traceClient(tracing: Tracing, client: Client): void {
   // A connection outlives the one who was the first to need it: what arrives by it later, messages, belongs to nobody.
   override(client, 'connect', (original) => {
     return function connect(this: unknown, ...args) {
+      own.connects(ROOT_CONTEXT)
       return context.with(ROOT_CONTEXT, original as () => unknown, this, ...bound(args))
     }
   })

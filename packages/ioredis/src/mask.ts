@@ -22,7 +22,7 @@ function counted(at: number, before: Shown = () => false): Shown {
 
 /** The word STREAMS, and the keys: the first half of what follows it. */
 const streams: Shown = (index, args) => {
-  const start = args.findIndex((arg) => String(arg).toUpperCase() === 'STREAMS')
+  const start = args.findIndex((arg) => worded(arg).toUpperCase() === 'STREAMS')
   return start !== -1 && index >= start && index <= start + (args.length - 1 - start) / 2
 }
 
@@ -103,7 +103,7 @@ function written(name: string, args: readonly unknown[], shown: Shown | undefine
   let text = name
   for (let index = 0; index < args.length; index += 1) {
     if (index === MOST_ARGUMENTS || text.length > MOST_TEXT) return `${text} …`
-    text += shown?.(index, args) === true ? ` ${quoted(String(args[index]))}` : ' ?'
+    text += shown?.(index, args) === true ? ` ${quoted(worded(args[index]))}` : ' ?'
   }
   return text
 }
@@ -120,7 +120,7 @@ export function batchText(commands: readonly Given[], one: TextOf): string | und
 }
 
 /** Names of commands that the server knows are kept. The rest goes from its first quotation mark to the last. */
-const QUOTED = /(\b(?:for|in|the) '[\w|.-]+' command)|(?<=^|[\s(:,])(['"`])[^]*\2/g
+const QUOTED = /(\b(?:for|in|the) '[\w|.-]+' command)|(?<![\p{L}\p{N}])(['"`])[^]*\2/gu
 
 /**
  * An error's message without the values in it: what it quotes, since a value may hold quotation marks itself, and what
@@ -134,6 +134,11 @@ export function maskedMessage(error: unknown, command = commandOf(error)): strin
   )
   showAs(error, message)
   return message
+}
+
+/** What the server answered, as it may be shown, where the command that it is of had no span. */
+export function maskedReply(error: object): string | undefined {
+  return (error as { name?: unknown }).name === 'ReplyError' ? maskedMessage(error) : undefined
 }
 
 /** A character of a message may be several bytes of a Buffer. */
@@ -154,12 +159,21 @@ function withoutArguments(message: string, command: Given | undefined): string {
   let rest = message.slice(code.length)
   for (const [index, arg] of args.entries()) {
     if (shown?.(index, args) === true || !(lengthOf(arg) <= rest.length * MOST_BYTES)) continue
-    const value = String(arg)
+    const value = worded(arg)
     if (value === '' || !rest.includes(value)) continue
     const escaped = value.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')
     rest = rest.replace(new RegExp(`(?<!\\w)${escaped}(?!\\w)`, 'g'), '?')
   }
   return code + rest
+}
+
+/** An argument as text, `?` where it cannot be one: that is for ioredis to refuse. */
+export function worded(arg: unknown): string {
+  try {
+    return String(arg)
+  } catch {
+    return '?'
+  }
 }
 
 function lengthOf(arg: unknown): number {

@@ -1,4 +1,4 @@
-import { override } from '@throughline/core'
+import { context, override, type Context } from '@throughline/core'
 import { abandon, type Command } from './command.ts'
 import type { Client } from './connection.ts'
 
@@ -16,10 +16,20 @@ export function isOfLibrary({ options: { monitor, connectionName } }: Client): b
   return monitor === true || connectionName?.startsWith(REFRESHER) === true
 }
 
-/** A function that tells whether a command that is issued now is of ioredis itself, and not of the app. */
-export function ownCommands(client: Client): (command: Command) => boolean {
+/** Tells which commands are of ioredis itself. */
+export interface OwnCommands {
+  /** Whether one that is issued now is, and not of the app. */
+  is(command: Command): boolean
+  /** The client connects in this context, and sets up its connection there. */
+  connects(scope: Context): void
+}
+
+export function ownCommands(client: Client): OwnCommands {
   let isResuming = false
   let isChecking = false
+  // Most clients have begun to connect when they were made, just now.
+  let connectScope = context.active()
+  const connects = (scope: Context): void => void (connectScope = scope)
 
   // When a connection is ready ioredis restores what the last one had, at once, before anybody can be told.
   override(client, 'setStatus', (original) => {
@@ -37,10 +47,16 @@ export function ownCommands(client: Client): (command: Command) => boolean {
     }
   })
 
-  if (!client.isCluster)
-    return ({ name }) =>
-      name === REDIRECTION ||
-      (client.status === 'connect' ? HANDSHAKE.has(name) : isResuming && RESUMPTION.has(name))
+  if (!client.isCluster) {
+    // What the app asks for meanwhile, it asks from elsewhere.
+    const isSettingUp = (name: string): boolean => HANDSHAKE.has(name) && context.active() === connectScope
+    return {
+      connects,
+      is: ({ name }) =>
+        name === REDIRECTION ||
+        (client.status === 'connect' ? isSettingUp(name) : isResuming && RESUMPTION.has(name)),
+    }
+  }
 
   // A Cluster asks for its state through itself; all else goes through clients of its own making.
   override(client as Required<Client>, 'readyCheck', (original) => {
@@ -53,7 +69,7 @@ export function ownCommands(client: Client): (command: Command) => boolean {
       }
     }
   })
-  return () => isChecking
+  return { connects, is: () => isChecking }
 }
 
 /** Commands of a connection before that ioredis neither sends again nor refuses, at once, have no end of their own. */

@@ -56,13 +56,20 @@ export function failureOf(error: unknown): Failure {
   }
 }
 
+/** What the server reported, as it may be shown, where the query that it is of had no span. */
+export function maskedReport(error: object): string | undefined {
+  const { severity, code } = error as { severity?: unknown; code?: unknown }
+  return typeof severity === 'string' && typeof code === 'string' ? masked(error) : undefined
+}
+
 function masked(error: unknown): string {
   // Where all addresses of a name refuse, the message of the whole is empty.
   if (error instanceof AggregateError && error.message === '') return error.errors.map(masked).join('; ')
   const message = messageOf(error)
   const { severity, file, code, routine } = error as Record<'severity' | 'file' | 'code' | 'routine', unknown>
-  if (severity === undefined || (typeof file === 'string' && APPS_OWN.test(file)))
-    return firstLine(message.replace(QUOTED, '"?"'))
+  if (severity === undefined) return firstLine(message.replace(QUOTED, '"?"'))
+  if (typeof file === 'string' && APPS_OWN.test(file))
+    return firstLine(message.replace(QUOTED, '"?"').replace(BARE_VALUE, '?'))
   if (code === GIVEN_UP.code && routine === GIVEN_UP.routine) return message.replace(BEHIND_COLON, ': ?')
   const unquoted = message.replace(QUOTED_VALUE, (_, name: string | undefined) => name ?? '"?"')
   return DATA_EXCEPTION.test(String(code)) ? unquoted.replace(BARE_VALUE, '?') : unquoted

@@ -7,8 +7,12 @@ const pools = new Set<WeakRef<OpenPool>>()
 /** Those of pools that had a connection once: its name is in the options of none. */
 const names = new WeakMap<OpenPool, string>()
 
-/** What was told of: a MeterProvider repeats the last value of what is told of no more, so that has to be zero. */
-const told = new Set<string>()
+/**
+ * What was told of, and how often as nothing: a MeterProvider repeats the last value of what is told of no more, so that has to
+ * be zero. Some times, for there may be several who collect; not for ever, for an app may have a pool for each tenant.
+ */
+const told = new Map<string, number>()
+const MOST_ZEROS = 10
 
 interface Load {
   readonly idle: number
@@ -68,12 +72,18 @@ function counted(): OpenPool[] {
 /** The pools by name. Several to the same database have the same name, and count together. */
 function loads(): Map<string, Load> {
   const found = new Map<string, Load>()
-  for (const name of told) found.set(name, NOBODY)
+  for (const [name, zeros] of told) {
+    if (zeros >= MOST_ZEROS) told.delete(name)
+    else {
+      told.set(name, zeros + 1)
+      found.set(name, NOBODY)
+    }
+  }
   for (const pool of counted()) {
     const name = nameOf(pool)
     if (name === undefined) continue
     const { idle, used, pending, max } = found.get(name) ?? NOBODY
-    told.add(name)
+    told.set(name, 0)
     found.set(name, {
       idle: idle + pool.idleCount,
       used: used + pool.totalCount - pool.idleCount,

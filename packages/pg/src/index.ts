@@ -1,7 +1,8 @@
-import { isTraced, show, yieldsTo } from '@throughline/core'
+import { isTraced, maskErrors, show, yieldsTo } from '@throughline/core'
 import type { ClientBase, Pool } from 'pg'
 import { setTracing, traceClient } from './client.ts'
 import type { OpenPool } from './connection.ts'
+import { maskedReport } from './failure.ts'
 import { tracingBy, type PgOptions } from './options.ts'
 import { tracePool } from './pool.ts'
 
@@ -24,6 +25,7 @@ export function tracePg<Target extends Pool | ClientBase>(target: Target, option
   const { query } = isPool(target) ? ((target as OpenPool).Client?.prototype ?? target) : target
   if (isTraced(target) || yieldsTo(query, 'pg', 'tracePg')) return target
   setTracing(target, tracing)
+  maskErrors(maskedReport)
   if (isPool(target)) tracePool(target, tracing)
   else traceClient(target, target)
   return target

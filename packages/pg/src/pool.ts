@@ -18,7 +18,17 @@ import type { Tracing } from './options.ts'
 import type { QueryCall } from './query.ts'
 import { isSubmittable, watch } from './submittable.ts'
 
+/** In the context of a query of a pool's subclass: whose it is, for the connect() that the class comes to in its own time. */
+const POOL_QUERY = Symbol('throughline.pg.query')
+
+interface PoolQuery {
+  readonly pool: OpenPool
+  readonly call: QueryCall | null
+  isTaken: boolean
+}
+
 export function tracePool(pool: OpenPool, tracing: Tracing): void {
+  const isSubclass = hasQueryOfApp(pool)
   // The query of the pool that is calling connect() at this moment: null for one that has no span.
   let connecting: QueryCall | null | undefined
   // The one that has found a callback of the pool there, by which its end will be seen.
@@ -41,7 +51,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
         args[position] = answering(call, callback as Method, call?.caller ?? context.active())
       connecting = call ?? null
       try {
-        const result = Reflect.apply(original, this, args)
+        const result = isSubclass ? within(call, original, this, args) : Reflect.apply(original, this, args)
         // The pool's own promise: another one on top of it costs 1 µs where promises are followed by hooks.
         if (call === undefined || call === taken || typeof callback === 'function') return result
         return ending(call, result)
@@ -59,7 +69,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
     return function connect(this: unknown, ...args) {
       if (!state.isOn) return Reflect.apply(original, this, args)
       gauge()
-      const call = connecting
+      const call = connecting === undefined && isSubclass ? callOfClass(pool) : connecting
       connecting = undefined
       const [callback, ...rest] = args
       if (call === undefined) return connectOfApp(original, this, args)
@@ -84,6 +94,16 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       }
     }
   })
+
+  /** A class may come to its connection in its own time. */
+  function within(call: QueryCall | undefined, original: Method, self: unknown, args: unknown[]): unknown {
+    const own: PoolQuery = { pool, call: call ?? null, isTaken: false }
+    const scope = (call?.caller ?? context.active()).setValue(POOL_QUERY, own)
+    const result = context.with(scope, () => Reflect.apply(original, self, args))
+    // It has come there already.
+    if (connecting === undefined) own.isTaken = true
+    return result
+  }
 
   function connectOfApp(original: Method, self: unknown, args: unknown[]): unknown {
     const call = beginConnect(tracing, newest(pool) ?? place)
@@ -147,6 +167,23 @@ function traceOnConnect(pool: OpenPool): void {
       return Reflect.apply(original, this, args)
     }
   })
+}
+
+/** Whether `query` is of a class that the app has made of the pool's. */
+function hasQueryOfApp(pool: OpenPool): boolean {
+  const owners: object[] = []
+  for (let of: object | null = pool; of !== null; of = Object.getPrototypeOf(of) as object | null) {
+    if (Object.hasOwn(of, 'query')) owners.push(of)
+  }
+  return owners.length > 1
+}
+
+/** The query that the app's class is at work for, the first time that it asks for a connection. */
+function callOfClass(pool: OpenPool): QueryCall | null | undefined {
+  const own = context.active().getValue(POOL_QUERY) as PoolQuery | undefined
+  if (own === undefined || own.pool !== pool || own.isTaken) return undefined
+  own.isTaken = true
+  return own.call
 }
 
 /** Ends the span of a call that pg forgets. It is not measured, for it comes to no end. */
