@@ -121,7 +121,7 @@ describe.each(versions)('%s', (version, Redis) => {
     const redis = traceIORedis(await ready())
     await expect(
       redis.eval("return redis.error_reply([==[BAD can't do that, won't do this]==])", 0),
-    ).rejects.toThrow()
+    ).rejects.toThrow("BAD can't")
     const [call] = await recording.all(1)
     expect(call?.status.message).toBe("BAD can't do that, won't do this")
   })
