@@ -111,10 +111,16 @@ const OLD_UNDICI_6 = [
 ]
 
 /** @type {Gap} */
-const OLD_UNDICI_7 = {
-  titles: /^undici 7 .* a request over HTTP\/2 says so$/,
-  reason: 'undici 7.0 does not publish what it sends over HTTP/2',
-}
+const OLD_UNDICI_7 = [
+  {
+    titles: /^undici 7 .* a request over HTTP\/2 says so$/,
+    reason: 'undici 7.0 does not publish what it sends over HTTP/2',
+  },
+  {
+    titles: /^a proxy that the environment names tells of no span of its own$/,
+    reason: 'undici before 7.10 asks every proxy for a tunnel',
+  },
+]
 
 /** @type {Line[]} */
 export const LINES = [
@@ -185,7 +191,7 @@ export const LINES = [
     name: 'undici',
     titles: /^(?!.*\bundici 6\b)/,
     versions: [
-      { version: '7.0.0', gaps: [OLD_UNDICI_7] },
+      { version: '7.0.0', gaps: OLD_UNDICI_7 },
       { version: '7.30.2' },
       { version: '8.13.1', from: '22.19.0' },
     ],
