@@ -4,6 +4,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { root, suppressTracing } from './context.ts'
 import { messageOf } from './exception.ts'
 import { reportOnce, report } from './report.ts'
+import type { Resource } from './resource.ts'
 import { isSampled, Span, type ReadableSpan, type SpanProcessor } from './span.ts'
 
 /** What an exporter says of one batch: code 0 for success, 1 for failure. The official SDK's ExportResult. */
@@ -229,7 +230,10 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
   }
 
   async function handOver({ spans, packed }: Batch, late: AbortSignal): Promise<ExportResult> {
+    let settled: Resource | null = null
     for (const { resource } of spans) {
+      if (resource === settled) continue
+      settled = resource
       // What is known of a resource without the detector that fails is more than nothing.
       if (resource.asyncAttributesPending === true) await resource.waitForAsyncAttributes?.().catch(() => {})
     }
@@ -346,7 +350,14 @@ function emptyBatch(): Batch {
 /** Not while a detector is at work for its resource, nor what another's processor hands on and cannot be read. */
 function canPack({ spans }: Batch): boolean {
   try {
-    return spans.length > 0 && spans.every(({ resource }) => resource.asyncAttributesPending !== true)
+    // Nearly always they have one resource: it is asked once.
+    let settled: Resource | null = null
+    for (const { resource } of spans) {
+      if (resource === settled) continue
+      if (resource.asyncAttributesPending === true) return false
+      settled = resource
+    }
+    return spans.length > 0
   } catch {
     return false
   }

@@ -20,14 +20,17 @@ import { isAttribute, limited, limitedAttributes, sayUnreadable, textOf } from '
 import {
   between,
   checkedAnchor,
+  elapsedAt,
+  hrTimeAt,
   latestAnchor,
   now,
   NS_PER_MS,
   readTime,
   toHrTime,
+  writeElapsed,
   writeHrTime,
-  writeTicks,
   type Anchor,
+  type Elapsed,
   type Ticks,
 } from './clock.ts'
 import { exceptionAttributes } from './exception.ts'
@@ -344,21 +347,22 @@ export class Span implements ApiSpan, ReadableSpan {
   get endTime(): HrTime {
     if (this.#lasted === undefined) return [0, 0]
     // Ticks never run backwards: only given times can.
-    if (this.#extras === undefined) return toHrTime(this.#endTicks, this.#anchor)
+    if (this.#extras === undefined) return hrTimeAt(this.#endElapsed, this.#anchor)
     const start = this.startTime
-    const end = this.#extras.endTime ?? toHrTime(this.#endTicks, this.#anchor)
+    const end = this.#extras.endTime ?? hrTimeAt(this.#endElapsed, this.#anchor)
     return end[0] < start[0] || (end[0] === start[0] && end[1] < start[1]) ? start : end
   }
 
-  get #endTicks(): Ticks {
-    return this.#startTicks + (this.#lasted ?? 0) / NS_PER_MS
+  get #endElapsed(): Elapsed {
+    return elapsedAt(this.#startTicks) + (this.#lasted ?? 0)
   }
 
   /** Both times as an exporter sends them. */
   writeTimes(into: DataView, startAt: number, endAt: number): void {
     if (this.#extras === undefined) {
-      writeTicks(this.#startTicks, this.#anchor, into, startAt)
-      writeTicks(this.#endTicks, this.#anchor, into, endAt)
+      const start = elapsedAt(this.#startTicks)
+      writeElapsed(start, this.#anchor, into, startAt)
+      writeElapsed(start + (this.#lasted ?? 0), this.#anchor, into, endAt)
     } else {
       writeHrTime(this.startTime, into, startAt)
       writeHrTime(this.endTime, into, endAt)
