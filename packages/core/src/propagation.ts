@@ -10,15 +10,15 @@ import {
 } from '@opentelemetry/api'
 import { formatB3, parseB3, parseB3Fields, samplingState, type B3 } from './b3.ts'
 import { formatBaggage, parseBaggage } from './baggage.ts'
-import { isSuppressed, withSpan } from './context.ts'
-import { isValid, knownValid } from './ids.ts'
+import { isSuppressed, spanIn, withSpan } from './context.ts'
+import { knownValid, validContextOf } from './ids.ts'
 import { formatTraceparent, parseTraceContext, serializeTracestate } from './trace-context.ts'
 
 /** W3C Trace Context Level 2: `traceparent` and `tracestate`. A header that is not valid leaves the context as it was. */
 export const traceContextPropagator: TextMapPropagator = {
   inject(from, carrier, setter) {
-    const spanContext = trace.getSpanContext(from)
-    if (spanContext === undefined || !isValid(spanContext) || isSuppressed(from)) return
+    const spanContext = validContextOf(spanIn(from))
+    if (spanContext === undefined || isSuppressed(from)) return
     setter.set(carrier, 'traceparent', formatTraceparent(spanContext))
     if (spanContext.traceState === undefined) return
     const tracestate = serializeTracestate(spanContext.traceState)
@@ -55,8 +55,8 @@ const B3_DEBUG = createContextKey('throughline.b3_debug')
 /** B3 as one header, `b3`. Reads the other form where that one is not there or not valid. */
 export const b3Propagator: TextMapPropagator = {
   inject(from, carrier, setter) {
-    const spanContext = trace.getSpanContext(from)
-    if (spanContext === undefined || !isValid(spanContext) || isSuppressed(from)) return
+    const spanContext = validContextOf(spanIn(from))
+    if (spanContext === undefined || isSuppressed(from)) return
     setter.set(carrier, 'b3', formatB3(spanContext, isDebugged(from, spanContext)))
   },
   extract: extractB3,
@@ -66,8 +66,8 @@ export const b3Propagator: TextMapPropagator = {
 /** B3 as several headers, `x-b3-…`. Reads the single header first, as the other one does. */
 export const b3MultiPropagator: TextMapPropagator = {
   inject(from, carrier, setter) {
-    const spanContext = trace.getSpanContext(from)
-    if (spanContext === undefined || !isValid(spanContext) || isSuppressed(from)) return
+    const spanContext = validContextOf(spanIn(from))
+    if (spanContext === undefined || isSuppressed(from)) return
     setter.set(carrier, 'x-b3-traceid', spanContext.traceId)
     setter.set(carrier, 'x-b3-spanid', spanContext.spanId)
     const state = samplingState(spanContext, isDebugged(from, spanContext))

@@ -34,6 +34,7 @@ import {
   type Ticks,
 } from './clock.ts'
 import { exceptionAttributes } from './exception.ts'
+import type { Checked } from './ids.ts'
 import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
 import * as semconv from './semconv.ts'
@@ -138,7 +139,7 @@ interface Extras {
  * One timed operation: the API's Span for those who make it, the exporters' ReadableSpan for those who read it. Nothing
  * here throws, whatever it is given.
  */
-export class Span implements ApiSpan, ReadableSpan {
+export class Span implements ApiSpan, ReadableSpan, Checked {
   name: string
   readonly traceId: string
   readonly spanId: string
@@ -199,6 +200,10 @@ export class Span implements ApiSpan, ReadableSpan {
       spanId: this.spanId,
       traceFlags: this.traceFlags,
     })
+  }
+
+  get hasCheckedIds(): true {
+    return true
   }
 
   get kind(): SpanKind {
