@@ -114,7 +114,7 @@ describe.each(adapters)('what traces %s', (name) => {
   test.each(filesIn(`${folder}/src`))('%s imports core, Node, and of the library its types only', (path) => {
     const others = importsOf(path).filter(
       ({ from, isType }) =>
-        !/^\.\/|^node:|^@throughline\/core(\/database|\/sql|\/http-client)?$/.test(from) &&
+        !/^\.\/|^node:|^@throughline\/core(\/client|\/database|\/sql|\/http-client)?$/.test(from) &&
         !(isType && library.includes(from)),
     )
     expect(others).toEqual([])

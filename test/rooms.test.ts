@@ -70,6 +70,11 @@ describe('in core', () => {
     }
   })
 
+  test('so is what sends', () => {
+    expect(rooms).toContain('client.ts')
+    expect([...reach('index.ts')]).not.toContain('client.ts')
+  })
+
   test('so are clients of HTTP', () => {
     const client = rooms.filter((room) => room === 'http-client.ts' || room.startsWith('http-client/'))
     expect(client.length).toBeGreaterThan(1)

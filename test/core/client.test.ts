@@ -1,5 +1,6 @@
 import { context, ROOT_CONTEXT, SamplingDecision, trace, type Attributes } from '@opentelemetry/api'
-import { Call, sender, span, type Sender, type SendingOptions } from '@throughline/core'
+import { span } from '@throughline/core'
+import { Call, sender, type Sender, type SendingOptions } from '@throughline/core/client'
 import { describe, expect, test } from 'vitest'
 import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'

@@ -937,7 +937,7 @@ describe('a request', () => {
     encodeProtobuf([span({ name: 'b', attributes: { text: 'b'.repeat(3000) } })])
     encodeProtobuf(Array.from({ length: 2000 }, () => span({ name: 'c' })))
     expect(Buffer.from(a).toString('hex')).toBe(before)
-    expect(a.byteLength).toBe(a.buffer.byteLength)
+    expect(a.buffer.byteLength).toBeLessThan(2 * a.byteLength)
   })
 
   it('grows as far as it must, and a huge one leaves no huge buffer behind', async () => {

@@ -499,7 +499,8 @@ describe('as a process of its own', () => {
   test('nothing starts by an import: the first span does it', async () => {
     const { stdout, stderr } = await app(
       `
-      import { span, traceRequest, receiver, sender } from '@throughline/core'
+      import { span, traceRequest, receiver } from '@throughline/core'
+      import { sender } from '@throughline/core/client'
       import { trace } from '@opentelemetry/api'
       const provider = () => trace.getTracerProvider().getDelegate().constructor.name
       const listening = () => process.listenerCount('SIGTERM') + process.listenerCount('beforeExit')

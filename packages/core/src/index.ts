@@ -10,20 +10,11 @@ export type { RuleMatch, SamplingRule } from './rules.ts'
 export { untrace } from './patch.ts'
 export { traceRequest } from './server.ts'
 
-// The seams that adapters are made of: inbound, outbound, and what both need.
+// The seams that adapters are made of: inbound, and what the outbound ones behind doors of their own need as well.
 export { beforeEvent } from './context.ts'
 export { carriedBy, endRequest, recordError, rejoin, type Framework } from './exchange.ts'
 export { receiver, type Inbound, type Receive, type ReceivingOptions } from './server.ts'
 export { middlewareSpans, type BeginLayer, type LayerSpan, type MiddlewareSpans } from './middleware.ts'
-export {
-  Call,
-  headersOf,
-  sender,
-  SENDING_SHAPE,
-  type Library,
-  type Sender,
-  type SendingOptions,
-} from './client.ts'
 export { captureHeaders, methodAttribute, spanName, withOldNames, wantsOldNames } from './http.ts'
 export { instrumentsFor, type DurationMetric } from './metrics.ts'
 export { isTraced, override, yieldsTo } from './patch.ts'

@@ -1,12 +1,5 @@
-import {
-  Call,
-  errorType,
-  semconv,
-  type Attributes,
-  type Context,
-  type Sender,
-  type SendingOptions,
-} from '@throughline/core'
+import { errorType, semconv, type Attributes, type Context } from '@throughline/core'
+import { Call, type Sender, type SendingOptions } from '@throughline/core/client'
 import type { Connection, Stream } from './connection.ts'
 import { maskedMessage, type TextOf, worded } from './mask.ts'
 import { isUnknownScript, type Watcher } from './script.ts'

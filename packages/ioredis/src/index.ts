@@ -6,12 +6,11 @@ import {
   maskErrors,
   override,
   ROOT_CONTEXT,
-  sender,
-  SENDING_SHAPE,
   show,
   yieldsTo,
   type Shape,
 } from '@throughline/core'
+import { sender, SENDING_SHAPE } from '@throughline/core/client'
 import { DATABASE_DURATION } from '@throughline/core/database'
 import type { Cluster, Redis } from 'ioredis'
 import {

@@ -1,4 +1,5 @@
-import { guarded, headersOf } from '@throughline/core'
+import { guarded } from '@throughline/core'
+import { headersOf } from '@throughline/core/client'
 import { describeSql } from '@throughline/core/sql'
 import type { QueryCall } from './query.ts'
 

@@ -1,12 +1,5 @@
-import {
-  BOOLEAN,
-  expected,
-  sender,
-  SENDING_SHAPE,
-  type Sender,
-  type SendingOptions,
-  type Shape,
-} from '@throughline/core'
+import { BOOLEAN, expected, type Shape } from '@throughline/core'
+import { sender, SENDING_SHAPE, type Sender, type SendingOptions } from '@throughline/core/client'
 import { DATABASE_DURATION } from '@throughline/core/database'
 import type { QueryResult } from 'pg'
 import { commenter, type Commenter, type SqlComment } from './comment.ts'

@@ -1,4 +1,5 @@
-import { Call, context, isTraced, override, semconv, type Attributes, type Context } from '@throughline/core'
+import { context, isTraced, override, semconv, type Attributes, type Context } from '@throughline/core'
+import { Call } from '@throughline/core/client'
 import { passOn, traceClient } from './client.ts'
 import {
   isSamePlace,

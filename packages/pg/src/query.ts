@@ -1,4 +1,5 @@
-import { Call, semconv, type Attributes, type Context, type NamedAttributes } from '@throughline/core'
+import { semconv, type Attributes, type Context, type NamedAttributes } from '@throughline/core'
+import { Call } from '@throughline/core/client'
 import { describeSql, type SqlDescription } from '@throughline/core/sql'
 import type { QueryResult } from 'pg'
 import { isDefault, isSamePlace, named, serverOf, SYSTEM, type Place } from './connection.ts'

@@ -12,6 +12,7 @@ import { writeHrTime } from '../clock.ts'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
 import { Span, type InstrumentationScope, type ReadableSpan, type TimedEvent } from '../span.ts'
+import { borrow } from './memory.ts'
 
 /** Arrays and objects nested deeper than this are written as empty values: an attribute may be cyclic. */
 export const DEPTH_LIMIT = 64
@@ -122,7 +123,7 @@ const NOTHING = {}
  * The spans as an ExportTraceServiceRequest, one ResourceSpans for each resource object and in it one ScopeSpans for
  * each scope object, both in the order of their first span. No spans are no bytes.
  *
- * The bytes are the caller's: a copy of the right size, because a request waits for its answer and its retries while the
+ * The bytes are the caller's: a copy, because a request waits for its answer and its retries while the
  * next ones are encoded, and to hand over the buffer instead would cost an allocation of a whole buffer for a flush
  * of three spans. Resources and scopes are encoded once in their life, so they must not change afterwards.
  *
@@ -145,7 +146,7 @@ export function encodeProtobuf(
   return joinSections(alone(spans, most, rest, viewed))
 }
 
-/** Spans of one scope, encoded, and what their resource and their scope are in front of them. */
+/** Spans of one scope, encoded in memory that is borrowed, and what their resource and their scope are in front of them. */
 export interface Section {
   /** The same object for the same resource. */
   readonly resource: Uint8Array
@@ -165,9 +166,8 @@ export function encodeSections(spans: readonly ReadableSpan[], most: number, res
 /** Takes bytes out of the buffer. */
 type Take = (from: number, to: number) => Uint8Array
 
-/** Not filled with zeros first, which costs as much again as the copy; of no pool, since they wait for an answer. */
 function copied(from: number, to: number): Uint8Array {
-  const copy = Buffer.allocUnsafeSlow(to - from)
+  const copy = borrow(to - from)
   bytes.copy(copy, 0, from, to)
   return copy
 }
@@ -233,7 +233,10 @@ function sectionsOf(spans: readonly ReadableSpan[], most: number, rest: Remainde
 /** Tag and length in front of a message. */
 const FRAME_BYTES = 5
 
-/** Sections as one ExportTraceServiceRequest, with one ResourceSpans for each resource and one ScopeSpans for each scope. */
+/**
+ * Sections as one ExportTraceServiceRequest, with one ResourceSpans for each resource and one ScopeSpans for each scope, in
+ * memory that is borrowed.
+ */
 export function joinSections(sections: readonly Section[]): Uint8Array {
   const byResource = new Map<Uint8Array, Map<Uint8Array, Uint8Array[]>>()
   for (const { resource, scope, spans } of sections) {
@@ -256,10 +259,9 @@ export function joinSections(sections: readonly Section[]): Uint8Array {
   return joined(pieces)
 }
 
-/** Of no pool, since it waits for its answer. */
 function joined(pieces: readonly Uint8Array[]): Uint8Array {
   if (pieces.length === 0) return new Uint8Array(0)
-  const whole = Buffer.allocUnsafeSlow(lengthOf(pieces))
+  const whole = borrow(lengthOf(pieces))
   let at = 0
   for (const piece of pieces) {
     whole.set(piece, at)

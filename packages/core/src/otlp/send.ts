@@ -24,6 +24,7 @@ import {
   type Section,
 } from './encode.ts'
 import { encodeJson, parsePartialSuccess } from './json.ts'
+import { giveBack } from './memory.ts'
 
 export interface OtlpOptions {
   /** The whole URL to post to. */
@@ -104,6 +105,13 @@ type Answer =
   | { status: number; retryAfter: string | undefined; body: Buffer }
   | { failure: Error; cause: Cause }
 
+/** The body of a request. */
+interface Body {
+  readonly bytes: Uint8Array
+  /** Whether a connection may have to read it still: one that gave up, or was answered before it had sent all. */
+  isHeld: boolean
+}
+
 /**
  * Posts batches as OTLP/HTTP, each in one request. To be run where nothing is traced; its sockets keep no process alive.
  *
@@ -182,7 +190,9 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       count += parcel.count
       leftOut += parcel.leftOut
     }
-    return { body: joinSections(sections), size, count, leftOut }
+    const body = joinSections(sections)
+    for (const section of sections) giveBack(section.spans)
+    return { body, size, count, leftOut }
   }
 
   function jsonRequest(rest: Rest): Omit<Packed, 'sections'> & { body: Uint8Array } {
@@ -209,8 +219,19 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     if (encoded.length > MOST_REQUEST_BYTES) {
       return failure(`a request of ${encoded.length} bytes is larger than ${MOST_REQUEST_BYTES}`)
     }
-    const body = options.compression === 'gzip' ? await compress(encoded) : encoded
+    const bytes = options.compression === 'gzip' ? await compress(encoded) : encoded
+    const body: Body = { bytes, isHeld: false }
+    const result = await tryRequest(body, count, deadline, late)
+    if (!body.isHeld) giveBack(encoded)
+    return result
+  }
 
+  async function tryRequest(
+    body: Body,
+    count: number,
+    deadline: number,
+    late: AbortSignal | undefined,
+  ): Promise<ExportResult> {
     let retries = 0
     for (;;) {
       if (isStopped) return failure('the exporter is shut down')
@@ -237,13 +258,13 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     return answer.cause === 'dropped'
   }
 
-  function post(body: Uint8Array, deadline: number, late?: AbortSignal): Promise<Answer> {
+  function post(body: Body, deadline: number, late?: AbortSignal): Promise<Answer> {
     const headers: http.OutgoingHttpHeaders = {
       'User-Agent': `throughline/${VERSION} OTel-OTLP-Exporter-JavaScript/${VERSION}`,
       ...options.headers,
       'Content-Type': protocol === 'http/json' ? 'application/json' : 'application/x-protobuf',
       // Some collectors refuse chunked bodies.
-      'Content-Length': body.length,
+      'Content-Length': body.bytes.length,
     }
     if (options.compression === 'gzip') headers['Content-Encoding'] = 'gzip'
     return new Promise((resolve) => {
@@ -259,6 +280,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       }
 
       function end(error?: Error): void {
+        if (!request.writableFinished) body.isHeld = true
         if (response === undefined || isTooLong) {
           const failure = error ?? new Error('no answer')
           resolve({ failure, cause: isTooLong ? 'final' : causeOf(failure, request) })
@@ -286,7 +308,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
         incoming.on('error', end)
         incoming.on('end', end)
       })
-      request.end(body)
+      request.end(body.bytes)
     })
   }
 
