@@ -219,7 +219,7 @@ describe.each(versions)('%s', (version, Redis) => {
 
   test('a command that takes too long for commandTimeout is an error, once, though a reply comes', async () => {
     const recording = record()
-    const redis = traceIORedis(await ready({ commandTimeout: 20 }))
+    const redis = traceIORedis(await ready({ commandTimeout: 400 }))
     const pusher = await ready()
     await expect(redis.blpop(list, 5)).rejects.toThrow('Command timed out')
     await pusher.lpush(list, 'item')

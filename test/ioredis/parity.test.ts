@@ -248,7 +248,7 @@ const behaviours: Record<string, [options: Options, Behaviour]> = {
     },
   ],
   'timeouts, and what may not wait': [
-    { commandTimeout: 20, enableOfflineQueue: false },
+    { commandTimeout: 400, enableOfflineQueue: false },
     async (redis, say, key) => {
       await ask(say, redis.blpop(`${key}:none`, 0))
       const ended = once(redis, 'close')

@@ -28,13 +28,13 @@ describe.each(versions)(
       const [port] = servers.ports as [number]
       const admin = servers.admin(port)
       const redis = traceIORedis(
-        new Redis(port, '127.0.0.1', { commandTimeout: 60, ...options }),
+        new Redis(port, '127.0.0.1', { commandTimeout: 400, ...options }),
       ) as unknown as Scripted
       redis.defineCommand('one', { numberOfKeys: 1, lua: 'return 1' })
       try {
         await redis.one('key')
         await admin.script('FLUSH')
-        await admin.client('PAUSE', 200, 'ALL')
+        await admin.client('PAUSE', 1000, 'ALL')
         await expect(redis.one('key')).rejects.toThrow('Command timed out')
         // Answered when the pause has ended, after the answer to the script.
         while ((await redis.ping().catch(() => 'not yet')) !== 'PONG');
