@@ -83,6 +83,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   responseScope: Context = root
   hasEnded = false
   isComplete = false
+  /** The app ended its answer when the connection was destroyed already: Node throws it away. */
+  isForNobody = false
   /** Of the answer, where the response does not know it. */
   status: number | undefined = undefined
   error: unknown = undefined
@@ -120,6 +122,11 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     if (!this.hasEnded && isForsaken(this.request, this.response)) this.end()
   }
 
+  /** The app has ended its answer, and what is left of it goes to the connection. */
+  answered(): void {
+    this.isForNobody = this.response.socket?.destroyed === true
+  }
+
   /** Ends the span, once. Called while the app's own events are on their way: nothing may leave here. */
   end(): void {
     if (this.hasEnded) return
@@ -154,9 +161,11 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     measurement.end({ status, errorType, route }, ended, this.responseScope)
   }
 
-  // A response of HTTP/2 says that it is finished also when it was cut off: only the app can have ended it.
+  // A response of HTTP/2 says that it is finished also when it was cut off: only the app can have ended it. And so does one
+  // that was thrown away.
   #isComplete(): boolean {
-    return this.isComplete || (this.response.writableFinished && this.response.writableEnded)
+    if (this.isComplete) return true
+    return this.response.writableFinished && this.response.writableEnded && !this.isForNobody
   }
 
   /** Undefined where none was sent. */
@@ -294,6 +303,7 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
   request.emit = emitOfRequest
 
   function emitOfResponse(this: ServerResponse, ...args: Emission): boolean {
+    if (args[0] === 'prefinish') exchange.answered()
     if (isUnheard(this, args)) return Reflect.apply(responseEmit, this, args)
     if (args[0] === 'close') exchange.end()
     return emitWithin(exchange.responseScope, this, responseEmit, args)

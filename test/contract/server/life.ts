@@ -5,7 +5,7 @@ import { connect } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { record } from '../../recording.ts'
-import { never, ok, serverOf, type Contract } from './app.ts'
+import { never, ok, serverOf, type Contract, type Exchange } from './app.ts'
 import { ask, asking, raw } from './client.ts'
 import { theOnly, signal, turn } from './watch.ts'
 
@@ -62,6 +62,50 @@ export function endsWithRequests({ name, served }: Contract): void {
       await answered.given
       const span = await theOnly(recording)
       expect(span.attributes['error.type']).toBe('aborted')
+    })
+
+    const drops: [what: string, drop: (exchange: Exchange) => unknown][] = [
+      ['its request', ({ request }) => request.destroy()],
+      ['its response', ({ response }) => response.destroy()],
+      ['its connection', ({ request }) => request.socket.destroy()],
+    ]
+
+    test.each(drops)('is an abort when the app destroys %s and answers all the same', async (_what, drop) => {
+      const recording = record()
+      const serving = await served({
+        routes: {
+          'GET /whole': (exchange) => {
+            drop(exchange)
+            exchange.answer(200, 'for nobody')
+          },
+          'GET /parts': (exchange) => {
+            exchange.response.on('error', () => {})
+            drop(exchange)
+            exchange.response.write('for ')
+            exchange.response.end('nobody')
+            return new Promise(() => {})
+          },
+        },
+      })
+      for (const path of ['/whole', '/parts']) {
+        const [error] = (await once(asking(serving, path), 'error')) as [NodeJS.ErrnoException]
+        expect(error.code).toBe('ECONNRESET')
+      }
+      for (const span of await recording.all(2)) {
+        expect(span.status).toEqual({ code: 2 })
+        expect(span.attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
+      }
+    })
+
+    test.each(drops)('is no abort when the app destroys %s behind its answer', async (_what, drop) => {
+      const recording = record()
+      const serving = await served((exchange) => {
+        exchange.response.end('ok')
+        drop(exchange)
+        return new Promise(() => {})
+      })
+      expect(await raw(serving, 'GET / HTTP/1.1\r\nHost: a\r\n\r\n')).toContain('ok')
+      expect((await theOnly(recording)).status).toEqual({ code: 0 })
     })
 
     test('is an abort, with the status code that was sent, when the client leaves in the middle of the body', async () => {
