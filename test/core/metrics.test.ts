@@ -145,12 +145,16 @@ describe('how long it took', () => {
   test('goes on where the span was ended by a shutdown', async () => {
     const measuring = measure()
     const recording = record()
+    let asked = 0
     const serving = await serve(async (_request, response) => {
+      const entered = performance.now()
       await recording.stop()
-      const stopped = performance.now()
-      while (performance.now() === stopped);
+      // By more than the measurement can have begun after the span.
+      const enough = performance.now() + (entered - asked)
+      while (performance.now() <= enough);
       response.end('ok')
     })
+    asked = performance.now()
     await ask(serving, '/')
     const [point] = await measuring.all(DURATION, 1)
     const [span] = await recording.all(1)
