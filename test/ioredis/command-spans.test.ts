@@ -76,4 +76,18 @@ describe.each(versions)('%s: with commandSpans', (version, Redis) => {
     expect(namesOf(spans)).toEqual(['GET', 'BLPOP', 'PIPELINE'])
     expect(spans[1]?.status.code).toBe(2)
   })
+
+  test('one that ioredis does not take ends them all, too', async () => {
+    const recording = record()
+    const redis = traceIORedis(await ready(), options)
+    const unprintable = Object.create(null) as string
+    expect(() => void redis.pipeline().get(key).set(key, unprintable).exec()).toThrow(TypeError)
+    expect(await recording.all(3)).toMatchObject(
+      ['GET', 'SET', 'PIPELINE'].map((name) => ({
+        name,
+        status: { code: 2 },
+        attributes: { 'error.type': 'TypeError' },
+      })),
+    )
+  })
 })

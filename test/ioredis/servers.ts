@@ -69,6 +69,36 @@ export async function startSentinel(): Promise<Servers> {
   })
 }
 
+/** A master, its replica, and a sentinel that calls them `main` and puts the one in place of the other: in this order. */
+export async function startReplicated(): Promise<Servers> {
+  const [master, replica, sentinel] = (await freePorts(3)) as [number, number, number]
+  const servers = await start([master, replica, sentinel], (port, folder) => {
+    if (port === master) return ['--port', String(port), '--repl-diskless-sync-delay', '0']
+    if (port === replica) return ['--port', String(port), '--replicaof', '127.0.0.1', String(master)]
+    const file = join(folder, 'sentinel.conf')
+    const lines = [
+      `port ${port}`,
+      'bind 127.0.0.1',
+      `sentinel monitor main 127.0.0.1 ${master} 1`,
+      'sentinel down-after-milliseconds main 1000',
+      'sentinel failover-timeout main 1000',
+      `sentinel known-replica main 127.0.0.1 ${replica}`,
+    ]
+    writeFileSync(file, `${lines.join('\n')}\n`)
+    return [file, '--sentinel']
+  })
+  const [copy, watch] = [servers.admin(replica), servers.admin(sentinel)]
+  await until(async () => (await copy.info('replication')).includes('master_link_status:up'))
+  await until(async () => {
+    const [known] = (await watch.call('SENTINEL', 'REPLICAS', 'main')) as string[][]
+    const told = Object.fromEntries(
+      (known ?? []).flatMap((word, index, all) => (index % 2 === 0 ? [[word, all[index + 1]]] : [])),
+    ) as Record<string, string>
+    return told['flags'] === 'slave' && told['role-reported'] === 'slave' && told['runid'] !== ''
+  })
+  return servers
+}
+
 async function start(
   ports: readonly number[],
   options: (port: number, folder: string) => string[],
@@ -129,11 +159,15 @@ async function start(
 
 /** Resolves when a node knows of all the others, and that every slot is served. */
 async function agreement(admin: Redis, count: number): Promise<void> {
-  for (;;) {
+  await until(async () => {
     const info = String(await admin.call('CLUSTER', 'INFO'))
-    if (info.includes('cluster_state:ok') && info.includes(`cluster_size:${count}\r`)) return
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
+    return info.includes('cluster_state:ok') && info.includes(`cluster_size:${count}\r`)
+  })
+}
+
+/** Resolves as soon as it is so. */
+export async function until(isSo: () => Promise<boolean>): Promise<void> {
+  while (!(await isSo())) await new Promise((resolve) => setTimeout(resolve, 20))
 }
 
 /** A port of a node is below 55536: its bus has the one that is 10000 above. */

@@ -51,8 +51,10 @@ export interface Client {
   silentEmit?: Method
   /** Of a Cluster: the clients of its nodes. */
   nodes?: () => readonly Client[]
-  /** Of a Cluster: its readiness check, and what runs a callback when its slots are known. */
+  /** Of a Redis, and of a Cluster: its readiness check. */
+  _readyCheck?: Method
   readyCheck?: Method
+  /** Of a Cluster: what runs a callback when its slots are known. */
   delayUntilReady?: Method
 }
 

@@ -82,7 +82,7 @@ function traceClient(tracing: Tracing, client: Client): void {
   maskErrors(maskedReply)
   const connection = new Connection(client)
   const { unknownScripts } = connection
-  const own = ownCommands(client)
+  const isOwn = ownCommands(client)
 
   override(client, 'sendCommand', (original, state) => {
     return function sendCommand(this: unknown, ...args) {
@@ -91,7 +91,7 @@ function traceClient(tracing: Tracing, client: Client): void {
       if (stream || !isNew(command)) return Reflect.apply(original, this, args)
       const unknown = unknownScripts.take(command)
       if (unknown !== undefined) unknown.owner?.watch(command, true)
-      if (unknown !== undefined || !state.isOn || own.is(command)) return Reflect.apply(original, this, args)
+      if (unknown !== undefined || !state.isOn || isOwn(command)) return Reflect.apply(original, this, args)
       const call = beginCommand(tracing, connection, command)
       call?.watch(command)
       // A Cluster connects the client that it subscribes by when that is needed.
@@ -104,7 +104,6 @@ function traceClient(tracing: Tracing, client: Client): void {
   // A connection outlives the one who was the first to need it: what arrives by it later, messages, belongs to nobody.
   override(client, 'connect', (original) => {
     return function connect(this: unknown, ...args) {
-      own.connects(ROOT_CONTEXT)
       return context.with(ROOT_CONTEXT, original as () => unknown, this, ...bound(args))
     }
   })

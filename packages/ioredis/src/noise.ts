@@ -1,9 +1,9 @@
-import { context, override, type Context } from '@throughline/core'
+import { context, override } from '@throughline/core'
 import { abandon, type Command } from './command.ts'
 import type { Client } from './connection.ts'
 
 /** What ioredis sends by itself to set up a connection, and what it sends as soon as one is ready. */
-const HANDSHAKE = new Set(['auth', 'client', 'hello', 'himport', 'info', 'monitor', 'readonly', 'select'])
+const HANDSHAKE = new Set(['auth', 'client', 'hello', 'himport', 'monitor', 'readonly', 'select'])
 const RESUMPTION = new Set(['client', 'psubscribe', 'readonly', 'select', 'ssubscribe', 'subscribe'])
 
 /** What a Cluster sends to a node before a command that this is to answer by way of exception. */
@@ -16,25 +16,21 @@ export function isOfLibrary({ options: { monitor, connectionName } }: Client): b
   return monitor === true || connectionName?.startsWith(REFRESHER) === true
 }
 
-/** Tells which commands are of ioredis itself. */
-export interface OwnCommands {
-  /** Whether one that is issued now is, and not of the app. */
-  is(command: Command): boolean
-  /** The client connects in this context, and sets up its connection there. */
-  connects(scope: Context): void
-}
+/** Where a connection may have got to while ioredis 5 is setting it up still. */
+const LOST = new Set(['close', 'reconnecting', 'end'])
 
-export function ownCommands(client: Client): OwnCommands {
+/** Tells which commands are of ioredis itself: whether one that is issued now is, and not of the app. */
+export function ownCommands(client: Client): (command: Command) => boolean {
   let isResuming = false
   let isChecking = false
-  // Most clients have begun to connect when they were made, just now.
+  // The context in which it connects, and sets up its connection. Most clients have begun that when they were made, just now.
   let connectScope = context.active()
-  const connects = (scope: Context): void => void (connectScope = scope)
 
   // When a connection is ready ioredis restores what the last one had, at once, before anybody can be told.
   override(client, 'setStatus', (original) => {
     return function setStatus(this: unknown, ...args) {
       const [status] = args
+      if (status === 'connecting') connectScope = context.active()
       if (status === 'ready') {
         isResuming = true
         queueMicrotask(() => {
@@ -47,19 +43,8 @@ export function ownCommands(client: Client): OwnCommands {
     }
   })
 
-  if (!client.isCluster) {
-    // What the app asks for meanwhile, it asks from elsewhere.
-    const isSettingUp = (name: string): boolean => HANDSHAKE.has(name) && context.active() === connectScope
-    return {
-      connects,
-      is: ({ name }) =>
-        name === REDIRECTION ||
-        (client.status === 'connect' ? isSettingUp(name) : isResuming && RESUMPTION.has(name)),
-    }
-  }
-
-  // A Cluster asks for its state through itself; all else goes through clients of its own making.
-  override(client as Required<Client>, 'readyCheck', (original) => {
+  // Both ask through themselves whether the server is ready, a Redis also when it has lost that connection by then.
+  override(client as Required<Client>, client.isCluster ? 'readyCheck' : '_readyCheck', (original) => {
     return function readyCheck(this: unknown, ...args) {
       isChecking = true
       try {
@@ -69,7 +54,24 @@ export function ownCommands(client: Client): OwnCommands {
       }
     }
   })
-  return { connects, is: () => isChecking }
+  // All else goes through clients of its own making.
+  if (client.isCluster) return () => isChecking
+
+  // What the app asks for meanwhile, it asks from elsewhere.
+  const isOfSetUp = (): boolean => context.active() === connectScope
+  return (command) => {
+    const { name } = command
+    const { status } = client
+    if (isChecking || name === REDIRECTION) return true
+    if (status === 'connect') return HANDSHAKE.has(name) && isOfSetUp()
+    if (isResuming) return RESUMPTION.has(name)
+    return isClientInfo(command) && LOST.has(status) && isOfSetUp()
+  }
+}
+
+/** What ioredis 5 tells of itself, which it reads from a file first. */
+function isClientInfo({ name, args }: Command): boolean {
+  return name === 'client' && args[0] === 'SETINFO'
 }
 
 /** Commands of a connection before that ioredis neither sends again nor refuses, at once, have no end of their own. */

@@ -150,10 +150,14 @@ class BatchCall extends RedisCall {
       return settled
     }
     pipeline.reject = (error) => {
-      for (const child of this.#children) child?.fail([error])
       this.fail([error])
       return reject(error)
     }
+  }
+
+  override fail(errors: readonly unknown[], hasOutcome = false): void {
+    for (const child of this.#children) child?.fail(errors)
+    super.fail(errors, hasOutcome)
   }
 
   override abandon(): void {
