@@ -1,7 +1,8 @@
 import { trace } from '@opentelemetry/api'
 import { span, untrace } from '@throughline/core'
 import { tracePg } from '@throughline/pg'
-import { Pool, type PoolClient } from 'pg'
+import { EventEmitter } from 'node:events'
+import { Client, Pool, type PoolClient } from 'pg'
 import { describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
 import { after, open, parentOf, url } from './database.ts'
@@ -200,6 +201,37 @@ describe('a Pool', () => {
     const caller = spans.find(({ name }) => name === 'caller')
     const below = spans.filter((each) => parentOf(each) === caller?.spanContext().spanId)
     expect(below).toHaveLength(2 * count)
+  })
+
+  test('can have clients of a class of the app, which have their query each for itself', async () => {
+    const recording = record()
+    class Own extends EventEmitter {
+      readonly #client = new Client({ connectionString: url })
+      readonly connect = this.#client.connect.bind(this.#client)
+      readonly query = this.#client.query.bind(this.#client)
+      readonly end = this.#client.end.bind(this.#client)
+    }
+    const pool = tracePg(open({ Client: Own }))
+    expect((await pool.query('SELECT 42 AS answer')).rows).toEqual([{ answer: 42 }])
+    const client = await pool.connect()
+    after(() => client.release(true))
+    await client.query('SELECT 1')
+    await recording.all(2)
+  })
+
+  test('lends what has no query, as before', async () => {
+    class Silent extends EventEmitter {
+      connect(done: () => void) {
+        setImmediate(done)
+      }
+      end(done?: () => void) {
+        done?.()
+      }
+    }
+    const pool = tracePg(open({ Client: Silent }))
+    const client = await pool.connect()
+    expect(client).toBeInstanceOf(Silent)
+    client.release()
   })
 
   test('can be one of a class of the app', async () => {

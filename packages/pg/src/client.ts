@@ -37,9 +37,9 @@ export function passOn(
   }
 }
 
-/** Traces a client for as long as its owner is traced: itself, or its Pool. */
+/** Traces a client for as long as its owner is traced: itself, or its Pool. A Pool may lend what has no query. */
 export function traceClient(client: Connected, owner: object): void {
-  if (isTraced(client)) return
+  if (isTraced(client) || typeof client.query !== 'function') return
   override(client as unknown as Record<'query', Method>, 'query', (original, state) => {
     return function query(this: unknown, ...args) {
       if (!state.isOn) return Reflect.apply(original, this, args)

@@ -15,7 +15,7 @@ export type Connected = ClientBase & Place
 /** A Pool with what its typings do not tell. */
 export type OpenPool = Pool & {
   readonly _clients?: readonly Connected[]
-  readonly Client?: { prototype: ClientBase }
+  readonly Client?: { readonly prototype?: Partial<ClientBase> }
 }
 
 /** The client that the pool made last. All have the pool's options, so it stands for the others until one is picked. */

@@ -22,8 +22,9 @@ export function tracePg<Target extends Pool | ClientBase>(target: Target, option
     )
   }
   const tracing = tracingBy(options)
-  const { query } = isPool(target) ? ((target as OpenPool).Client?.prototype ?? target) : target
-  if (isTraced(target) || yieldsTo(query, 'pg', 'tracePg')) return target
+  // Clients of a class of the app's may have none, or each its own.
+  const ofClients = isPool(target) ? (target as OpenPool).Client?.prototype?.query : undefined
+  if (isTraced(target) || yieldsTo(ofClients ?? target.query, 'pg', 'tracePg')) return target
   setTracing(target, tracing)
   maskErrors(maskedReport)
   if (isPool(target)) tracePool(target, tracing)
