@@ -103,6 +103,43 @@ describe.each([
     await recording.all(1)
   })
 
+  test.each<[string, unknown, unknown]>([
+    ['an object', { 'x-a': '1', TraceParent: 'old' }, { 'x-a': '1', traceparent: expect.any(String) }],
+    ['a list', ['x-a', '1', 'TraceParent', 'old'], ['x-a', '1', 'traceparent', expect.any(String)]],
+    ['nothing', undefined, { traceparent: expect.any(String) }],
+  ])('a dispatcher gets the headers as %s where the app gave them so', (_title, headers, expected) => {
+    record()
+    let told: unknown
+    class Told extends library.Dispatcher {
+      override dispatch(options: Dispatch[0]): boolean {
+        told = options.headers
+        return true
+      }
+    }
+    const dispatcher: undici.Dispatcher = traceUndici(new Told())
+    dispatcher.dispatch({ method: 'GET', path: '/', headers } as Dispatch[0], {})
+    expect(told).toEqual(expected)
+  })
+
+  test('a RetryAgent goes on with a body that broke off, with the headers of the app', async () => {
+    record()
+    const { url, requests } = await served((request, response) => {
+      response.setHeader('etag', '"a"')
+      if (request.headers.range === undefined) {
+        response.setHeader('content-length', '6')
+        response.write('abc', () => response.destroy())
+      } else {
+        response.writeHead(206, { 'content-range': 'bytes 3-5/6', 'content-length': '3' }).end('def')
+      }
+    })
+    const agent = new library.RetryAgent(new library.Agent(), { minTimeout: 1 })
+    onTestFinished(() => agent.destroy())
+    const headers = { authorization: 'Bearer x' }
+    const { body } = await traceUndici(agent).request({ origin: url, method: 'GET', path: '/', headers })
+    expect(await body.text()).toBe('abcdef')
+    expect(requests.map((request) => request.headers.authorization)).toEqual(['Bearer x', 'Bearer x'])
+  })
+
   const modern = {
     onRequestStart() {},
     onResponseStart() {},

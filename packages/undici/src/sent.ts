@@ -28,13 +28,18 @@ export function withHeaders(options: Options, headers: Headers): Options {
   return { ...copy, headers } as unknown as Options
 }
 
-/** A copy of the headers, in whichever of undici's forms they came, with these in place of those of the same name. */
+/**
+ * A copy of the headers, with these in place of those of the same name. It has the form that the headers came in, since
+ * dispatchers read them too, as a RetryAgent does before it sends again; of what is gone through it is a flat list.
+ */
 export function changed(given: Headers, changes: HeaderChanges): Headers {
   const names = Object.keys(changes)
   if (names.length === 0 || isRefused(given)) return given
   const kept = pairsOf(given).filter(([name]) => !names.includes(name.toLowerCase()))
   const added = Object.entries(changes).filter(([, value]) => value !== undefined)
-  return [...kept, ...added].flat() as string[]
+  const pairs = [...kept, ...added]
+  const isList = typeof given === 'object' && given !== null && Symbol.iterator in given
+  return isList ? (pairs.flat() as string[]) : (Object.fromEntries(pairs) as Headers)
 }
 
 /** What undici refuses is not mended here. */
