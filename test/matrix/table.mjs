@@ -92,7 +92,7 @@ const OLD_FASTIFY_5 = [
 const OLD_UNDICI_6 = [
   {
     titles:
-      /^undici 6 with .* each (hop of a redirect that an interceptor follows|try of a RetryAgent|try of an interceptor) is /,
+      /^undici 6 (with .* each (hop of a redirect that an interceptor follows|try of a RetryAgent|try of an interceptor) is |a RetryAgent goes on )/,
     reason: 'undici 6.0 has no RetryAgent, nor interceptors that redirect or try again',
   },
   {
@@ -110,7 +110,7 @@ const OLD_UNDICI_6 = [
   },
 ]
 
-/** @type {Gap} */
+/** @type {Gap[]} */
 const OLD_UNDICI_7 = [
   {
     titles: /^undici 7 .* a request over HTTP\/2 says so$/,
