@@ -1,6 +1,8 @@
 import { context, propagation } from '@opentelemetry/api'
 import { span, type ReadableSpan } from '@throughline/core'
+import { once } from 'node:events'
 import * as http from 'node:http'
+import type * as net from 'node:net'
 import { describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
 import { answerTo, isPublished, sentAs, served, traced, traceparents } from './served.ts'
@@ -96,7 +98,33 @@ describe.each(Object.entries(forms))('headers given %s', (_form, make) => {
   })
 })
 
-test('what an app has set is found by it as it was, as long as nothing is sent', async () => {
+/** What a request says of its headers. */
+function told(request: http.ClientRequest): unknown[] {
+  return [
+    { ...request.getHeaders() },
+    request.getHeaderNames(),
+    request.getRawHeaderNames(),
+    request.headersSent,
+  ]
+}
+
+test.each(Object.entries(forms))(
+  'what an app has set is found by it as it was, before and after it was sent: headers given %s',
+  async (_form, make) => {
+    record()
+    const { url } = await served(echo)
+    const bare = make(url)
+    const bareAtFirst = told(bare)
+    await answerTo(bare)
+    traced()
+    const request = make(url)
+    expect(told(request)).toEqual(bareAtFirst)
+    await answerTo(request)
+    expect(told(request)).toEqual(told(bare))
+  },
+)
+
+test('what an app hands over is not written to', async () => {
   record()
   const { url } = await served()
   traced()
@@ -106,6 +134,21 @@ test('what an app has set is found by it as it was, as long as nothing is sent',
   expect(request.headersSent).toBe(false)
   await answerTo(request.end())
   expect(headers).toEqual({ 'X-Own': '1' })
+})
+
+test('a request that is told late to expect 100-continue has one traceparent too', async () => {
+  const recording = record()
+  const { url, requests } = await served(echo)
+  traced()
+  const request = http.request(url, { method: 'POST' })
+  const [socket] = (await once(request, 'socket')) as [net.Socket]
+  await once(socket, 'connect')
+  request.setHeader('Expect', '100-continue').setHeader('Traceparent', OLD)
+  request.on('continue', () => request.end('body'))
+  request.flushHeaders()
+  expect(await answerTo(request)).toBe('body')
+  const [call] = await recording.all(1)
+  expect(traceparents(requests[0])).toEqual([sentFor(call)])
 })
 
 test.each([

@@ -18,25 +18,44 @@ interface Written {
 const LINE = '\r\n'
 
 /**
- * Changes the headers of a request when they are complete. Mostly that is when its first byte is to be sent, so that the
- * app may set any before. Those given as an array, those of a request that expects `100-continue` and those of one that
- * has ended already are complete when it is made: they are text then, which no socket has taken yet.
+ * Changes the headers that a request sends, when they are complete. Mostly that is when its first byte is to be sent, so
+ * that the app may set any before. Those given as an array, those of a request that expects `100-continue` and those of one
+ * that has ended already are complete when it is made: they are text then, which no socket has taken yet.
+ *
+ * What the app has set is left to it: what is written into the text is not among the headers that it asks for, nor among
+ * those that it copies to another request.
  */
 export function changeHeaders(request: ClientRequest, complete: Complete): void {
   const written = request as unknown as Written
   if (written._header) {
-    rewrite(written, complete)
+    rewrite(written, complete(linesOf(written._header), valueIn))
     return
   }
   const writeHeader = written._implicitHeader
   hide(written, '_implicitHeader', function _implicitHeader(this: Written): void {
-    try {
-      setHeaders(request, complete(request, headerOf))
-    } catch (error) {
-      reportOnce('http:headers', 'error', 'a request could not be given its trace context', error)
-    }
+    let changes: HeaderChanges = {}
+    guardedly(() => {
+      changes = complete(request, headerOf)
+      if (!request.hasHeader('expect')) return
+      // Such a header may be with the socket as soon as it is text.
+      setHeaders(request, changes)
+      changes = {}
+    })
     writeHeader.call(this)
+    guardedly(() => {
+      const isNew = Object.keys(changes).every((name) => !request.hasHeader(name))
+      if (isNew) append(this, changes)
+      else rewrite(this, changes)
+    })
   })
+}
+
+function guardedly(change: () => void): void {
+  try {
+    change()
+  } catch (error) {
+    reportOnce('http:headers', 'error', 'a request could not be given its trace context', error)
+  }
 }
 
 function headerOf(request: ClientRequest, name: string): unknown {
@@ -51,21 +70,19 @@ function setHeaders(request: ClientRequest, changes: HeaderChanges): void {
   }
 }
 
-function rewrite(written: Written, complete: Complete): void {
-  const before = written._header as string
-  const [requestLine = '', ...lines] = before.slice(0, -2 * LINE.length).split(LINE)
-  const changes = complete(lines, valueIn)
+/** For headers of which the request has none: nothing needs to be looked for in its text. */
+function append(written: Written, changes: HeaderChanges): void {
+  const header = written._header
+  if (!header) return
+  written._header = header.slice(0, -LINE.length) + linesFor(changes).join('') + LINE
+}
+
+function rewrite(written: Written, changes: HeaderChanges): void {
+  const before = written._header
   const names = Object.keys(changes)
-  if (names.length === 0) return
-  const kept = lines.filter((line) => !names.some((name) => isNamed(line, name)))
-  for (const name of names) {
-    const value = changes[name]
-    if (value === undefined) continue
-    validateHeaderName(name)
-    validateHeaderValue(name, value)
-    kept.push(`${name}: ${value}`)
-  }
-  const after = [requestLine, ...kept, '', ''].join(LINE)
+  if (!before || names.length === 0) return
+  const kept = linesOf(before).filter((line) => !names.some((name) => isNamed(line, name)))
+  const after = [...kept.map((line) => line + LINE), ...linesFor(changes), LINE].join('')
   if (written._headerSent) {
     const chunk = written.outputData.find(({ data }) => typeof data === 'string' && data.startsWith(before))
     // It is on its way, in a Node that does otherwise than those we know.
@@ -74,6 +91,23 @@ function rewrite(written: Written, complete: Complete): void {
     written.outputSize += after.length - before.length
   }
   written._header = after
+}
+
+/** The request line is the first, and has no name. */
+function linesOf(header: string): string[] {
+  return header.slice(0, -2 * LINE.length).split(LINE)
+}
+
+function linesFor(changes: HeaderChanges): string[] {
+  const lines: string[] = []
+  for (const name in changes) {
+    const value = changes[name]
+    if (value === undefined) continue
+    validateHeaderName(name)
+    validateHeaderValue(name, value)
+    lines.push(`${name}: ${value}${LINE}`)
+  }
+  return lines
 }
 
 function valueIn(lines: readonly string[], name: string): string | undefined {
