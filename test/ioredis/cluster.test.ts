@@ -4,7 +4,7 @@ import { traceIORedis } from '@throughline/ioredis'
 import type { Cluster, ClusterOptions, Redis } from 'ioredis'
 import { once } from 'node:events'
 import { createRequire } from 'node:module'
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { clientContract } from '../contract/client.ts'
 import { record } from '../recording.ts'
 import { namesOf, parentOf, versions } from './redis.ts'
@@ -320,6 +320,30 @@ describe.each(versions)('%s: a Cluster', (version, Redis) => {
     await cluster.get(keys[0])
     await cluster.pipeline().get(keys[0]).exec()
     await recording.all(1)
+  })
+
+  test('whose nodes another instrumentation traces is left to that, which is said once', async () => {
+    const recording = record()
+    const said = vi.spyOn(console, 'error').mockImplementation(() => {})
+    const { sendCommand } = Redis.prototype
+    const marked = function (this: Redis, ...args: Parameters<typeof sendCommand>) {
+      return sendCommand.apply(this, args)
+    }
+    Redis.prototype.sendCommand = Object.assign(marked, { __wrapped: true })
+    try {
+      for (const options of [{}, { enableAutoPipelining: true }]) {
+        const cluster = traceIORedis(await ready(options))
+        await cluster.get(keys[0])
+        await cluster.pipeline().get(keys[1]).exec()
+        await cluster.multi().get(keys[2]).exec()
+      }
+    } finally {
+      Redis.prototype.sendCommand = sendCommand
+    }
+    expect(recording.spans).toEqual([])
+    expect(said.mock.calls).toEqual([
+      ['throughline: another instrumentation traces ioredis already, so traceIORedis does not'],
+    ])
   })
 
   test('that cannot be reached is an error with a type', async () => {

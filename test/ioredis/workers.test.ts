@@ -82,6 +82,21 @@ describe.each(versions)('%s: a client whose commands wait for ever', (version, G
     expect(namesOf(await recording.all(2))).toEqual(['LPUSH', 'XREAD'])
   })
 
+  test('begins none by renewing several locks at once, and by asking again whether there is work', async () => {
+    const recording = record()
+    const redis = traceIORedis(await ready(options), { commandSpans: true })
+    const work = async () => {
+      await redis.pipeline().eval('return 1', 0).eval('return 2', 0).exec()
+      await redis.multi().eval('return 1', 0).eval('return 2', 0).exec()
+      await redis.rpoplpush(list, key)
+    }
+    await work()
+    await redis.pipeline().eval('return 1', 0).get(key).exec()
+    await span('caller', work)
+    const shown = namesOf(await recording.all(11)).filter((name) => name !== 'EVAL' && name !== 'GET')
+    expect(shown).toEqual(['PIPELINE', 'PIPELINE EVAL', 'MULTI EVAL', 'RPOPLPUSH', 'caller'])
+  })
+
   test('has all of it in a trace that there is', async () => {
     const recording = record()
     const redis = traceIORedis(await ready(options))

@@ -63,7 +63,7 @@ export function pgContract(library: string, of: Pick<typeof pg, 'Client' | 'Pool
     call: ask,
     // There is no other way to see the end of a query that a client answers with a promise.
     promises: 1,
-    overrides: ['query'],
+    overrides: ['query', 'emit'],
     callBack(client, done) {
       client.query('SELECT $1::text AS answer', ['s3cret'], (error, result) => done(error, result?.rows))
     },

@@ -1,3 +1,4 @@
+import { trace } from '@opentelemetry/api'
 import { span, untrace, type ReadableSpan } from '@throughline/core'
 import { tracePg } from '@throughline/pg'
 import { once } from 'node:events'
@@ -58,6 +59,44 @@ test('LISTEN and NOTIFY are queries, and what is heard is as before', async () =
   const spans = await recording.all(2)
   expect(names(spans)).toEqual(['LISTEN news', 'NOTIFY news'])
   expect(JSON.stringify(spans.map(({ attributes }) => attributes))).not.toContain('s3cret')
+})
+
+test('what a connection tells by itself is heard outside of any span, also where a request had it made', async () => {
+  const recording = record()
+  const client = tracePg(new Client(url))
+  after(() => client.end())
+  const pool = tracePg(open({ max: 1 }))
+  pool.on('error', () => {})
+  await span('first', async () => {
+    await client.connect()
+    await pool.query('SELECT 1')
+  })
+
+  const heard: [event: string, span: unknown][] = []
+  const lent = await span('second', () => pool.connect())
+  const listen = (target: Client | PoolClient) => {
+    const note = (event: string) => () => void heard.push([event, trace.getActiveSpan()])
+    target.on('notification', note('notification'))
+    target.on('notice', note('notice'))
+    target.on('error', note('error'))
+    return target.query('LISTEN alarms')
+  }
+  await span('third', async () => {
+    await Promise.all([listen(client), listen(lent)])
+    await lent.query("DO $$ BEGIN RAISE NOTICE 'for nobody'; END $$")
+    await lent.query('NOTIFY alarms')
+    await client.query('SELECT 1')
+    const lost = [lent, client].map((one) => new Promise<void>((resolve) => void one.once('end', resolve)))
+    await open().query('SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) pid', [
+      [pidOf(client), pidOf(lent)],
+    ])
+    await Promise.all(lost)
+  })
+  lent.release(true)
+  const events = new Set(heard.map(([event]) => event))
+  expect(events).toEqual(new Set(['notification', 'notice', 'error']))
+  expect(heard.filter(([, active]) => active !== undefined)).toEqual([])
+  await recording.stop()
 })
 
 test('rows as arrays, and a named statement with values, are as before', async () => {

@@ -73,12 +73,28 @@ export function traceIORedis<
     commandSpans: options.commandSpans === true,
   }
   const client: Client = redis
-  if (!isTraced(client) && !yieldsTo(client.sendCommand, 'ioredis', 'traceIORedis'))
-    traceClient(tracing, client)
+  if (!isTraced(client) && !isOfOthers(client)) traceClient(tracing, client)
   return redis
 }
 
-function traceClient(tracing: Tracing, client: Client): void {
+/** Whether another instrumentation traces this client already. */
+function isOfOthers(client: Client): boolean {
+  return yieldsTo(client.sendCommand, 'ioredis', 'traceIORedis')
+}
+
+/** Has a Cluster yield to who traces its nodes: that is known as soon as it has some. */
+function yielding(tracing: Tracing, cluster: Client): Tracing {
+  const { send } = tracing
+  let isLeft: boolean | undefined
+  const caller = () => {
+    isLeft ??= cluster.nodes?.().slice(0, 1).map(isOfOthers)[0]
+    return isLeft === true ? undefined : send.caller()
+  }
+  return { ...tracing, send: { ...send, caller } }
+}
+
+function traceClient(given: Tracing, client: Client): void {
+  const tracing = client.isCluster ? yielding(given, client) : given
   maskErrors(maskedReply)
   const connection = new Connection(client)
   const { unknownScripts } = connection
@@ -125,7 +141,7 @@ function traceClient(tracing: Tracing, client: Client): void {
   override(client, 'duplicate', (original) => {
     return function duplicate(this: unknown, ...args) {
       const twin = Reflect.apply(original, this, args) as Client
-      if (!isOfLibrary(twin) && !isTraced(twin)) traceClient(tracing, twin)
+      if (!isOfLibrary(twin) && !isTraced(twin)) traceClient(given, twin)
       return twin
     }
   })

@@ -13,6 +13,7 @@ import {
 import type { Connection } from './connection.ts'
 import { batchText, maskedMessage } from './mask.ts'
 import { isOfScript, isUnknownScript } from './script.ts'
+import { isOfLoop } from './worker.ts'
 
 type Kind = 'PIPELINE' | 'MULTI'
 type Result = readonly [error: unknown, reply?: unknown]
@@ -118,6 +119,14 @@ class BatchCall extends RedisCall {
   override name(): string {
     const names = new Set(this.#commands.map(({ name }) => name.toUpperCase()))
     return names.size === 1 ? `${this.#kind} ${[...names][0]}` : this.#kind
+  }
+
+  /** A worker renews its locks by scripts, several at once. */
+  override needsParent(): boolean {
+    return (
+      this.connection.isOfWorker &&
+      this.#commands.every(({ name, args }) => isOfLoop(name.toUpperCase(), args))
+    )
   }
 
   override subject(): Subject {

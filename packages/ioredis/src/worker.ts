@@ -1,7 +1,7 @@
-/** Commands that wait for work, and scripts, which take it; what asks for the server; and the end of it all. */
+/** Commands that wait for work, or ask for it, and scripts, which take it; what asks for the server; and the end of it all. */
 const OF_LOOPS = new Set(
   `BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN CLIENT EVAL EVALSHA EVALSHA_RO EVAL_RO FCALL FCALL_RO
-   INFO QUIT`.split(/\s+/),
+   INFO QUIT RPOPLPUSH`.split(/\s+/),
 )
 const READS_OF_STREAMS = new Set(['XREAD', 'XREADGROUP'])
 

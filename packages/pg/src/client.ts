@@ -1,4 +1,4 @@
-import { context, isTraced, override } from '@throughline/core'
+import { context, isTraced, override, ROOT_CONTEXT } from '@throughline/core'
 import type { ClientBase } from 'pg'
 import type { Connected } from './connection.ts'
 import { begin, isQuery, run, runWith, type Method } from './form.ts'
@@ -12,6 +12,9 @@ const tracings = new WeakMap<object, Tracing>()
 export function setTracing(target: object, tracing: Tracing): void {
   tracings.set(target, tracing)
 }
+
+/** What a connection tells by itself. It outlives the one who was the first to need it, in whose context it tells this. */
+const OF_NOBODY: ReadonlySet<unknown> = new Set(['end', 'error', 'notice', 'notification'])
 
 /** The client that is about to run a query of its Pool, and the span that this has already. */
 let passing: ClientBase | undefined
@@ -62,6 +65,15 @@ export function traceClient(client: Connected, owner: object): void {
       // Without a span, only a callback has to be seen to.
       if (call === undefined && !isQuery(first)) return Reflect.apply(original, this, args)
       return run(call, original, this, args, (first as { callback?: unknown }).callback)
+    }
+  })
+
+  if (typeof client.emit !== 'function') return
+  override(client as unknown as Record<'emit', Method>, 'emit', (original, state) => {
+    return function emit(this: unknown, ...args) {
+      return state.isOn && OF_NOBODY.has(args[0]) && isTraced(owner)
+        ? context.with(ROOT_CONTEXT, original, this, ...args)
+        : Reflect.apply(original, this, args)
     }
   })
 }
