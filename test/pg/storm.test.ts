@@ -2,6 +2,7 @@ import { trace } from '@opentelemetry/api'
 import { span, start, type ReadableSpan, type Span } from '@throughline/core'
 import { tracePg } from '@throughline/pg'
 import { EventEmitter, once } from 'node:events'
+import { createRequire } from 'node:module'
 import type { Pool, PoolClient } from 'pg'
 import { from as copyFrom } from 'pg-copy-streams'
 import Cursor from 'pg-cursor'
@@ -89,13 +90,13 @@ const DEEDS: Record<string, Deed> = {
     }),
 }
 
-/** Of each connection that dies pg 8.0 takes two seconds to notice. */
-const PATIENCE_MS = 60_000
+const { version } = createRequire(import.meta.url)('pg/package.json') as { version: string }
 
 test.each([
   ['live', 0],
-  ['die now and then', 6],
-])(
+  // One storm of sixteen leaves a caller of pg 8.0 waiting for ever, with tracing and without.
+  ...(version.startsWith('8.0.') ? [] : ([['die now and then', 6]] as const)),
+] as const)(
   'in a storm of callers on connections that %s each has one span of its own, which ends once',
   async (_, deaths) => {
     const begun = new Set<Span>()
@@ -152,7 +153,6 @@ test.each([
       for (const text of texts) if (!text.startsWith('COPY')) expect(text).toContain(mark)
     }
   },
-  PATIENCE_MS,
 )
 
 function ignore(): void {}
