@@ -514,6 +514,16 @@ describe('HTTP/2: an answer', () => {
   })
 })
 
+test('a response of HTTP/1 that the app has given a stream of its own is answered as any other', async () => {
+  const { attributes, status } = await spanOf((_request, response) => {
+    Object.assign(response, { stream: new EventEmitter() })
+    response.writeHead(201).end('ok')
+  })
+  expect(status.code).toBe(0)
+  expect(attributes).toMatchObject({ 'http.response.status_code': 201 })
+  expect(attributes).not.toHaveProperty('throughline.incomplete')
+})
+
 test('a context manager of the app’s without a span in it keeps its values', async () => {
   const recording = record()
   const key = createContextKey('tenant')
