@@ -10,7 +10,13 @@ import {
 import { endRequest, recordError, traceRequest, type ReceivingOptions } from '@throughline/core'
 import { EventEmitter, once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import { connect, createServer as createHttp2Server } from 'node:http2'
+import {
+  connect,
+  constants,
+  createServer as createHttp2Server,
+  type ClientHttp2Stream,
+  type Http2ServerResponse,
+} from 'node:http2'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { httpAdapter } from '../contract/http.ts'
@@ -20,6 +26,8 @@ import { record } from '../recording.ts'
 import { said } from './engine.ts'
 
 serverContract('node:http', httpAdapter)
+
+const { NGHTTP2_CANCEL: CANCELLED, NGHTTP2_REFUSED_STREAM: REFUSED } = constants
 
 type Listener = (request: IncomingMessage, response: ServerResponse) => unknown
 type Options = ReceivingOptions<IncomingMessage, [IncomingMessage, ServerResponse]>
@@ -417,6 +425,103 @@ test('HTTP/2: a request has its span, to the authority, aborts are aborts, and a
     'http.request.method': '_OTHER',
     'http.request.method_original': 'get',
   })
+})
+
+describe('HTTP/2: an answer', () => {
+  type Answer = (response: Http2ServerResponse) => unknown
+
+  /** The one span of a request that is answered so; the client has seen the end of its stream. */
+  async function spanOverHttp2(answer: Answer, leave?: (stream: ClientHttp2Stream) => void) {
+    const recording = record()
+    const server = createHttp2Server((request, response) => {
+      const http1 = [request, response] as unknown as [IncomingMessage, ServerResponse]
+      traceRequest(...http1, () => void answer(response))
+    })
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const client = connect(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
+    onTestFinished(() => {
+      client.destroy()
+      server.close()
+    })
+    const stream = client.request({ ':path': '/' })
+    stream.on('error', () => {})
+    if (leave === undefined) stream.resume()
+    else stream.on('response', () => leave(stream))
+    const [span] = await recording.all(1)
+    if (span === undefined) throw new Error('there is no span')
+    return span
+  }
+
+  test.each<[string, number | undefined, Answer]>([
+    ['before it is given', undefined, (response) => response.stream.close(REFUSED)],
+    [
+      'before it is given all the same',
+      undefined,
+      (response) => {
+        response.stream.close(REFUSED)
+        response.end('for nobody')
+      },
+    ],
+    [
+      'without a reason, and given all the same',
+      undefined,
+      (response) => {
+        response.stream.close()
+        response.end('for nobody')
+      },
+    ],
+    [
+      'in the middle, and ended all the same',
+      200,
+      (response) => {
+        response.write('first')
+        response.stream.close(REFUSED)
+        response.end('last')
+      },
+    ],
+  ])('whose stream the app resets %s is an abort', async (_when, status, answer) => {
+    const { attributes, events } = await spanOverHttp2(answer)
+    expect(attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
+    expect(attributes['http.response.status_code']).toBe(status)
+    expect(events).toEqual([])
+  })
+
+  test('that the client gives up in the middle of is an abort, also when the app has ended it', async () => {
+    const { attributes } = await spanOverHttp2(
+      (response) => response.end('x'.repeat(1_000_000)),
+      (stream) => stream.close(CANCELLED),
+    )
+    expect(attributes).toMatchObject({ 'error.type': 'aborted', 'http.response.status_code': 200 })
+  })
+
+  test('by the stream of the response is that one, with its status', async () => {
+    const { attributes, status } = await spanOverHttp2(({ stream }) => {
+      stream.respond({ ':status': 203 })
+      stream.end('ok')
+    })
+    expect(attributes['http.response.status_code']).toBe(203)
+    expect(attributes).not.toHaveProperty('error.type')
+    expect(status.code).toBe(0)
+  })
+
+  test('that is destroyed with an error has that error', async () => {
+    const { attributes, events } = await spanOverHttp2(({ stream }) =>
+      stream.destroy(new RangeError('it broke')),
+    )
+    expect(attributes).toMatchObject({ 'error.type': 'RangeError', 'throughline.incomplete': true })
+    expect(events.map((event) => event.attributes?.['exception.message'])).toEqual(['it broke'])
+  })
+})
+
+test('a response of HTTP/1 that the app has given a stream of its own is answered as any other', async () => {
+  const { attributes, status } = await spanOf((_request, response) => {
+    Object.assign(response, { stream: new EventEmitter() })
+    response.writeHead(201).end('ok')
+  })
+  expect(status.code).toBe(0)
+  expect(attributes).toMatchObject({ 'http.response.status_code': 201 })
+  expect(attributes).not.toHaveProperty('throughline.incomplete')
 })
 
 test('a context manager of the app’s without a span in it keeps its values', async () => {

@@ -30,6 +30,19 @@ export function stackOf(application: Express): object[] {
   return (made._router ?? made.router).stack
 }
 
+/** As express-async-errors does it: another function, of another name, in the place of the one that the app has given. */
+export function wrapped(stack: object[]): void {
+  for (const layer of stack as { handle: RequestHandler & { stack?: object[] } }[]) {
+    const { handle } = layer
+    if (handle.stack !== undefined) wrapped(handle.stack)
+    layer.handle = Object.assign(function newFn(...given: Parameters<RequestHandler>) {
+      return handle(...given)
+    }, handle)
+    // By its length Express tells an error handler.
+    Object.defineProperty(layer.handle, 'length', { value: handle.length })
+  }
+}
+
 /** An app with tracing in front. */
 export function traced(create: Create, options?: TracingOptions): Express {
   return quiet(create()).use(tracing(options))

@@ -5,7 +5,7 @@ import type { ErrorRequestHandler, Express, RequestHandler } from 'express'
 import { describe, expect, test } from 'vitest'
 import { ask, type Asking } from '../contract/server.ts'
 import { record } from '../recording.ts'
-import { fail, ok, pass, serve, traced, versions } from './app.ts'
+import { fail, ok, pass, serve, stackOf, traced, versions, wrapped } from './app.ts'
 
 describe.each(versions)('%s: middlewareSpans', (_name, create) => {
   test('are off: one request is one span, whatever it passes', async () => {
@@ -65,6 +65,19 @@ describe.each(versions)('%s: middlewareSpans', (_name, create) => {
       'handler /via/x',
       'GET /via/x',
     ])
+  })
+
+  test('leave that out as well where something has put functions of its own in the place of the app’s', async () => {
+    const inner = create().get('/x', ok)
+    const application = traced(create, { middlewareSpans: true }).use('/in', inner)
+    wrapped(stackOf(application))
+    wrapped(stackOf(inner))
+    const recording = record()
+    const serving = await serve(application)
+    await ask(serving, '/in/x')
+    await ask(serving, '/in/x')
+    const spans = await recording.all(3)
+    expect(spans.map(({ name }) => name)).toEqual(['GET /in/x', 'handler /in/x', 'GET /in/x'])
   })
 
   test('last until the middleware hands the request on, not until it returns', async () => {

@@ -25,6 +25,7 @@ import {
   stackOf,
   traced,
   versions,
+  wrapped,
 } from './app.ts'
 
 describe.each(versions)('%s', (name, create) => {
@@ -230,6 +231,23 @@ describe.each(versions)('%s', (name, create) => {
       expect(await routes(application, '/users/1', '/users/2')).toEqual([
         '/orgs/:org/users/:id',
         '/orgs/:org/users/:id',
+      ])
+    })
+
+    test('is whole, from the first request on, where something has put functions of its own in the place of the app’s', async () => {
+      const inner = create.Router().use(tracing()).get('/users/:id', ok)
+      const application = quiet(create()).use('/orgs/:org', inner)
+      wrapped(stackOf(application))
+      const route = '/orgs/:org/users/:id'
+      expect(await routes(application, '/orgs/7/users/1', '/orgs/7/users/2')).toEqual([route, route])
+      const top = quiet(create()).use(tracing())
+      const middle = create().use('/b/:y', create().get('/c/:z', ok))
+      top.use('/a/:x', middle)
+      wrapped(stackOf(top))
+      wrapped(stackOf(middle))
+      expect(await routes(top, '/a/1/b/2/c/3', '/a/1/b/2/c/3')).toEqual([
+        '/a/:x/b/:y/c/:z',
+        '/a/:x/b/:y/c/:z',
       ])
     })
 

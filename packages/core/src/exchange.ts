@@ -127,6 +127,13 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     this.isForNobody = this.response.socket?.destroyed === true
   }
 
+  /** All of the answer is with the connection; that of a made-up response is all there will be. */
+  handedOver(): void {
+    if (this.hasEnded || !isMadeUp(this.request)) return
+    this.isComplete = true
+    this.end()
+  }
+
   /** Ends the span, once. Called while the app's own events are on their way: nothing may leave here. */
   end(): void {
     if (this.hasEnded) return
@@ -161,25 +168,30 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     measurement.end({ status, errorType, route }, ended, this.responseScope)
   }
 
-  // A response of HTTP/2 says that it is finished also when it was cut off: only the app can have ended it. And so does one
-  // that was thrown away.
+  // A response says that it is finished also when it was thrown away. One of HTTP/2 says so when it was cut off, too, and
+  // that it has ended when it was reset before: its stream knows better.
   #isComplete(): boolean {
     if (this.isComplete) return true
-    return this.response.writableFinished && this.response.writableEnded && !this.isForNobody
+    const { writableFinished, writableEnded } = this.response
+    if (isMadeUp(this.request)) return writableEnded
+    if (!writableFinished) return false
+    const stream = streamOf(this.request, this.response)
+    return stream === undefined ? writableEnded && !this.isForNobody : !stream.aborted && stream.rstCode === 0
   }
 
   /** Undefined where none was sent. */
   #status(isComplete: boolean): number | undefined {
     if (!isComplete && !this.response.headersSent) return undefined
     if (this.status !== undefined) return this.status
-    // Frameworks that meet an error when the head is out set the status all the same.
-    return (this.#failure() === undefined ? undefined : sentStatus(this.response)) ?? this.response.statusCode
+    // Frameworks that meet an error when the head is out set the status all the same. And an app may answer by the stream.
+    const isTold = this.#failure() === undefined && streamOf(this.request, this.response) === undefined
+    return (isTold ? undefined : sentStatus(this.request, this.response)) ?? this.response.statusCode
   }
 
   /** What went wrong, as the framework told, or else as the response was destroyed with. */
   #failure(): unknown {
     if (this.error !== undefined) return this.error
-    const { errored } = this.response
+    const { errored } = streamOf(this.request, this.response) ?? this.response
     return errored === null || isHangUp(errored) ? undefined : errored
   }
 
@@ -307,6 +319,7 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
 
   function emitOfResponse(this: ServerResponse, ...args: Emission): boolean {
     if (args[0] === 'prefinish') exchange.answered()
+    else if (args[0] === 'finish') exchange.handedOver()
     else if (args[0] === 'close') exchange.end()
     if (this.listenerCount(args[0]) === 0) return Reflect.apply(responseEmit, this, args)
     return emitWithin(exchange.responseScope, this, responseEmit, args)
@@ -364,22 +377,47 @@ export function endRequest(request: IncomingMessage, status?: number): void {
   exchange.end()
 }
 
-const HANG_UPS = new Set(['ERR_STREAM_PREMATURE_CLOSE', 'ECONNRESET', 'EPIPE'])
+const HANG_UPS =
+  /^(?:ERR_STREAM_PREMATURE_CLOSE|ERR_STREAM_WRITE_AFTER_END|ERR_HTTP2_(?:STREAM|SESSION)_\w+|ECONNRESET|EPIPE)$/
 
-/** An error that says no more than that the client has left; what a made-up response has is none. */
+/**
+ * An error that says no more than that the client has left, or that the stream was reset, and the app answered it all the
+ * same; what a made-up response has is none.
+ */
 function isHangUp(error: NodeJS.ErrnoException | undefined): boolean {
-  return error === undefined || HANG_UPS.has(error.code ?? '')
+  return error === undefined || HANG_UPS.test(error.code ?? '')
+}
+
+/** What a response of HTTP/2 is sent by. */
+interface Stream {
+  readonly aborted: boolean
+  readonly rstCode: number
+  readonly errored: NodeJS.ErrnoException | null
+  readonly sentHeaders?: { readonly ':status'?: number }
+}
+
+/** Of HTTP/1 a `stream` is something of the app's own. */
+function streamOf(request: IncomingMessage, response: ServerResponse): Stream | undefined {
+  if (request.httpVersionMajor === undefined || request.httpVersionMajor < 2) return undefined
+  return (response as ServerResponse & { readonly stream?: Stream }).stream
 }
 
 /** As the client has read it; undefined where that cannot be told. */
-function sentStatus(response: ServerResponse): number | undefined {
-  const { _header: head, stream } = response as ServerResponse & {
-    readonly _header?: unknown
-    readonly stream?: { readonly sentHeaders?: { readonly ':status'?: number } }
-  }
+function sentStatus(request: IncomingMessage, response: ServerResponse): number | undefined {
+  const { _header: head } = response as ServerResponse & { readonly _header?: unknown }
+  const stream = streamOf(request, response)
   if (stream !== undefined) return stream.sentHeaders?.[':status']
   const [, digits] = (typeof head === 'string' && /^HTTP\/1\.\d (\d{3})/.exec(head)) || []
   return digits === undefined ? undefined : Number(digits)
+}
+
+/**
+ * Whether a request came by no connection: who runs an app in a function of a cloud, or asks it in a test, makes it up. The
+ * response that goes with it may close before it says that it is written, or never. Node's servers leave themselves on each
+ * connection, also on one that is handed to them.
+ */
+function isMadeUp({ socket, httpVersionMajor }: Partial<IncomingMessage>): boolean {
+  return (httpVersionMajor ?? 1) < 2 && (socket as { server?: unknown } | undefined)?.server === undefined
 }
 
 // A response that waits behind another one on its connection is not told when the client leaves; its request is.

@@ -196,9 +196,9 @@ function replace<Now extends 'handleRequest' | 'handleError', Old extends 'handl
   }
 }
 
-function kindOf({ route, handle, regexp }: Layer, index: number): Kind {
+// By the name that the layer was made with: express-async-errors puts functions of its own in the place of all handles.
+function kindOf({ route, handle, name, regexp }: Layer, index: number): Kind {
   if (route !== undefined) return 'route'
-  const { name } = handle
   // Neither what Express 4 begins each app with, nor what we are, is middleware of the app's.
   if (regexp !== undefined && index < 2 && (name === 'query' || name === 'expressInit')) return 'mount'
   const isMount = Array.isArray(handle.stack) || isApp(handle) || name === 'mounted_app'
@@ -372,10 +372,15 @@ function enteredUnseen(way: Way, tracing: RequestHandler): void {
   const [top, ...inner] = appsOf(request)
   way.baseUrl = request.baseUrl
   way.mount = locate(stackOf(top as App), '', pathOf(request), inner, (layer, base) => {
-    if (layer.handle !== tracing) return undefined
+    if (!isLayerOf(tracing, layer) || (layer.handle !== tracing && base !== request.baseUrl)) return undefined
     way.baseUrl = base
     return '/'
   })
+}
+
+/** Also where something has put another function in its place, which then has another name. */
+function isLayerOf(fn: RequestHandler, { handle, name }: Layer): boolean {
+  return handle === fn || (name === fn.name && handle.name !== name)
 }
 
 /**
@@ -393,7 +398,7 @@ function locate(
     const found = end(layer, base, path)
     if (found !== undefined) return found
     const [app, ...inner] = apps
-    const isApp = app !== undefined && layer.handle.name === 'mounted_app'
+    const isApp = app !== undefined && layer.name === 'mounted_app'
     const mounted = isApp ? stackOf(app) : stackIn(layer)
     const segment = mounted === undefined ? undefined : matchedText(layer, path)
     if (mounted === undefined || segment === undefined) continue

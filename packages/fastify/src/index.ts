@@ -1,6 +1,4 @@
 import {
-  beforeEvent,
-  endRequest,
   middlewareSpans,
   receiver,
   recordError,
@@ -55,8 +53,6 @@ export async function tracing(fastify: FastifyInstance, options: TracingOptions)
 
   function onRequest(request: FastifyRequest, reply: FastifyReply, done: () => void): void {
     const route = routeOf(request)
-    // What `app.inject` makes closes before it says that it is written: there, 'finish' is the end.
-    if ('_lightMyRequest' in reply.raw) beforeEvent(reply.raw, 'finish', () => endRequest(request.raw))
     try {
       trace?.(route)
       joinHooks(route, scope.name)

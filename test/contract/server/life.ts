@@ -1,7 +1,7 @@
 import { start } from '@throughline/core'
 import { EventEmitter, once } from 'node:events'
-import { Agent, type IncomingMessage, type Server } from 'node:http'
-import { connect } from 'node:net'
+import { Agent, IncomingMessage, ServerResponse, type Server } from 'node:http'
+import { connect, type Socket } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { record } from '../../recording.ts'
@@ -218,6 +218,35 @@ export function endsWithRequests({ name, served }: Contract): void {
       expect((await theOnly(recording)).attributes['http.response.status_code']).toBe(201)
     })
 
+    const made: [what: string, made: () => MadeUp][] = [
+      ['never closes', () => madeUp((written) => written())],
+      ['closes when it is written', () => closing(madeUp((written) => written()))],
+      ['closes before it is written', () => closing(madeUp(setImmediate))],
+    ]
+
+    test.each(made)(
+      'is the answer to a request that came by no connection, as in a function of a cloud: the response %s',
+      async (_what, make) => {
+        const recording = record()
+        const server = signal<Server>()
+        const serving = await served((exchange) => {
+          if (exchange.request.socket.remotePort !== undefined) server.give(serverOf(exchange.request))
+          exchange.answer(200, 'ok')
+        })
+        await ask(serving, '/')
+        await recording.all(1)
+        const { request, response } = make()
+        const written = once(response, 'finish')
+        ;(await server.given).emit('request', request, response)
+        await written
+        const [, span] = await recording.all(2)
+        expect(span?.status).toEqual({ code: 0 })
+        expect(span?.attributes).toMatchObject({ 'url.path': '/', 'http.response.status_code': 200 })
+        expect(span?.attributes).not.toHaveProperty('error.type')
+        expect(span?.attributes).not.toHaveProperty('throughline.incomplete')
+      },
+    )
+
     test('is behind the trailers', async () => {
       const recording = record()
       const serving = await served(({ response }) => {
@@ -401,4 +430,47 @@ export function endsWithRequests({ name, served }: Contract): void {
       expect(count).toEqual({ started: recorded, ended: recorded, endedTwice: 0 })
     })
   })
+}
+
+interface MadeUp {
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+}
+
+/** As serverless-http makes it: in the place of each connection is an object that takes what is written. */
+function madeUp(write: (written: () => void) => void): MadeUp {
+  const nothing = () => {}
+  const peer = Object.assign(new EventEmitter(), { remoteAddress: '203.0.113.9', destroy: nothing })
+  const request = new IncomingMessage(peer as unknown as Socket)
+  const version = { httpVersion: '1.1', httpVersionMajor: 1, httpVersionMinor: 1 }
+  Object.assign(request, { ...version, method: 'GET', url: '/', headers: { host: 'a.com' }, complete: true })
+  request.push(null)
+  const response = new ServerResponse(request)
+  const sink = {
+    _writableState: {},
+    writable: true,
+    on: nothing,
+    removeListener: nothing,
+    destroy: nothing,
+    cork: nothing,
+    uncork: nothing,
+    write(_data: unknown, encoding: unknown, written: unknown) {
+      const done = typeof encoding === 'function' ? encoding : written
+      if (typeof done === 'function') write(done as () => void)
+      return true
+    },
+  }
+  response.assignSocket(sink as unknown as Socket)
+  return { request, response }
+}
+
+/** As light-my-request does it, too. */
+function closing({ request, response }: MadeUp): MadeUp {
+  const { end } = response
+  response.end = function (this: ServerResponse, ...given: unknown[]) {
+    Reflect.apply(end, this, given)
+    this.emit('close')
+    return this
+  } as typeof end
+  return { request, response }
 }
