@@ -39,6 +39,25 @@ describe('span()', () => {
     expect(spans).toHaveLength(1)
   })
 
+  test('of a function that returns what begins when it is waited for is current when that begins', async () => {
+    record()
+    let current: unknown
+    const lazy = {
+      // oxlint-disable-next-line unicorn/no-thenable -- what superagent and query builders return
+      then(resolve: (value: string) => void) {
+        current = trace.getActiveSpan()
+        resolve('rows')
+      },
+    }
+    let made: unknown
+    await span('query', (s) => {
+      made = s
+      return lazy
+    })
+    expect(current).toBe(made)
+    expect(trace.getActiveSpan()).toBeUndefined()
+  })
+
   test.each([
     [
       'a throw',
