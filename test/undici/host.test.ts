@@ -61,6 +61,51 @@ describe.each([
     expect(new Set(calls.map(({ parentSpanContext }) => parentSpanContext?.spanId)).size).toBe(6)
   })
 
+  test('a query that is given beside the path is told of as it is sent, and known by its owner', async () => {
+    const recording = record()
+    onTestFinished(traceUndici())
+    const { url, requests } = await served()
+    const agent = new library.Agent()
+    onTestFinished(() => agent.destroy())
+    const asked: string[] = []
+    traceUndici(agent, { propagateTo: (to) => asked.push(to) === 0 })
+    const query = { sig: 'secret', 'a b': ['1', '2'] }
+    await (await library.request(`${url}/a`, { query, dispatcher: agent })).body.text()
+    const [call] = await recording.all(1)
+    expect(requests[0]?.url).toBe('/a?sig=secret&a%20b=1&a%20b=2')
+    expect(asked).toEqual([`${url}/a?sig=secret&a%20b=1&a%20b=2`])
+    expect(call?.attributes['url.full']).toBe(`${url}/a?sig=REDACTED&a%20b=1&a%20b=2`)
+    const refused = library.request(`${url}/a?b=1`, { query, dispatcher: agent })
+    await expect(refused).rejects.toThrow('Query params cannot be passed')
+  })
+
+  test.each([
+    ['is sent', true],
+    ['may be sent', false],
+  ])(
+    'of a dispatcher that knows by itself where it leads to, the server is told, also where no header %s',
+    async (_title, sends) => {
+      const recording = record()
+      onTestFinished(traceUndici())
+      const { url, port } = await served()
+      const asked: string[] = []
+      const options = { propagateTo: (to: string) => asked.push(to) > 0 && sends }
+      const balanced = traceUndici(new library.BalancedPool([url]), options)
+      const retried = traceUndici(new library.RetryAgent(new library.Pool(url)), options)
+      for (const dispatcher of [balanced, retried]) {
+        onTestFinished(() => dispatcher.destroy())
+        await (await dispatcher.request({ method: 'GET', path: '/a' } as never)).body.text()
+      }
+      const told = {
+        'url.full': `${url}/a`,
+        'server.address': '127.0.0.1',
+        'server.port': port,
+      }
+      expect(await recording.all(2)).toMatchObject([{ attributes: told }, { attributes: told }])
+      expect(asked[0]).toBe(`${url}/a`)
+    },
+  )
+
   class Asked {
     readonly #path = '/a'
     get path() {

@@ -1,8 +1,16 @@
 import type { HeaderChanges } from '@throughline/core/http-client'
+import { stringify, type ParsedUrlQueryInput } from 'node:querystring'
 import type { Dispatcher } from 'undici'
 
 type Options = Dispatcher.DispatchOptions
 type Headers = Options['headers']
+
+/** The path with the query that is given beside it. Beside one that has a query already, undici refuses it. */
+export function pathOf({ path, query }: Options): string {
+  if (!query || /[?#]/.test(path)) return path
+  const written = stringify(query as ParsedUrlQueryInput)
+  return written === '' ? path : `${path}?${written}`
+}
 
 /** The headers of a request as they can be read more than once: what can be gone through but once is a flat list from here on. */
 export function readable(given: Headers): Headers {

@@ -49,7 +49,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   previous: Answered | undefined = undefined
   next: Answered | undefined = undefined
   readonly #settings: Settings
-  readonly #request: HttpRequest
+  #request: HttpRequest
   /** How many attempts there were before this one; known where it is recorded. */
   #resendCount = 0
   /** Asked once, and only where somebody wants to know. */
@@ -117,6 +117,20 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     const [url, method] = this.subject()
     const template = this.#settings.templateOf?.(url, method)
     return (this.#template = typeof template === 'string' ? template : undefined)
+  }
+
+  /** It goes to this server, which was not known when it began. */
+  leadsTo(origin: string | URL): void {
+    const { method, path } = this.#request
+    this.#request = { method, path, origin }
+    if (!this.span.isRecording()) return
+    const told: Attributes = {
+      [semconv.URL_FULL]: redactUrl(urlOf(this.#request), this.#settings.redactedKeys),
+    }
+    const { address, port } = serverOf(this.#request)
+    if (address !== undefined) told[semconv.SERVER_ADDRESS] = address
+    if (port !== undefined) told[semconv.SERVER_PORT] = port
+    this.#set(told)
   }
 
   /**
