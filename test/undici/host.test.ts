@@ -2,6 +2,7 @@ import { b3MultiPropagator, b3Propagator, span } from '@throughline/core'
 import { traceUndici } from '@throughline/undici'
 import { EventEmitter, once } from 'node:events'
 import type { ServerResponse } from 'node:http'
+import { runInNewContext } from 'node:vm'
 import * as undici from 'undici'
 import * as undici6 from 'undici6'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
@@ -103,6 +104,22 @@ describe.each([
       }
       expect(await recording.all(2)).toMatchObject([{ attributes: told }, { attributes: told }])
       expect(asked[0]).toBe(`${url}/a`)
+    },
+  )
+
+  test.each([true, false])(
+    'a request that fails with an error of another realm is an error: traced for itself %s',
+    async (isTraced) => {
+      const recording = record()
+      if (!isTraced) onTestFinished(traceUndici())
+      const error = runInNewContext("Object.assign(new Error('refused'), { code: 'ECONNREFUSED' })") as Error
+      const agent = new library.Agent({ connect: (_options, made) => made(error, null) })
+      onTestFinished(() => agent.destroy())
+      const dispatcher = isTraced ? traceUndici(agent) : agent
+      await expect(library.request('http://api.example', { dispatcher })).rejects.toBe(error)
+      const [call] = await recording.all(1)
+      expect(call?.status).toMatchObject({ code: 2, message: 'refused' })
+      expect(call?.attributes['error.type']).toBe('ECONNREFUSED')
     },
   )
 

@@ -12,7 +12,7 @@ import { createRequire } from 'node:module'
 import { withSpan } from './context.ts'
 import { globalVersion, report, reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
-import { errorType, messageOf, showable } from './exception.ts'
+import { errorType, isError, messageOf, showable } from './exception.ts'
 import type { InstrumentationScope } from './span.ts'
 import * as semconv from './semconv.ts'
 
@@ -197,7 +197,7 @@ function endFailed(failed: Span, error: unknown): void {
   if (!failed.isRecording()) return
   const message = messageOf(error)
   try {
-    failed.recordException(error instanceof Error ? showable(error) : message)
+    failed.recordException(isError(error) ? showable(error) : message)
     failed.setAttribute(semconv.ERROR_TYPE, errorType(error) ?? '_OTHER')
   } catch (trouble) {
     reportOnce('manual span', 'error', 'an error could not be recorded on its span', trouble)

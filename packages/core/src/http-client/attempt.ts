@@ -1,7 +1,7 @@
 import { SpanKind, type Attributes, type Context } from '@opentelemetry/api'
 import type { NamedAttributes } from '../attribute.ts'
 import { Call, type Sender } from '../client.ts'
-import { errorType, messageOf } from '../exception.ts'
+import { errorType, isError, messageOf } from '../exception.ts'
 import { captureHeaders, methodAttribute, spanName, wantsOldNames, withOldNames } from '../http.ts'
 import { redactUrl } from '../redact.ts'
 import * as semconv from '../semconv.ts'
@@ -245,7 +245,7 @@ const ABORTS = new Set(['AbortError', 'CanceledError'])
 
 // What a client and the system report are errors; a reason that is none was given by the caller.
 function isAbort(error: unknown): boolean {
-  return !(error instanceof Error) || ABORTS.has(error.name)
+  return !isError(error) || ABORTS.has(error.name)
 }
 
 function failureType(error: unknown): string | undefined {
