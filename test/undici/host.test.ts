@@ -322,3 +322,17 @@ describe.each([
     },
   )
 })
+
+test('what a proxy is asked by a whole URL is one span where no header may be sent, in both forms', async () => {
+  const recording = record()
+  onTestFinished(traceUndici())
+  const { url, requests } = await served()
+  const proxied = new undici.ProxyAgent({ uri: url, proxyTunnel: false })
+  onTestFinished(() => proxied.destroy())
+  traceUndici(proxied, { propagateTo: () => false })
+  await (await undici.request('http://api.example/a', { dispatcher: proxied })).body.text()
+  const [call] = await recording.all(1)
+  expect(call?.attributes['url.full']).toBe('http://api.example/a')
+  expect(requests[0]?.url).toBe('http://api.example/a')
+  expect(requests[0]?.headers['traceparent']).toBeUndefined()
+})

@@ -22,7 +22,7 @@ export const shared = ((globalThis as Record<symbol, unknown>)[Symbol.for('throu
 }) as Shared
 const { underWay, names, lost } = shared
 
-/** The origin of what goes to a server that is not known yet. */
+/** The origin of what goes to a server that is not known yet. A proxy may be asked by the whole URL, which is like it. */
 const NOWHERE = ''
 
 /** Many spans can have the same of these. */
