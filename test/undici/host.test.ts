@@ -123,6 +123,34 @@ describe.each([
     },
   )
 
+  test.each<[string, unknown]>([
+    ['an object', { 'x-a': ['1', '2'] }],
+    ['a list', ['x-a', '1', 'X-A', '2']],
+    [
+      'what has entries',
+      new Map([
+        ['x-a', '1'],
+        ['X-A', '2'],
+      ]),
+    ],
+  ])(
+    'a header of a request that is sent twice is recorded as two values: given by %s',
+    async (_title, given) => {
+      const recording = record()
+      const { url } = await served()
+      const options = { capture: { requestHeaders: ['x-a'] } }
+      const headers = given as string[]
+      const traced = traceUndici(new library.Agent(), options)
+      const other = new library.Agent()
+      onTestFinished(async () => void (await Promise.all([traced.destroy(), other.destroy()])))
+      await (await library.request(url, { dispatcher: traced, headers })).body.text()
+      onTestFinished(traceUndici(options))
+      await (await library.request(url, { dispatcher: other, headers })).body.text()
+      for (const { attributes } of await recording.all(2))
+        expect(attributes['http.request.header.x-a']).toEqual(['1', '2'])
+    },
+  )
+
   class Asked {
     readonly #path = '/a'
     get path() {

@@ -51,7 +51,9 @@ export function cover(attempt: HttpAttempt, request: HttpRequest, isLost: boolea
 export function coveredBy(request: PublishedRequest): HttpAttempt | undefined {
   if (underWay.size === 0) return undefined
   for (const [kind, ours] of names) {
-    const found = oneOf(underWay.get(keyOf(kind, ours, (name) => headerOf(request, name))))
+    // Another tracer may have added its own behind them already.
+    const first = (name: string) => [headerOf(request, name)].flat()[0]
+    const found = oneOf(underWay.get(keyOf(kind, ours, first)))
     if (found !== undefined) return found
   }
   return (

@@ -1,4 +1,4 @@
-import type { HeaderChanges } from '@throughline/core/http-client'
+import { headerValue, type HeaderChanges } from '@throughline/core/http-client'
 import { stringify, type ParsedUrlQueryInput } from 'node:querystring'
 import type { Dispatcher } from 'undici'
 
@@ -56,8 +56,9 @@ function isRefused(given: unknown): boolean {
   return given !== undefined && given !== null && typeof given !== 'object'
 }
 
-export function headerIn(given: Headers, name: string): string | undefined {
-  return pairsOf(given).find(([candidate]) => candidate.toLowerCase() === name)?.[1] as string | undefined
+export function headerIn(given: Headers, name: string): unknown {
+  const pairs = pairsOf(given).filter(([candidate]) => candidate.toLowerCase() === name)
+  return headerValue(pairs.map(([, value]) => value))
 }
 
 function pairsOf(given: Headers): [string, unknown][] {
