@@ -92,8 +92,17 @@ describe.each([
       const asked: string[] = []
       const options = { propagateTo: (to: string) => asked.push(to) > 0 && sends }
       const balanced = traceUndici(new library.BalancedPool([url]), options)
-      const retried = traceUndici(new library.RetryAgent(new library.Pool(url)), options)
-      for (const dispatcher of [balanced, retried]) {
+      const pool = new library.Pool(url)
+      // As a RetryAgent does.
+      class Through extends library.Dispatcher {
+        override dispatch(...given: Dispatch): boolean {
+          return pool.dispatch(...given)
+        }
+        override destroy(): Promise<void> {
+          return pool.destroy()
+        }
+      }
+      for (const dispatcher of [balanced, traceUndici(new Through(), options)]) {
         onTestFinished(() => dispatcher.destroy())
         await (await dispatcher.request({ method: 'GET', path: '/a' } as never)).body.text()
       }
@@ -126,13 +135,6 @@ describe.each([
   test.each<[string, unknown]>([
     ['an object', { 'x-a': ['1', '2'] }],
     ['a list', ['x-a', '1', 'X-A', '2']],
-    [
-      'what has entries',
-      new Map([
-        ['x-a', '1'],
-        ['X-A', '2'],
-      ]),
-    ],
   ])(
     'a header of a request that is sent twice is recorded as two values: given by %s',
     async (_title, given) => {
