@@ -1,6 +1,7 @@
 import { span } from '@throughline/core'
 import { context, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
 import { setImmediate as turn } from 'node:timers/promises'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
 
@@ -37,6 +38,42 @@ describe('span()', () => {
     settle('rows')
     await turn()
     expect(spans).toHaveLength(1)
+  })
+
+  test('of a function that returns what begins when it is waited for is current when that begins', async () => {
+    record()
+    let current: unknown
+    const lazy = {
+      // oxlint-disable-next-line unicorn/no-thenable -- what superagent and query builders return
+      then(resolve: (value: string) => void) {
+        current = trace.getActiveSpan()
+        resolve('rows')
+      },
+    }
+    let made: unknown
+    await span('query', (s) => {
+      made = s
+      return lazy
+    })
+    expect(current).toBe(made)
+    expect(trace.getActiveSpan()).toBeUndefined()
+  })
+
+  test('tells of an error of another realm, as all of Node’s are in jest, what it tells of any', async () => {
+    const { spans } = record()
+    const error = runInNewContext("Object.assign(new Error('refused'), { code: 'ECONNREFUSED' })") as Error
+    await expect(span('work', () => Promise.reject(error))).rejects.toBe(error)
+    expect(spans).toMatchObject([
+      {
+        status: { code: SpanStatusCode.ERROR, message: 'refused' },
+        events: [
+          {
+            name: 'exception',
+            attributes: { 'exception.message': 'refused', 'exception.stacktrace': error.stack },
+          },
+        ],
+      },
+    ])
   })
 
   test.each([

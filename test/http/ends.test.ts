@@ -6,6 +6,7 @@ import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { setImmediate } from 'node:timers/promises'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { WebSocket, WebSocketServer } from 'ws'
 import { record } from '../recording.ts'
@@ -222,6 +223,20 @@ describe('a response', () => {
 })
 
 describe('a request', () => {
+  test('that fails with an error of another realm, as all of Node’s are in jest, is an error', async () => {
+    const recording = record()
+    traced()
+    const error = runInNewContext("Object.assign(new Error('refused'), { code: 'ECONNREFUSED' })") as Error
+    expect(error).not.toBeInstanceOf(Error)
+    const request = http.get('http://api.example', {
+      createConnection: (_options, made) => void made(error, undefined as never),
+    })
+    expect(await once(request, 'error')).toEqual([error])
+    const [span] = await recording.all(1)
+    expect(span?.status).toEqual({ code: SpanStatusCode.ERROR, message: 'refused' })
+    expect(span?.attributes['error.type']).toBe('ECONNREFUSED')
+  })
+
   test.each([
     [
       'is not accepted',

@@ -304,3 +304,23 @@ test('what waits to be sent is as long as it is', async () => {
     await answerTo(request)
   }
 })
+
+test.each<[string, http.OutgoingHttpHeaders | readonly string[]]>([
+  ['an object', { 'x-a': ['1', '2'] }],
+  ['a list', ['x-a', '1', 'X-A', '2']],
+])(
+  'a header of a request that is sent twice is recorded as two values: given by %s',
+  async (_title, headers) => {
+    const recording = record()
+    traced({ capture: { requestHeaders: ['x-a'] } })
+    const { url } = await served()
+    await answerTo(http.get(url, { headers }))
+    await answerTo(http.request(url, { headers }).end())
+    const spans = await recording.all(2)
+    const recorded = spans.map(({ attributes }) => attributes['http.request.header.x-a'])
+    expect(recorded).toEqual([
+      ['1', '2'],
+      ['1', '2'],
+    ])
+  },
+)

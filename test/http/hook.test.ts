@@ -84,6 +84,31 @@ test('what stands in for a request in tests is left alone', async () => {
   expect(said).not.toHaveBeenCalled()
 })
 
+test('where a library for tests has put a class of its own in place of that of requests, real ones are traced', async () => {
+  const said = vi.spyOn(console, 'error').mockReturnValue()
+  const recording = record()
+  const { url, requests } = await served()
+  const { ClientRequest, get } = http
+  onTestFinished(() => void Object.assign(http, { ClientRequest, get }))
+  // As of nock: it inherits from Node's, and has not been made by that.
+  class StandIn extends http.OutgoingMessage {
+    static {
+      Object.setPrototypeOf(this.prototype, ClientRequest.prototype)
+    }
+  }
+  const mock = new StandIn()
+  const mocked = (to: string) => (to.includes('mock.example') ? mock : get(to))
+  Object.assign(http, { ClientRequest: StandIn, get: mocked })
+  const keys = Reflect.ownKeys(mock)
+  traced({ urlTemplate: () => undefined })
+  expect(http.get('http://mock.example')).toBe(mock)
+  expect(Reflect.ownKeys(mock)).toEqual(keys)
+  await answerTo(http.get(url))
+  await recording.all(1)
+  expect(requests.map((each) => traceparents(each).length)).toEqual([1])
+  expect(said).not.toHaveBeenCalled()
+})
+
 test('two copies of this package make one span of a request, and each ends only what it has begun', async () => {
   const recording = record()
   const { url, requests } = await served()

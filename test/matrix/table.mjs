@@ -117,7 +117,8 @@ const OLD_UNDICI_7 = [
     reason: 'undici 7.0 does not publish what it sends over HTTP/2',
   },
   {
-    titles: /^a proxy that the environment names tells of no span of its own$/,
+    titles:
+      /^(a proxy that the environment names tells of no span of its own|what a proxy is asked by a whole URL is one span )/,
     reason: 'undici before 7.10 asks every proxy for a tunnel',
   },
 ]

@@ -2,6 +2,7 @@ import { b3MultiPropagator, b3Propagator, span } from '@throughline/core'
 import { traceUndici } from '@throughline/undici'
 import { EventEmitter, once } from 'node:events'
 import type { ServerResponse } from 'node:http'
+import { runInNewContext } from 'node:vm'
 import * as undici from 'undici'
 import * as undici6 from 'undici6'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
@@ -60,6 +61,97 @@ describe.each([
     const calls = (await recording.all(12)).filter(({ name }) => name === 'GET')
     expect(new Set(calls.map(({ parentSpanContext }) => parentSpanContext?.spanId)).size).toBe(6)
   })
+
+  test('a query that is given beside the path is told of as it is sent, and known by its owner', async () => {
+    const recording = record()
+    onTestFinished(traceUndici())
+    const { url, requests } = await served()
+    const agent = new library.Agent()
+    onTestFinished(() => agent.destroy())
+    const asked: string[] = []
+    traceUndici(agent, { propagateTo: (to) => asked.push(to) === 0 })
+    const query = { sig: 'secret', 'a b': ['1', '2'] }
+    await (await library.request(`${url}/a`, { query, dispatcher: agent })).body.text()
+    const [call] = await recording.all(1)
+    expect(requests[0]?.url).toBe('/a?sig=secret&a%20b=1&a%20b=2')
+    expect(asked).toEqual([`${url}/a?sig=secret&a%20b=1&a%20b=2`])
+    expect(call?.attributes['url.full']).toBe(`${url}/a?sig=REDACTED&a%20b=1&a%20b=2`)
+    const refused = library.request(`${url}/a?b=1`, { query, dispatcher: agent })
+    await expect(refused).rejects.toThrow('Query params cannot be passed')
+  })
+
+  test.each([
+    ['is sent', true],
+    ['may be sent', false],
+  ])(
+    'of a dispatcher that knows by itself where it leads to, the server is told, also where no header %s',
+    async (_title, sends) => {
+      const recording = record()
+      onTestFinished(traceUndici())
+      const { url, port } = await served()
+      const asked: string[] = []
+      const options = { propagateTo: (to: string) => asked.push(to) > 0 && sends }
+      const balanced = traceUndici(new library.BalancedPool([url]), options)
+      const pool = new library.Pool(url)
+      // As a RetryAgent does.
+      class Through extends library.Dispatcher {
+        override dispatch(...given: Dispatch): boolean {
+          return pool.dispatch(...given)
+        }
+        override destroy(): Promise<void> {
+          return pool.destroy()
+        }
+      }
+      for (const dispatcher of [balanced, traceUndici(new Through(), options)]) {
+        onTestFinished(() => dispatcher.destroy())
+        await (await dispatcher.request({ method: 'GET', path: '/a' } as never)).body.text()
+      }
+      const told = {
+        'url.full': `${url}/a`,
+        'server.address': '127.0.0.1',
+        'server.port': port,
+      }
+      expect(await recording.all(2)).toMatchObject([{ attributes: told }, { attributes: told }])
+      expect(asked[0]).toBe(`${url}/a`)
+    },
+  )
+
+  test.each([true, false])(
+    'a request that fails with an error of another realm is an error: traced for itself %s',
+    async (isTraced) => {
+      const recording = record()
+      if (!isTraced) onTestFinished(traceUndici())
+      const error = runInNewContext("Object.assign(new Error('refused'), { code: 'ECONNREFUSED' })") as Error
+      const agent = new library.Agent({ connect: (_options, made) => made(error, null) })
+      onTestFinished(() => agent.destroy())
+      const dispatcher = isTraced ? traceUndici(agent) : agent
+      await expect(library.request('http://api.example', { dispatcher })).rejects.toBe(error)
+      const [call] = await recording.all(1)
+      expect(call?.status).toMatchObject({ code: 2, message: 'refused' })
+      expect(call?.attributes['error.type']).toBe('ECONNREFUSED')
+    },
+  )
+
+  test.each<[string, unknown]>([
+    ['an object', { 'x-a': ['1', '2'] }],
+    ['a list', ['x-a', '1', 'X-A', '2']],
+  ])(
+    'a header of a request that is sent twice is recorded as two values: given by %s',
+    async (_title, given) => {
+      const recording = record()
+      const { url } = await served()
+      const options = { capture: { requestHeaders: ['x-a'] } }
+      const headers = given as string[]
+      const traced = traceUndici(new library.Agent(), options)
+      const other = new library.Agent()
+      onTestFinished(async () => void (await Promise.all([traced.destroy(), other.destroy()])))
+      await (await library.request(url, { dispatcher: traced, headers })).body.text()
+      onTestFinished(traceUndici(options))
+      await (await library.request(url, { dispatcher: other, headers })).body.text()
+      for (const { attributes } of await recording.all(2))
+        expect(attributes['http.request.header.x-a']).toEqual(['1', '2'])
+    },
+  )
 
   class Asked {
     readonly #path = '/a'
@@ -259,4 +351,18 @@ describe.each([
       }
     },
   )
+})
+
+test('what a proxy is asked by a whole URL is one span where no header may be sent, in both forms', async () => {
+  const recording = record()
+  onTestFinished(traceUndici())
+  const { url, requests } = await served()
+  const proxied = new undici.ProxyAgent({ uri: url, proxyTunnel: false })
+  onTestFinished(() => proxied.destroy())
+  traceUndici(proxied, { propagateTo: () => false })
+  await (await undici.request('http://api.example/a', { dispatcher: proxied })).body.text()
+  const [call] = await recording.all(1)
+  expect(call?.attributes['url.full']).toBe('http://api.example/a')
+  expect(requests[0]?.url).toBe('http://api.example/a')
+  expect(requests[0]?.headers['traceparent']).toBeUndefined()
 })

@@ -381,6 +381,23 @@ describe('global fetch', () => {
   })
 })
 
+test('what ended tracing once ends nothing that has begun since, and makes no second span of it', async () => {
+  const recording = record()
+  const { url, requests } = await served()
+  const first = traceUndici()
+  first()
+  const second = traceUndici()
+  first()
+  const third = traceUndici()
+  expect(third).toBe(second)
+  await (await fetch(url)).text()
+  await recording.all(1)
+  third()
+  await (await fetch(url)).text()
+  expect(recording.spans).toHaveLength(1)
+  expect(requests[1]?.headers['traceparent']).toBeUndefined()
+})
+
 test('what traceUndici gets must be a dispatcher or options', () => {
   expect(() => traceUndici('http://localhost' as never)).toThrow(TypeError)
   expect(context.active()).toBeDefined()

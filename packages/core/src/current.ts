@@ -12,7 +12,7 @@ import { createRequire } from 'node:module'
 import { withSpan } from './context.ts'
 import { globalVersion, report, reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
-import { errorType, messageOf, showable } from './exception.ts'
+import { errorType, isError, messageOf, showable } from './exception.ts'
 import type { InstrumentationScope } from './span.ts'
 import * as semconv from './semconv.ts'
 
@@ -161,10 +161,11 @@ export function span<T>(name: string, ...rest: [(span: Span) => T] | [Attributes
   const parent = context.active()
   const made = manualTracer().startSpan(name, { attributes }, parent)
   const work = fn as (span: Span) => T
+  const within = withSpan(parent, made)
 
   let result: T
   try {
-    result = context.with(withSpan(parent, made), work, undefined, made)
+    result = context.with(within, work, undefined, made)
   } catch (error) {
     endFailed(made, error)
     throw error
@@ -173,16 +174,17 @@ export function span<T>(name: string, ...rest: [(span: Span) => T] | [Attributes
     endOnce(made)
     return result
   }
-  return result.then(
-    (value) => {
-      endOnce(made)
-      return value
-    },
-    (error: unknown) => {
-      endFailed(made, error)
-      throw error
-    },
-  ) as T
+  function settled<V>(value: V): V {
+    endOnce(made)
+    return value
+  }
+  function failed(error: unknown): never {
+    endFailed(made, error)
+    throw error
+  }
+  // In the span, too: what it returns may begin only now, as a query or a request that waits for somebody to ask.
+  const { then } = result
+  return context.with(within, then, result, settled, failed) as T
 }
 
 // The app may have ended it itself.
@@ -195,7 +197,7 @@ function endFailed(failed: Span, error: unknown): void {
   if (!failed.isRecording()) return
   const message = messageOf(error)
   try {
-    failed.recordException(error instanceof Error ? showable(error) : message)
+    failed.recordException(isError(error) ? showable(error) : message)
     failed.setAttribute(semconv.ERROR_TYPE, errorType(error) ?? '_OTHER')
   } catch (trouble) {
     reportOnce('manual span', 'error', 'an error could not be recorded on its span', trouble)

@@ -1,4 +1,5 @@
 import type { Attributes, Exception } from '@opentelemetry/api'
+import { types } from 'node:util'
 import { sayUnreadable, textOf } from './attribute.ts'
 import * as semconv from './semconv.ts'
 
@@ -102,10 +103,15 @@ export function exceptionAttributes(exception: unknown): Attributes {
   return attributes
 }
 
+/** Whether it is an error, of this realm or of another: in jest, those of Node are of another than what a test imports. */
+export function isError(value: unknown): value is Error {
+  return value instanceof Error || types.isNativeError(value) || value instanceof DOMException
+}
+
 /** The message of an error, as it may be shown, or the thing itself as text where it is none. */
 export function messageOf(error: unknown): string {
   try {
-    if (!(error instanceof Error)) return String(error)
+    if (!isError(error)) return String(error)
     const shown = shownOf(error)
     if (shown !== undefined) return shown.message
     // An error that stands for several (one for each address that was tried) has a code and no message.

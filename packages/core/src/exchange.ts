@@ -20,7 +20,7 @@ import {
   type Scoped,
   type ScopedEmit,
 } from './context.ts'
-import { errorType, messageOf, showable } from './exception.ts'
+import { errorType, isError, messageOf, showable } from './exception.ts'
 import { captureHeaders, serverAttributes, spanName, targetOf, wantsOldNames } from './http.ts'
 import type { RequestMeasurement } from './metrics.ts'
 import { reportOnce } from './report.ts'
@@ -245,7 +245,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const error = this.#failure()
     const errorTicks = this.error === undefined ? now() : this.errorTicks
     const message = error === undefined ? undefined : messageOf(error)
-    if (error instanceof Error) span.recordException(showable(error), toHrTime(errorTicks))
+    if (isError(error)) span.recordException(showable(error), toHrTime(errorTicks))
     else if (message !== undefined) span.recordException(message, toHrTime(errorTicks))
     span.setAttribute(semconv.ERROR_TYPE, type)
     span.setStatus(

@@ -36,6 +36,7 @@ import type { InstrumentationScope } from './span.ts'
 
 export type { HttpAttempt, HttpResponse } from './http-client/attempt.ts'
 export type { HeaderChanges, HeaderReader, HeadersRule } from './http-client/headers.ts'
+export { headerValue } from './http-client/headers.ts'
 export type { HttpRequest } from './http-client/origin.ts'
 
 /** Selects URLs: a string by their beginning, a RegExp, a list of both, or a function. */

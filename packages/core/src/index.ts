@@ -32,7 +32,7 @@ export {
 } from './options.ts'
 export { reportOnce } from './report.ts'
 export type { NamedAttributes } from './attribute.ts'
-export { errorType, maskErrors, messageOf, showAs } from './exception.ts'
+export { errorType, isError, maskErrors, messageOf, showAs } from './exception.ts'
 export * as semconv from './semconv.ts'
 
 // What adapters need of the API, so that they depend on this package alone.

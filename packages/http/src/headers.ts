@@ -1,5 +1,5 @@
 import { reportOnce } from '@throughline/core'
-import type { HeaderChanges, HeaderReader } from '@throughline/core/http-client'
+import { headerValue, type HeaderChanges, type HeaderReader } from '@throughline/core/http-client'
 import { validateHeaderName, validateHeaderValue, type ClientRequest } from 'node:http'
 import { hide } from './hidden.ts'
 
@@ -110,11 +110,10 @@ function linesFor(changes: HeaderChanges): string[] {
   return lines
 }
 
-function valueIn(lines: readonly string[], name: string): string | undefined {
-  return lines
-    .find((line) => isNamed(line, name))
-    ?.slice(name.length + 1)
-    .trim()
+function valueIn(lines: readonly string[], name: string): unknown {
+  return headerValue(
+    lines.filter((line) => isNamed(line, name)).map((line) => line.slice(name.length + 1).trim()),
+  )
 }
 
 function isNamed(line: string, name: string): boolean {

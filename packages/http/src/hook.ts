@@ -1,6 +1,6 @@
 import { override, reportOnce, untrace, yieldsTo } from '@throughline/core'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import http, { type ClientRequest } from 'node:http'
+import http, { OutgoingMessage, type ClientRequest } from 'node:http'
 import https from 'node:https'
 import { syncBuiltinESMExports } from 'node:module'
 import { noteDestinations } from './destination.ts'
@@ -72,13 +72,20 @@ function onMade(begin: Begin): () => void {
 // What a subscriber throws, Node makes an uncaught exception of the app.
 function guardedly(begin: Begin, request: ClientRequest): void {
   try {
-    // What stands in for a request in tests is none of Node's.
-    if (!(request instanceof http.ClientRequest)) return
+    if (!isOfNode(request)) return
     if (isOfficial((request.protocol === 'https:' ? https : http).request)) return
     begin(request)
   } catch (error) {
     reportOnce('http:created', 'error', 'a request could not be traced', error)
   }
+}
+
+/**
+ * What stands in for a request in tests is none of Node's, even where it inherits from those: it goes to no host. Those are not
+ * known by `http.ClientRequest`, in place of which a library for tests may have put a class of its own.
+ */
+function isOfNode(request: ClientRequest): boolean {
+  return request instanceof OutgoingMessage && typeof request.host === 'string'
 }
 
 /**

@@ -1,4 +1,4 @@
-import { reportOnce } from '@throughline/core'
+import { isError, reportOnce } from '@throughline/core'
 import type { HttpAttempt, HttpClient, HttpResponse } from '@throughline/core/http-client'
 import type { ClientRequest, IncomingMessage } from 'node:http'
 import { Destination } from './destination.ts'
@@ -119,8 +119,8 @@ function closed(request: Request, attempt: HttpAttempt): void {
 
 /** What a signal was aborted with tells a timeout from the will of the caller. */
 function reasonOf(error: unknown): unknown {
-  if (!(error instanceof Error) || error.name !== 'AbortError') return error
-  return error.cause instanceof Error && error.cause.name === 'TimeoutError' ? error.cause : error
+  if (!isError(error) || error.name !== 'AbortError') return error
+  return isError(error.cause) && error.cause.name === 'TimeoutError' ? error.cause : error
 }
 
 function headersOf(response: IncomingMessage): HttpResponse['headers'] {

@@ -80,6 +80,7 @@ export function onAttempts(tracer: HttpClient): () => void {
   })
   for (const [name, listener] of subscribed) subscribe(`undici:${name}`, listener)
   function stopTracing(): void {
+    if (shared.stop !== stopTracing) return
     for (const [name, listener] of subscribed) unsubscribe(`undici:${name}`, listener)
     shared.stop = undefined
   }

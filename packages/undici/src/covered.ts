@@ -7,6 +7,8 @@ interface Shared {
   readonly underWay: Map<string, Set<HttpAttempt>>
   /** By which headers of ours they are known: one list for each propagator that there has been. */
   readonly names: Map<string, readonly string[]>
+  /** Those of them whose dispatcher has not said which server it leads to. */
+  readonly lost: WeakSet<HttpAttempt>
   /** Listens for all traced dispatchers. */
   keepHeaders?: (message: unknown) => void
   /** Ends the process-wide form, while it is on. */
@@ -16,15 +18,23 @@ interface Shared {
 export const shared = ((globalThis as Record<symbol, unknown>)[Symbol.for('throughline.undici')] ??= {
   underWay: new Map(),
   names: new Map(),
+  lost: new WeakSet(),
 }) as Shared
-const { underWay, names } = shared
+const { underWay, names, lost } = shared
+
+/** The origin of what goes to a server that is not known yet. A proxy may be asked by the whole URL, which is like it. */
+const NOWHERE = ''
 
 /** Many spans can have the same of these. */
 const SHARED_HEADERS = new Set(['baggage', 'tracestate'])
 
-/** Notes an attempt that a traced dispatcher has begun, until the function that it returns is called. */
-export function cover(attempt: HttpAttempt, request: HttpRequest): () => void {
-  const key = keyOfChanges(attempt.headers) ?? keyOfRequest(request)
+/**
+ * Notes an attempt that a traced dispatcher has begun, until the function that it returns is called. `isLost`: it is not sure
+ * which server it goes to.
+ */
+export function cover(attempt: HttpAttempt, request: HttpRequest, isLost: boolean): () => void {
+  if (isLost) lost.add(attempt)
+  const key = keyOfChanges(attempt.headers) ?? keyOfRequest(request, isLost ? NOWHERE : request.origin)
   let attempts = underWay.get(key)
   if (attempts === undefined) underWay.set(key, (attempts = new Set()))
   attempts.add(attempt)
@@ -41,10 +51,20 @@ export function cover(attempt: HttpAttempt, request: HttpRequest): () => void {
 export function coveredBy(request: PublishedRequest): HttpAttempt | undefined {
   if (underWay.size === 0) return undefined
   for (const [kind, ours] of names) {
-    const found = oneOf(underWay.get(keyOf(kind, ours, (name) => headerOf(request, name))))
+    // Another tracer may have added its own behind them already.
+    const first = (name: string) => [headerOf(request, name)].flat()[0]
+    const found = oneOf(underWay.get(keyOf(kind, ours, first)))
     if (found !== undefined) return found
   }
-  return oneOf(underWay.get(keyOfRequest(request)))
+  return (
+    oneOf(underWay.get(keyOfRequest(request, request.origin))) ??
+    oneOf(underWay.get(keyOfRequest(request, NOWHERE)))
+  )
+}
+
+/** Tells an attempt which server it goes to, where its dispatcher has not. */
+export function tellServer(attempt: HttpAttempt, { origin }: PublishedRequest): void {
+  if (lost.delete(attempt)) attempt.leadsTo(origin)
 }
 
 function oneOf(attempts: ReadonlySet<HttpAttempt> | undefined): HttpAttempt | undefined {
@@ -63,6 +83,6 @@ function keyOf(kind: string, ours: readonly string[], valueOf: (name: string) =>
   return `${kind}\n${ours.map((name) => String(valueOf(name))).join('\n')}`
 }
 
-function keyOfRequest({ method, origin, path }: HttpRequest): string {
+function keyOfRequest({ method, path }: HttpRequest, origin: string | URL): string {
   return `${method} ${String(origin)}${path}`
 }

@@ -2,10 +2,10 @@ import { context, isTraced, override, reportOnce, untrace } from '@throughline/c
 import type { HttpAttempt, HttpClient, HttpRequest, Untraced } from '@throughline/core/http-client'
 import { channel, subscribe } from 'node:diagnostics_channel'
 import type { Dispatcher } from 'undici'
-import { cover, coveredBy, shared } from './covered.ts'
+import { cover, coveredBy, shared, tellServer } from './covered.ts'
 import { watched } from './handler.ts'
 import { setHeaders, tellPeer, type PublishedRequest } from './published.ts'
-import { changed, headerIn, readable, withHeaders } from './sent.ts'
+import { changed, headerIn, pathOf, readable, withHeaders } from './sent.ts'
 
 type Options = Dispatcher.DispatchOptions
 type Socket = Parameters<typeof tellPeer>[1]
@@ -22,6 +22,7 @@ function keepHeaders(message: unknown): void {
     const attempt = coveredBy(request)
     if (attempt === undefined) return
     request[COVERED] = attempt
+    tellServer(attempt, request)
     setHeaders(request, attempt.headers, isAlone())
   } catch (error) {
     reportOnce('undici:headers', 'error', 'a request could not be traced', error)
@@ -98,10 +99,10 @@ export function traceDispatcher<D extends Dispatcher>(dispatcher: D, tracer: Htt
       const isWhole = typeof handler === 'object' && handler !== null
       const prepared = isWhole && !yieldsToOfficial() ? prepare(this, options, tracer) : undefined
       if (prepared === undefined) return original.call(this, options, handler)
-      const { request, attempt, sent } = prepared
+      const { request, isLost, attempt, sent } = prepared
       if (!attempt.isTraced) return original.call(this, sent, handler)
 
-      const forget = cover(attempt, request)
+      const forget = cover(attempt, request, isLost)
       const { signal } = options as { signal?: Partial<AbortSignal> }
       const watching = watched(handler, signal, attempt, forget)
       try {
@@ -129,6 +130,8 @@ function isOverridden(dispatcher: Dispatcher): boolean {
 
 interface Prepared {
   readonly request: HttpRequest
+  /** Whether the request's origin is none, or a guess. */
+  readonly isLost: boolean
   readonly attempt: HttpAttempt | Untraced
   /** The options with the attempt's headers. */
   readonly sent: Options
@@ -138,13 +141,19 @@ interface Prepared {
 function prepare(dispatcher: Dispatcher, options: Options, tracer: HttpClient): Prepared | undefined {
   try {
     if (typeof options?.path !== 'string' || typeof options.method !== 'string') return undefined
-    const { method, path, origin } = options
+    const { method } = options
     // It opens a tunnel to somebody else: what goes through that is the request.
     if (method === 'CONNECT') return undefined
-    const request = { method, path, origin: origin ?? originOf(dispatcher) }
+    const origin = options.origin ?? originOf(dispatcher)
+    const request = { method, path: pathOf(options), origin: origin ?? upstreamOf(dispatcher) }
     const headers = readable(options.headers)
     const attempt = tracer.begin(request, headers, headerIn)
-    return { request, attempt, sent: withHeaders(options, changed(headers, attempt.headers)) }
+    return {
+      request,
+      isLost: origin === undefined,
+      attempt,
+      sent: withHeaders(options, changed(headers, attempt.headers)),
+    }
   } catch (error) {
     reportOnce('undici:dispatch', 'error', 'a request could not be traced', error)
     return undefined
@@ -152,8 +161,15 @@ function prepare(dispatcher: Dispatcher, options: Options, tracer: HttpClient): 
 }
 
 /** A Client and a Pool know where they lead to, and keep it under a symbol of their own; an Agent is told each time. */
-function originOf(dispatcher: Dispatcher): string {
+function originOf(dispatcher: Dispatcher): string | undefined {
   const key = Object.getOwnPropertySymbols(dispatcher).find(({ description }) => description === 'url')
   const url: unknown = key === undefined ? undefined : Reflect.get(dispatcher, key)
-  return url instanceof URL ? url.origin : ''
+  return url instanceof URL ? url.origin : undefined
+}
+
+/** A BalancedPool leads to one of several, as good as the other: which, is told with the request that it makes. */
+function upstreamOf(dispatcher: Dispatcher): string {
+  const { upstreams } = dispatcher as { upstreams?: unknown }
+  const first: unknown = Array.isArray(upstreams) ? upstreams[0] : undefined
+  return typeof first === 'string' ? first : ''
 }

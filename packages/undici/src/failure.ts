@@ -1,10 +1,11 @@
+import { isError } from '@throughline/core'
 import type { HttpAttempt } from '@throughline/core/http-client'
 import type { PublishedRequest } from './published.ts'
 
 /** The end of an attempt that has no answer, or not all of it; `isOwn`: it was the caller who wanted no more. */
 export function endWith(attempt: HttpAttempt, error: unknown, isOwn: boolean): void {
   // What `AbortSignal.timeout()` gives as the reason is an error, other than the will of the caller.
-  const isTimeout = error instanceof Error && error.name === 'TimeoutError'
+  const isTimeout = isError(error) && error.name === 'TimeoutError'
   if (isOwn && !isTimeout) attempt.aborted()
   else attempt.failed(error)
 }
@@ -14,6 +15,6 @@ export function endWith(attempt: HttpAttempt, error: unknown, isOwn: boolean): v
  * and what the body's stream has failed with is known by that.
  */
 export function isOwn({ body }: PublishedRequest, error: unknown): boolean {
-  if (!(error instanceof Error) || error.name === 'AbortError') return true
+  if (!isError(error) || error.name === 'AbortError') return true
   return typeof (error as { code?: unknown }).code !== 'string' && body?.errored !== error
 }

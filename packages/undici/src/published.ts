@@ -1,6 +1,12 @@
 import { reportOnce } from '@throughline/core'
 import { AsyncResource } from 'node:async_hooks'
-import type { HeaderChanges, HttpAttempt, HttpRequest, HttpResponse } from '@throughline/core/http-client'
+import {
+  headerValue,
+  type HeaderChanges,
+  type HttpAttempt,
+  type HttpRequest,
+  type HttpResponse,
+} from '@throughline/core/http-client'
 
 /**
  * What undici publishes of each attempt on the wire, redirects and retries each by itself. The copy inside Node and the
@@ -82,12 +88,13 @@ export function readHeaders(pairs: readonly (Buffer | string)[] | null | undefin
 /** The first status that is no preliminary one (1xx). */
 export const FINAL = 200
 
-export function headerOf({ headers }: PublishedRequest, name: string): string | undefined {
+export function headerOf({ headers }: PublishedRequest, name: string): unknown {
   if (typeof headers === 'string') return valueIn(headers, name)
+  const values: unknown[] = []
   for (let index = 0; index < headers.length; index += 2) {
-    if (isNamed(headers[index], name)) return String(headers[index + 1])
+    if (isNamed(headers[index], name)) values.push(headers[index + 1])
   }
-  return undefined
+  return headerValue(values)
 }
 
 /**
@@ -114,9 +121,9 @@ export function setHeaders(request: PublishedRequest, ours: HeaderChanges, isAlo
 
 const LINE = '\r\n'
 
-function valueIn(text: string, name: string): string | undefined {
-  const line = text.split(LINE).find((each) => isNamed(nameOf(each), name))
-  return line?.slice(name.length + 1).trim()
+function valueIn(text: string, name: string): unknown {
+  const lines = text.split(LINE).filter((each) => isNamed(nameOf(each), name))
+  return headerValue(lines.map((line) => line.slice(name.length + 1).trim()))
 }
 
 function without(text: string, names: HeaderChanges): string {

@@ -1,8 +1,16 @@
-import type { HeaderChanges } from '@throughline/core/http-client'
+import { headerValue, type HeaderChanges } from '@throughline/core/http-client'
+import { stringify, type ParsedUrlQueryInput } from 'node:querystring'
 import type { Dispatcher } from 'undici'
 
 type Options = Dispatcher.DispatchOptions
 type Headers = Options['headers']
+
+/** The path with the query that is given beside it. Beside one that has a query already, undici refuses it. */
+export function pathOf({ path, query }: Options): string {
+  if (!query || /[?#]/.test(path)) return path
+  const written = stringify(query as ParsedUrlQueryInput)
+  return written === '' ? path : `${path}?${written}`
+}
 
 /** The headers of a request as they can be read more than once: what can be gone through but once is a flat list from here on. */
 export function readable(given: Headers): Headers {
@@ -48,8 +56,9 @@ function isRefused(given: unknown): boolean {
   return given !== undefined && given !== null && typeof given !== 'object'
 }
 
-export function headerIn(given: Headers, name: string): string | undefined {
-  return pairsOf(given).find(([candidate]) => candidate.toLowerCase() === name)?.[1] as string | undefined
+export function headerIn(given: Headers, name: string): unknown {
+  const pairs = pairsOf(given).filter(([candidate]) => candidate.toLowerCase() === name)
+  return headerValue(pairs.map(([, value]) => value))
 }
 
 function pairsOf(given: Headers): [string, unknown][] {

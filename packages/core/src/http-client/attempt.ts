@@ -1,7 +1,7 @@
 import { SpanKind, type Attributes, type Context } from '@opentelemetry/api'
 import type { NamedAttributes } from '../attribute.ts'
 import { Call, type Sender } from '../client.ts'
-import { errorType, messageOf } from '../exception.ts'
+import { errorType, isError, messageOf } from '../exception.ts'
 import { captureHeaders, methodAttribute, spanName, wantsOldNames, withOldNames } from '../http.ts'
 import { redactUrl } from '../redact.ts'
 import * as semconv from '../semconv.ts'
@@ -49,7 +49,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   previous: Answered | undefined = undefined
   next: Answered | undefined = undefined
   readonly #settings: Settings
-  readonly #request: HttpRequest
+  #request: HttpRequest
   /** How many attempts there were before this one; known where it is recorded. */
   #resendCount = 0
   /** Asked once, and only where somebody wants to know. */
@@ -117,6 +117,20 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     const [url, method] = this.subject()
     const template = this.#settings.templateOf?.(url, method)
     return (this.#template = typeof template === 'string' ? template : undefined)
+  }
+
+  /** It goes to this server, which was not known when it began. */
+  leadsTo(origin: string | URL): void {
+    const { method, path } = this.#request
+    this.#request = { method, path, origin }
+    if (!this.span.isRecording()) return
+    const told: Attributes = {
+      [semconv.URL_FULL]: redactUrl(urlOf(this.#request), this.#settings.redactedKeys),
+    }
+    const { address, port } = serverOf(this.#request)
+    if (address !== undefined) told[semconv.SERVER_ADDRESS] = address
+    if (port !== undefined) told[semconv.SERVER_PORT] = port
+    this.#set(told)
   }
 
   /**
@@ -231,7 +245,7 @@ const ABORTS = new Set(['AbortError', 'CanceledError'])
 
 // What a client and the system report are errors; a reason that is none was given by the caller.
 function isAbort(error: unknown): boolean {
-  return !(error instanceof Error) || ABORTS.has(error.name)
+  return !isError(error) || ABORTS.has(error.name)
 }
 
 function failureType(error: unknown): string | undefined {

@@ -6,8 +6,14 @@ import { reportOnce } from '../report.ts'
 /** Headers to set on a request in place of what it has under these names, in lower case; undefined is to be taken away. */
 export type HeaderChanges = Record<string, string | undefined>
 
-/** Reads a header by its name in lower case from where a client has them. */
+/** Reads a header by its name in lower case from where a client has them: a list of values where it is there more than once. */
 export type HeaderReader<From> = (from: From, name: string) => unknown
+
+/** What a reader answers for these values of a header, each of which may be a list in its turn. */
+export function headerValue(values: readonly unknown[]): unknown {
+  const all = values.flat()
+  return all.length > 1 ? all : all[0]
+}
 
 /** What to do with trace headers that a request has already. */
 export type HeadersRule = 'replace' | 'keep'
