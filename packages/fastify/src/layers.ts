@@ -1,4 +1,11 @@
-import { beforeEvent, semconv, type Attributes, type BeginLayer, type LayerSpan } from '@throughline/core'
+import {
+  beforeEvent,
+  isError,
+  semconv,
+  type Attributes,
+  type BeginLayer,
+  type LayerSpan,
+} from '@throughline/core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { likened } from './hook.ts'
 import { HOOKS, notFoundOf, type Done, type Route, type Step } from './route.ts'
@@ -108,7 +115,7 @@ export function endLayers(raw: Carrier, error?: unknown): LayerSpan | undefined 
 function watchSend(reply: FastifyReply, raw: Carrier): void {
   const { send } = reply
   function sendOutside(this: FastifyReply, ...given: [unknown]): FastifyReply {
-    const layer = endLayers(raw, given[0] instanceof Error ? given[0] : undefined)
+    const layer = endLayers(raw, isError(given[0]) ? given[0] : undefined)
     const answer = () => Reflect.apply(send, this, given)
     return layer === undefined ? answer() : layer.outside(answer)
   }

@@ -1,4 +1,4 @@
-import { errorType, semconv, type Attributes, type Context } from '@throughline/core'
+import { errorType, isError, semconv, type Attributes, type Context } from '@throughline/core'
 import { Call, type Sender, type SendingOptions } from '@throughline/core/client'
 import type { Connection, Stream } from './connection.ts'
 import { maskedMessage, type TextOf, worded } from './mask.ts'
@@ -294,10 +294,6 @@ function replyCode(error: unknown): string | undefined {
 
 function typeOf(error: unknown): string | undefined {
   return replyCode(error) ?? errorType(error)
-}
-
-export function isError(value: unknown): value is Error {
-  return value instanceof Error
 }
 
 function joined(codes: readonly string[]): string {

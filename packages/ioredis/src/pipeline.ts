@@ -1,8 +1,7 @@
-import { semconv, type Attributes, type Context } from '@throughline/core'
+import { isError, semconv, type Attributes, type Context } from '@throughline/core'
 import {
   beginCommand,
   CommandCall,
-  isError,
   RedisCall,
   submitted,
   type Command,

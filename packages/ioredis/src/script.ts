@@ -1,3 +1,4 @@
+import { isError } from '@throughline/core'
 import type { Command } from './command.ts'
 
 /** What a script of `defineCommand` is sent again for: the call of the first time, if that is a call of its own. */
@@ -31,7 +32,7 @@ export class UnknownScripts {
 
 /** Whether ioredis is about to send this command again since the server does not know the script. */
 export function isUnknownScript(command: Command, error: unknown): boolean {
-  return isOfScript(command) && error instanceof Error && error.message.includes('NOSCRIPT')
+  return isOfScript(command) && isError(error) && error.message.includes('NOSCRIPT')
 }
 
 /** Whether it is a command of `defineCommand`: each script has a class of its own, made of Command. */
