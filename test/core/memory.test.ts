@@ -3,9 +3,10 @@ import { createServer, Socket, type AddressInfo } from 'node:net'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import type { ExportResult } from '../../packages/core/src/batch.ts'
 import { borrow, giveBack } from '../../packages/core/src/otlp/memory.ts'
-import { otlpExporter, type OtlpExporter } from '../../packages/core/src/otlp/send.ts'
+import type { OtlpExporter } from '../../packages/core/src/otlp/send.ts'
 import { decodeRequest } from '../otlp-definition.ts'
 import { finished } from './engine.ts'
+import { exporterTo } from './exporter.ts'
 import { receiver } from './receiver.ts'
 
 const KIB = 1024
@@ -49,17 +50,6 @@ test('after a rush no more than a mebibyte is kept', () => {
 test.each([0, 1, 4 * KIB, 4 * KIB + 1, KIB * KIB, KIB * KIB + 1])('%i bytes can be borrowed', (size) => {
   expect(borrow(size)).toHaveLength(size)
 })
-
-function exporterTo(url: string): OtlpExporter {
-  return otlpExporter({
-    url: `${url}/v1/traces`,
-    headers: {},
-    protocol: 'http/protobuf',
-    compression: 'none',
-    timeoutMillis: 10_000,
-    isDefault: false,
-  })
-}
 
 const BATCH = 512
 

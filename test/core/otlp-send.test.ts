@@ -9,22 +9,11 @@ import { gunzipSync } from 'node:zlib'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { batchProcessor, type ExportResult } from '../../packages/core/src/batch.ts'
 import { AsyncContextManager, isSuppressed } from '../../packages/core/src/context.ts'
-import { otlpExporter, type OtlpExporter, type OtlpOptions } from '../../packages/core/src/otlp/send.ts'
+import { otlpExporter, type OtlpExporter } from '../../packages/core/src/otlp/send.ts'
 import { decodeRequest, encodeResponse } from '../otlp-definition.ts'
 import { engine, finished, said } from './engine.ts'
+import { exporterTo } from './exporter.ts'
 import { deadPort, receiver, type Answer } from './receiver.ts'
-
-function exporterTo(url: string, options: Partial<OtlpOptions> = {}): OtlpExporter {
-  return otlpExporter({
-    url: `${url}/v1/traces`,
-    headers: {},
-    protocol: 'http/protobuf',
-    compression: 'none',
-    timeoutMillis: 10_000,
-    isDefault: false,
-    ...options,
-  })
-}
 
 function send(exporter: OtlpExporter, ...names: string[]): Promise<ExportResult> {
   const spans = (names.length === 0 ? ['work'] : names).map((name) => finished(name))

@@ -10,11 +10,11 @@ import {
   type SpanExporter,
 } from '../../packages/core/src/batch.ts'
 import { AsyncContextManager, isSuppressed } from '../../packages/core/src/context.ts'
-import { otlpExporter } from '../../packages/core/src/otlp/send.ts'
 import type { ReadableSpan } from '../../packages/core/src/span.ts'
 import { context } from '@opentelemetry/api'
 import { decodeRequest } from '../otlp-definition.ts'
 import { engine, said } from './engine.ts'
+import { exporterTo } from './exporter.ts'
 import { receiver } from './receiver.ts'
 
 const OPTIONS: BatchOptions = {
@@ -242,14 +242,7 @@ describe('an exporter that can pack', () => {
 describe('what was packed for OTLP', () => {
   async function collected(options: Partial<BatchOptions> = {}) {
     const collector = await receiver()
-    const exporter = otlpExporter({
-      url: `${collector.url}/v1/traces`,
-      headers: {},
-      protocol: 'http/protobuf',
-      compression: 'none',
-      timeoutMillis: 10_000,
-      isDefault: false,
-    })
+    const exporter = exporterTo(collector.url)
     const processor = batchProcessor(exporter, { ...OPTIONS, ...options })
     const { provider } = engine({ processors: [processor] })
     const bodies = () => collector.requests.map(({ body }) => decodeRequest(body))

@@ -1,0 +1,14 @@
+import { otlpExporter, type OtlpExporter, type OtlpOptions } from '../../packages/core/src/otlp/send.ts'
+
+/** An exporter to this collector, as by default but for the options. */
+export function exporterTo(url: string, options: Partial<OtlpOptions> = {}): OtlpExporter {
+  return otlpExporter({
+    url: `${url}/v1/traces`,
+    headers: {},
+    protocol: 'http/protobuf',
+    compression: 'none',
+    timeoutMillis: 10_000,
+    isDefault: false,
+    ...options,
+  })
+}
