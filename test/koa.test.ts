@@ -4,12 +4,13 @@ import { tracing } from '@throughline/koa'
 import Koa from 'koa'
 import { once } from 'node:events'
 import { createServer, request as get, type Server } from 'node:http'
-import { connect, createServer as createHttp2Server } from 'node:http2'
+import { createServer as createHttp2Server } from 'node:http2'
 import { createRequire } from 'node:module'
 import { connect as connectTo, type AddressInfo } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { listening, serverContract, type Adapter, type Exchange, type Routes } from './contract/server.ts'
+import { http2ClientOf } from './http2.ts'
 import { record } from './recording.ts'
 
 const Koa2 = createRequire(import.meta.url)('koa2') as typeof Koa
@@ -319,20 +320,13 @@ describe.each([
     const recording = record()
     const router = new Router().get('/users/:id', ok)
     const server = createHttp2Server(app().use(router.routes()).callback())
-    server.listen(0)
-    await once(server, 'listening')
-    const client = connect(`http://localhost:${(server.address() as AddressInfo).port}`)
-    try {
-      const stream = client.request({ ':path': '/users/1' })
-      stream.resume()
-      await once(stream, 'end')
-      const [span] = await recording.all(1)
-      expect(span).toMatchObject({ name: 'GET /users/:id', status: { code: 0 } })
-      expect(span?.attributes['network.protocol.version']).toBe('2')
-    } finally {
-      client.close()
-      server.close()
-    }
+    const { client } = await http2ClientOf(server)
+    const stream = client.request({ ':path': '/users/1' })
+    stream.resume()
+    await once(stream, 'end')
+    const [span] = await recording.all(1)
+    expect(span).toMatchObject({ name: 'GET /users/:id', status: { code: 0 } })
+    expect(span?.attributes['network.protocol.version']).toBe('2')
   })
 
   function app(): Koa {

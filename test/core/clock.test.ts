@@ -107,6 +107,17 @@ test('a wall clock that is set while a span runs changes neither its duration no
   expect(span.duration[0]).toBe(0)
 })
 
+test('a busy server looks at the wall clock fifty times a second, and not for each request', () => {
+  untilLookedAtAgain()
+  const looks = vi.spyOn(Date, 'now')
+  const began = performance.now()
+  for (let count = 0; count < 1000; count += 1) spanOf()
+  const lasted = performance.now() - began
+  expect(looks.mock.calls.length).toBeGreaterThan(0)
+  expect(looks.mock.calls.length).toBeLessThanOrEqual(1 + lasted / 20)
+  looks.mockRestore()
+})
+
 test('after a machine has slept, traces that begin have the time of day again', () => {
   untilLookedAtAgain()
   const wakes = Date.now() + 8 * 3_600_000

@@ -13,10 +13,10 @@ import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@
 import { endRequest, instrumentsFor, traceRequest, type ReceivingOptions } from '@throughline/core'
 import { once } from 'node:events'
 import { createServer, request as get, type IncomingMessage, type ServerResponse } from 'node:http'
-import { connect, createServer as createHttp2Server } from 'node:http2'
-import type { AddressInfo } from 'node:net'
+import { createServer as createHttp2Server } from 'node:http2'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { ask, listening, type Serving } from '../contract/server.ts'
+import { http2ClientOf } from '../http2.ts'
 import { measure, type Measuring } from '../measuring.ts'
 import { record } from '../recording.ts'
 import { said } from './engine.ts'
@@ -217,13 +217,7 @@ test('HTTP/2 is version 2', async () => {
     const http1 = [request, response] as unknown as [IncomingMessage, ServerResponse]
     traceRequest(...http1, () => response.end('ok'))
   })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const client = connect(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
-  onTestFinished(() => {
-    client.destroy()
-    server.close()
-  })
+  const { client } = await http2ClientOf(server)
   const stream = client.request({ ':path': '/' })
   stream.resume()
   await once(stream, 'end')

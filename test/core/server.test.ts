@@ -11,17 +11,16 @@ import { endRequest, recordError, traceRequest, type ReceivingOptions } from '@t
 import { EventEmitter, once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import {
-  connect,
   constants,
   createServer as createHttp2Server,
   type ClientHttp2Stream,
   type Http2ServerResponse,
 } from 'node:http2'
-import type { AddressInfo } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { httpAdapter } from '../contract/http.ts'
 import { ask, listening, raw, serverContract, type Serving } from '../contract/server.ts'
 import { signal } from '../contract/server/watch.ts'
+import { http2ClientOf } from '../http2.ts'
 import { record } from '../recording.ts'
 import { said } from './engine.ts'
 
@@ -391,14 +390,7 @@ test('HTTP/2: a request has its span, to the authority, aborts are aborts, and a
       { capture: { responseHeaders: ['x-id'] }, serverTiming: true },
     )
   })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  const client = connect(`http://127.0.0.1:${port}`)
-  onTestFinished(() => {
-    client.destroy()
-    server.close()
-  })
+  const { client, port } = await http2ClientOf(server)
   let stream = client.request({
     ':path': '/fast?a=1',
     traceparent: `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01`,
@@ -437,13 +429,7 @@ describe('HTTP/2: an answer', () => {
       const http1 = [request, response] as unknown as [IncomingMessage, ServerResponse]
       traceRequest(...http1, () => void answer(response))
     })
-    server.listen(0, '127.0.0.1')
-    await once(server, 'listening')
-    const client = connect(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
-    onTestFinished(() => {
-      client.destroy()
-      server.close()
-    })
+    const { client } = await http2ClientOf(server)
     const stream = client.request({ ':path': '/' })
     stream.on('error', () => {})
     if (leave === undefined) stream.resume()

@@ -5,7 +5,6 @@ import Koa from 'koa'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync } from 'node:fs'
-import { connect } from 'node:http2'
 import { createServer as createHttp2Server } from 'node:http2'
 import { createServer as createHttpsServer, request as getSecurely } from 'node:https'
 import { once } from 'node:events'
@@ -16,6 +15,7 @@ import { Readable } from 'node:stream'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { signal } from '../contract/server/watch.ts'
 import { said } from '../core/engine.ts'
+import { http2ClientOf } from '../http2.ts'
 import { record } from '../recording.ts'
 import { applications, ask, exceptions, listen, load, ok, pass, trace1, traced } from './apps.ts'
 
@@ -232,13 +232,8 @@ describe.each(applications)('%s', (_name, Application) => {
     const reached = new Promise<void>((resolve) => {
       router.get('/never', () => (resolve(), new Promise(() => {})))
     })
-    const server = createHttp2Server(app().use(router.routes()).callback()).listen(0)
-    await once(server, 'listening')
-    const client = connect(`http://localhost:${(server.address() as AddressInfo).port}`)
-    onTestFinished(() => {
-      client.close()
-      server.close()
-    })
+    const server = createHttp2Server(app().use(router.routes()).callback())
+    const { client } = await http2ClientOf(server)
     for (const path of ['/users/1', '/fail']) {
       const stream = client.request({ ':path': path }).resume()
       await once(stream, 'end')

@@ -230,10 +230,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
   }
 
   async function handOver({ spans, packed }: Batch, late: AbortSignal): Promise<ExportResult> {
-    let settled: Resource | null = null
-    for (const { resource } of spans) {
-      if (resource === settled) continue
-      settled = resource
+    for (const resource of resourcesOf(spans)) {
       // What is known of a resource without the detector that fails is more than nothing.
       if (resource.asyncAttributesPending === true) await resource.waitForAsyncAttributes?.().catch(() => {})
     }
@@ -350,17 +347,22 @@ function emptyBatch(): Batch {
 /** Not while a detector is at work for its resource, nor what another's processor hands on and cannot be read. */
 function canPack({ spans }: Batch): boolean {
   try {
-    // Nearly always they have one resource: it is asked once.
-    let settled: Resource | null = null
-    for (const { resource } of spans) {
-      if (resource === settled) continue
-      if (resource.asyncAttributesPending === true) return false
-      settled = resource
-    }
-    return spans.length > 0
+    return (
+      spans.length > 0 &&
+      resourcesOf(spans).every(({ asyncAttributesPending }) => asyncAttributesPending !== true)
+    )
   } catch {
     return false
   }
+}
+
+/** Once for all spans in a row that have it: nearly always it is one for all. */
+function resourcesOf(spans: readonly ReadableSpan[]): Resource[] {
+  const resources: Resource[] = []
+  for (const { resource } of spans) {
+    if (resources.length === 0 || resource !== resources.at(-1)) resources.push(resource)
+  }
+  return resources
 }
 
 export interface LossPeriod {

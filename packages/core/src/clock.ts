@@ -97,6 +97,7 @@ export function toHrTime(ticks: Ticks, from: Anchor = anchor): HrTime {
   return hrTimeAt(elapsedAt(ticks), from)
 }
 
+/** The same of what has elapsed since tick zero. */
 export function hrTimeAt(elapsed: Elapsed, from: Anchor): HrTime {
   const all = from.nanoseconds + elapsed
   // Not from the quotient, which is rounded: up to a second that has not begun, where the sum is large.
@@ -104,7 +105,7 @@ export function hrTimeAt(elapsed: Elapsed, from: Anchor): HrTime {
   return [from.seconds + Math.round((all - nanoseconds) / NS_PER_SECOND), nanoseconds]
 }
 
-/** Writes the same as little-endian nanoseconds of 64 bits, without the array between: 0.02 µs. */
+/** Writes that time as little-endian nanoseconds of 64 bits, by one addition and without an array between. */
 export function writeElapsed(elapsed: Elapsed, from: Anchor, into: DataView, at: number): void {
   const upper = Math.floor(elapsed / TWO_32)
   const low = from.low + (elapsed - upper * TWO_32)

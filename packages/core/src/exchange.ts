@@ -175,8 +175,15 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const { writableFinished, writableEnded } = this.response
     if (isMadeUp(this.request)) return writableEnded
     if (!writableFinished) return false
-    const stream = streamOf(this.request, this.response)
+    const stream = this.#stream
     return stream === undefined ? writableEnded && !this.isForNobody : !stream.aborted && stream.rstCode === 0
+  }
+
+  /** Of HTTP/1 a `stream` is something of the app's own. */
+  get #stream(): Stream | undefined {
+    const { httpVersionMajor } = this.request
+    if (httpVersionMajor === undefined || httpVersionMajor < 2) return undefined
+    return (this.response as ServerResponse & { readonly stream?: Stream }).stream
   }
 
   /** Undefined where none was sent. */
@@ -184,14 +191,15 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     if (!isComplete && !this.response.headersSent) return undefined
     if (this.status !== undefined) return this.status
     // Frameworks that meet an error when the head is out set the status all the same. And an app may answer by the stream.
-    const isTold = this.#failure() === undefined && streamOf(this.request, this.response) === undefined
-    return (isTold ? undefined : sentStatus(this.request, this.response)) ?? this.response.statusCode
+    const stream = this.#stream
+    const isSure = stream === undefined && this.#failure() === undefined
+    return (isSure ? undefined : sentStatus(this.response, stream)) ?? this.response.statusCode
   }
 
   /** What went wrong, as the framework told, or else as the response was destroyed with. */
   #failure(): unknown {
     if (this.error !== undefined) return this.error
-    const { errored } = streamOf(this.request, this.response) ?? this.response
+    const { errored } = this.#stream ?? this.response
     return errored === null || isHangUp(errored) ? undefined : errored
   }
 
@@ -396,16 +404,9 @@ interface Stream {
   readonly sentHeaders?: { readonly ':status'?: number }
 }
 
-/** Of HTTP/1 a `stream` is something of the app's own. */
-function streamOf(request: IncomingMessage, response: ServerResponse): Stream | undefined {
-  if (request.httpVersionMajor === undefined || request.httpVersionMajor < 2) return undefined
-  return (response as ServerResponse & { readonly stream?: Stream }).stream
-}
-
 /** As the client has read it; undefined where that cannot be told. */
-function sentStatus(request: IncomingMessage, response: ServerResponse): number | undefined {
+function sentStatus(response: ServerResponse, stream: Stream | undefined): number | undefined {
   const { _header: head } = response as ServerResponse & { readonly _header?: unknown }
-  const stream = streamOf(request, response)
   if (stream !== undefined) return stream.sentHeaders?.[':status']
   const [, digits] = (typeof head === 'string' && /^HTTP\/1\.\d (\d{3})/.exec(head)) || []
   return digits === undefined ? undefined : Number(digits)

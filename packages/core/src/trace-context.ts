@@ -18,7 +18,6 @@ const TRACEPARENT_LENGTH = 55
 
 /** sampled (0x01) and random (0x02): the bits that Level 2 defines (§3.2.2.5). Others are ignored and sent as 0. */
 const KNOWN_FLAGS = 0x03
-const FLAG_DIGITS = ['-00', '-01', '-02', '-03']
 
 /** "There can be a maximum of 32 list-members in a list" (§3.3.1). */
 const MAX_MEMBERS = 32
@@ -76,7 +75,7 @@ export function parseTraceparent(value: string): Traceparent | undefined {
  * (§3.2.2.5, §3.2.4).
  */
 export function formatTraceparent(context: SpanContext): string {
-  return `00-${context.traceId}-${context.spanId}${FLAG_DIGITS[context.traceFlags & KNOWN_FLAGS] as string}`
+  return `00-${context.traceId}-${context.spanId}-0${context.traceFlags & KNOWN_FLAGS}`
 }
 
 /**

@@ -81,8 +81,6 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   readonly sampler: Sampler
   readonly idGenerator: IdGenerator
   readonly #processors: readonly SpanProcessor[]
-  /** Of these, nearly always none: those that want to change a span that ends. */
-  readonly #changing: readonly SpanProcessor[]
   readonly #tracers = new Map<string, Tracer>()
   /** How many spans have ended; whoever flushes can tell whether there is anything new. */
   endedCount = 0
@@ -96,7 +94,6 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.sampler = config.sampler
     this.idGenerator = guardedIds(config.idGenerator)
     this.#processors = config.processors
-    this.#changing = config.processors.filter(({ onEnding }) => onEnding !== undefined)
   }
 
   getTracer(given: string, version?: string, options?: { schemaUrl?: string }): Tracer {
@@ -128,9 +125,10 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   ended(span: Span): void {
     this.endedCount += 1
     this.#forget(span)
-    for (const processor of this.#changing) {
+    for (const processor of this.#processors) {
+      if (processor.onEnding === undefined) continue
       try {
-        processor.onEnding?.(span)
+        processor.onEnding(span)
       } catch (error) {
         failed('onEnding', error)
       }

@@ -123,9 +123,9 @@ const NOTHING = {}
  * The spans as an ExportTraceServiceRequest, one ResourceSpans for each resource object and in it one ScopeSpans for
  * each scope object, both in the order of their first span. No spans are no bytes.
  *
- * The bytes are the caller's: a copy, because a request waits for its answer and its retries while the
- * next ones are encoded, and to hand over the buffer instead would cost an allocation of a whole buffer for a flush
- * of three spans. Resources and scopes are encoded once in their life, so they must not change afterwards.
+ * The bytes are the caller's: a copy, because a request waits for its answer and its retries while the next ones are
+ * encoded, and to hand over the buffer instead would cost an allocation of a whole buffer for a flush of three spans.
+ * Resources and scopes are encoded once in their life, so they must not change afterwards.
  *
  * Attributes that are `undefined` or `null` are left out; in an array they keep their place, as empty values, and so
  * does `null` in an object. Integers are int64 as long as they fit, other numbers (and -0) are doubles; a bigint

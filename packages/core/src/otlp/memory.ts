@@ -1,6 +1,6 @@
 /**
  * Memory for what is encoded, which is used again. Bytes that wait for a batch to be full live longer than V8's young space
- * looks back, so that without this those of thousands of spans were still there, waiting for the next large collection: 20 MB.
+ * looks back, so that without this those of thousands of spans were still there, waiting for the next large collection: 9 MB.
  */
 
 /** What is lent has a power of two of bytes: 64 ordinary spans have 32 KiB, a batch 256 KiB. */
