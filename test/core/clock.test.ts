@@ -1,6 +1,14 @@
 import type { HrTime, TimeInput } from '@opentelemetry/api'
 import { afterEach, expect, test, vi } from 'vitest'
-import { anchorAt, between, now, readTime, toHrTime } from '../../packages/core/src/clock.ts'
+import {
+  anchorAt,
+  between,
+  hrTimeAt,
+  now,
+  readTime,
+  toHrTime,
+  writeElapsed,
+} from '../../packages/core/src/clock.ts'
 import type { Span } from '../../packages/core/src/span.ts'
 import { engine } from './engine.ts'
 
@@ -86,6 +94,28 @@ test('nanoseconds stay between zero and a full second', () => {
       expect(Number.isInteger(seconds)).toBe(true)
       expect(nanos).toBeGreaterThanOrEqual(0)
       expect(nanos).toBeLessThan(1e9)
+    }
+  }
+})
+
+test('a time is written as it is told, wherever the halves of its 64 bits change', () => {
+  const half = 2n ** 32n
+  const view = new DataView(new ArrayBuffer(8))
+  // Times at tick zero, just before and just behind such a change.
+  for (const zero of [-2_000_000n, -1_000_000n, 0n, 1_000_000n].map((off) => 400_000_000n * half + off)) {
+    const anchor = anchorAt(Number(zero / 1_000_000n))
+    for (const elapsed of [
+      0,
+      999_999,
+      1_000_000,
+      2_000_001,
+      2 ** 32 - 1,
+      2 ** 32,
+      2 ** 32 + 1_000_000,
+      8.64e15,
+    ]) {
+      writeElapsed(elapsed, anchor, view, 0)
+      expect(view.getBigUint64(0, true)).toBe(nanoseconds(hrTimeAt(elapsed, anchor)))
     }
   }
 })
