@@ -13,7 +13,8 @@ export const HELP = `What tracing costs, side by side in one run.
   --only <part>         ${PARTS.join(' or ')} (default: both)
   --clients, --no-clients
                         only with pg + redis + http, or only without (default: both)
-  --rounds <n>          measured rounds of each contender
+  --processes <n>       of each contender, one after the other
+  --rounds <n>          measured rounds of each process
   --no-latency          CPU and memory only
   --node <which>        a version (24, 24.21.0), fetched from npm, or the path of an executable (default: this one)
   --ours <name>=<path>  another checkout of Throughline, built, as one more contender; may be given several times
@@ -32,6 +33,7 @@ export class UsageError extends Error {}
  * @property {boolean} endToEnd
  * @property {boolean[]} clients the variants: without, with
  * @property {boolean} latency
+ * @property {number | undefined} processes
  * @property {number | undefined} rounds
  * @property {string | undefined} node
  * @property {{ name: string, root: string }[]} ours
@@ -56,6 +58,7 @@ export function readArguments(args) {
         clients: { type: 'boolean', default: false },
         'no-clients': { type: 'boolean', default: false },
         'no-latency': { type: 'boolean', default: false },
+        processes: { type: 'string' },
         rounds: { type: 'string' },
         node: { type: 'string' },
         ours: { type: 'string', multiple: true, default: [] },
@@ -67,14 +70,9 @@ export function readArguments(args) {
     throw new UsageError(/** @type {Error} */ (error).message)
   }
   if (values.help) return 'help'
-  const { quick, framework: frameworks = FRAMEWORKS, only, rounds } = values
+  const { quick, framework: frameworks = FRAMEWORKS, only } = values
   for (const framework of frameworks) oneOf('--framework', framework, FRAMEWORKS)
   if (only !== undefined) oneOf('--only', only, PARTS)
-  if (rounds !== undefined && !/^[1-9]\d{0,3}$/.test(rounds)) {
-    throw new UsageError(
-      `--rounds expects a whole number from 1 on, received "${rounds}"; example: --rounds 9`,
-    )
-  }
   if (values.clients && values['no-clients']) {
     throw new UsageError('--clients and --no-clients leave nothing to measure; give one of them')
   }
@@ -93,11 +91,20 @@ export function readArguments(args) {
     endToEnd: only !== 'micro',
     clients: values.clients ? [true] : values['no-clients'] ? [false] : both,
     latency: !values['no-latency'],
-    rounds: rounds === undefined ? undefined : Number(rounds),
+    processes: readCount('--processes', values.processes),
+    rounds: readCount('--rounds', values.rounds),
     node: values.node,
     ours,
     json: values.json,
   }
+}
+
+function readCount(option, given) {
+  if (given === undefined) return undefined
+  if (/^[1-9]\d{0,3}$/.test(given)) return Number(given)
+  throw new UsageError(
+    `${option} expects a whole number from 1 on, received "${given}"; example: ${option} 9`,
+  )
 }
 
 function oneOf(option, given, known) {

@@ -1,13 +1,16 @@
 import { fileURLToPath } from 'node:url'
 import { startChild } from './child.mjs'
 import { prove } from './proof.mjs'
+import { startSink } from './sink.mjs'
 import { median, rotated } from './statistic.mjs'
 
 /** Enough to keep the server busy all the time, few enough that it does not answer in large heaps. */
-const CONNECTIONS = 16
+const CONNECTIONS = 64
 /** At a fixed rate nobody is to wait for a connection. */
 const RATE_CONNECTIONS = 256
 const PROOF_REQUESTS = 20
+/** By then V8 has compiled what will be compiled. */
+const WARM_UP_ROUNDS = 5
 /** By then pools have their connections, of which some contenders make spans, too. */
 const FIRST_REQUESTS = 50
 /** The share of what the bare app can do at most, at which latencies are taken. */
@@ -29,9 +32,9 @@ const BUSIEST = 0.6
  * @property {string} name
  * @property {string} [version]
  * @property {string} [error]
- * @property {number[]} [rounds] microseconds per request in each round
- * @property {number} [cpu] their median
- * @property {number} [added] the same over the bare app's, the median of paired rounds
+ * @property {number[][]} rounds microseconds per request, of each process in each of its rounds
+ * @property {number} [cpu] the median of the processes' medians
+ * @property {number} [added] the same over the bare app's, of paired rounds
  * @property {number} [spansPerRequest]
  * @property {number} [lost] share of the spans that did not arrive
  * @property {number} [rate] requests per second at which the latencies were taken
@@ -41,7 +44,8 @@ const BUSIEST = 0.6
  */
 
 /**
- * One app, once for each contender: all up at the same time, and measured in turns.
+ * One app, once for each contender: all up at the same time, and measured in turns; then the same with new processes. What
+ * V8 makes of one and the same code differs from process to process by more than what is to be told apart.
  *
  * @param {object} options
  * @param {string} options.framework
@@ -50,26 +54,53 @@ const BUSIEST = 0.6
  * @param {EndToEndContender[]} options.contenders the first is the bare app
  * @param {string} options.install
  * @param {string} options.node
- * @param {number} options.rounds
+ * @param {number} options.processes of each contender, one after the other
+ * @param {number} options.rounds of each process
  * @param {number} options.requests per round
- * @param {number} options.latencyRounds
+ * @param {number} options.latencyRounds of the last process
  * @param {number} options.latencySeconds of each of them
- * @param {import('./sink.mjs').Sink} options.sink
  * @param {import('./child.mjs').Child} options.load
  * @returns {Promise<EndToEndResult[]>}
  */
 export async function endToEnd(options) {
-  const { framework, urls, contenders, install, node, rounds, requests, sink, load } = options
-  const { latencyRounds, latencySeconds } = options
+  const { framework, urls, contenders, processes } = options
+  const rows = contenders.map((contender) => ({
+    contender,
+    /** @type {EndToEndResult} */
+    result: { framework, withClients: urls !== undefined, name: contender.name, rounds: [] },
+    cpu: [],
+    added: [],
+    rss: [],
+    lost: [],
+  }))
+  for (let process = 1; process <= processes; process++) {
+    const alive = rows.filter(({ result }) => result.error === undefined)
+    if (alive.length > 0) await generation(alive, { ...options, isLast: process === processes })
+  }
+  for (const { result, cpu, added, rss, lost } of rows) {
+    if (result.error !== undefined) continue
+    result.cpu = median(cpu)
+    result.added = median(added)
+    result.rss = median(rss)
+    result.lost = Math.max(...lost)
+  }
+  return rows.map(({ result }) => result)
+}
+
+/** A process for each contender, from its start to its end. */
+async function generation(rows, options) {
+  const { framework, urls, install, node, rounds, requests, load } = options
+  const { isLast, latencyRounds, latencySeconds } = options
   const withClients = urls !== undefined
-  const servers = contenders.map((contender) => ({
-    ...contender,
-    result: /** @type {EndToEndResult} */ ({ framework, withClients, name: contender.name }),
+  const sink = await startSink(node)
+  const servers = rows.map((row) => ({
+    ...row.contender,
+    row,
+    result: row.result,
     cpu: [],
     throughput: [],
     latencies: [],
     requests: 0,
-    sinkName: `${contender.name}, ${framework}${withClients ? ' + clients' : ''}`,
     child: undefined,
     port: 0,
   }))
@@ -86,13 +117,15 @@ export async function endToEnd(options) {
   try {
     for (const server of servers) await attempt(server, begin)
     // The first rounds compile the code, and are not counted.
-    for (let round = -warmUpRounds(rounds); round < rounds; round++) {
-      for (const server of rotated(alive(), round + rounds))
+    for (let round = -WARM_UP_ROUNDS; round < rounds; round++) {
+      for (const server of rotated(alive(), round + WARM_UP_ROUNDS))
         await attempt(server, () => measure(server, round >= 0))
     }
     for (const server of alive()) await attempt(server, settle)
     const [bare] = servers
-    if (latencyRounds > 0 && bare.result.error === undefined) {
+    if (isLast && latencyRounds > 0 && bare.result.error === undefined) {
+      // The load generator shares the core with it, and its clock readings must not wait.
+      await sink.stepBack()
       const perSecond = median(bare.throughput) * RATE_SHARE
       for (let round = 0; round < latencyRounds; round++) {
         for (const server of rotated(alive(), round)) await attempt(server, () => wait(server, perSecond))
@@ -102,18 +135,18 @@ export async function endToEnd(options) {
         result.p99 = median(latencies.map(({ p99 }) => p99))
       }
     }
-    for (const server of alive()) {
-      server.result.rounds = server.cpu
-      server.result.cpu = median(server.cpu)
-      server.result.added = median(server.cpu.map((cpu, round) => cpu - bare.cpu[round]))
+    for (const { row, result, cpu } of alive()) {
+      result.rounds.push(cpu)
+      row.cpu.push(median(cpu))
+      row.added.push(median(cpu.map((one, round) => one - bare.cpu[round])))
     }
   } finally {
     await Promise.all(servers.map(({ child }) => child?.stop()))
+    await sink.stop()
   }
-  return servers.map(({ result }) => result)
 
   async function begin(server) {
-    const endpoint = await sink.open(server.sinkName)
+    const endpoint = await sink.open(server.name)
     server.child = await startChild(new URL('server.mjs', import.meta.url), {
       name: server.name,
       node,
@@ -126,25 +159,26 @@ export async function endToEnd(options) {
     server.result.version = version
     await send(server, FIRST_REQUESTS, CONNECTIONS)
     await server.child.ask('flush')
-    await sink.capture(server.sinkName, true)
-    const { spans: before } = await sink.counts(server.sinkName)
+    await sink.capture(server.name, true)
+    const { spans: before } = await sink.counts(server.name)
     await send(server, PROOF_REQUESTS, 4)
     await server.child.ask('flush')
-    await sink.capture(server.sinkName, false)
-    server.sinkBefore = await sink.counts(server.sinkName)
+    await sink.capture(server.name, false)
+    server.sinkBefore = await sink.counts(server.name)
     server.result.spansPerRequest = prove({
       contender: server.contender,
       flags: server.flags,
       requests: PROOF_REQUESTS,
       withClients,
-      captured: await sink.captured(server.sinkName),
+      captured: await sink.captured(server.name),
       count: server.sinkBefore.spans - before,
     })
   }
 
   async function send(server, count, connections) {
     const { port, flags } = server
-    return load.ask('amount', { port, count, connections, flags })
+    // What the app asks others for takes turns with the load generator on its core.
+    return load.ask('amount', { port, count, connections, flags, isAwake: !withClients })
   }
 
   async function measure(server, isCounted) {
@@ -158,12 +192,13 @@ export async function endToEnd(options) {
   }
 
   async function settle(server) {
-    server.result.rss = await server.child.ask('rss')
-    const { spans } = await sink.counts(server.sinkName)
+    const { row, flags } = server
+    row.rss.push(await server.child.ask('rss'))
+    const { spans } = await sink.counts(server.name)
     // A connection that was made in between had a span of its own.
     const expected = server.requests * Math.floor(server.result.spansPerRequest)
     const arrived = spans - server.sinkBefore.spans
-    server.result.lost = server.flags === '01' && expected > 0 ? Math.max(0, 1 - arrived / expected) : 0
+    row.lost.push(flags === '01' && expected > 0 ? Math.max(0, 1 - arrived / expected) : 0)
   }
 
   async function wait(server, wanted) {
@@ -181,10 +216,6 @@ export async function endToEnd(options) {
     server.latencies.push(latency)
     server.result.rate = perSecond
   }
-}
-
-function warmUpRounds(rounds) {
-  return Math.max(2, Math.ceil(rounds / 4))
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -42,7 +42,6 @@ async function bench(options) {
   const wanted = selection(options, ours)
   const progress = (line) => process.stderr.write(`  ${line}\n`)
 
-  const sink = await startSink(node)
   const load = await startChild(new URL('load-process.mjs', import.meta.url), {
     name: 'the load generator',
     node,
@@ -53,12 +52,17 @@ async function bench(options) {
   try {
     if (options.micro) {
       progress('micro benches')
-      results.micro = await micro({
-        contenders: microContenders(ours, install).filter(({ name }) => wanted(name)),
-        node,
-        rounds: options.rounds ?? (quick ? 3 : 9),
-        sink,
-      })
+      const sink = await startSink(node)
+      try {
+        results.micro = await micro({
+          contenders: microContenders(ours, install).filter(({ name }) => wanted(name)),
+          node,
+          rounds: options.rounds ?? (quick ? 3 : 9),
+          sink,
+        })
+      } finally {
+        await sink.stop()
+      }
       results.modules = await loadedModules(staged[0].folder, node)
     }
     for (const withClients of options.endToEnd ? options.clients : []) {
@@ -79,11 +83,11 @@ async function bench(options) {
           contenders: contenders(ours).filter(({ name, isQuick }) => wanted(name) && (isQuick || !quick)),
           install,
           node,
-          rounds: options.rounds ?? (quick ? 8 : 15),
-          requests: withClients ? 1500 : 3000,
-          latencyRounds: options.latency ? (quick ? 1 : 5) : 0,
-          latencySeconds: 1,
-          sink,
+          processes: options.processes ?? (quick ? 2 : 5),
+          rounds: options.rounds ?? (quick ? 5 : 7),
+          requests: withClients ? 1500 : 4000,
+          latencyRounds: options.latency ? (quick ? 5 : 15) : 0,
+          latencySeconds: 0.3,
           load,
         })
         results.endToEnd.push(...rows)
@@ -91,7 +95,6 @@ async function bench(options) {
     }
   } finally {
     await backends?.stop()
-    await sink.stop()
     await load.stop()
   }
   console.log(report(results))

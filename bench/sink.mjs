@@ -8,6 +8,7 @@ import { startChild } from './child.mjs'
  * @property {(name: string) => Promise<{ requests: number, bytes: number, spans: number }>} counts
  * @property {(name: string, isOn: boolean) => Promise<void>} capture whether bodies are kept
  * @property {(name: string) => Promise<{ path: string, body: Buffer }[]>} captured what was kept, unzipped
+ * @property {() => Promise<void>} stepBack from now on whoever shares the core comes first; for good
  * @property {() => Promise<void>} stop
  */
 
@@ -29,6 +30,7 @@ export async function startSink(node) {
       const kept = await child.ask('captured', { name })
       return kept.map(({ path, body }) => ({ path, body: Buffer.from(body, 'base64') }))
     },
+    stepBack: () => child.ask('stepBack'),
     stop: child.stop,
   }
 }
