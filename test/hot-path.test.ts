@@ -22,6 +22,8 @@ interface Phase {
   listeners: [string[], string[]]
   /** How many times `AsyncLocalStorage` was made, since the start of the process. */
   storages: number
+  /** How many times something was run in one. */
+  runs: number
 }
 
 interface Collected {
@@ -57,6 +59,8 @@ interface Cost {
   framework: string
   /** Promises for each request. */
   promises: number
+  /** How many times something is run in the storage: the app, and what the app hears outside of what it was called from. */
+  runs: number
   /** Properties that the objects of a request have more than without tracing. */
   keys: string[]
 }
@@ -65,11 +69,12 @@ interface Cost {
 const OWN_EMIT = ['request: emit', 'response: emit']
 
 const costs: Cost[] = [
-  { framework: 'express', promises: 0, keys: OWN_EMIT },
-  { framework: 'koa', promises: 0, keys: OWN_EMIT },
-  { framework: 'fastify', promises: 0, keys: OWN_EMIT },
-  { framework: 'node:http', promises: 0, keys: OWN_EMIT },
-  { framework: 'node:http with an async handler', promises: 1, keys: OWN_EMIT },
+  { framework: 'express', promises: 0, runs: 1, keys: OWN_EMIT },
+  // It answers when it has left us, so that the app hears the close of its response there.
+  { framework: 'koa', promises: 0, runs: 2, keys: OWN_EMIT },
+  { framework: 'fastify', promises: 0, runs: 1, keys: OWN_EMIT },
+  { framework: 'node:http', promises: 0, runs: 1, keys: OWN_EMIT },
+  { framework: 'node:http with an async handler', promises: 1, runs: 1, keys: OWN_EMIT },
 ]
 
 async function observe(framework: string, isTraced: boolean): Promise<Observed> {
@@ -158,7 +163,7 @@ function madeMore(
   return Object.fromEntries(more.filter(([, count]) => count !== 0))
 }
 
-describe.each(costs)('a request to $framework', ({ framework, promises, keys }) => {
+describe.each(costs)('a request to $framework', ({ framework, promises, runs, keys }) => {
   test.each(unsampled)('%s is asked for its context, and for nothing to describe it by', async (phase) => {
     const { bare, traced } = await both(framework)
     const context = ['baggage', 'traceparent', 'tracestate'].filter(
@@ -220,6 +225,12 @@ describe.each(costs)('a request to $framework', ({ framework, promises, keys }) 
     const { bare, traced } = await both(framework)
     const more = asked.map((phase) => traced.phases[phase].storages - bare.phases[phase].storages)
     expect(more).toEqual([1, 1, 1])
+  })
+
+  // Where nobody but Node and the framework listens, nothing is run.
+  test.each(asked)(`%s is run in it ${runs} times`, async (phase) => {
+    const { bare, traced } = await both(framework)
+    expect((traced.phases[phase].runs - bare.phases[phase].runs) / REQUESTS).toBe(runs)
   })
 
   test('is not held by its span, which waits for its batch when it has ended', async () => {

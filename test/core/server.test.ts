@@ -9,13 +9,14 @@ import {
 } from '@opentelemetry/api'
 import { endRequest, recordError, traceRequest, type ReceivingOptions } from '@throughline/core'
 import { EventEmitter, once } from 'node:events'
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { createServer, IncomingMessage, ServerResponse } from 'node:http'
 import {
   constants,
   createServer as createHttp2Server,
   type ClientHttp2Stream,
   type Http2ServerResponse,
 } from 'node:http2'
+import { Socket } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { httpAdapter } from '../contract/http.ts'
 import { ask, listening, raw, serverContract, type Serving } from '../contract/server.ts'
@@ -534,6 +535,23 @@ test('a request or a response that is made up, with no emit of its own, does not
   const response = { statusCode: 200 } as ServerResponse
   expect(traceRequest(request, response, () => 'done')).toBe('done')
   expect(reports.lines).toEqual([])
+})
+
+test('the listeners of a request and a response that are made up run in its context, the first ones too', () => {
+  record()
+  const request = new IncomingMessage(new Socket())
+  const response = new ServerResponse(request)
+  const seen: unknown[] = []
+  const spanId = traceRequest(request, response, () => {
+    const note = () => seen.push(trace.getActiveSpan()?.spanContext().spanId)
+    request.on('end', note)
+    response.on('finish', note)
+    return trace.getActiveSpan()?.spanContext().spanId
+  })
+  request.emit('end')
+  response.emit('finish')
+  expect(seen).toEqual([spanId, spanId])
+  expect(spanId).toMatch(/^[0-9a-f]{16}$/)
 })
 
 test('a request that is frozen leaves no span open', async () => {

@@ -17,10 +17,16 @@ const made = {}
 createHook({ init: (_id, type) => (made[type] = (made[type] ?? 0) + 1) }).enable()
 
 let storages = 0
+let runs = 0
 class CountedStorage extends AsyncLocalStorage {
   constructor(...given) {
     super(...given)
     storages += 1
+  }
+
+  run(...given) {
+    runs += 1
+    return super.run(...given)
   }
 }
 Object.defineProperty(asyncHooks, 'AsyncLocalStorage', { value: CountedStorage })
@@ -232,6 +238,7 @@ const commands = {
     phase = new Promise((resolve) => (completed = resolve))
     listeners = listenersOf({ process })
     before = { ...made }
+    runs = 0
   },
 
   async end() {
@@ -243,6 +250,7 @@ const commands = {
       shapes,
       listeners: [listeners, listenersOf({ process })],
       storages,
+      runs,
     }
   },
 

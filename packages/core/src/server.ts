@@ -25,6 +25,7 @@ import {
   bindListeners,
   Exchange,
   exchangeOf,
+  NODES_FINISH_LISTENERS,
   recordError,
   wantsRoute,
   type AnyExchange,
@@ -127,6 +128,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
   const seam: Seam<Given, Carried> = {
     framework,
     trustProxy,
+    finishListeners: NODES_FINISH_LISTENERS + (framework.finishListeners ?? 0),
     requestHeaders: lowerCase(options.capture?.requestHeaders),
     responseHeaders: lowerCase(options.capture?.responseHeaders),
     routeOf: guarded('route', framework.route),

@@ -30,7 +30,15 @@ const scope = { name: '@throughline/koa', version: '0.1.0' }
  */
 export function tracing(options: TracingOptions = {}): Middleware {
   const receive = receiver<Context, [Context]>(
-    { scope, hasMiddleware: true, subject: (ctx) => ctx, given: (ctx) => [ctx], route: routeOf },
+    {
+      scope,
+      hasMiddleware: true,
+      subject: (ctx) => ctx,
+      given: (ctx) => [ctx],
+      route: routeOf,
+      // By which Koa learns of a socket that fails. It has been called outside of all requests, and does nothing on finish.
+      finishListeners: 1,
+    },
     options,
   )
   const begin = middlewareSpans(scope, options.middlewareSpans)

@@ -1,7 +1,7 @@
 import { SpanKind, trace } from '@opentelemetry/api'
 import { span as manualSpan } from '@throughline/core'
 import { once } from 'node:events'
-import type { IncomingMessage, Server } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import { Transform } from 'node:stream'
 import { describe, expect, test } from 'vitest'
 import { record } from '../../recording.ts'
@@ -117,9 +117,10 @@ export function keepsContext({ name, served, spanOf }: Contract): void {
       await ask(serving, '/')
       const inner = await server.given
       const read = signal()
-      inner.prependListener('request', (request: IncomingMessage) => {
+      inner.prependListener('request', (request: IncomingMessage, response: ServerResponse) => {
         request.on('read', read.give)
         request.on('end', () => note('end'))
+        response.on('finish', () => note('finish'))
       })
       const recording = record()
       const asked = asking(serving, '/', { method: 'POST' }, 'one')
@@ -128,8 +129,17 @@ export function keepsContext({ name, served, spanOf }: Contract): void {
       const [response] = (await once(asked, 'response')) as [IncomingMessage]
       await once(response.resume(), 'end')
       const { spanId } = (await theOnly(recording)).spanContext()
-      const places = ['pipe one', 'loop ONE', 'pipe two', 'loop TWO', 'after', 'end']
+      const places = ['pipe one', 'loop ONE', 'pipe two', 'loop TWO', 'after', 'end', 'finish']
       expect(Object.fromEntries(seen)).toEqual(Object.fromEntries(places.map((place) => [place, spanId])))
+    })
+
+    test('when the request ends after its answer, of which only Node hears', async () => {
+      const ended = signal<unknown>()
+      const span = await spanOf(({ request, answer }) => {
+        request.on('end', () => ended.give(currentId()))
+        answer(200)
+      })
+      expect(await ended.given).toBe(span.spanContext().spanId)
     })
 
     test('so that spans of the app nest in it, by our function or by the API’s', async () => {
