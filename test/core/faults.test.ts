@@ -291,7 +291,7 @@ const faults: Fault[] = [
     behave: ({ answer }) => answer('SSH-2.0-OpenSSH_9.9\r\n\r\n'),
     sent: 1,
     lost: 5,
-    says: lostBecause('URL could not be reached: Parse Error'),
+    says: lostBecause('URL could not be reached: what answers speaks no HTTP: "SSH-2.0-'),
   },
   {
     fault: 'says 100 Continue before it answers',

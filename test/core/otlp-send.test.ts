@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import * as http from 'node:http'
 import * as https from 'node:https'
 import { once } from 'node:events'
-import type { AddressInfo } from 'node:net'
+import { Socket, type AddressInfo } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { gunzipSync } from 'node:zlib'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
@@ -175,12 +175,12 @@ describe('a request', () => {
 
   test('of ours is neither traced nor given a traceparent', async () => {
     context.setGlobalContextManager(new AsyncContextManager())
-    const requests = vi.spyOn(http.ClientRequest.prototype, 'end')
     const seen: boolean[] = []
-    requests.mockImplementation(function end(this: http.ClientRequest, ...args: unknown[]) {
+    const connecting = vi.spyOn(Socket.prototype, 'connect')
+    connecting.mockImplementation(function connect(this: Socket, ...args: unknown[]) {
       seen.push(isSuppressed(context.active()))
-      requests.mockRestore()
-      return Reflect.apply(this.end, this, args)
+      connecting.mockRestore()
+      return Reflect.apply(this.connect, this, args)
     } as never)
     const collector = await receiver()
     const { processors } = {

@@ -1,7 +1,6 @@
 import { middlewareSpans, receiver, type ReceivingOptions } from '@throughline/core'
 import type { NextFunction, Request, RequestHandler, Response } from 'express'
-import { endWay, ours, startWay, wayOf, type Way } from './layers.ts'
-import { isUpgraded, withoutSuffix } from './upgrade.ts'
+import { endWay, isUpgraded, ours, startWay, wayOf, withoutSuffix, type Way } from './layers.ts'
 
 /** `ignore` and `inbound` get the request; `attributes` and `spanName` get request and response when it has closed. */
 export type TracingOptions = ReceivingOptions<Request, [request: Request, response: Response]>

@@ -10,7 +10,6 @@ import {
 import type { ErrorRequestHandler, NextFunction, Request, RequestHandler, Response } from 'express'
 import { joined, matchedText, mountPattern, routePattern, type Patterned } from './pattern.ts'
 import { endSpans, inSpan, isFailure, spansOf, type Spans } from './spans.ts'
-import { hasSocketTaken, isUpgraded, withoutSuffix } from './upgrade.ts'
 
 /**
  * Express keeps a request's way through its layers to itself: `req.baseUrl` holds the values of a mount path's
@@ -414,4 +413,31 @@ function locate(
 /** The whole path as the app has it by now: middleware may have put another one in the place of the client's. */
 function pathOf({ baseUrl, path }: Request): string {
   return baseUrl + path
+}
+
+// ---- Upgraded requests ----
+
+/** What express-ws puts behind the path that was asked for, and behind that of each route for WebSockets. */
+const SUFFIX = /\/\.websocket(?=\?|$)/
+
+/** Express-ws says whether one of its handlers has got the socket; whoever else routes upgraded requests does not. */
+interface Upgraded {
+  readonly upgrade?: boolean
+  readonly wsHandled?: boolean
+}
+
+/** Whether the connection is no longer one of HTTP: nobody will see a response. */
+export function isUpgraded(request: Request): boolean {
+  return (request as Upgraded).upgrade === true
+}
+
+/** Whether the route that has an upgraded request is the one that takes its socket. */
+function hasSocketTaken(request: Request): boolean {
+  return (request as Upgraded).wsHandled !== false
+}
+
+/** The path or the pattern as it was before express-ws. */
+export function withoutSuffix(path: string): string {
+  const before = path.replace(SUFFIX, '')
+  return before === path || before.startsWith('/') ? before : `/${before}`
 }

@@ -1,7 +1,4 @@
-import * as http from 'node:http'
-import * as https from 'node:https'
 import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises'
-import type { TLSSocket } from 'node:tls'
 import { promisify } from 'node:util'
 import { gzip } from 'node:zlib'
 import {
@@ -16,6 +13,14 @@ import { report, reportOnce } from '../report.ts'
 import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
 import {
+  connectionTo,
+  MOST_TIMER_MS,
+  type Answer,
+  type Body,
+  type Credentials,
+  type Headers,
+} from './connection.ts'
+import {
   decodePartialSuccess,
   encodeSections,
   joinSections,
@@ -23,7 +28,7 @@ import {
   type Remainder,
   type Section,
 } from './encode.ts'
-import { encodeJson, parsePartialSuccess } from './json.ts'
+import type * as Json from './json.ts'
 import { giveBack } from './memory.ts'
 
 export interface OtlpOptions {
@@ -37,7 +42,7 @@ export interface OtlpOptions {
   /** True when nobody chose the endpoint: then that nobody listens there is no fault. */
   isDefault: boolean
   /** For https, in PEM: who is trusted in place of the well-known authorities, and who we are. */
-  tls?: { ca?: Buffer; key?: Buffer; cert?: Buffer }
+  tls?: Credentials
 }
 
 /**
@@ -66,19 +71,7 @@ const SENT: ExportResult = { code: 0 }
 
 /** OTLP/HTTP: a request that is larger before compression is not sent. */
 const MOST_REQUEST_BYTES = 64 * 2 ** 20
-/** OTLP/HTTP: of a larger response nothing is read. */
-const MOST_RESPONSE_BYTES = 4 * 2 ** 20
-
-/** The longest time that a timer of Node can wait; a longer one would fire at once. */
-const MOST_TIMER_MS = 2 ** 31 - 1
-
 const compress = promisify(gzip)
-
-/**
- * Why there was no answer: no connection could be made; it broke; it was an idle one that had been closed; or what came is
- * nothing that another try would change.
- */
-type Cause = 'absent' | 'dropped' | 'stale' | 'final'
 
 /** One batch waits between two tries. `isAsked`: the collector said for how long. */
 interface Pause {
@@ -101,17 +94,6 @@ interface Rest {
   spans: readonly ReadableSpan[]
 }
 
-type Answer =
-  | { status: number; retryAfter: string | undefined; body: Buffer }
-  | { failure: Error; cause: Cause }
-
-/** The body of a request. */
-interface Body {
-  readonly bytes: Uint8Array
-  /** Whether a connection may have to read it still: one that gave up, or was answered before it had sent all. */
-  isHeld: boolean
-}
-
 /**
  * Posts batches as OTLP/HTTP, each in one request. To be run where nothing is traced; its sockets keep no process alive.
  *
@@ -124,8 +106,9 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   const url = new URL(options.url)
   // As messages show it: user names and keys are in the parts that are left out.
   const shown = url.origin + url.pathname
-  const client = url.protocol === 'https:' ? https : http
-  const agent = new client.Agent({ ...options.tls, keepAlive: true, maxSockets: 1 })
+  // Few want it: the others need not load it.
+  let json: typeof Json | undefined
+  const connection = connectionTo(url, headers(), options.tls)
   let patience: Patience = 'patient'
   let pausing: Pause | undefined
   let isStopped = false
@@ -151,6 +134,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     late: AbortSignal | undefined,
     packed: readonly Parcel[],
   ): Promise<ExportResult> {
+    if (protocol === 'http/json') json ??= await import('./json.ts')
     const deadline = timeoutMillis > 0 ? performance.now() + timeoutMillis : Infinity
     const parcels = packed as readonly Packed[]
     const total = spans.length + parcels.reduce((sum, { count }) => sum + count, 0)
@@ -171,7 +155,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
 
   /** Takes from the rest what goes into one request: what is packed already, and then as many of the spans as are light enough. */
   function nextRequest(rest: Rest): Omit<Packed, 'sections'> & { body: Uint8Array } {
-    if (protocol === 'http/json') return jsonRequest(rest)
+    if (json !== undefined) return jsonRequest(rest, json)
     const sections: Section[] = []
     let size = 0
     let count = 0
@@ -195,7 +179,10 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     return { body, size, count, leftOut }
   }
 
-  function jsonRequest(rest: Rest): Omit<Packed, 'sections'> & { body: Uint8Array } {
+  function jsonRequest(
+    rest: Rest,
+    { encodeJson }: NonNullable<typeof json>,
+  ): Omit<Packed, 'sections'> & { body: Uint8Array } {
     const count = countOfLight(rest.spans, JSON_WEIGHT_AT_ONCE)
     const remainder: Remainder = { later: [], leftOut: 0 }
     const body = Buffer.from(encodeJson(rest.spans.slice(0, count), remainder))
@@ -235,7 +222,9 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     let retries = 0
     for (;;) {
       if (isStopped) return failure('the exporter is shut down')
-      const answer = await post(body, deadline, late)
+      // Some collectors refuse chunked bodies.
+      const length = { 'Content-Length': body.bytes.length }
+      const answer = await connection.post(body, length, deadline, late)
       if ('status' in answer && answer.status >= 200 && answer.status < 300) {
         return accepted(answer.body, count)
       }
@@ -258,63 +247,20 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     return answer.cause === 'dropped'
   }
 
-  function post(body: Body, deadline: number, late?: AbortSignal): Promise<Answer> {
-    const headers: http.OutgoingHttpHeaders = {
+  /** The same for all requests. */
+  function headers(): Headers {
+    return {
       'User-Agent': `throughline/${VERSION} OTel-OTLP-Exporter-JavaScript/${VERSION}`,
+      Connection: 'keep-alive',
       ...options.headers,
       'Content-Type': protocol === 'http/json' ? 'application/json' : 'application/x-protobuf',
-      // Some collectors refuse chunked bodies.
-      'Content-Length': body.bytes.length,
+      ...(options.compression === 'gzip' && { 'Content-Encoding': 'gzip' }),
     }
-    if (options.compression === 'gzip') headers['Content-Encoding'] = 'gzip'
-    return new Promise((resolve) => {
-      let response: http.IncomingMessage | undefined
-      let isTooLong = false
-      const chunks: Buffer[] = []
-      let size = 0
-      const request = client.request(url, { method: 'POST', agent, headers, ...(late && { signal: late }) })
-      let timer: NodeJS.Timeout | undefined
-      if (deadline !== Infinity) {
-        const left = Math.min(Math.max(1, deadline - performance.now()), MOST_TIMER_MS)
-        timer = setTimeout(() => request.destroy(new Error('the export timed out')), left).unref()
-      }
-
-      function end(error?: Error): void {
-        if (!request.writableFinished) body.isHeld = true
-        if (response === undefined || isTooLong) {
-          const failure = error ?? new Error('no answer')
-          resolve({ failure, cause: isTooLong ? 'final' : causeOf(failure, request) })
-          return
-        }
-        // The status is the collector's word. What is missing of the body behind it is no reason to send twice.
-        const { statusCode = 0, headers } = response
-        resolve({ status: statusCode, retryAfter: headers['retry-after'], body: Buffer.concat(chunks) })
-      }
-
-      request.on('socket', (socket) => socket.unref())
-      request.on('error', end)
-      request.on('close', () => clearTimeout(timer))
-      request.on('response', (incoming) => {
-        response = incoming
-        incoming.on('data', (chunk: Buffer) => {
-          size += chunk.length
-          if (size <= MOST_RESPONSE_BYTES) {
-            chunks.push(chunk)
-            return
-          }
-          isTooLong = true
-          request.destroy(new Error(`the answer is over ${MOST_RESPONSE_BYTES} bytes`))
-        })
-        incoming.on('error', end)
-        incoming.on('end', end)
-      })
-      request.end(body.bytes)
-    })
   }
 
   function accepted(body: Buffer, count: number): ExportResult {
     const partial =
-      protocol === 'http/json' ? parsePartialSuccess(body.toString()) : decodePartialSuccess(body)
+      json === undefined ? decodePartialSuccess(body) : json.parsePartialSuccess(body.toString())
     if (partial !== undefined) reject(partial, count)
     return SENT
   }
@@ -351,7 +297,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   async function shutdown(): Promise<void> {
     isStopped = true
     setPatience('once')
-    agent.destroy()
+    connection.close()
     rejections.close()
   }
 
@@ -377,17 +323,6 @@ function backoff(retries: number): number {
 
 function failure(message: string): ExportResult {
   return { code: 1, error: new Error(message) }
-}
-
-function causeOf(error: NodeJS.ErrnoException, request: http.ClientRequest): Cause {
-  const { code = '', syscall } = error
-  // A host with several addresses fails with one error that holds theirs, and says no more itself.
-  if (error instanceof AggregateError || syscall === 'connect' || syscall === 'getaddrinfo') return 'absent'
-  // What answers in another language than HTTP, or with a certificate that nobody vouches for, will not mend its ways
-  // by the next try.
-  if (code.startsWith('HPE_') || (request.socket as Partial<TLSSocket> | null)?.authorizationError)
-    return 'final'
-  return request.reusedSocket && (code === 'ECONNRESET' || code === 'EPIPE') ? 'stale' : 'dropped'
 }
 
 // The message of an AggregateError is empty.

@@ -1,0 +1,222 @@
+/** What a response is read as that is none. */
+export class NoHttpError extends Error {
+  constructor(what: string) {
+    super(`what answers speaks no HTTP: ${what}`)
+  }
+}
+
+/** A head that is longer is none: Node's own limit. */
+const MOST_HEAD_BYTES = 16 * 1024
+const HEAD_END = '\r\n\r\n'
+const LINE_END = '\r\n'
+const STATUS_LINE = /^HTTP\/1\.([01]) ([1-5]\d\d)(?: [^\r\n]*)?$/
+const FIELD = /^([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*$/
+const NOTHING = Buffer.alloc(0)
+
+type Step = 'head' | 'body' | 'chunk size' | 'chunk' | 'chunk end' | 'trailer' | 'done'
+
+/**
+ * Reads one response to a POST, as the connection hands it on (RFC 9112, 2 to 7). Of the headers it keeps what somebody asks for.
+ *
+ * What is wrong behind the head ends the body there: the status has been said.
+ */
+export class ResponseReader {
+  /** 0 until the head has come. */
+  status = 0
+  retryAfter: string | undefined
+  /** Whether the body is longer than it may be: no more of it is read. */
+  isTooLong = false
+  /** Whether another request can be sent when this response is complete. */
+  isLasting = false
+  readonly #mostBytes: number
+  readonly #parts: Buffer[] = []
+  #size = 0
+  /** What has come and cannot be read yet. */
+  #pending: Buffer = NOTHING
+  #step: Step = 'head'
+  /** Bytes of the body, or of the chunk. */
+  #left = 0
+
+  constructor(mostBytes: number) {
+    this.#mostBytes = mostBytes
+  }
+
+  /** Whether nothing has come. */
+  get isEmpty(): boolean {
+    return this.#step === 'head' && this.#pending.length === 0
+  }
+
+  get isComplete(): boolean {
+    return this.#step === 'done'
+  }
+
+  get body(): Buffer {
+    return Buffer.concat(this.#parts)
+  }
+
+  /** @throws NoHttpError for a head that is none */
+  read(bytes: Buffer): void {
+    this.#pending = this.#pending.length === 0 ? bytes : Buffer.concat([this.#pending, bytes])
+    while (this.#step !== 'done' && this.#next()) {
+      // Each step takes what is its own.
+    }
+    // An answer to what nobody has asked.
+    if (this.isComplete && this.#pending.length > 0) this.isLasting = false
+  }
+
+  /** Whether there may be more to read in what has come. */
+  #next(): boolean {
+    switch (this.#step) {
+      case 'head':
+        return this.#readHead()
+      case 'body':
+      case 'chunk':
+        return this.#readBody()
+      case 'chunk size':
+        return this.#readChunkSize()
+      case 'chunk end':
+        return this.#readChunkEnd()
+      default:
+        return this.#readTrailer()
+    }
+  }
+
+  #readHead(): boolean {
+    const end = this.#pending.indexOf(HEAD_END)
+    if ((end === -1 ? this.#pending.length : end) > MOST_HEAD_BYTES)
+      throw new NoHttpError('no end of the headers')
+    if (end === -1) {
+      // What speaks first, or in another language, may never say an empty line.
+      const begin = this.#pending.toString('latin1', 0, HTTP.length)
+      if (!HTTP.startsWith(begin)) throw new NoHttpError(`"${begin}…"`)
+      return false
+    }
+    const [first = '', ...lines] = this.#pending.toString('latin1', 0, end).split(LINE_END)
+    this.#pending = this.#pending.subarray(end + HEAD_END.length)
+    const [, minor, digits] = STATUS_LINE.exec(first) ?? []
+    if (digits === undefined) throw new NoHttpError(`"${first.slice(0, 40)}"`)
+    const fields = fieldsOf(lines)
+    const status = Number(digits)
+    if (status === 101) throw new NoHttpError('another protocol, which nobody asked for')
+    // Others of these come before the answer (RFC 9110, 15.2).
+    if (status < 200) return true
+    this.#begin(fields, minor === '1', status)
+    this.status = status
+    this.retryAfter = fields.get('retry-after')
+    return true
+  }
+
+  /** How long the body is (RFC 9112, 6.3), and whether the connection lasts (9.3). */
+  #begin(fields: ReadonlyMap<string, string>, isNewer: boolean, status: number): void {
+    const options = listOf(fields.get('connection'))
+    const length = fields.get('content-length')
+    const codings = listOf(fields.get('transfer-encoding'))
+    this.isLasting = isNewer ? !options.includes('close') : options.includes('keep-alive')
+    if (status === 204 || status === 304) this.#step = 'done'
+    else if (codings.length > 0) {
+      // Both at once is what smugglers say.
+      if (length !== undefined) this.isLasting = false
+      if (codings.at(-1) === 'chunked') this.#step = 'chunk size'
+      else this.#untilClose()
+    } else if (length === undefined) this.#untilClose()
+    else if (/^\d{1,15}$/.test(length)) this.#expect(Number(length), 'body')
+    else throw new NoHttpError(`Content-Length: ${length}`)
+  }
+
+  #untilClose(): void {
+    this.isLasting = false
+    this.#step = 'body'
+    this.#left = Infinity
+  }
+
+  #expect(count: number, step: 'body' | 'chunk'): void {
+    this.#step = step
+    this.#left = count
+    if (count !== Infinity && this.#size + count > this.#mostBytes) this.#stop(true)
+    else if (count === 0) this.#step = 'done'
+  }
+
+  #readBody(): boolean {
+    const part = this.#pending.subarray(0, this.#left)
+    if (part.length === 0) return false
+    this.#pending = this.#pending.subarray(part.length)
+    this.#left -= part.length
+    this.#size += part.length
+    if (this.#size > this.#mostBytes) this.#stop(true)
+    else {
+      this.#parts.push(part)
+      if (this.#left === 0) this.#step = this.#step === 'body' ? 'done' : 'chunk end'
+    }
+    return true
+  }
+
+  #readChunkSize(): boolean {
+    const line = this.#line()
+    if (line === undefined) return false
+    const [, digits] = /^([\da-f]{1,8})(?:;.*)?$/i.exec(line) ?? []
+    if (digits === undefined) this.#stop()
+    else if (Number.parseInt(digits, 16) === 0) this.#step = 'trailer'
+    else this.#expect(Number.parseInt(digits, 16), 'chunk')
+    return true
+  }
+
+  #readChunkEnd(): boolean {
+    const line = this.#line()
+    if (line === undefined) return false
+    if (line === '') this.#step = 'chunk size'
+    else this.#stop()
+    return true
+  }
+
+  #readTrailer(): boolean {
+    const line = this.#line()
+    if (line === undefined) return false
+    if (line === '') this.#step = 'done'
+    return true
+  }
+
+  /** A line without its end; undefined while that has not come. */
+  #line(): string | undefined {
+    const end = this.#pending.indexOf(LINE_END)
+    if (end === -1) {
+      if (this.#pending.length > MOST_HEAD_BYTES) this.#stop()
+      return undefined
+    }
+    const line = this.#pending.toString('latin1', 0, end)
+    this.#pending = this.#pending.subarray(end + LINE_END.length)
+    return line
+  }
+
+  /** Nothing of what follows is read. */
+  #stop(isTooLong = false): void {
+    this.isTooLong = isTooLong
+    this.isLasting = false
+    this.#step = 'done'
+  }
+}
+
+const HTTP = 'HTTP/1.'
+
+function fieldsOf(lines: readonly string[]): Map<string, string> {
+  const fields = new Map<string, string>()
+  for (const line of lines) {
+    const [, name = '', value = ''] = FIELD.exec(line) ?? []
+    if (name === '') throw new NoHttpError(`a header "${line.slice(0, 40)}"`)
+    const key = name.toLowerCase()
+    const known = fields.get(key)
+    if (known === undefined) fields.set(key, value)
+    else if (LISTS.has(key)) fields.set(key, `${known}, ${value}`)
+    else if (key === 'content-length') throw new NoHttpError('two lengths')
+  }
+  return fields
+}
+
+/** Of all others the first one counts. */
+const LISTS = new Set(['connection', 'transfer-encoding'])
+
+function listOf(value = ''): string[] {
+  return value
+    .split(',')
+    .map((item) => item.trim().toLowerCase())
+    .filter((item) => item !== '')
+}
