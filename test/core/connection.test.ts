@@ -208,6 +208,51 @@ describe('the connection', () => {
     expect(await say('x'.repeat(32 * 2 ** 20))).toMatchObject({ status: 413, isHeld: true })
   })
 
+  test('whose answer comes before all is sent takes the next request only when that is sent', async () => {
+    const sockets: Socket[] = []
+    const bytesOf: number[] = []
+    const server = createServer((socket) => {
+      const index = sockets.push(socket) - 1
+      bytesOf.push(0)
+      socket.on('error', () => {})
+      socket.once('data', () => {
+        socket.write(OK)
+        // The first one reads on when the test wants it to.
+        if (index === 0) socket.pause()
+      })
+      socket.on('data', (chunk) => (bytesOf[index] = (bytesOf[index] as number) + chunk.length))
+    })
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    onTestFinished(() => {
+      for (const socket of sockets) socket.destroy()
+      server.close()
+    })
+    const { port } = server.address() as AddressInfo
+    const { say } = connected(new URL(`http://127.0.0.1:${port}/`))
+    const size = 32 * 2 ** 20
+    expect(await say('x'.repeat(size))).toMatchObject({ status: 200, isHeld: true })
+    expect(await say('meanwhile')).toMatchObject({ status: 200, isHeld: false })
+    expect(sockets).toHaveLength(2)
+
+    const [first, second] = sockets as [Socket, Socket]
+    first.resume()
+    // One of the two is kept, and the other one is closed when it has brought all.
+    await once(first, 'close')
+    expect(bytesOf[0]).toBeGreaterThan(size)
+    expect(second.destroyed).toBe(false)
+  })
+
+  test('stays when those who waited give up after its answer', async () => {
+    const late = new AbortController()
+    const { url, requests } = await peer((socket) => socket.write(OK))
+    const { say } = connected(url)
+    await say('one', Infinity, late.signal)
+    late.abort()
+    await say('two')
+    expect(requests.map(({ connection }) => connection)).toEqual([1, 1])
+  })
+
   test('is given up at once where nobody waits any more, and not made where nobody did', async () => {
     const late = new AbortController()
     const { url, requests, sockets } = await peer(() => late.abort())
