@@ -554,6 +554,23 @@ test('the listeners of a request and a response that are made up run in its cont
   expect(spanId).toMatch(/^[0-9a-f]{16}$/)
 })
 
+test('an event that nobody hears is one for an emit of the app’s, and an error is thrown', () => {
+  record()
+  const request = new IncomingMessage(new Socket())
+  const response = new ServerResponse(request)
+  const seen: unknown[] = []
+  const { emit } = response
+  response.emit = function (event: string | symbol, ...given: unknown[]) {
+    seen.push(event)
+    return emit.call(this, event, ...given)
+  }
+  traceRequest(request, response, () => {})
+  expect([request.emit('odd'), response.emit('odd')]).toEqual([false, false])
+  expect(seen).toEqual(['odd'])
+  expect(() => request.emit('error', new RangeError('unheard'))).toThrow('unheard')
+  expect(() => response.emit('error', new RangeError('unheard'))).toThrow('unheard')
+})
+
 test('a request that is frozen leaves no span open', async () => {
   const reports = said()
   const recording = record()

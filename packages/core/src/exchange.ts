@@ -7,7 +7,7 @@ import {
   type Link,
   type Span,
 } from '@opentelemetry/api'
-import type { EventEmitter } from 'node:events'
+import { EventEmitter } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { now, toHrTime } from './clock.ts'
 import {
@@ -330,6 +330,7 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
   function emitOfRequest(this: IncomingMessage, ...args: Emission): boolean {
     if (args[0] === 'close') exchange.requestClosed()
     const count = this.listenerCount(args[0])
+    if (count === 0 && isForNobody(requestEmit, args[0])) return false
     if (count === 0 || (count <= endListeners && args[0] === 'end'))
       return Reflect.apply(requestEmit, this, args)
     return emitWithin(exchange.requestScope, this, requestEmit, args)
@@ -342,6 +343,7 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
     else if (args[0] === 'finish') exchange.handedOver()
     else if (args[0] === 'close') exchange.end()
     const count = this.listenerCount(args[0])
+    if (count === 0 && isForNobody(responseEmit, args[0])) return false
     if (count === 0) return Reflect.apply(responseEmit, this, args)
     if (count <= finishListeners && args[0] === 'finish') {
       const before = request.listenerCount('end')
@@ -353,6 +355,16 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
   }
   emitOfResponse[SCOPED] = exchange as Scoped
   response.emit = emitOfResponse
+}
+
+const PLAIN_EMIT = EventEmitter.prototype.emit
+
+/**
+ * Whether an event without listeners is that for `emit`, too: it throws an error that nobody hears, and one that somebody else has
+ * put there may do as it likes. Not to call it saves a request 0.6 µs.
+ */
+function isForNobody(emit: EventEmitter['emit'], event: string | symbol): boolean {
+  return emit === PLAIN_EMIT && event !== 'error'
 }
 
 /** No more than there are by now: what is made up, or of HTTP/2, has fewer, and the app's are not to be taken for them. */
