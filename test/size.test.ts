@@ -113,6 +113,16 @@ const isOfSql = (file: string) => /^packages\/core\/dist\/sql(\.js$|\/)/.test(fi
 const isOfDatabase = (file: string) => file === 'packages/core/dist/database.js'
 const isOfHttpClient = (file: string) => /^packages\/core\/dist\/http-client(\.js$|\/)/.test(file)
 
+// To import one of Node's HTTP modules calls its getters, and these load undici, HTTP/2 and TLS: 12 MB that an app of CommonJS
+// does without.
+test.each(['core', ...receiving])(
+  'an import of @throughline/%s makes Node load none of its HTTP clients',
+  (name) => {
+    const heavy = new Set(['node:http', 'node:https', 'node:http2', 'node:tls'])
+    expect(loaded(name).builtins.filter((builtin) => heavy.has(builtin))).toEqual([])
+  },
+)
+
 describe.each(packages)('an import of @throughline/%s', (name) => {
   test('loads itself, core and the API, and nothing else', () => {
     const { files } = loaded(name)

@@ -1,6 +1,7 @@
+import dns from 'node:dns'
 import { once } from 'node:events'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { connectionTo, type Answer, type Headers } from '../../packages/core/src/otlp/connection.ts'
 
 const OK = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'
@@ -101,8 +102,8 @@ describe('a request', () => {
     async (general) => {
       const { url, sockets } = await peer((socket) => socket.write(OK))
       const connection = connectionTo(url, general)
-      const post = () => connection.post({ bytes: Buffer.alloc(0), isHeld: false }, {}, Infinity)
-      expect(post).toThrow(TypeError)
+      const posted = connection.post({ bytes: Buffer.alloc(0), isHeld: false }, {}, Infinity)
+      await expect(posted).rejects.toThrow(TypeError)
       expect(sockets).toEqual([])
     },
   )
@@ -196,6 +197,7 @@ describe('the connection', () => {
 
   test('whose answer comes before all is sent is closed, and holds what was to be sent', async () => {
     const server = createServer((socket) => {
+      onTestFinished(() => void socket.destroy())
       socket.on('error', () => {})
       // It reads no further.
       socket.once('data', () => socket.pause().write('HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n'))
@@ -260,6 +262,26 @@ describe('the connection', () => {
     expect(await say('one', Infinity, late.signal)).toMatchObject({ cause: 'dropped' })
     expect(await say('two', Infinity, late.signal)).toMatchObject({ cause: 'dropped', isHeld: false })
     expect([requests.length, sockets.length]).toEqual([1, 1])
+  })
+
+  test('to the second address of a host, of which the first refuses, keeps no process alive', async () => {
+    const { url } = await peer((socket) => {
+      socket.unref()
+      socket.write(OK)
+    })
+    const lookup = vi.spyOn(dns, 'lookup')
+    onTestFinished(() => lookup.mockRestore())
+    lookup.mockImplementation(((_host: string, _options: unknown, done: (...given: unknown[]) => void) => {
+      done(null, [
+        { address: '::1', family: 6 },
+        { address: '127.0.0.1', family: 4 },
+      ])
+    }) as never)
+    url.hostname = 'two.example'
+    const holding = () => process.getActiveResourcesInfo().filter((type) => type === 'TCPSocketWrap').length
+    expect(await connected(url).say('')).toMatchObject({ status: 200 })
+    // Those of other tests are on their way out.
+    await vi.waitFor(() => expect(holding()).toBe(0))
   })
 
   test('that is closed ends what is on its way', async () => {

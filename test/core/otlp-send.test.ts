@@ -552,6 +552,41 @@ describe('over https', () => {
     expect([names.length, handshakes()]).toEqual([1, 2])
   })
 
+  test('a collector is called by the name that the app has given, else by its own, and never by an address', async () => {
+    const called: string[] = []
+    const SNICallback: https.ServerOptions['SNICallback'] = (name, done) => {
+      called.push(name)
+      done(null)
+    }
+    const { url } = await secured({ SNICallback })
+    const tls = { ca: pem('authority') }
+    const local = url.replace('127.0.0.1', 'localhost')
+    await send(exporterTo(url, { tls }))
+    await send(exporterTo(local, { tls }))
+    const named = await send(exporterTo(url, { tls, headers: { Host: 'collector.example:4318' } }))
+    expect(called).toEqual(['localhost', 'collector.example'])
+    // Its certificate is for another one.
+    expect([named.code, named.error?.message]).toEqual([1, expect.stringContaining('could not be reached')])
+  })
+
+  test('a collector that closes is met again by what was agreed on before', async () => {
+    const resumed: boolean[] = []
+    const server = https.createServer(
+      { key: pem('collector.key'), cert: pem('collector') },
+      (request, response) => {
+        resumed.push((request.socket as TLSSocket).isSessionReused())
+        request.resume().on('end', () => response.writeHead(200, { Connection: 'close' }).end())
+      },
+    )
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    onTestFinished(() => void server.close())
+    const { port } = server.address() as AddressInfo
+    const exporter = exporterTo(`https://127.0.0.1:${port}`, { tls: { ca: pem('authority') } })
+    for (let count = 0; count < 3; count += 1) expect(await send(exporter)).toEqual({ code: 0 })
+    expect(resumed).toEqual([false, true, true])
+  })
+
   test('a collector that asks who we are is told', async () => {
     const { url, names } = await secured({ ca: pem('authority'), requestCert: true })
     const tls = { ca: pem('authority'), key: pem('app.key'), cert: pem('app') }

@@ -110,7 +110,7 @@ const responses: [what: string, bytes: Buffer, read: Read][] = [
       'transfer-encoding: x,',
       'Transfer-Encoding: CHUNKED',
       '',
-      '00a;a="b"',
+      '0000000000a;a="b"',
       '0123456789',
       '0;last',
       'X-Sum: 1',
@@ -184,6 +184,22 @@ describe('a response', () => {
     expect({ isTooLong, isComplete }).toEqual({ isTooLong: true, isComplete: true })
   })
 
+  test('may come after an empty line', () => {
+    const bytes = text('', '', 'HTTP/1.1 200 OK', 'Content-Length: 2', '', 'ok')
+    expect(readOf([bytes])).toEqual({ status: 200, body: 'ok', ...done })
+    expect(readOf(Array.from(bytes, (byte) => Buffer.from([byte])))).toEqual({
+      status: 200,
+      body: 'ok',
+      ...done,
+    })
+  })
+
+  test('may have blanks around what a header says, and many of them', () => {
+    const blanks = ' \t'.repeat(1200)
+    const bytes = text('HTTP/1.1 200 OK', `X: y${blanks}z`, `Content-Length:${blanks}2${blanks}`, '', 'ok')
+    expect(() => readOf([bytes])).not.toThrow()
+  })
+
   test('with more behind it is the last one on its connection', () => {
     expect(readOf([text('HTTP/1.1 200 OK', 'Content-Length: 2', '', 'okHTTP/1.1 200 OK')])).toEqual({
       status: 200,
@@ -211,6 +227,11 @@ describe('a response', () => {
     ['one length, twice', text('HTTP/1.1 200 OK', 'Content-Length: 2', 'Content-Length: 2', '', 'ok')],
     ['a length below zero', text('HTTP/1.1 200 OK', 'Content-Length: -1', '', '')],
     ['a length in another notation', text('HTTP/1.1 200 OK', 'Content-Length: 0x10', '', '')],
+    ['a value with a control character', text('HTTP/1.1 200 OK', 'X: a\u0001', '', '')],
+    ['lines that end otherwise', Buffer.from('HTTP/1.1 200 OK\nContent-Length: 2\n\nok')],
+    ['one line that ends otherwise', Buffer.from('HTTP/1.1 200 OK\r\nX: a\nContent-Length: 2\r\n\r\nok')],
+    // What looks for the end of the blanks in more than one way takes minutes.
+    ['a value of blanks that is broken', text('HTTP/1.1 200 OK', `X:${' '.repeat(15_000)}\rx`, '', '')],
     ['headers without an end', Buffer.from(`HTTP/1.1 200 OK\r\nX: ${'x'.repeat(17_000)}`)],
   ])('is none: %s', (_what, bytes) => {
     expect(() => readerOf([bytes])).toThrow(NoHttpError)

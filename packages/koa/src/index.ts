@@ -9,7 +9,9 @@ import {
 } from '@throughline/core'
 import type Application from 'koa'
 import type { Context, Middleware } from 'koa'
-import { ServerResponse, type IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type * as Http from 'node:http'
+import { createRequire } from 'node:module'
 import { hearErrors } from './failure.ts'
 import { layered } from './layers.ts'
 import { noteMounts, routeOf } from './route.ts'
@@ -54,7 +56,7 @@ export function tracing(options: TracingOptions = {}): Middleware {
       lastApp = app
     }
     const res = ctx.res as ServerResponse | undefined
-    if (res === undefined) return upgraded(req, () => receive(req, new ServerResponse(req), ctx, next))
+    if (res === undefined) return upgraded(req, () => receive(req, unsent(req), ctx, next))
 
     let run: () => unknown = next
     if (downstream !== undefined && carriedBy(req) === undefined)
@@ -95,6 +97,15 @@ function watched(req: IncomingMessage, answered: unknown): unknown {
     recordError(req, error)
     throw error
   })
+}
+
+// Not by an import: for who imports `node:http` into a module Node loads undici, HTTP/2 and TLS along with it, 12 MB.
+const require = createRequire(import.meta.url)
+
+/** A response that nobody will see. */
+function unsent(req: IncomingMessage): ServerResponse {
+  const http = require('node:http') as typeof Http
+  return new http.ServerResponse(req)
 }
 
 // koa-websocket runs its middleware when the handshake is done, without a response. The route is known already if the

@@ -1,6 +1,6 @@
-import { validateHeaderName, validateHeaderValue } from 'node:http'
 import { connect, isIP, type Socket } from 'node:net'
-import * as tls from 'node:tls'
+import type * as Tls from 'node:tls'
+import { isHeader } from '../environment.ts'
 import { ResponseReader, type NoHttpError } from './response.ts'
 
 /**
@@ -32,7 +32,7 @@ export interface Connection {
   /**
    * @param headers those of the body, beside the ones that all requests have
    * @param deadline by `performance.now()`; Infinity for none
-   * @throws TypeError for a header that cannot be sent
+   * @returns rejects with a TypeError for a header that cannot be sent
    */
   post(body: Body, headers: Headers, deadline: number, late?: AbortSignal): Promise<Answer>
   /** Ends what is on its way. */
@@ -68,22 +68,31 @@ interface Line {
 export function connectionTo(url: URL, general: Headers, credentials?: Credentials): Connection {
   const isSecure = url.protocol === 'https:'
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
+  const name = serverNameIn(general) ?? host
   const where = { host, port: Number(url.port) || (isSecure ? 443 : 80), noDelay: true }
   const lines = new Set<Line>()
+  // Who needs none of it has 6 MB less in memory.
+  let tls: typeof Tls | undefined
   let idle: Line | undefined
+  // What spares the next connection most of its handshake.
+  let session: Buffer | undefined
 
   function open(): Line {
-    const socket = isSecure
-      ? tls.connect({
-          ...credentials,
-          ...where,
-          ALPNProtocols: ['http/1.1'],
-          ...(isIP(host) === 0 && { servername: host }),
-        })
-      : connect(where)
+    const socket =
+      tls !== undefined
+        ? tls.connect({
+            ...credentials,
+            ...where,
+            ALPNProtocols: ['http/1.1'],
+            ...(isIP(name) === 0 && { servername: name }),
+            ...(session && { session }),
+          })
+        : connect(where)
     socket.setKeepAlive(true, PROBE_MS)
-    // No process lives for its spans' sake.
+    // No process lives for its spans' sake. A second address of the host is tried with a handle that knows nothing of that.
     socket.unref()
+    socket.once('connect', () => socket.unref())
+    socket.on('session', (latest) => (session = latest))
     const line: Line = { socket, isUsed: false, heard: undefined, broke: undefined }
     lines.add(line)
     let failure: Error | undefined
@@ -93,7 +102,10 @@ export function connectionTo(url: URL, general: Headers, credentials?: Credentia
       else line.heard(chunk)
     })
     socket.on('end', () => line.broke?.(undefined))
-    socket.on('error', (error) => (failure = error))
+    socket.on('error', (error) => {
+      failure = error
+      session = undefined
+    })
     socket.on('close', () => {
       lines.delete(line)
       if (idle === line) idle = undefined
@@ -102,8 +114,9 @@ export function connectionTo(url: URL, general: Headers, credentials?: Credentia
     return line
   }
 
-  function post(body: Body, headers: Headers, deadline: number, late?: AbortSignal): Promise<Answer> {
+  async function post(body: Body, headers: Headers, deadline: number, late?: AbortSignal): Promise<Answer> {
     const head = headOf(url, { ...general, ...headers })
+    if (isSecure) tls ??= await import('node:tls')
     return new Promise((resolve) => {
       if (late?.aborted === true) {
         resolve({ failure: new Error(GIVEN_UP), cause: 'dropped' })
@@ -201,8 +214,17 @@ function causeOf(error: NodeJS.ErrnoException, socket: Socket, isUnanswered: boo
   // A host with several addresses fails with one error that holds theirs, and says no more itself.
   if (error instanceof AggregateError || syscall === 'connect' || syscall === 'getaddrinfo') return 'absent'
   // A certificate that nobody vouches for will not mend its ways by the next try.
-  if ((socket as Partial<tls.TLSSocket>).authorizationError) return 'final'
+  if ((socket as Partial<Tls.TLSSocket>).authorizationError) return 'final'
   return isUnanswered ? 'stale' : 'dropped'
+}
+
+/** Who is reached by an address or a tunnel is called by the name that the app has given. */
+function serverNameIn(headers: Headers): string | undefined {
+  const [, given] = Object.entries(headers).findLast(([name]) => name.toLowerCase() === 'host') ?? []
+  if (given === undefined) return undefined
+  return String(given)
+    .replace(/:\d+$/, '')
+    .replace(/^\[(.*)\]$/, '$1')
 }
 
 /** Of headers with the same name, in whichever case, the last one counts; how long the body is, is ours to say. */
@@ -213,8 +235,7 @@ function headOf(url: URL, headers: Headers): string {
     fields.set('authorization', `Authorization: Basic ${Buffer.from(user).toString('base64')}`)
   }
   for (const [name, value] of Object.entries(headers)) {
-    validateHeaderName(name)
-    validateHeaderValue(name, String(value))
+    if (!isHeader(name, String(value))) throw new TypeError(`the header "${name}" cannot be sent`)
     fields.set(name.toLowerCase(), `${name}: ${value}`)
   }
   fields.delete('transfer-encoding')

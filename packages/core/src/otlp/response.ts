@@ -7,10 +7,14 @@ export class NoHttpError extends Error {
 
 /** A head that is longer is none: Node's own limit. */
 const MOST_HEAD_BYTES = 16 * 1024
+/** As much as a message shows of what came. */
+const SHOWN = 40
 const HEAD_END = '\r\n\r\n'
 const LINE_END = '\r\n'
 const STATUS_LINE = /^HTTP\/1\.([01]) ([1-5]\d\d)(?: [^\r\n]*)?$/
-const FIELD = /^([!#$%&'*+.^_`|~\w-]+):[ \t]*(.*?)[ \t]*$/
+// What is around the value is cut off afterwards: an expression that does it takes for ever where there are many blanks.
+const FIELD = /^([!#$%&'*+.^_`|~\w-]+):([\t\x20-\x7e\x80-\xff]*)$/
+const BARE_LINE_FEED = /(?:^|[^\r])\n/
 const NOTHING = Buffer.alloc(0)
 
 type Step = 'head' | 'body' | 'chunk size' | 'chunk' | 'chunk end' | 'trailer' | 'done'
@@ -82,19 +86,25 @@ export class ResponseReader {
   }
 
   #readHead(): boolean {
+    // Some say an empty line more than they should (RFC 9112, 2.2).
+    while (this.#pending.length >= 2 && this.#pending.indexOf(LINE_END) === 0)
+      this.#pending = this.#pending.subarray(LINE_END.length)
     const end = this.#pending.indexOf(HEAD_END)
     if ((end === -1 ? this.#pending.length : end) > MOST_HEAD_BYTES)
       throw new NoHttpError('no end of the headers')
     if (end === -1) {
       // What speaks first, or in another language, may never say an empty line.
-      const begin = this.#pending.toString('latin1', 0, HTTP.length)
-      if (!HTTP.startsWith(begin)) throw new NoHttpError(`"${begin}…"`)
+      const said = this.#pending.toString('latin1')
+      if (said === '\r') return false
+      const begin = said.slice(0, HTTP.length)
+      if (!HTTP.startsWith(begin) || BARE_LINE_FEED.test(said))
+        throw new NoHttpError(`"${said.slice(0, SHOWN)}"`)
       return false
     }
     const [first = '', ...lines] = this.#pending.toString('latin1', 0, end).split(LINE_END)
     this.#pending = this.#pending.subarray(end + HEAD_END.length)
     const [, minor, digits] = STATUS_LINE.exec(first) ?? []
-    if (digits === undefined) throw new NoHttpError(`"${first.slice(0, 40)}"`)
+    if (digits === undefined) throw new NoHttpError(`"${first.slice(0, SHOWN)}"`)
     const fields = fieldsOf(lines)
     const status = Number(digits)
     if (status === 101) throw new NoHttpError('another protocol, which nobody asked for')
@@ -153,7 +163,7 @@ export class ResponseReader {
   #readChunkSize(): boolean {
     const line = this.#line()
     if (line === undefined) return false
-    const [, digits] = /^([\da-f]{1,8})(?:;.*)?$/i.exec(line) ?? []
+    const [, digits] = /^0*([\da-f]{1,8})(?:;.*)?$/i.exec(line) ?? []
     if (digits === undefined) this.#stop()
     else if (Number.parseInt(digits, 16) === 0) this.#step = 'trailer'
     else this.#expect(Number.parseInt(digits, 16), 'chunk')
@@ -200,9 +210,10 @@ const HTTP = 'HTTP/1.'
 function fieldsOf(lines: readonly string[]): Map<string, string> {
   const fields = new Map<string, string>()
   for (const line of lines) {
-    const [, name = '', value = ''] = FIELD.exec(line) ?? []
-    if (name === '') throw new NoHttpError(`a header "${line.slice(0, 40)}"`)
+    const [, name = '', padded = ''] = FIELD.exec(line) ?? []
+    if (name === '') throw new NoHttpError(`a header "${line.slice(0, SHOWN)}"`)
     const key = name.toLowerCase()
+    const value = padded.trim()
     const known = fields.get(key)
     if (known === undefined) fields.set(key, value)
     else if (LISTS.has(key)) fields.set(key, `${known}, ${value}`)
