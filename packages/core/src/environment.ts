@@ -8,7 +8,7 @@ export type Environment = Record<string, string | undefined>
 const PEM_BEGIN = '-----BEGIN '
 
 /** The longest time that a timer of Node can wait; a longer one would fire at once. */
-const MOST_TIMER_MS = 2 ** 31 - 1
+export const MOST_TIMER_MS = 2 ** 31 - 1
 
 export type Reader = ReturnType<typeof reader>
 

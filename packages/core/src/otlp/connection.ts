@@ -1,6 +1,6 @@
 import { connect, isIP, type Socket } from 'node:net'
 import type * as Tls from 'node:tls'
-import { isHeader } from '../environment.ts'
+import { isHeader, MOST_TIMER_MS } from '../environment.ts'
 import { ResponseReader, type NoHttpError } from './response.ts'
 
 /**
@@ -45,8 +45,6 @@ export type Headers = Readonly<Record<string, string | number>>
 const MOST_RESPONSE_BYTES = 4 * 2 ** 20
 /** How long a connection may be silent before the system asks whether anybody is there. */
 const PROBE_MS = 1000
-/** The longest time that a timer of Node can wait; a longer one would fire at once. */
-export const MOST_TIMER_MS = 2 ** 31 - 1
 
 const GIVEN_UP = 'the export was given up'
 

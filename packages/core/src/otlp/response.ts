@@ -142,7 +142,7 @@ export class ResponseReader {
   #expect(count: number, step: 'body' | 'chunk'): void {
     this.#step = step
     this.#left = count
-    if (count !== Infinity && this.#size + count > this.#mostBytes) this.#stop(true)
+    if (this.#size + count > this.#mostBytes) this.#stop(true)
     else if (count === 0) this.#step = 'done'
   }
 

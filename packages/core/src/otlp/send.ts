@@ -9,17 +9,11 @@ import {
   type Parcel,
   type SpanExporter,
 } from '../batch.ts'
+import { MOST_TIMER_MS } from '../environment.ts'
 import { report, reportOnce } from '../report.ts'
 import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
-import {
-  connectionTo,
-  MOST_TIMER_MS,
-  type Answer,
-  type Body,
-  type Credentials,
-  type Headers,
-} from './connection.ts'
+import { connectionTo, type Answer, type Body, type Credentials, type Headers } from './connection.ts'
 import {
   decodePartialSuccess,
   encodeSections,
