@@ -17,11 +17,11 @@ import { JsonTraceSerializer, ProtobufTraceSerializer } from '@opentelemetry/otl
 import { resourceFromAttributes } from '@opentelemetry/resources'
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
 import { describe, expect, it } from 'vitest'
-import { decodePartialSuccess, encodeProtobuf } from '../../packages/core/src/otlp/encode.ts'
-import { encodeJson, parsePartialSuccess } from '../../packages/core/src/otlp/json.ts'
+import { encodeProtobuf } from '../../packages/core/src/otlp/encode.ts'
+import { encodeJson } from '../../packages/core/src/otlp/json.ts'
 import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../../packages/core/src/span.ts'
 import { checkRequest } from '../conformance/otlp-wire.ts'
-import { decodeRequest, encodeResponse } from '../otlp-definition.ts'
+import { decodeRequest } from '../otlp-definition.ts'
 import { engine, type TestEngine } from './engine.ts'
 
 const TRACE = '0af7651916cd43dd8448eb211c80319c'
@@ -1152,82 +1152,6 @@ describe('an attribute', () => {
     const bytes = encodeProtobuf([span({ attributes: { doubling, after: 'text' } })])
     expect(bytes.length).toBeLessThan(5_000_000)
     expect(fromJson([span({ attributes: { doubling, after: 'text' } })])).toEqual(form(decodeRequest(bytes)))
-  })
-})
-
-describe("a collector's answer", () => {
-  it('is read when it refused spans or has something to say', () => {
-    const refused = { rejectedSpans: 3, errorMessage: 'trop de spans: é' }
-    expect(decodePartialSuccess(encodeResponse({ partialSuccess: refused }))).toEqual(refused)
-    expect(
-      parsePartialSuccess(JSON.stringify({ partialSuccess: { ...refused, rejectedSpans: '3' } })),
-    ).toEqual(refused)
-    expect(parsePartialSuccess(JSON.stringify({ partialSuccess: refused }))).toEqual(refused)
-    const warning = { errorMessage: 'slow down' }
-    expect(decodePartialSuccess(encodeResponse({ partialSuccess: warning }))).toEqual({
-      rejectedSpans: 0,
-      ...warning,
-    })
-    expect(parsePartialSuccess(JSON.stringify({ partialSuccess: warning }))).toEqual({
-      rejectedSpans: 0,
-      ...warning,
-    })
-  })
-
-  it('is a full success when it is empty', () => {
-    expect(decodePartialSuccess(new Uint8Array(0))).toBeUndefined()
-    expect(decodePartialSuccess(encodeResponse({ partialSuccess: {} }))).toBeUndefined()
-    expect(decodePartialSuccess(encodeResponse({ partialSuccess: { rejectedSpans: -1 } }))).toBeUndefined()
-    for (const answer of [
-      '',
-      '{}',
-      '{"partialSuccess":{}}',
-      '{"partialSuccess":null}',
-      'null',
-      '[]',
-      '"x"',
-      '<html>',
-    ]) {
-      expect(parsePartialSuccess(answer)).toBeUndefined()
-    }
-  })
-
-  it('skips fields of later versions', () => {
-    const known = encodeResponse({ partialSuccess: { rejectedSpans: 7, errorMessage: 'm' } })
-    const unknown = Buffer.from([
-      0x98, 0x01, 5, 0xa2, 0x01, 2, 1, 2, 0xad, 0x01, 1, 2, 3, 4, 0xb1, 0x01, 1, 2, 3, 4, 5, 6, 7, 8,
-    ])
-    expect(decodePartialSuccess(Buffer.concat([unknown, known, unknown]))).toEqual({
-      rejectedSpans: 7,
-      errorMessage: 'm',
-    })
-  })
-
-  it('is cut when it is long', () => {
-    const errorMessage = 'é'.repeat(5000)
-    expect(decodePartialSuccess(encodeResponse({ partialSuccess: { errorMessage } }))?.errorMessage).toBe(
-      'é'.repeat(1024),
-    )
-    expect(parsePartialSuccess(JSON.stringify({ partialSuccess: { errorMessage } }))?.errorMessage).toBe(
-      'é'.repeat(1024),
-    )
-  })
-
-  it('may be garbage', () => {
-    const known = encodeResponse({ partialSuccess: { rejectedSpans: 300, errorMessage: 'm' } })
-    // A count that runs over the end of the message it is in.
-    expect(decodePartialSuccess(Uint8Array.of(0x0a, 2, 0x08, 0xac, 2))).toBeUndefined()
-    for (let length = 1; length < known.length; length++) {
-      expect(decodePartialSuccess(known.subarray(0, length))).toBeUndefined()
-    }
-    fc.assert(
-      fc.property(fc.uint8Array({ maxLength: 60 }), fc.string(), (bytes, answer) => {
-        decodePartialSuccess(bytes)
-        decodePartialSuccess(Buffer.concat([known.subarray(0, 2), bytes]))
-        parsePartialSuccess(answer)
-      }),
-      { numRuns: 2000 },
-    )
   })
 })
 

@@ -133,7 +133,7 @@ export function serverAttributes(
       ? ({
           'http.request.method': known,
           'url.path': pathOf(target),
-          'url.scheme': schemeOf(request, trustProxy),
+          'url.scheme': schemeBy(socket, headers, trustProxy),
           'network.protocol.version': protocolVersion(request),
           'server.address': address,
           'client.address': (trustProxy ? forwarded(headers, 'for') : undefined) ?? peer,
@@ -143,7 +143,7 @@ export function serverAttributes(
       : defined({
           [semconv.HTTP_REQUEST_METHOD]: known,
           [semconv.URL_PATH]: pathOf(target),
-          [semconv.URL_SCHEME]: schemeOf(request, trustProxy),
+          [semconv.URL_SCHEME]: schemeBy(socket, headers, trustProxy),
           [semconv.NETWORK_PROTOCOL_VERSION]: protocolVersion(request),
           [semconv.SERVER_ADDRESS]: address,
           [semconv.CLIENT_ADDRESS]: (trustProxy ? forwarded(headers, 'for') : undefined) ?? peer,
@@ -153,30 +153,19 @@ export function serverAttributes(
   // Many clients say neither: to leave one out afterwards would cost 3 µs.
   if (port !== undefined) attributes['server.port'] = port
   if (userAgent !== undefined) attributes['user_agent.original'] = userAgent
-  const all = withRarer(attributes, request, target, known, capture)
-  return wantsOldNames('http') ? withOldNames(all, SpanKind.SERVER) : all
-}
-
-/** Without what is unknown. */
-function defined(attributes: Attributes): Attributes {
-  const entries = Object.entries(attributes).filter(([, value]) => value !== undefined)
-  return Object.fromEntries(entries)
-}
-
-function withRarer(
-  attributes: Attributes,
-  { headers, method = '' }: IncomingMessage,
-  target: string,
-  known: string,
-  capture: readonly string[],
-): Attributes {
   if (known !== method) attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
   const query = target.indexOf('?')
   if (query !== -1 && query < target.length - 1)
     attributes[semconv.URL_QUERY] = redactQuery(target.slice(query + 1))
   if (capture.length > 0)
     captureHeaders(attributes, semconv.HTTP_REQUEST_HEADER, capture, (name) => headers[name])
-  return attributes
+  return wantsOldNames('http') ? withOldNames(attributes, SpanKind.SERVER) : attributes
+}
+
+/** Without what is unknown. */
+function defined(attributes: Attributes): Attributes {
+  const entries = Object.entries(attributes).filter(([, value]) => value !== undefined)
+  return Object.fromEntries(entries)
 }
 
 /** The path of a request line's target. */
@@ -193,6 +182,15 @@ export function pathOf(target: string): string {
 
 /** `url.scheme` of a request that arrived; with `trustProxy`, as the proxies in front tell it. */
 export function schemeOf({ headers, socket }: IncomingMessage, trustProxy: boolean): string {
+  return schemeBy(socket, headers, trustProxy)
+}
+
+// What a request has is read once: each property of one whose prototype Express has changed costs 0.2 µs on Node up to 22.
+function schemeBy(
+  socket: IncomingMessage['socket'],
+  headers: IncomingHttpHeaders,
+  trustProxy: boolean,
+): string {
   const toldByProxy = trustProxy ? forwarded(headers, 'proto') : undefined
   if (toldByProxy !== undefined) return toldByProxy
   // Requests that are made up for a test may have no socket.

@@ -44,6 +44,8 @@ interface App {
 /** A request's way through the layers. */
 export interface Way {
   readonly request: Request
+  /** Whether the connection is no longer one of HTTP: nobody will see a response. */
+  readonly isUpgraded: boolean
   /** The patterns of the mount paths that the request is below; undefined where one of them cannot be known. */
   mount: string | undefined
   /** The values that stand for it in `req.baseUrl`. */
@@ -72,7 +74,8 @@ export function wayOf(request: Request, begin: BeginLayer | undefined): Way {
 }
 
 function newWay(request: Request): Way {
-  return { request, mount: '', baseUrl: '', route: undefined, spans: undefined }
+  const isUpgraded = (request as Upgraded).upgrade === true
+  return { request, isUpgraded, mount: '', baseUrl: '', route: undefined, spans: undefined }
 }
 
 /**
@@ -86,7 +89,7 @@ export function startWay(way: Way, tracing: RequestHandler): void {
       watch(stackOf(at))
     if (Boolean(request.baseUrl) && !(hasEarly && early.has(request))) enteredUnseen(way, tracing)
     // Its response never closes, and the request does not either once the parser has let go of the socket.
-    if (isUpgraded(request)) beforeEvent(request.socket, 'close', () => endRequest(request, 101))
+    if (way.isUpgraded) beforeEvent(request.socket, 'close', () => endRequest(request, 101))
   } catch (error) {
     sayUnknown(error)
   }
@@ -99,8 +102,8 @@ export function endWay(way: Way): string | undefined {
 }
 
 /** As the app wrote it, also where that was for WebSockets. */
-function routeOf({ request, route }: Way): string | undefined {
-  return route !== undefined && isUpgraded(request) ? withoutSuffix(route) : route
+function routeOf({ isUpgraded, route }: Way): string | undefined {
+  return route !== undefined && isUpgraded ? withoutSuffix(route) : route
 }
 
 /** The way of a request that has come to the tracing, or is below a mount path on its way to it. */
@@ -339,8 +342,8 @@ function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorReq
 }
 
 /** A route that has taken the socket of a request is what the handshake was for. */
-function socketTaken({ request, route }: Way): void {
-  if (route !== undefined && isUpgraded(request) && hasSocketTaken(request)) endRequest(request, 101)
+function socketTaken({ request, isUpgraded, route }: Way): void {
+  if (route !== undefined && isUpgraded && hasSocketTaken(request)) endRequest(request, 101)
 }
 
 /** A mounted app shows itself only by having taken the request; what it did with the first one is found out afterwards. */
@@ -424,11 +427,6 @@ const SUFFIX = /\/\.websocket(?=\?|$)/
 interface Upgraded {
   readonly upgrade?: boolean
   readonly wsHandled?: boolean
-}
-
-/** Whether the connection is no longer one of HTTP: nobody will see a response. */
-export function isUpgraded(request: Request): boolean {
-  return (request as Upgraded).upgrade === true
 }
 
 /** Whether the route that has an upgraded request is the one that takes its socket. */

@@ -7,15 +7,7 @@ import type { Attributes, HrTime, Link, SpanStatus } from '@opentelemetry/api'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
 import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../span.ts'
-import {
-  DEPTH_LIMIT,
-  isPlain,
-  MESSAGE_LIMIT,
-  type PartialSuccess,
-  type Remainder,
-  stateText,
-  VALUES_LIMIT,
-} from './encode.ts'
+import { DEPTH_LIMIT, isPlain, type Remainder, stateText, VALUES_LIMIT } from './encode.ts'
 
 interface AnyValue {
   stringValue?: string
@@ -73,31 +65,6 @@ export function encodeJson(
     }
   }
   return text === '' ? '{}' : `{"resourceSpans":[${text}]}`
-}
-
-/**
- * Reads the text of an ExportTraceServiceResponse. Undefined when it says nothing (a full success) and when it is not such
- * a message; never throws.
- */
-export function parsePartialSuccess(text: string): PartialSuccess | undefined {
-  let response: unknown
-  try {
-    response = JSON.parse(text)
-  } catch {
-    return undefined
-  }
-  const partial = property(response, 'partialSuccess')
-  const rejected = property(partial, 'rejectedSpans')
-  const message = property(partial, 'errorMessage')
-  // An int64 is a string in this mapping, and a number is accepted.
-  const count = typeof rejected === 'string' || typeof rejected === 'number' ? Number(rejected) : 0
-  const rejectedSpans = Number.isInteger(count) && count > 0 ? count : 0
-  const errorMessage = typeof message === 'string' ? message.slice(0, MESSAGE_LIMIT) : ''
-  return rejectedSpans === 0 && errorMessage === '' ? undefined : { rejectedSpans, errorMessage }
-}
-
-function property(value: unknown, name: string): unknown {
-  return isPlain(value) && Object.hasOwn(value, name) ? value[name] : undefined
 }
 
 function resourceSpans(

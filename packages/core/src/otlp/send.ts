@@ -14,16 +14,10 @@ import { report, reportOnce } from '../report.ts'
 import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
 import { connectionTo, type Answer, type Body, type Credentials, type Headers } from './connection.ts'
-import {
-  decodePartialSuccess,
-  encodeSections,
-  joinSections,
-  type PartialSuccess,
-  type Remainder,
-  type Section,
-} from './encode.ts'
+import { encodeSections, joinSections, type Remainder, type Section } from './encode.ts'
 import type * as Json from './json.ts'
 import { giveBack } from './memory.ts'
+import type { PartialSuccess } from './partial-success.ts'
 
 export interface OtlpOptions {
   /** The whole URL to post to. */
@@ -252,9 +246,11 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     }
   }
 
-  function accepted(body: Buffer, count: number): ExportResult {
-    const partial =
-      json === undefined ? decodePartialSuccess(body) : json.parsePartialSuccess(body.toString())
+  async function accepted(body: Buffer, count: number): Promise<ExportResult> {
+    // Nearly every answer says nothing: what reads the others is loaded with the first that does.
+    if (body.length === 0) return SENT
+    const { decodePartialSuccess, parsePartialSuccess } = await import('./partial-success.ts')
+    const partial = json === undefined ? decodePartialSuccess(body) : parsePartialSuccess(body.toString())
     if (partial !== undefined) reject(partial, count)
     return SENT
   }

@@ -1,0 +1,113 @@
+import { isPlain } from './encode.ts'
+
+/** What a collector says when it took the request but not all of its spans. */
+export interface PartialSuccess {
+  rejectedSpans: number
+  /** Cut to {@link MESSAGE_LIMIT} characters. */
+  errorMessage: string
+}
+
+/** A collector's message is for one line of a log. */
+const MESSAGE_LIMIT = 1024
+
+interface Reader {
+  readonly bytes: Uint8Array
+  at: number
+}
+
+/**
+ * Reads an ExportTraceServiceResponse { partial_success = 1 { int64 rejected_spans = 1, string error_message = 2 } }.
+ * Undefined when it says nothing (a full success) and when it is not such a message; never throws.
+ */
+export function decodePartialSuccess(response: Uint8Array): PartialSuccess | undefined {
+  const reader: Reader = { bytes: response, at: 0 }
+  const result: PartialSuccess = { rejectedSpans: 0, errorMessage: '' }
+  while (reader.at < response.length) {
+    const tag = readVarint(reader)
+    if (tag !== 0x0a) {
+      if (!skip(reader, tag)) return undefined
+      continue
+    }
+    const length = readVarint(reader)
+    const end = reader.at + length
+    // Written so that a NaN, which is what an unreadable varint gives, is refused as well.
+    if (!(end <= response.length)) return undefined
+    while (reader.at < end) {
+      const inner = readVarint(reader)
+      if (inner === 0x08) {
+        const rejected = readVarint(reader)
+        if (Number.isNaN(rejected)) return undefined
+        result.rejectedSpans = rejected < 2 ** 63 ? rejected : 0 // A negative count is none.
+      } else if (inner === 0x12) {
+        const size = readVarint(reader)
+        if (!(reader.at + size <= end)) return undefined
+        const text = Buffer.from(response.buffer, response.byteOffset + reader.at, size)
+        result.errorMessage = text.toString('utf8', 0, 4 * MESSAGE_LIMIT).slice(0, MESSAGE_LIMIT)
+        reader.at += size
+      } else if (!skip(reader, inner)) return undefined
+    }
+    if (reader.at !== end) return undefined
+  }
+  return result.rejectedSpans === 0 && result.errorMessage === '' ? undefined : result
+}
+
+/** NaN when the bytes end inside it or it is longer than ten bytes. Above 2^53 the value is rounded. */
+function readVarint(reader: Reader): number {
+  let value = 0
+  for (let index = 0; index < 10; index++) {
+    const byte = reader.bytes[reader.at]
+    if (byte === undefined) return Number.NaN
+    reader.at++
+    value += (byte & 0x7f) * 2 ** (7 * index)
+    if (byte < 0x80) return value
+  }
+  return Number.NaN
+}
+
+/** Past an unknown field; false when its tag is none or its wire type is not 0, 1, 2 or 5. */
+function skip(reader: Reader, tag: number): boolean {
+  if (!(tag >= 8)) return false
+  switch (tag % 8) {
+    case 0:
+      return !Number.isNaN(readVarint(reader))
+    case 1:
+      reader.at += 8
+      break
+    case 2: {
+      const size = readVarint(reader)
+      reader.at += size
+      break
+    }
+    case 5:
+      reader.at += 4
+      break
+    default:
+      return false
+  }
+  return reader.at <= reader.bytes.length
+}
+
+/**
+ * Reads the text of an ExportTraceServiceResponse. Undefined when it says nothing (a full success) and when it is not such
+ * a message; never throws.
+ */
+export function parsePartialSuccess(text: string): PartialSuccess | undefined {
+  let response: unknown
+  try {
+    response = JSON.parse(text)
+  } catch {
+    return undefined
+  }
+  const partial = property(response, 'partialSuccess')
+  const rejected = property(partial, 'rejectedSpans')
+  const message = property(partial, 'errorMessage')
+  // An int64 is a string in this mapping, and a number is accepted.
+  const count = typeof rejected === 'string' || typeof rejected === 'number' ? Number(rejected) : 0
+  const rejectedSpans = Number.isInteger(count) && count > 0 ? count : 0
+  const errorMessage = typeof message === 'string' ? message.slice(0, MESSAGE_LIMIT) : ''
+  return rejectedSpans === 0 && errorMessage === '' ? undefined : { rejectedSpans, errorMessage }
+}
+
+function property(value: unknown, name: string): unknown {
+  return isPlain(value) && Object.hasOwn(value, name) ? value[name] : undefined
+}
