@@ -80,7 +80,6 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   readonly response: ServerResponse
   readonly carried: Carried
   readonly method: string
-  readonly transport: Transport
   /** Undefined where the app asked to ignore the request. */
   span: Span | undefined = undefined
   /** Where it was known at the start. */
@@ -103,6 +102,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   error: unknown = undefined
   errorTicks = 0
 
+  #transport: Transport | undefined
+
   constructor(
     seam: Seam<Given, Carried>,
     request: IncomingMessage,
@@ -116,14 +117,19 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     this.response = response
     this.carried = carried
     this.method = request.method ?? ''
-    this.transport = transportOf(request)
   }
 
   protected build(): Attributes {
     const { request, route, seam } = this
     const attributes = serverAttributes(request, targetOf(request), seam.trustProxy, seam.requestHeaders)
     if (route !== undefined) attributes[semconv.HTTP_ROUTE] = route
+    // It is told by what the attributes were made of: later on, V8 would have to look for that again.
+    this.#transport = transportOf(request)
     return attributes
+  }
+
+  get transport(): Transport {
+    return (this.#transport ??= transportOf(this.request))
   }
 
   rescope(emitter: EventEmitter, scope: Context): void {
@@ -329,17 +335,18 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
   const { request, response } = exchange
   exchange.requestScope = scope
   exchange.responseScope = scope
-  const countOfRequest = counterOf(request)
-  const countOfResponse = counterOf(response)
+  const isWanted = wantsRoute(exchange)
+  const requestEmit = previousEmit(request, scope)
+  const responseEmit = previousEmit(response, scope)
+  const countOfRequest = counterOf(request, requestEmit)
+  const countOfResponse = counterOf(response, responseEmit)
   // No more than there are by now: what is made up, or of HTTP/2, has fewer, and the app's are not to be taken for them.
   const finishListeners = Math.min(countOfResponse.call(response, 'finish'), exchange.seam.finishListeners)
   // Node adds one when the response has finished, to let go of the request.
   let endListeners = 0
-  const requestEmit = previousEmit(request, scope)
-  const responseEmit = previousEmit(response, scope)
 
   function emitOfRequest(this: IncomingMessage, ...args: Emission): boolean {
-    if (args[0] === 'close') exchange.requestClosed()
+    if (isWanted && args[0] === 'close') exchange.requestClosed()
     const count = countOfRequest.call(this, args[0])
     if (count === 0 && isForNobody(requestEmit, args[0])) return false
     if (count === 0 || (count <= endListeners && args[0] === 'end'))
@@ -350,9 +357,11 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
   request.emit = emitOfRequest
 
   function emitOfResponse(this: ServerResponse, ...args: Emission): boolean {
-    if (args[0] === 'prefinish') exchange.answered()
-    else if (args[0] === 'finish') exchange.handedOver()
-    else if (args[0] === 'close') exchange.end()
+    if (isWanted) {
+      if (args[0] === 'prefinish') exchange.answered()
+      else if (args[0] === 'finish') exchange.handedOver()
+      else if (args[0] === 'close') exchange.end()
+    }
     const count = countOfResponse.call(this, args[0])
     if (count === 0 && isForNobody(responseEmit, args[0])) return false
     if (count === 0) return Reflect.apply(responseEmit, this, args)
@@ -379,12 +388,15 @@ function isForNobody(emit: EventEmitter['emit'], event: string | symbol): boolea
 }
 
 /**
- * Its `listenerCount`, read once: it is at the far end of a long chain of prototypes, and where Express has changed the
- * first of them, V8 goes all the way for each event (to 12, 0.5 µs).
+ * Who emits as Node does counts as Node does. It is not asked, since `listenerCount` is at the far end of a long chain of
+ * prototypes, and where Express has changed the first of them, V8 up to 12 goes all the way each time: 0.5 µs.
  */
-function counterOf(emitter: Partial<EventEmitter>): EventEmitter['listenerCount'] {
+function counterOf(
+  emitter: Partial<EventEmitter>,
+  emit: EventEmitter['emit'],
+): EventEmitter['listenerCount'] {
   // What is made up for a test may be no emitter.
-  return emitter.listenerCount ?? PLAIN_COUNT
+  return (emit === PLAIN_EMIT ? undefined : emitter.listenerCount) ?? PLAIN_COUNT
 }
 
 /** What `emit` was; where that is one of ours already, its listeners run in the newest context. */
@@ -469,8 +481,8 @@ function sentStatus(response: ServerResponse, stream: Stream | undefined): numbe
  * response that goes with it may close before it says that it is written, or never. Node's servers leave themselves on each
  * connection, also on one that is handed to them.
  */
-function transportOf({ socket, httpVersionMajor }: Partial<IncomingMessage>): Transport {
-  if (httpVersionMajor !== undefined && httpVersionMajor >= 2) return 'HTTP/2'
+function transportOf({ socket, httpVersion }: Partial<IncomingMessage>): Transport {
+  if (httpVersion === '2.0') return 'HTTP/2'
   return (socket as { server?: unknown } | undefined)?.server === undefined ? 'made up' : 'HTTP/1'
 }
 

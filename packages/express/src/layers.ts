@@ -74,7 +74,8 @@ export function wayOf(request: Request, begin: BeginLayer | undefined): Way {
 }
 
 function newWay(request: Request): Way {
-  const isUpgraded = (request as Upgraded).upgrade === true
+  // Of an Express request, what has been asked for once costs less: its headers are wanted anyway.
+  const isUpgraded = request.headers?.upgrade !== undefined && (request as Upgraded).upgrade === true
   return { request, isUpgraded, mount: '', baseUrl: '', route: undefined, spans: undefined }
 }
 
