@@ -1,6 +1,6 @@
 import { fileURLToPath } from 'node:url'
 import { startChild } from './child.mjs'
-import { median, rotated } from './statistic.mjs'
+import { median, shuffled } from './statistic.mjs'
 
 /** Operations per round: each takes the slowest contender some tenths of a second, the clock's grain being a microsecond. */
 const COUNTS = {
@@ -54,7 +54,7 @@ export async function micro({ contenders, node, rounds, sink, log = () => {} }) 
       log(operation)
       const times = new Map(alive.map(([index]) => [index, []]))
       for (let round = 0; round < WARM_UP_ROUNDS + rounds; round++) {
-        for (const [index, worker] of rotated(alive, round)) {
+        for (const [index, worker] of shuffled(alive)) {
           const nanoseconds = await worker.ask('time', { operation, count })
           if (round >= WARM_UP_ROUNDS) times.get(index).push(nanoseconds)
         }

@@ -16,14 +16,16 @@ export function quantile(values, share) {
 }
 
 /**
- * The list, begun at another place each round, so that nobody always comes first or always follows the same one.
+ * The list in an order of chance: nobody always follows the same one, whose traces are still in the processor's caches.
  *
  * @template T
  * @param {readonly T[]} list
- * @param {number} round
  */
-export function rotated(list, round) {
-  const start = round % list.length
-  const turned = [...list.slice(start), ...list.slice(0, start)]
-  return round % 2 === 0 ? turned : turned.toReversed()
+export function shuffled(list) {
+  const drawn = [...list]
+  for (let left = drawn.length; left > 1; left--) {
+    const index = Math.floor(Math.random() * left)
+    ;[drawn[left - 1], drawn[index]] = [drawn[index], drawn[left - 1]]
+  }
+  return drawn
 }
