@@ -9,7 +9,7 @@ const CONNECTIONS = 64
 /** At a fixed rate nobody is to wait for a connection. */
 const RATE_CONNECTIONS = 256
 const PROOF_REQUESTS = 20
-/** By 25,000 to 30,000 requests V8 has compiled what will be compiled; at 20,000 it still takes 3 µs of each. */
+/** After 25,000 to 30,000 requests V8 has compiled nearly all that it will; after 20,000 that still takes 3 µs of each. */
 const WARM_UP_ROUNDS = 8
 /** By then pools have their connections, of which some contenders make spans, too. */
 const FIRST_REQUESTS = 50

@@ -1,9 +1,12 @@
 import { diag } from '@opentelemetry/api'
+import { inheritedEmit } from '@throughline/core'
 import { tracing } from '@throughline/express'
 import type { Express, RequestHandler } from 'express'
 import { subscribe } from 'node:diagnostics_channel'
-import { EventEmitter } from 'node:events'
-import { createServer, type IncomingMessage } from 'node:http'
+import { once, type EventEmitter } from 'node:events'
+import { createServer, IncomingMessage, ServerResponse } from 'node:http'
+import { Socket } from 'node:net'
+import { PassThrough } from 'node:stream'
 import { describe, expect, test } from 'vitest'
 import { ask } from '../contract/server.ts'
 import { record } from '../recording.ts'
@@ -28,8 +31,12 @@ describe.each(versions)('%s', (_name, create) => {
     await ask(serving, '/')
     await ask(serving, '/early')
     await ask(await serve(app(seen)), '/')
-    const { emit } = EventEmitter.prototype
-    expect(seen).toEqual([undefined, [emit, emit], [emit, emit], undefined])
+    expect(seen).toEqual([
+      undefined,
+      [inheritedEmit, inheritedEmit],
+      [inheritedEmit, inheritedEmit],
+      undefined,
+    ])
   })
 
   test('a traced request has the same properties, be it the first or the next', async () => {
@@ -47,23 +54,78 @@ describe.each(versions)('%s', (_name, create) => {
     expect([requestAgain, responseAgain]).toEqual([request, response])
   })
 
-  test.each(['request', 'response'] as const)('an `emit` that each %s inherits is called', async (which) => {
-    const application = app([])
-    const serving = await serve(application)
+  describe.each(['request', 'response'] as const)('an `emit` that each %s inherits is called', (which) => {
+    test('of an app that has it late', async () => {
+      const application = app([])
+      const serving = await serve(application)
+      record()
+      await ask(serving, '/')
+      const heard = listenOn(application[which])
+      await ask(serving, '/early')
+      expect(heard.splice(0)).toContain('close')
+      await ask(serving, '/')
+      expect(heard).toContain('close')
+    })
+
+    test.each([
+      ['traced', true],
+      ['untraced', false],
+    ])('of another app behind the same server, %s', async (_how, isTraced) => {
+      const [one, other] = [app([]), isTraced ? app([]) : quiet(create()).get('/', ok)]
+      const heard = listenOn(other[which])
+      const server = createServer((request, response) =>
+        (request.headers['x-app'] === 'other' ? other : one)(request, response),
+      )
+      const serving = await serve(server)
+      record()
+      await ask(serving, '/')
+      await ask(serving, '/', { headers: { 'x-app': 'other' } })
+      expect(heard).toContain('close')
+    })
+
+    test('of an app that is mounted before the tracing', async () => {
+      const inner = quiet(create()).get('/early', ok)
+      const heard = listenOn(inner[which])
+      const serving = await serve(quiet(create()).use('/in', inner).use(tracing()).get('/', ok))
+      record()
+      await ask(serving, '/')
+      await ask(serving, '/in/early')
+      expect(heard).not.toEqual([])
+    })
+  })
+
+  test('an object that inherits from a request emits by what the request inherits', async () => {
+    const heard: unknown[] = []
+    const application = quiet(create()).use((request, response) => {
+      const heir = Object.create(request) as typeof request
+      heir.on('told', (what) => heard.push(what))
+      heir.emit('told', 'it')
+      response.send('ok')
+    })
+    const whole = quiet(create()).use('/heir', application).use(tracing()).get('/', ok)
+    const serving = await serve(whole)
     record()
     await ask(serving, '/')
-    const heard: unknown[] = []
-    const prototype: EventEmitter = application[which]
-    const { emit } = prototype
-    prototype.emit = function (...args) {
-      heard.push(args[0])
-      return Reflect.apply(emit, this, args)
-    }
-    await ask(serving, '/early')
-    expect(heard).toContain('close')
-    heard.length = 0
-    await ask(serving, '/')
-    expect(heard).toContain('close')
+    expect((await ask(serving, '/heir')).status).toBe(200)
+    expect(heard).toEqual(['it'])
+  })
+
+  test.each([
+    ['that nobody has accepted', () => new Socket()],
+    ['that is none', () => undefined],
+    ['that only says whose it is', () => ({ server: 'lambda' })],
+  ])('a request that was made up, with a socket %s, is traced', async (_which, socketOf) => {
+    const application = app([])
+    const recording = record()
+    const request = Object.assign(new IncomingMessage(new Socket()), { method: 'GET', url: '/' })
+    Object.defineProperty(request, 'socket', { value: socketOf() })
+    const response = new ServerResponse(request)
+    response.assignSocket(new PassThrough().resume() as unknown as Socket)
+    application(request, response)
+    await once(response, 'finish')
+    response.emit('close')
+    const [span] = await recording.all(1)
+    expect(span?.name).toBe('GET /')
   })
 
   test('a request that takes no `emit` is answered, and that is said once', async () => {
@@ -101,6 +163,17 @@ describe.each(versions)('%s', (_name, create) => {
   }
 })
 
+/** What is emitted by all that inherit from this. */
+function listenOn(prototype: EventEmitter): unknown[] {
+  const heard: unknown[] = []
+  const { emit } = prototype
+  prototype.emit = function (...args) {
+    heard.push(args[0])
+    return Reflect.apply(emit, this, args)
+  }
+  return heard
+}
+
 function seal(arrival: unknown): void {
   const { request } = arrival as { request: IncomingMessage }
   if (request.url !== '/sealed') return
@@ -108,5 +181,8 @@ function seal(arrival: unknown): void {
   const refuse = () => {
     throw new Error('not for you')
   }
-  Object.defineProperty(request, 'emit', { get: () => emit, set: refuse })
+  const sealed = Object.create(IncomingMessage.prototype, {
+    emit: { get: () => emit, set: refuse },
+  }) as object
+  Object.setPrototypeOf(request, sealed)
 }

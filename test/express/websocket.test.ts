@@ -2,13 +2,29 @@ import { trace } from '@opentelemetry/api'
 import type { Express } from 'express'
 import expressWs, { type Application } from 'express-ws'
 import { once } from 'node:events'
-import { createServer } from 'node:http'
-import type { Socket } from 'node:net'
+import { createServer, ServerResponse } from 'node:http'
+import { connect, type Socket } from 'node:net'
 import { afterEach, describe, expect, test } from 'vitest'
 import { WebSocket, WebSocketServer } from 'ws'
 import { ask } from '../contract/server.ts'
 import { record } from '../recording.ts'
 import { ok, pass, serve, traced, versions, type Create } from './app.ts'
+
+describe.each(versions)('%s: a tunnel', (_name, create) => {
+  test('is one span, which ends with its connection', async () => {
+    const recording = record()
+    const application = traced(create).use(({ socket }) => {
+      socket.resume().end('HTTP/1.1 200 OK\r\n\r\n')
+    })
+    const server = createServer(application)
+    server.on('connect', (request) => application(request, new ServerResponse(request)))
+    const { port } = await serve(server)
+    const client = connect(port, '127.0.0.1', () => client.write('CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n'))
+    await once(client.resume(), 'close')
+    const [span] = await recording.all(1)
+    expect(span?.attributes['http.request.method']).toBe('CONNECT')
+  })
+})
 
 describe.each(versions)('%s: a WebSocket of express-ws', (_name, create) => {
   test('is one span that ends at the handshake, with the path that was asked for and the route that was written', async () => {

@@ -93,7 +93,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   responseScope: Context = root
   hasEnded = false
   isComplete = false
-  /** The app has ended its answer. */
+  /** The app has ended its answer; never of HTTP/2. */
   isAnswered = false
   /** It did so when the connection was destroyed already: Node throws the answer away. */
   isForNobody = false
@@ -123,7 +123,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const { request, route, seam } = this
     const attributes = serverAttributes(request, targetOf(request), seam.trustProxy, seam.requestHeaders)
     if (route !== undefined) attributes[semconv.HTTP_ROUTE] = route
-    // It is told by what the attributes were made of: later on, V8 would have to look for that again.
+    // Told here, where V8 has just found the properties that tell it: later on, it would have to look for them again.
     this.#transport = transportOf(request)
     return attributes
   }
@@ -152,8 +152,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   handedOver(): void {
     if (this.hasEnded) return
     const isMadeUp = this.transport === 'made up'
-    // Of HTTP/2, what its stream says is to be believed.
-    this.isComplete = isMadeUp || (this.transport === 'HTTP/1' && this.isAnswered && !this.isForNobody)
+    // One of HTTP/2 has not said that it is answered: what its stream says is to be believed.
+    this.isComplete = isMadeUp || (this.isAnswered && !this.isForNobody)
     if (isMadeUp) this.end()
   }
 
@@ -214,7 +214,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     if (this.status !== undefined) return this.status
     // Frameworks that meet an error when the head is out set the status all the same. And an app may answer by the stream.
     const stream = this.#stream
-    const isSure = stream === undefined && (isComplete ? this.error : this.#failure()) === undefined
+    const isSure = stream === undefined && this.#failure() === undefined
     return (isSure ? undefined : sentStatus(this.response, stream)) ?? this.response.statusCode
   }
 
@@ -348,7 +348,7 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
   function emitOfRequest(this: IncomingMessage, ...args: Emission): boolean {
     if (isWanted && args[0] === 'close') exchange.requestClosed()
     const count = countOfRequest.call(this, args[0])
-    if (count === 0 && isForNobody(requestEmit, args[0])) return false
+    if (count === 0 && isUnheard(requestEmit, args[0])) return false
     if (count === 0 || (count <= endListeners && args[0] === 'end'))
       return Reflect.apply(requestEmit, this, args)
     return emitWithin(exchange.requestScope, this, requestEmit, args)
@@ -363,7 +363,7 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
       else if (args[0] === 'close') exchange.end()
     }
     const count = countOfResponse.call(this, args[0])
-    if (count === 0 && isForNobody(responseEmit, args[0])) return false
+    if (count === 0 && isUnheard(responseEmit, args[0])) return false
     if (count === 0) return Reflect.apply(responseEmit, this, args)
     if (count <= finishListeners && args[0] === 'finish') {
       const before = countOfRequest.call(request, 'end')
@@ -383,7 +383,7 @@ const { emit: PLAIN_EMIT, listenerCount: PLAIN_COUNT } = EventEmitter.prototype
  * Whether an event without listeners is that for `emit`, too: it throws an error that nobody hears, and one that somebody else has
  * put there may do as it likes. Not to call it saves a request 0.6 µs.
  */
-function isForNobody(emit: EventEmitter['emit'], event: string | symbol): boolean {
+function isUnheard(emit: EventEmitter['emit'], event: string | symbol): boolean {
   return emit === PLAIN_EMIT && event !== 'error'
 }
 
@@ -401,11 +401,29 @@ function counterOf(
 
 /** What `emit` was; where that is one of ours already, its listeners run in the newest context. */
 function previousEmit(emitter: EventEmitter, scope: Context): EventEmitter['emit'] {
-  const { emit } = emitter
+  const { emit: own } = emitter
+  const emit = own === inheritedEmit ? prototypeOf(emitter).emit : own
   // What is made up for a test may have none.
   const scoped = (emit as ScopedEmit | undefined)?.[SCOPED]
   scoped?.rescope(emitter, scope)
   return emit
+}
+
+/**
+ * An `emit` that keeps room for ours: as an emitter's own it is as good as none, and calls the one that is inherited by then,
+ * whatever the emitter's prototype has become.
+ */
+export function inheritedEmit(this: EventEmitter, ...args: Emission): boolean {
+  return Reflect.apply(prototypeOf(holderOf(this)).emit, this, args)
+}
+
+/** Whose own `emit` this emitter has: what is made of a request inherits that of the request. */
+function holderOf(emitter: EventEmitter): EventEmitter {
+  return Object.hasOwn(emitter, 'emit') ? emitter : holderOf(prototypeOf(emitter))
+}
+
+function prototypeOf(emitter: EventEmitter): EventEmitter {
+  return Object.getPrototypeOf(emitter) as EventEmitter
 }
 
 /**
@@ -481,8 +499,8 @@ function sentStatus(response: ServerResponse, stream: Stream | undefined): numbe
  * response that goes with it may close before it says that it is written, or never. Node's servers leave themselves on each
  * connection, also on one that is handed to them.
  */
-function transportOf({ socket, httpVersion }: Partial<IncomingMessage>): Transport {
-  if (httpVersion === '2.0') return 'HTTP/2'
+function transportOf({ socket, httpVersion = '' }: Partial<IncomingMessage>): Transport {
+  if (Number.parseFloat(httpVersion) >= 2) return 'HTTP/2'
   return (socket as { server?: unknown } | undefined)?.server === undefined ? 'made up' : 'HTTP/1'
 }
 

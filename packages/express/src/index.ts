@@ -1,8 +1,13 @@
-import { middlewareSpans, receiver, reportOnce, type ReceivingOptions } from '@throughline/core'
+import {
+  inheritedEmit,
+  middlewareSpans,
+  receiver,
+  reportOnce,
+  type ReceivingOptions,
+} from '@throughline/core'
 import type { NextFunction, Request, RequestHandler, Response } from 'express'
 import { subscribe } from 'node:diagnostics_channel'
-import { EventEmitter } from 'node:events'
-import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import type { EventEmitter } from 'node:events'
 import { endWay, ours, startWay, wayOf, withoutSuffix, type Way } from './layers.ts'
 
 /** `ignore` and `inbound` get the request; `attributes` and `spanName` get request and response when it has closed. */
@@ -56,49 +61,43 @@ export function tracing(options: TracingOptions = {}): RequestHandler {
 
 /**
  * Express changes the prototype of each request and response, and V8 before 13 (Node 20 and 22) then makes a hidden class
- * of its own for every property that is added: 2.5 to 7 µs each. So a server's requests get the one that tracing will
- * add, `emit`, before Express sees them, with the value that it has anyway: 14 µs a request.
+ * of its own for every property that is added: 2.5 to 7 µs each. So a server's requests get the one that tracing will add,
+ * `emit`, before Express sees them: 14 µs a request.
  */
 const makesClasses = Number.parseInt(process.versions.v8, 10) < 13
 
-const PLAIN_EMIT = EventEmitter.prototype.emit
-
-interface Arrival {
-  readonly request: IncomingMessage
-  readonly response: ServerResponse
-  readonly server: Server
-}
-
-/** The prototypes that an app gives its requests and responses. */
-interface App {
-  readonly request: IncomingMessage
-  readonly response: ServerResponse
-}
-
-/** Servers whose requests come to the tracing, and the app that has them. */
-let apps: WeakMap<Server, App> | undefined
+/** Whose requests come to the tracing. */
+let servers: WeakSet<object> | undefined
 
 /** Of the server that has brought this request, the next ones are expected, too. */
 function expectMore(request: Request): void {
-  if (Object.hasOwn(request, 'emit')) return
-  // Requests that are made up for a test may have no socket.
-  const server = (request.socket as { server?: Server } | undefined)?.server
-  if (server === undefined) return
-  if (apps === undefined) {
-    apps = new WeakMap()
-    subscribe('http.server.request.start', (arrival) => makeRoom(arrival as Arrival))
+  try {
+    if (Object.hasOwn(request, 'emit')) return
+    // Requests that are made up have no socket, or one that no server has accepted.
+    const { server } = (request.socket ?? {}) as { server?: unknown }
+    if (typeof server !== 'object' || server === null) return
+    if (servers === undefined) {
+      servers = new WeakSet()
+      subscribe('http.server.request.start', makeRoom)
+    }
+    servers.add(server)
+  } catch (error) {
+    sayUnprepared(error)
   }
-  apps.set(server, request.app as unknown as App)
 }
 
-/** Where nobody has changed what these emit by. */
-function makeRoom({ request, response, server }: Arrival): void {
+function makeRoom(arrival: unknown): void {
   try {
-    const app = apps?.get(server)
-    if (app?.request.emit !== PLAIN_EMIT || app.response.emit !== PLAIN_EMIT) return
-    if (request.emit === PLAIN_EMIT) request.emit = PLAIN_EMIT
-    if (response.emit === PLAIN_EMIT) response.emit = PLAIN_EMIT
+    const { request, response, server } = arrival as Record<'request' | 'response' | 'server', EventEmitter>
+    if (servers?.has(server) !== true) return
+    for (const emitter of [request, response]) {
+      if (!Object.hasOwn(emitter, 'emit')) emitter.emit = inheritedEmit
+    }
   } catch (error) {
-    reportOnce('express arrival', 'warn', 'a request could not be prepared to be traced', error)
+    sayUnprepared(error)
   }
+}
+
+function sayUnprepared(error: unknown): void {
+  reportOnce('express arrival', 'warn', 'a request could not be prepared to be traced', error)
 }

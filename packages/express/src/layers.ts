@@ -45,7 +45,7 @@ interface App {
 export interface Way {
   readonly request: Request
   /** Whether the connection is no longer one of HTTP: nobody will see a response. */
-  readonly isUpgraded: boolean
+  isUpgraded: boolean
   /** The patterns of the mount paths that the request is below; undefined where one of them cannot be known. */
   mount: string | undefined
   /** The values that stand for it in `req.baseUrl`. */
@@ -69,14 +69,13 @@ let hasEarly = false
 /** The way of a request that comes to the tracing. */
 export function wayOf(request: Request, begin: BeginLayer | undefined): Way {
   const way = (hasEarly ? early.get(request) : undefined) ?? newWay(request)
+  way.isUpgraded = isUpgraded(request)
   if (begin !== undefined) way.spans = spansOf(begin)
   return way
 }
 
 function newWay(request: Request): Way {
-  // Of an Express request, what has been asked for once costs less: its headers are wanted anyway.
-  const isUpgraded = request.headers?.upgrade !== undefined && (request as Upgraded).upgrade === true
-  return { request, isUpgraded, mount: '', baseUrl: '', route: undefined, spans: undefined }
+  return { request, isUpgraded: false, mount: '', baseUrl: '', route: undefined, spans: undefined }
 }
 
 /**
@@ -428,6 +427,12 @@ const SUFFIX = /\/\.websocket(?=\?|$)/
 interface Upgraded {
   readonly upgrade?: boolean
   readonly wsHandled?: boolean
+}
+
+/** Of an Express request, what is asked for again costs less: method and headers are wanted anyway. */
+function isUpgraded(request: Request): boolean {
+  const mayBe = request.method === 'CONNECT' || request.headers?.upgrade !== undefined
+  return mayBe && (request as Upgraded).upgrade === true
 }
 
 /** Whether the route that has an upgraded request is the one that takes its socket. */

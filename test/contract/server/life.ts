@@ -108,6 +108,21 @@ export function endsWithRequests({ name, served }: Contract): void {
       expect((await theOnly(recording)).status).toEqual({ code: 0 })
     })
 
+    test('has the status code that was sent, when the app sets another behind its answer, and fails', async () => {
+      const recording = record()
+      const serving = await served(({ response }) => {
+        response.statusCode = 200
+        response.end('ok')
+        response.statusCode = 500
+        response.destroy(new Error('late'))
+        return new Promise(() => {})
+      })
+      expect(await raw(serving, 'GET / HTTP/1.1\r\nHost: a\r\n\r\n')).toContain(' 200 ')
+      const span = await theOnly(recording)
+      expect(span.attributes['http.response.status_code']).toBe(200)
+      expect(span.status).toEqual({ code: 0 })
+    })
+
     test('is an abort, with the status code that was sent, when the client leaves in the middle of the body', async () => {
       const recording = record()
       const body = new PassThrough()

@@ -56,6 +56,8 @@ const BYTES_AT_ONCE = 512 * 1024
 const JSON_WEIGHT_AT_ONCE = 64 * 1024
 
 const SENT: ExportResult = { code: 0 }
+/** No answer of two bytes says anything: an empty partial success of protobuf (`0a 00`), and the `{}` of JSON. */
+const EMPTY_ANSWER_BYTES = 2
 
 /** OTLP/HTTP: a request that is larger before compression is not sent. */
 const MOST_REQUEST_BYTES = 64 * 2 ** 20
@@ -248,10 +250,15 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
 
   async function accepted(body: Buffer, count: number): Promise<ExportResult> {
     // Nearly every answer says nothing: what reads the others is loaded with the first that does.
-    if (body.length === 0) return SENT
-    const { decodePartialSuccess, parsePartialSuccess } = await import('./partial-success.ts')
-    const partial = json === undefined ? decodePartialSuccess(body) : parsePartialSuccess(body.toString())
-    if (partial !== undefined) reject(partial, count)
+    if (body.length <= EMPTY_ANSWER_BYTES) return SENT
+    try {
+      const { decodePartialSuccess, parsePartialSuccess } = await import('./partial-success.ts')
+      const partial = json === undefined ? decodePartialSuccess(body) : parsePartialSuccess(body.toString())
+      if (partial !== undefined) reject(partial, count)
+    } catch (error) {
+      // They have been taken, whatever was said of them.
+      reportOnce('answer', 'warn', `what ${shown} answered could not be read`, error)
+    }
     return SENT
   }
 
