@@ -112,9 +112,11 @@ export function endsWithRequests({ name, served }: Contract): void {
       const recording = record()
       const serving = await served(({ response }) => {
         response.statusCode = 200
+        response.on('finish', () => {
+          response.statusCode = 500
+          response.destroy(new Error('late'))
+        })
         response.end('ok')
-        response.statusCode = 500
-        response.destroy(new Error('late'))
         return new Promise(() => {})
       })
       expect(await raw(serving, 'GET / HTTP/1.1\r\nHost: a\r\n\r\n')).toContain(' 200 ')
