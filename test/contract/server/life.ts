@@ -119,7 +119,7 @@ export function endsWithRequests({ name, served }: Contract): void {
         response.end('ok')
         return new Promise(() => {})
       })
-      expect(await raw(serving, 'GET / HTTP/1.1\r\nHost: a\r\n\r\n')).toContain(' 200 ')
+      expect(await raw(serving, 'GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')).toContain(' 200 ')
       const span = await theOnly(recording)
       expect(span.attributes['http.response.status_code']).toBe(200)
       expect(span.status).toEqual({ code: 0 })
