@@ -9,8 +9,6 @@ const CONNECTIONS = 64
 /** At a fixed rate nobody is to wait for a connection. */
 const RATE_CONNECTIONS = 256
 const PROOF_REQUESTS = 20
-/** After 25,000 to 30,000 requests V8 has compiled nearly all that it will; after 20,000 that still takes 3 µs of each. */
-const WARM_UP_ROUNDS = 8
 /** By then pools have their connections, of which some contenders make spans, too. */
 const FIRST_REQUESTS = 50
 /** The share of what the bare app can do at most, at which latencies are taken. */
@@ -55,6 +53,8 @@ const BUSIEST = 0.6
  * @param {string} options.install
  * @param {string} options.node
  * @param {number} options.processes of each contender, one after the other
+ * @param {number} options.warmUpRounds before them: after 25,000 to 30,000 requests V8 has compiled nearly all that it
+ *   will, after 20,000 that still takes 3 µs of each
  * @param {number} options.rounds of each process
  * @param {number} options.requests per round
  * @param {number} options.latencyRounds of the last process
@@ -89,7 +89,7 @@ export async function endToEnd(options) {
 
 /** A process for each contender, from its start to its end. */
 async function generation(rows, options) {
-  const { framework, urls, install, node, rounds, requests, load } = options
+  const { framework, urls, install, node, warmUpRounds, rounds, requests, load } = options
   const { isLast, latencyRounds, latencySeconds } = options
   const withClients = urls !== undefined
   const sink = await startSink(node)
@@ -117,7 +117,7 @@ async function generation(rows, options) {
   try {
     for (const server of servers) await attempt(server, begin)
     // The first rounds compile the code, and are not counted.
-    for (let round = -WARM_UP_ROUNDS; round < rounds; round++) {
+    for (let round = -warmUpRounds; round < rounds; round++) {
       for (const server of shuffled(alive())) await attempt(server, () => measure(server, round >= 0))
     }
     for (const server of alive()) await attempt(server, settle)

@@ -84,9 +84,10 @@ async function bench(options) {
           install,
           node,
           processes: options.processes ?? (quick ? 1 : 5),
-          rounds: options.rounds ?? (quick ? 6 : 8),
+          warmUpRounds: quick ? 12 : 8,
+          rounds: options.rounds ?? (quick ? 5 : 8),
           requests: withClients ? 1500 : quick ? 2000 : 4000,
-          latencyRounds: options.latency ? (quick ? 4 : 15) : 0,
+          latencyRounds: options.latency ? (quick ? 3 : 15) : 0,
           latencySeconds: 0.3,
           load,
         })
