@@ -116,7 +116,7 @@ async function generation(rows, options) {
 
   try {
     for (const server of servers) await attempt(server, begin)
-    // The first rounds compile the code, and are not counted.
+    // In those before the first V8 compiles the code: they do not count.
     for (let round = -warmUpRounds; round < rounds; round++) {
       for (const server of shuffled(alive())) await attempt(server, () => measure(server, round >= 0))
     }
