@@ -1,7 +1,8 @@
 import { parseArgs } from 'node:util'
 
 export const FRAMEWORKS = ['express', 'koa', 'fastify']
-const PARTS = ['micro', 'end-to-end']
+/** What is counted needs valgrind, and takes long: it is to be asked for. */
+const PARTS = ['micro', 'end-to-end', 'instructions']
 
 export const HELP = `What tracing costs, side by side in one run.
 
@@ -10,7 +11,7 @@ export const HELP = `What tracing costs, side by side in one run.
   --quick               bare, floor, ours and OpenTelemetry only, without clients; under two minutes
   --framework <name>    ${FRAMEWORKS.join(', ')}; may be given several times (default: all)
   --contender <name>    only those whose name begins so, beside bare and floor; may be given several times
-  --only <part>         ${PARTS.join(' or ')} (default: both)
+  --only <part>         ${PARTS.join(', ')} (default: the first two)
   --clients, --no-clients
                         only with pg + redis + http, or only without (default: both)
   --processes <n>       of each contender, one after the other
@@ -31,6 +32,7 @@ export class UsageError extends Error {}
  * @property {string[] | undefined} only beginnings of contenders' names
  * @property {boolean} micro
  * @property {boolean} endToEnd
+ * @property {boolean} instructions
  * @property {boolean[]} clients the variants: without, with
  * @property {boolean} latency
  * @property {number | undefined} processes
@@ -82,13 +84,14 @@ export function readArguments(args) {
     if (isTaken)
       throw new UsageError(`--ours: the name "${name}" is taken; example: --ours before=../other-checkout`)
   }
-  const both = quick ? [false] : [false, true]
+  const both = quick || only === 'instructions' ? [false] : [false, true]
   return {
     quick,
     frameworks,
     only: values.contender,
-    micro: only !== 'end-to-end',
-    endToEnd: only !== 'micro',
+    micro: only === undefined || only === 'micro',
+    endToEnd: only === undefined || only === 'end-to-end',
+    instructions: only === 'instructions',
     clients: values.clients ? [true] : values['no-clients'] ? [false] : both,
     latency: !values['no-latency'],
     processes: readCount('--processes', values.processes),

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { cores } from './cores.mjs'
 
-/** How long a process may take to load its code before it is said to have failed. */
+/** How long a process may take to load its code before it is said to have failed: times its patience, as the next one. */
 const START_DEADLINE_MS = 30_000
 /** How long an answer may take. The slowest contender's rounds take some seconds. */
 const ANSWER_DEADLINE_MS = 120_000
@@ -22,15 +22,21 @@ const ANSWER_DEADLINE_MS = 120_000
  * @param {object} options
  * @param {string} options.name for messages
  * @param {string} options.node the executable
- * @param {'measured' | 'rest'} options.core where it runs: alone with what is measured, or with all others
+ * @param {'measured' | 'rest' | 'any'} options.core where it runs: alone with what is measured, with all others, or wherever
+ *   there is room
  * @param {unknown} [options.settings] what the script gets from `settings()`
  * @param {Record<string, string>} [options.env]
  * @param {string[]} [options.flags] of node
+ * @param {string[]} [options.under] the words of a command that runs it
+ * @param {number} [options.patience] how many times the usual it may take to answer
  * @returns {Promise<Child>} when the script has called `answer()`
  */
-export async function startChild(script, { name, node, core, settings, env = {}, flags = [] }) {
-  const command = [node, ...flags, script.pathname]
-  const [file, ...args] = [...cores().pin(core), ...command]
+export async function startChild(
+  script,
+  { name, node, core, settings, env = {}, flags = [], under = [], patience = 1 },
+) {
+  const command = [...under, node, ...flags, script.pathname]
+  const [file, ...args] = [...(core === 'any' ? [] : cores().pin(core)), ...command]
   const { PATH, HOME, LANG, TMPDIR } = process.env
   const child = spawn(file, args, {
     // Nothing of this terminal's environment decides what is measured.
@@ -74,7 +80,7 @@ export async function startChild(script, { name, node, core, settings, env = {},
     },
   )
 
-  function ask(question, given, deadline = ANSWER_DEADLINE_MS) {
+  function ask(question, given, deadline = ANSWER_DEADLINE_MS * patience) {
     if (over !== undefined) return Promise.reject(over)
     const id = nextId++
     return new Promise((resolve, reject) => {
@@ -102,7 +108,7 @@ export async function startChild(script, { name, node, core, settings, env = {},
 
   try {
     // The first answer is unasked: the script is ready.
-    await ask('be ready', undefined, START_DEADLINE_MS)
+    await ask('be ready', undefined, START_DEADLINE_MS * patience)
   } catch (error) {
     await stop()
     throw error

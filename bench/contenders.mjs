@@ -6,7 +6,7 @@ const ONE_PERCENT = { OTEL_TRACES_SAMPLER: 'parentbased_traceidratio', OTEL_TRAC
  * decides itself, as the first service of a trace does; an unsampled request brings the decision of another along.
  *
  * @param {{ name: string, folder: string, version: string }[]} staged our packages
- * @returns {(import('./end-to-end.mjs').EndToEndContender & { isQuick: boolean })[]}
+ * @returns {(import('./start-server.mjs').Contender & { isQuick: boolean })[]}
  */
 export function contenders(staged) {
   const ours = staged.flatMap(({ name, ...settings }) => [

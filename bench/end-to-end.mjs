@@ -1,6 +1,6 @@
 import { fileURLToPath } from 'node:url'
-import { startChild } from './child.mjs'
 import { prove } from './proof.mjs'
+import { startServer } from './start-server.mjs'
 import { startSink } from './sink.mjs'
 import { median, shuffled } from './statistic.mjs'
 
@@ -17,13 +17,6 @@ const RATE_SHARE = 1 / 3
 const BUSIEST = 0.6
 
 /**
- * @typedef {object} EndToEndContender
- * @property {string} name
- * @property {string} contender the file in contender/
- * @property {object} [settings] for it
- * @property {Record<string, string>} [env]
- * @property {'01' | '00'} [flags] of the traceparent that its requests bring along; without, they bring none
- *
  * @typedef {object} EndToEndResult
  * @property {string} framework
  * @property {boolean} withClients
@@ -49,7 +42,7 @@ const BUSIEST = 0.6
  * @param {string} options.framework
  * @param {{ postgres: string, redis: string, http: string } | undefined} options.urls of what the app asks; none for an
  *   app that asks nobody
- * @param {EndToEndContender[]} options.contenders the first is the bare app
+ * @param {import('./start-server.mjs').Contender[]} options.contenders the first is the bare app
  * @param {string} options.install
  * @param {string} options.node
  * @param {number} options.processes of each contender, one after the other
@@ -146,13 +139,7 @@ async function generation(rows, options) {
 
   async function begin(server) {
     const endpoint = await sink.open(server.name)
-    server.child = await startChild(new URL('server.mjs', import.meta.url), {
-      name: server.name,
-      node,
-      core: 'measured',
-      settings: { ...server.settings, contender: server.contender, framework, install, endpoint, urls },
-      env: { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint, OTEL_SERVICE_NAME: 'bench', ...server.env },
-    })
+    server.child = await startServer(server, { framework, urls, install, node, endpoint, core: 'measured' })
     const { port, version } = await server.child.ask('describe')
     server.port = port
     server.result.version = version

@@ -1,11 +1,13 @@
 import { writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { HELP, readArguments, UsageError } from './arguments.mjs'
+import { needCallgrind } from './callgrind.mjs'
 import { startChild } from './child.mjs'
 import { contenders, microContenders } from './contenders.mjs'
 import { cores } from './cores.mjs'
 import { endToEnd } from './end-to-end.mjs'
 import { findInstall } from './install.mjs'
+import { instructions, PATIENCE } from './instructions.mjs'
 import { micro } from './micro.mjs'
 import { report } from './report.mjs'
 import { startSink } from './sink.mjs'
@@ -28,6 +30,7 @@ export async function run(args) {
 /** @param {import('./arguments.mjs').Options} options */
 async function bench(options) {
   const { quick } = options
+  if (options.instructions) needCallgrind()
   const { node, version, install } = findInstall(options.node)
   const root = process.env.THROUGHLINE_BENCH_ROOT ?? fileURLToPath(new URL('..', import.meta.url))
   const roots = [{ name: 'ours', root }, ...options.ours]
@@ -46,8 +49,16 @@ async function bench(options) {
     name: 'the load generator',
     node,
     core: 'rest',
+    patience: options.instructions ? PATIENCE : 1,
   })
-  const results = { node: version, cores: cores().described, micro: [], endToEnd: [], failures: [] }
+  const results = {
+    node: version,
+    cores: cores().described,
+    micro: [],
+    endToEnd: [],
+    instructions: [],
+    failures: [],
+  }
   let backends
   try {
     if (options.micro) {
@@ -65,7 +76,7 @@ async function bench(options) {
       }
       results.modules = await loadedModules(staged[0].folder, node)
     }
-    for (const withClients of options.endToEnd ? options.clients : []) {
+    for (const withClients of options.endToEnd || options.instructions ? options.clients : []) {
       if (withClients) {
         progress('PostgreSQL, Redis and a service over HTTP')
         try {
@@ -77,19 +88,32 @@ async function bench(options) {
       }
       for (const framework of options.frameworks) {
         progress(`${framework}${withClients ? ' + pg + redis + http' : ''}`)
-        const rows = await endToEnd({
+        const measured = {
           framework,
           urls: backends?.urls,
           contenders: contenders(ours).filter(({ name, isQuick }) => wanted(name) && (isQuick || !quick)),
           install,
           node,
+          load,
+        }
+        if (options.instructions) {
+          const counted = await instructions({
+            ...measured,
+            warmUp: 32_000,
+            rounds: options.rounds ?? 5,
+            requests: 3000,
+          })
+          results.instructions.push(...counted)
+          continue
+        }
+        const rows = await endToEnd({
+          ...measured,
           processes: options.processes ?? (quick ? 1 : 5),
           warmUpRounds: quick ? 12 : 8,
           rounds: options.rounds ?? (quick ? 5 : 8),
           requests: withClients ? 1500 : quick ? 2000 : 4000,
           latencyRounds: options.latency ? (quick ? 3 : 15) : 0,
           latencySeconds: 0.3,
-          load,
         })
         results.endToEnd.push(...rows)
       }

@@ -3,13 +3,14 @@ import { judge } from './targets.mjs'
 
 /** The results as text. */
 export function report(results) {
-  const { node, cores, micro, endToEnd, failures } = results
-  const parts = [`Node ${node}; ${cores}`]
+  const { node, cores, micro, endToEnd, instructions, failures } = results
+  const parts = [`Node ${node}; ${instructions.length > 0 ? 'under valgrind' : cores}`]
   if (micro.length > 0) parts.push(microTable(micro))
   for (const rows of groups(endToEnd)) parts.push(endToEndTable(rows))
+  for (const rows of groups(instructions)) parts.push(instructionsTable(rows))
   const verdicts = judge(results)
   if (verdicts.length > 0) parts.push(targetTable(verdicts))
-  const failed = [...micro, ...endToEnd].filter(({ error }) => error !== undefined)
+  const failed = [...micro, ...endToEnd, ...instructions].filter(({ error }) => error !== undefined)
   parts.push(
     ...failed.map(
       (row) => `FAILED ${row.framework === undefined ? 'micro' : title(row)}, ${row.name}: ${row.error}`,
@@ -101,6 +102,29 @@ function endToEndTable(rows) {
             fixed((row.rss - bare?.rss) / 1e6, 0),
             `${fixed(row.spansPerRequest, 2)}${row.lost > 0.001 ? `, ${(row.lost * 100).toFixed(1)} % lost` : ''}`,
             row.version ?? '',
+          ],
+    ),
+  )
+}
+
+function instructionsTable(rows) {
+  const by = (wanted) => rows.find(({ name }) => name === wanted)
+  const floor = by('floor')
+  const openTelemetry = by('OpenTelemetry')
+  return table(
+    [title(rows[0]), 'instructions/request', 'added', '× floor', '× OTel', 'rounds', 'spans', 'version'],
+    rows.map((row) =>
+      row.error !== undefined
+        ? [row.name, ...Array.from({ length: 6 }, () => '-'), `${row.version ?? ''} FAILED, see below`]
+        : [
+            row.name,
+            fixed(row.count, 0),
+            fixed(row.added, 0),
+            times(row.added, floor?.added),
+            times(row.added, openTelemetry?.added),
+            `${fixed(Math.min(...row.rounds), 0)} to ${fixed(Math.max(...row.rounds), 0)}`,
+            fixed(row.spansPerRequest, 2),
+            row.version,
           ],
     ),
   )

@@ -39,6 +39,7 @@ let before
 
 answer({
   describe: () => ({
+    pid: process.pid,
     port: server.address().port,
     version: tracing.version ?? versionOf(given.install, given.framework),
   }),

@@ -32,55 +32,25 @@ const FILE_LIMIT_BYTES = 200_000
  * @param {string} name of the contender that is judged
  * @returns {Verdict[]}
  */
-export function judge({ node, micro, endToEnd, modules }, name = 'ours') {
-  return [...judgeEndToEnd(endToEnd, name), ...judgeMicro(micro, name, node), ...judgeModules(modules)]
+export function judge({ node, micro, endToEnd, instructions, modules }, name = 'ours') {
+  return [
+    ...judgeEndToEnd(endToEnd, name),
+    ...judgeInstructions(instructions, name),
+    ...judgeMicro(micro, name, node),
+    ...judgeModules(modules),
+  ]
+}
+
+function judgeInstructions(rows, name) {
+  return rowsOf(rows, name).flatMap((row) => judgeAdded(row, rows, 'instructions'))
 }
 
 function judgeEndToEnd(rows, name) {
   const verdicts = []
-  for (const row of rows.filter((candidate) => candidate.name === name && candidate.error === undefined)) {
-    const { framework, withClients } = row
-    const peer = (wanted) =>
-      rows.find(
-        (other) =>
-          other.name === wanted &&
-          other.framework === framework &&
-          other.withClients === withClients &&
-          other.error === undefined,
-      )
-    const where = framework + (withClients ? ' + clients' : '')
-    const bare = peer('bare')
-    const floor = peer('floor')
-    const official = peer('OpenTelemetry')
-    const unsampled = peer(`${name}, unsampled`)
-    if (floor !== undefined) {
-      verdicts.push(atMost(`${where}: added CPU against floor`, row.added / floor.added, FLOOR_LIMIT, '×'))
-    }
-    if (official !== undefined) {
-      const limit = withClients ? PEER_LIMITS_WITH_CLIENTS[framework] : PEER_LIMIT
-      const verdict = atMost(
-        `${where}: added CPU against OpenTelemetry`,
-        row.added / official.added,
-        limit,
-        '×',
-      )
-      const isOutOfReach = floor !== undefined && floor.added / official.added > limit / FLOOR_LIMIT
-      verdicts.push(
-        isOutOfReach
-          ? { ...verdict, note: `the floor decides: it has ${ratio(floor.added, official.added)}` }
-          : verdict,
-      )
-    }
-    if (unsampled !== undefined && floor !== undefined) {
-      verdicts.push(
-        atMost(
-          `${where}: an unsampled request against floor`,
-          unsampled.added / floor.added,
-          UNSAMPLED_LIMIT,
-          '×',
-        ),
-      )
-    }
+  for (const row of rowsOf(rows, name)) {
+    const bare = peerOf(row, rows, 'bare')
+    const where = placeOf(row)
+    verdicts.push(...judgeAdded(row, rows, 'CPU'))
     if (row.lost !== undefined) verdicts.push(atMost(`${where}: spans lost`, row.lost * 100, 0, ' %'))
     // A machine too busy to answer for the bare app in time has nothing to say of ours.
     if (row.p99 !== undefined && Number.isFinite(bare?.p99)) {
@@ -92,6 +62,51 @@ function judgeEndToEnd(rows, name) {
     }
   }
   return verdicts
+}
+
+/** What tracing adds, of whichever unit, against the floor and OpenTelemetry. */
+function judgeAdded(row, rows, unit) {
+  const verdicts = []
+  const { framework, withClients } = row
+  const where = placeOf(row)
+  const floor = peerOf(row, rows, 'floor')
+  const official = peerOf(row, rows, 'OpenTelemetry')
+  const unsampled = peerOf(row, rows, `${row.name}, unsampled`)
+  if (floor !== undefined) {
+    verdicts.push(atMost(`${where}: added ${unit} against floor`, row.added / floor.added, FLOOR_LIMIT, '×'))
+  }
+  if (official !== undefined) {
+    const limit = withClients ? PEER_LIMITS_WITH_CLIENTS[framework] : PEER_LIMIT
+    const verdict = atMost(
+      `${where}: added ${unit} against OpenTelemetry`,
+      row.added / official.added,
+      limit,
+      '×',
+    )
+    const isOutOfReach = floor !== undefined && floor.added / official.added > limit / FLOOR_LIMIT
+    verdicts.push(
+      isOutOfReach
+        ? { ...verdict, note: `the floor decides: it has ${ratio(floor.added, official.added)}` }
+        : verdict,
+    )
+  }
+  if (unsampled !== undefined && floor !== undefined) {
+    const what = `${where}: an unsampled request's ${unit} against floor`
+    verdicts.push(atMost(what, unsampled.added / floor.added, UNSAMPLED_LIMIT, '×'))
+  }
+  return verdicts
+}
+
+function rowsOf(rows, name) {
+  return rows.filter((row) => row.name === name && row.error === undefined)
+}
+
+function peerOf({ framework, withClients }, rows, name) {
+  return rowsOf(rows, name).find((row) => row.framework === framework && row.withClients === withClients)
+}
+
+function placeOf({ framework, withClients }) {
+  return framework + (withClients ? ' + clients' : '')
 }
 
 function judgeMicro(rows, name, node) {

@@ -60,11 +60,12 @@ describe('the command', () => {
 
   afterAll(() => rmSync(clone, { recursive: true }))
 
-  function bench(...args: string[]) {
+  function bench(args: string[], env = process.env) {
     const main = join(clone, 'bench/main.mjs')
     const { status, stdout, stderr } = spawnSync(process.execPath, [main, ...args], {
       encoding: 'utf8',
       timeout: MOST_MS,
+      env,
     })
     return { status, stdout, stderr }
   }
@@ -82,8 +83,17 @@ describe('the command', () => {
       args: ['--node', join(tmpdir(), 'nowhere')],
       told: '--node expects a version or the path of an executable',
     },
-  ])('$args ends it with code 2 and the reason, and without an install', ({ args, told }) => {
-    const { status, stdout, stderr } = bench(...args)
+    {
+      args: ['--only', 'all'],
+      told: '--only expects one of micro, end-to-end, instructions, received "all"',
+    },
+    {
+      args: ['--only', 'instructions'],
+      env: { PATH: tmpdir() },
+      told: '--only instructions needs valgrind on the PATH',
+    },
+  ])('$args ends it with code 2 and the reason, and without an install', ({ args, env, told }) => {
+    const { status, stdout, stderr } = bench(args, env)
     expect(stderr).toContain(told)
     expect({ status, stdout }).toEqual({ status: 2, stdout: '' })
     expect(stderr).not.toContain('    at ')
@@ -91,7 +101,7 @@ describe('the command', () => {
   })
 
   test('--help names the options that the README does, and no others', () => {
-    const { status, stdout } = bench('--help')
+    const { status, stdout } = bench(['--help'])
     expect(status).toBe(0)
     const optionsIn = (text: string) => new Set(text.match(/--[a-z][\w-]*/g))
     const table = read('bench/README.md').match(/^\| `--.*$/gm) as string[]
