@@ -1,4 +1,5 @@
 import type { HrTime, TimeInput } from '@opentelemetry/api'
+import { runInNewContext } from 'node:vm'
 import { afterEach, expect, test, vi } from 'vitest'
 import {
   anchorAt,
@@ -11,6 +12,7 @@ import {
 } from '../../packages/core/src/clock.ts'
 import type { Span } from '../../packages/core/src/span.ts'
 import { engine } from './engine.ts'
+import { app } from './process.ts'
 
 // Before any test sets the clock.
 
@@ -53,6 +55,34 @@ test('a time may be given as a Date or as milliseconds since the epoch, fraction
   expect(readTime(new Date(-1))).toEqual([-1, 999_000_000])
 })
 
+test('milliseconds since the epoch may be from before this process, as those of a message that waited are', () => {
+  const enqueued = Math.floor(performance.timeOrigin) - 60_000
+  expect(readTime(enqueued)).toEqual([Math.floor(enqueued / 1000), (enqueued % 1000) * 1e6])
+  const span = spanOf(enqueued)
+  expect(span.startTime).toEqual(readTime(new Date(enqueued)))
+  expect(span.duration[0]).toBeGreaterThanOrEqual(60)
+})
+
+test('a Date may be of another realm', () => {
+  const date = runInNewContext('new Date(1_700_000_000_123)') as Date
+  expect(readTime(date)).toEqual([1_700_000_000, 123_000_000])
+  const span = engine().tracer.startSpan('work') as Span
+  span.addEvent('paid', date)
+  expect(span.events).toEqual([{ time: [1_700_000_000, 123_000_000], name: 'paid' }])
+})
+
+test.each([
+  ['that stands still', 'const at = Date.now(); Date.now = () => at'],
+  ['that stands still, and the monotonic one with it', 'Date.now = () => 5e11; performance.now = () => 7'],
+  ['that is set back all the time', 'let at = Date.now(); Date.now = () => (at -= 1)'],
+])('the package can be loaded beside a wall clock %s', async (_, fake) => {
+  const { code, stdout } = await app(
+    `${fake}; const { span } = await import('@throughline/core'); console.log(span('work', () => 'ran')); process.exit()`,
+    { OTEL_TRACES_EXPORTER: 'none' },
+  ).ended
+  expect({ code, stdout }).toEqual({ code: 0, stdout: 'ran' })
+})
+
 test('a time may be given as a reading of performance.now(), and is on the same clock as our own', () => {
   const before = toHrTime(now())
   const given = readTime(performance.now()) as HrTime
@@ -73,6 +103,9 @@ test('a span never ends before it starts, whatever it is told', () => {
   expect(span.endTime).toEqual([1_700_000_000, 500])
   expect(span.duration).toEqual([0, 0])
   expect(spanOf(undefined, new Date(0)).duration).toEqual([0, 0])
+  const notNormalised = spanOf([1_700_000_011, 0], [1_700_000_010, 1_500_000_000])
+  expect(notNormalised.endTime).toEqual([1_700_000_010, 1_500_000_000])
+  expect(notNormalised.duration).toEqual([0, 500_000_000])
 })
 
 test('spans that follow one another are in order, and their durations are never negative', () => {

@@ -622,6 +622,7 @@ describe('an option', () => {
     ['sampler', 'always_on'],
     ['sampling', 1.5],
     ['sampling', Number.NaN],
+    ['propagator', { inject() {}, fields: () => [] }],
     ['propagator', null],
     ['idGenerator', { generateTraceId() {} }],
     ['signals', 'no'],

@@ -44,6 +44,7 @@ export function engine(given: Partial<ProviderConfig> = {}): TestEngine {
     limits: LIMITS,
     sampler: alwaysOn,
     idGenerator: randomIds,
+    flagsRandom: given.idGenerator === undefined,
     ...given,
     processors,
   })

@@ -51,6 +51,12 @@ describe('what goes out', () => {
     expect(context.with(from, () => injected(context.active()))).toEqual(injected(from))
   })
 
+  test('is in lower case, as a header must be, whatever a parent of others has its ids in', () => {
+    const capitals = { traceId: traceId.toUpperCase(), spanId: spanId.toUpperCase() }
+    expect(injected(holding(capitals))).toEqual({ traceparent })
+    expect(capitals.traceId).not.toBe(traceId)
+  })
+
   test('is no header at all for what is empty', () => {
     expect(injected(holding())).toEqual({ traceparent })
     expect(injected(holding({ traceState: createTraceState('') }))).toEqual({ traceparent })

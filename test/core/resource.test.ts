@@ -1,8 +1,8 @@
-import { resourceFromAttributes } from '@opentelemetry/resources'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { defaultResource, resourceFromAttributes } from '@opentelemetry/resources'
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { readConfig, type StartOptions } from '../../packages/core/src/config.ts'
 import { VERSION } from '../../packages/core/src/resource.ts'
 import { said } from './engine.ts'
@@ -48,6 +48,40 @@ describe('the name of the service is', () => {
 
   test('else the name in the package.json nearest to the script that was started', () => {
     expect(nameOf()).toBe('orders')
+  })
+
+  test('of the package of a command, which is a link to its script', () => {
+    writeFileSync(join(folder, 'dist/bin/server.js'), '')
+    const elsewhere = mkdtempSync(join(tmpdir(), 'resource-bin-'))
+    onTestFinished(() => rmSync(elsewhere, { recursive: true }))
+    symlinkSync(join(folder, 'dist/bin/server.js'), join(elsewhere, 'orders'))
+    process.argv[1] = join(elsewhere, 'orders')
+    expect(nameOf()).toBe('orders')
+  })
+
+  test('not what is not there', () => {
+    const name = process.env['A_VARIABLE_THAT_IS_NOT_SET'] as string
+    const resource = { 'service.name': name, 'service.version': '1' }
+    expect(attributes(byName, { resource })).toMatchObject({
+      'service.name': 'by-name',
+      'service.version': '1',
+    })
+    expect(nameOf({}, { resource: resourceFromAttributes({ 'service.name': undefined }) })).toBe('orders')
+    expect(nameOf({ OTEL_RESOURCE_ATTRIBUTES: 'service.name=' })).toBe('orders')
+  })
+
+  test("not the placeholder of the official SDK's default resource", () => {
+    const resource = defaultResource().merge(
+      resourceFromAttributes({ 'deployment.environment.name': 'test' }),
+    )
+    expect(attributes(byName, { resource })).toMatchObject({
+      'service.name': 'by-name',
+      'deployment.environment.name': 'test',
+    })
+    expect(nameOf({}, { resource })).toBe('orders')
+    expect(nameOf({}, { resource: resourceFromAttributes({ 'service.name': 'unknown_services' }) })).toBe(
+      'unknown_services',
+    )
   })
 
   test('else unknown_service:node', () => {

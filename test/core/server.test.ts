@@ -7,7 +7,7 @@ import {
   trace,
   type Span,
 } from '@opentelemetry/api'
-import { endRequest, recordError, traceRequest, type ReceivingOptions } from '@throughline/core'
+import { endRequest, recordError, start, traceRequest, type ReceivingOptions } from '@throughline/core'
 import { EventEmitter, once } from 'node:events'
 import { createServer, IncomingMessage, ServerResponse } from 'node:http'
 import {
@@ -17,7 +17,7 @@ import {
   type Http2ServerResponse,
 } from 'node:http2'
 import { Socket } from 'node:net'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { httpAdapter } from '../contract/http.ts'
 import { ask, listening, raw, serverContract, type Serving } from '../contract/server.ts'
 import { signal } from '../contract/server/watch.ts'
@@ -190,6 +190,58 @@ test('serverTiming is added to what is there', async () => {
   })
   const { headers } = await ask(serving, '/')
   expect(headers['server-timing']).toMatch(/^edge;dur=1, trace;desc=00-[0-9a-f]{32}-[0-9a-f]{16}-03$/)
+})
+
+test('serverTiming does not tell of a span that there is none of', async () => {
+  vi.stubEnv('OTEL_SDK_DISABLED', 'true')
+  const tracing = start()
+  onTestFinished(async () => {
+    await tracing.shutdown()
+    vi.unstubAllEnvs()
+  })
+  const serving = await serve((request, response) =>
+    traceRequest(request, response, () => response.end(), { serverTiming: true }),
+  )
+  const { headers } = await ask(serving, '/')
+  expect(headers['server-timing']).toBeUndefined()
+})
+
+test('a propagator that throws costs a request its parent, and not its span', async () => {
+  const reports = said()
+  const recording = record({
+    propagator: {
+      inject() {},
+      extract(into, carrier) {
+        JSON.parse((carrier as Record<string, string>)['x-trace'] ?? '{}')
+        return into
+      },
+      fields: () => ['x-trace'],
+    },
+  })
+  const serving = await serve((request, response) => traceRequest(request, response, () => response.end()))
+  await ask(serving, '/', { headers: { 'x-trace': '{' } })
+  await ask(serving, '/')
+  const spans = await recording.all(2)
+  expect(spans.map(({ parentSpanContext }) => parentSpanContext)).toEqual([undefined, undefined])
+  expect(reports.lines).toEqual([expect.stringContaining('a request begins a trace of its own')])
+})
+
+test('a request that is ignored, and brings no trace, begins one whose id is said to be random', async () => {
+  record()
+  const carrier: Record<string, string> = {}
+  const serving = await serve((request, response) =>
+    traceRequest(
+      request,
+      response,
+      () => {
+        propagation.inject(context.active(), carrier)
+        response.end()
+      },
+      { ignore: '/' },
+    ),
+  )
+  await ask(serving, '/')
+  expect(carrier['traceparent']).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-02$/)
 })
 
 describe('attributes', () => {

@@ -10,7 +10,10 @@ import {
 } from '@opentelemetry/api'
 import { describe, expect, test, vi } from 'vitest'
 import { errorType } from '../../packages/core/src/exception.ts'
+import { encodeProtobuf } from '../../packages/core/src/otlp/encode.ts'
+import { encodeJson } from '../../packages/core/src/otlp/json.ts'
 import type { Span } from '../../packages/core/src/span.ts'
+import { decodeRequest } from '../otlp-definition.ts'
 import { record } from '../recording.ts'
 import { LazyOptions, engine, LIMITS, processor, said } from './engine.ts'
 
@@ -19,6 +22,46 @@ function started(limits: Partial<typeof LIMITS> = {}): Span {
 }
 
 const link = { context: { traceId: 'c'.repeat(32), spanId: 'd'.repeat(16), traceFlags: 1 } }
+
+describe('a view of a span, as exporters that redact make them', () => {
+  const views: [string, (span: Span) => Span][] = [
+    ['by Object.create', (span) => Object.create(span, { attributes: { value: { card: '?' } } }) as Span],
+    [
+      'by a Proxy',
+      (span) =>
+        new Proxy(span, {
+          get: (target, key, self) => (key === 'attributes' ? { card: '?' } : Reflect.get(target, key, self)),
+        }),
+    ],
+    [
+      'as a copy of the same class',
+      (span) =>
+        Object.assign(Object.create(Object.getPrototypeOf(span) as object) as Span, span, {
+          attributes: { card: '?' },
+        }),
+    ],
+  ]
+
+  test.each(views)('%s says all that the span does, but for what it hides', (_, viewed) => {
+    const span = started()
+    span.setAttribute('card', '4242').addEvent('paid').setStatus({ code: SpanStatusCode.ERROR }).end()
+    const request = (of: Span) => JSON.stringify(decodeRequest(encodeProtobuf([of])))
+    expect(request(viewed(span))).toBe(request(span).replace('4242', '?'))
+    expect(JSON.parse(encodeJson([viewed(span)]))).toEqual(
+      JSON.parse(encodeJson([span]).toString().replace('4242', '?')),
+    )
+    expect(viewed(span).kind).toBe(span.kind)
+    expect(viewed(span).spanContext()).toEqual(span.spanContext())
+  })
+
+  test.each(views)('%s takes what a span takes', (_, viewed) => {
+    const view = viewed(started())
+    view.setAttribute('late', true).addEvent('paid').updateName('renamed')
+    view.recordException(new Error('no'))
+    view.end()
+    expect(view.ended).toBe(true)
+  })
+})
 
 describe('attributes', () => {
   test('are texts, numbers, booleans and arrays of one of them; a later value wins', () => {
@@ -53,6 +96,25 @@ describe('attributes', () => {
     expect(Object.getPrototypeOf(span.attributes)).toBe(Object.prototype)
     expect(reports.lines).toHaveLength(4)
     expect(reports.lines[0]).toMatch(/expected a string.*received object for "order"; for example/)
+  })
+
+  test('of an event or a link that are none are said, too', () => {
+    const reports = said()
+    const span = started()
+    const order = { id: 7 } as unknown as AttributeValue
+    span.addEvent('event', { ok: 1, order }).addLink({ ...link, attributes: { order } })
+    expect(span.events[0]?.attributes).toEqual({ ok: 1 })
+    expect(reports.lines).toEqual([expect.stringContaining('received object for "order"')])
+  })
+
+  test('under names that are made of data, and are wrong, silence no other report', () => {
+    const reports = said()
+    const span = started({ eventCountLimit: 0 })
+    for (let index = 0; index < 300; index += 1)
+      span.setAttribute(`form.${index}`, { index } as unknown as AttributeValue)
+    expect(reports.lines).toHaveLength(100)
+    span.addEvent('too many')
+    expect(reports.lines.at(-1)).toContain('further ones are dropped and counted')
   })
 
   test('over the limit are dropped and counted; those that are there can still change', () => {
@@ -228,6 +290,19 @@ describe('an exception', () => {
       },
     ])
     expect(span.status.code).toBe(SpanStatusCode.UNSET)
+  })
+
+  test('loses nothing to attributes of the caller that are none', () => {
+    const span = started()
+    const reports = said()
+    const given = { 'exception.message': undefined, 'exception.stacktrace': null, 'exception.type': {} }
+    span.recordException(new RangeError('too far'), given as unknown as TimeInput)
+    expect(span.events[0]?.attributes).toMatchObject({
+      'exception.type': 'RangeError',
+      'exception.message': 'too far',
+      'exception.stacktrace': expect.stringContaining('too far') as string,
+    })
+    expect(reports.lines).toEqual([expect.stringContaining('received object for "exception.type"')])
   })
 
   test('takes attributes of the caller, who knows better, before or instead of a time', () => {

@@ -9,6 +9,7 @@ import {
 } from '@throughline/core'
 import { context, diag, DiagLogLevel, propagation, SpanKind, trace } from '@opentelemetry/api'
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto'
+import { W3CTraceContextPropagator } from '@opentelemetry/core'
 import { B3Propagator } from '@opentelemetry/propagator-b3'
 import { resourceFromAttributes } from '@opentelemetry/resources'
 import {
@@ -415,6 +416,27 @@ describe('the parts of the official SDK', () => {
     const { traceId, spanId } = work?.spanContext() ?? {}
     expect(traceId).toBe(made.mock.results[0]?.value)
     expect(carrier).toEqual({ b3: `${traceId}-${spanId}-1` })
+  })
+
+  test('a propagator of the app gets no random flag, which has another meaning to some of them', async () => {
+    const flagsWith = async (options: StartOptions) => {
+      const tracing = started({ spanProcessors: [], ...options })
+      const flags = span('work', (work) => work.spanContext().traceFlags)
+      await tracing.shutdown()
+      return flags
+    }
+    expect(await flagsWith({})).toBe(3)
+    expect(await flagsWith({ propagator: new B3Propagator() })).toBe(1)
+    expect(await flagsWith({ idGenerator: new RandomIdGenerator() })).toBe(1)
+  })
+
+  test('a propagator that comes too late is said to be unused', () => {
+    const reports = said()
+    propagation.setGlobalPropagator(new W3CTraceContextPropagator())
+    onTestFinished(() => propagation.disable())
+    started({ propagator: new B3Propagator() })
+    expect(propagation.fields()).toEqual(['traceparent', 'tracestate'])
+    expect(reports.lines).toEqual([expect.stringContaining('start({ propagator }) is unused')])
   })
 
   test('a sampler of the app that breaks is said once, and the app is traced all the same', async () => {

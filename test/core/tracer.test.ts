@@ -241,6 +241,7 @@ describe("the official SDK's processors and exporters", () => {
       limits: LIMITS,
       sampler: alwaysOn,
       idGenerator: randomIds,
+      flagsRandom: true,
       processors: [make(exporter) as unknown as SpanProcessor],
     })
     const tracer = provider.getTracer('scope', '1.2.3')

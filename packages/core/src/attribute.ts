@@ -80,7 +80,10 @@ export function limitedAttributes(
   try {
     for (const key of Object.keys(given)) {
       const value = given[key]
-      if (!isAttribute(key, value)) continue
+      if (!isAttribute(key, value)) {
+        sayNoAttribute(key, value)
+        continue
+      }
       if (kept < countLimit) {
         kept += 1
         attributes[key] = limited(value, lengthLimit)
@@ -90,6 +93,22 @@ export function limitedAttributes(
     sayUnreadable('attributes', error)
   }
   return { attributes, dropped }
+}
+
+/** Says what is wrong with it; nothing is wrong with one that is not there. */
+export function sayNoAttribute(key: unknown, value: unknown): void {
+  if (value === undefined || value === null) return
+  const name = textOf(key)
+  const isName = typeof key === 'string' && key !== '' && key !== '__proto__'
+  const received = Array.isArray(value) ? 'an array of others or of several kinds' : typeof value
+  const wrong = isName
+    ? `expected a string, number, boolean or an array of one of them, received ${received} for "${name}"`
+    : `expected a name of one character or more, received "${name}"`
+  reportOnce(
+    `attribute:${name}`,
+    'warn',
+    `an attribute was not recorded: ${wrong}; for example span.setAttribute('order.id', 'A-7')`,
+  )
 }
 
 /** Values that throw when they are read cost themselves and what comes after them, never the app (trace API, error handling). */

@@ -1,4 +1,5 @@
 import type { HrTime, TimeInput } from '@opentelemetry/api'
+import { isDate } from 'node:util/types'
 
 /**
  * Ticks are milliseconds of the monotonic clock (`performance.now()`): they never run backwards, and a read costs
@@ -22,12 +23,14 @@ export interface Anchor {
 
 const MS_PER_SECOND = 1000
 export const NS_PER_MS = 1e6
-const NS_PER_SECOND = 1e9
+export const NS_PER_SECOND = 1e9
 const TWO_32 = 2 ** 32
 
 /** How exactly the first anchor is to be known, and how often it is tried. */
 const GOOD_MS = 0.02
 const MOST_TRIES = 3
+/** Far more readings than a millisecond has room for: in a test the clock may stand still. */
+const MOST_READINGS = 200_000
 /** A laptop that slept, or a clock that was set; what time servers adjust by and by is less. */
 const MOST_DRIFT_MS = 1000
 /** How long what was seen of the wall clock is believed. To look at it for each request of a busy server costs 0.5 µs. */
@@ -74,7 +77,10 @@ function firstAnchor(): Anchor {
     const turned = Date.now() + 1
     let before = performance.now()
     let after = before
+    let readings = 0
     while (Date.now() < turned) {
+      readings += 1
+      if (readings > MOST_READINGS) return anchorAt(best.zero)
       before = after
       after = performance.now()
     }
@@ -142,17 +148,18 @@ function fromMilliseconds(ms: number): HrTime {
 /**
  * A time in any of the API's forms (HrTime, Date, epoch milliseconds, `performance.now()` milliseconds) as
  * [seconds, nanoseconds] since the Unix epoch; undefined for anything else. A number is a reading of
- * `performance.now()` when it is too small to be a date of this process's lifetime, as the official SDK takes it.
+ * `performance.now()` where there can have been such a one by now, as the official SDK takes it: dates from before this
+ * process, of a message that waited in a queue, are larger.
  */
 export function readTime(time: TimeInput | undefined): HrTime | undefined {
   if (typeof time === 'number') {
     if (!Number.isFinite(time)) return undefined
-    return time < performance.timeOrigin ? toHrTime(time) : fromMilliseconds(time)
+    return time <= performance.now() ? toHrTime(time) : fromMilliseconds(time)
   }
   if (typeof time !== 'object') return undefined
   if (Array.isArray(time))
     return Number.isFinite(time[0]) && Number.isFinite(time[1]) ? [time[0], time[1]] : undefined
-  if (time instanceof Date) return Number.isNaN(time.getTime()) ? undefined : fromMilliseconds(time.getTime())
+  if (isDate(time)) return Number.isNaN(time.getTime()) ? undefined : fromMilliseconds(time.getTime())
   return undefined
 }
 

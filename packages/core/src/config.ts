@@ -65,6 +65,8 @@ export interface Config {
   sampler: Sampler
   propagator: TextMapPropagator | undefined
   idGenerator: IdGenerator
+  /** Whether new traces say that their ids are random. */
+  flagsRandom: boolean
   signals: boolean
 }
 
@@ -133,7 +135,7 @@ const SHAPE: Shape<StartOptions> = {
     (value) => isRatio(value) || Array.isArray(value),
   ),
   propagator: expected('a TextMapPropagator', 'propagator: new B3Propagator()', (value) =>
-    has(value, 'inject'),
+    ['inject', 'extract', 'fields'].every((method) => has(value, method)),
   ),
   idGenerator: expected(
     'an IdGenerator',
@@ -175,6 +177,9 @@ export function readConfig(given: StartOptions, environment: Environment = proce
     sampler: readSampler(options, env),
     propagator: options.propagator ?? readPropagator(env),
     idGenerator: options.idGenerator ?? randomIds,
+    // A generator of the app's says nothing of that with its ids; and some propagators of others write flags as they are,
+    // where this one has another meaning: to Jaeger's it is "debug", and Sentry takes only 1 for sampled.
+    flagsRandom: (options.idGenerator ?? randomIds) === randomIds && options.propagator === undefined,
     signals: options.signals ?? true,
   }
 }

@@ -16,6 +16,9 @@ export interface IdGenerator {
   generateSpanId(): string
 }
 
+/** Trace flag bit 1: the right-most 7 bytes of the trace id are random (W3C Trace Context Level 2). */
+export const RANDOM_FLAG = 0x02
+
 const TRACE_BYTES = 16
 const SPAN_BYTES = 8
 const POOL_BYTES = 8192
@@ -133,5 +136,13 @@ export function validContextOf(span: Span | undefined): SpanContext | undefined 
   const spanContext = span?.spanContext() as SpanContext | undefined
   if (spanContext === undefined) return undefined
   // Of a span of ours it would be asked again for each of its children, and each header: 0.1 µs.
-  return (span as Partial<Checked>).hasCheckedIds === true || isValid(spanContext) ? spanContext : undefined
+  if ((span as Partial<Checked>).hasCheckedIds === true || spanContext === latestValid) return spanContext
+  return isValid(spanContext) ? inLowerCase(spanContext) : undefined
+}
+
+/** The API's test lets capitals pass, which may not be sent (W3C Trace Context, trace-id and parent-id). */
+function inLowerCase(context: SpanContext): SpanContext {
+  const { traceId, spanId } = context
+  if (!/[A-F]/.test(traceId + spanId)) return context
+  return { ...context, traceId: traceId.toLowerCase(), spanId: spanId.toLowerCase() }
 }

@@ -9,16 +9,22 @@ const RANK = { none: 0, error: 1, warn: 2, info: 3, debug: 4, verbose: 5, all: 6
 
 /** The values of OTEL_LOG_LEVEL. */
 export const LOG_LEVELS = Object.keys(RANK)
-// Places in the code that can report, names of settings and attributes: where there are more, they are made of data, and
-// the thousandth says nothing that the first did not.
-const MOST_SAID = 200
+// Names of attributes, for one: where there are more, they are made of data, and the thousandth says nothing that the first
+// did not.
+const MOST_OF_A_KIND = 100
 
-const said = new Set<string>()
+const said = new Map<string, Set<string>>()
 
-/** Reports the first time it is called with this key, and is silent after that. */
+/**
+ * Reports the first time it is called with this key, and is silent after that. What stands before the key's first colon is
+ * its kind: each has a limit of its own, so that what is made of data silences nobody else.
+ */
 export function reportOnce(key: string, level: Level, message: string, cause?: unknown): void {
-  if (said.has(key) || said.size >= MOST_SAID) return
-  said.add(key)
+  const [kind = ''] = key.split(':', 1)
+  let ofKind = said.get(kind)
+  if (ofKind === undefined) said.set(kind, (ofKind = new Set()))
+  if (ofKind.has(key) || ofKind.size >= MOST_OF_A_KIND) return
+  ofKind.add(key)
   report(level, message, cause)
 }
 

@@ -1,6 +1,6 @@
 import type { Attributes } from '@opentelemetry/api'
 import { randomUUID } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { readFileSync, realpathSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import { reportOnce } from './report.ts'
@@ -25,22 +25,33 @@ const SDK: Attributes = {
 }
 
 const UNKNOWN_SERVICE = 'unknown_service:node'
+/** What the official SDK's `defaultResource()`, and all that is made of it, has for a name: nobody has chosen that. */
+const PLACEHOLDER = /^unknown_service(?=:|$)/
 
 /**
  * The resource of this process: `given` wins over `fromEnvironment`, and both over what is detected. Neither the command
  * line nor the environment is recorded: they hold secrets.
  */
 export function describeProcess(given: Attributes, fromEnvironment: Attributes): Resource {
-  const attributes: Attributes = {
-    [semconv.SERVICE_NAME]:
-      given[semconv.SERVICE_NAME] ?? fromEnvironment[semconv.SERVICE_NAME] ?? entryPackageName(),
+  const chosen = { ...told(fromEnvironment), ...told(given) }
+  const detected: Attributes = {
+    [semconv.SERVICE_NAME]: chosen[semconv.SERVICE_NAME] ?? entryPackageName(),
     [semconv.SERVICE_INSTANCE_ID]: randomUUID(),
     [semconv.HOST_NAME]: hostname(),
     [semconv.PROCESS_PID]: process.pid,
     [semconv.PROCESS_RUNTIME_NAME]: 'nodejs',
     [semconv.PROCESS_RUNTIME_VERSION]: process.versions.node,
   }
-  return { attributes: { ...attributes, ...fromEnvironment, ...given, ...SDK } }
+  return { attributes: { ...detected, ...chosen, ...SDK } }
+}
+
+/** Without what says nothing: a variable of the environment that is not set, or a service without a name. */
+function told(attributes: Attributes): Attributes {
+  const entries = Object.entries(attributes).filter(
+    ([name, value]) =>
+      value !== undefined && value !== null && !(name === semconv.SERVICE_NAME && value === ''),
+  )
+  return Object.fromEntries(entries)
 }
 
 /**
@@ -51,7 +62,9 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
   const { attributes } = describeProcess(name, fromEnvironment)
   return {
     get attributes() {
-      return { ...attributes, ...given.attributes, ...name, ...SDK }
+      const chosen = told(given.attributes)
+      if (PLACEHOLDER.test(String(chosen[semconv.SERVICE_NAME]))) delete chosen[semconv.SERVICE_NAME]
+      return { ...attributes, ...chosen, ...name, ...SDK }
     },
     get asyncAttributesPending() {
       return given.asyncAttributesPending
@@ -68,14 +81,22 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
   }
 }
 
-/** The `name` in the package.json nearest to the script that was started. */
+/** The `name` in the package.json nearest to the script that was started; a command of a package is a link to it. */
 function entryPackageName(): string {
   const script = process.argv[1]
   if (script === undefined) return UNKNOWN_SERVICE
-  for (let folder = dirname(script); ; folder = dirname(folder)) {
+  for (let folder = dirname(realPath(script)); ; folder = dirname(folder)) {
     const name = packageName(join(folder, 'package.json'))
     if (name !== undefined) return name
     if (folder === dirname(folder)) return UNKNOWN_SERVICE
+  }
+}
+
+function realPath(path: string): string {
+  try {
+    return realpathSync(path)
+  } catch {
+    return path
   }
 }
 

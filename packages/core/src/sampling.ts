@@ -11,7 +11,7 @@ import {
   type TraceState,
 } from '@opentelemetry/api'
 import { isUndecided } from './b3.ts'
-import { isValid } from './ids.ts'
+import { isValid, RANDOM_FLAG } from './ids.ts'
 import { reportOnce } from './report.ts'
 import { emptyTraceState } from './trace-context.ts'
 
@@ -41,9 +41,6 @@ export interface ConsistentSampler extends Sampler {
 // The verdicts are shared: a decision allocates nothing.
 const KEEP: SamplingResult = { decision: SamplingDecision.RECORD_AND_SAMPLED }
 const DROP: SamplingResult = { decision: SamplingDecision.NOT_RECORD }
-
-/** Trace flag bit 1: the last 56 bits of the trace id are random (W3C Trace Context Level 2). */
-const RANDOM_FLAG = 0x02
 
 export const alwaysOn: HeadSampler = {
   ignoresAttributes: true,

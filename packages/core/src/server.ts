@@ -8,6 +8,7 @@ import {
   type Context,
   type Link,
   type Span,
+  type Tracer,
 } from '@opentelemetry/api'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import {
@@ -33,7 +34,7 @@ import {
   type Seam,
 } from './exchange.ts'
 import { pathOf, spanName, targetOf } from './http.ts'
-import { randomIds } from './ids.ts'
+import { isValid, RANDOM_FLAG, randomIds } from './ids.ts'
 import { requestMeasurements } from './metrics.ts'
 import type { MiddlewareSpans } from './middleware.ts'
 import {
@@ -51,6 +52,7 @@ import {
 import { reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
 import { formatTraceparent } from './trace-context.ts'
+import { Tracer as OurTracer } from './tracer.ts'
 
 /** What becomes of the trace that a request brings along. */
 export type Inbound = 'continue' | 'restart' | 'ignore'
@@ -165,7 +167,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     if (instrumented?.span !== undefined) return enrich(request, response, carried, active, instrumented)
 
     const base = baseOf(active)
-    const extracted = propagation.extract(base, request.headers, defaultTextMapGetter)
+    const extracted = extractedFrom(request, base)
     const treatment = inboundOf?.(framework.subject(carried)) ?? inboundAlways
     const links = treatment === 'restart' ? linkTo(extracted) : undefined
     const exchange = new Exchange(seam, request, response, carried, links)
@@ -173,7 +175,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
       isIgnored?.(framework.subject(carried)) === true ||
       isIgnoredPath?.(pathOf(targetOf(request))) === true
     ) {
-      return attach(exchange, ignoredScope(extracted))
+      return attach(exchange, ignoredScope(extracted, maker))
     }
     const parent = treatment === 'continue' ? extracted : base
     exchange.route = framework.routeAtStart?.(carried)
@@ -276,14 +278,25 @@ function baseOf(active: Context): Context {
   return spanIn(active) === undefined ? active : withSpan(active, undefined)
 }
 
-/** No span here and none from our clients underneath; what came in goes out as it came, or else an unsampled trace. */
-function ignoredScope(extracted: Context): Context {
-  return ignoreTracing(withRequestSpan(extracted, spanIn(extracted) ?? unsampledSpan()))
+/** What the request brings along; a propagator of the app's that cannot read it costs the trace its past, and not its spans. */
+function extractedFrom(request: IncomingMessage, base: Context): Context {
+  try {
+    return propagation.extract(base, request.headers, defaultTextMapGetter)
+  } catch (error) {
+    reportOnce('extract', 'error', 'the propagator threw, so a request begins a trace of its own', error)
+    return base
+  }
 }
 
-function unsampledSpan(): Span {
+/** No span here and none from our clients underneath; what came in goes out as it came, or else an unsampled trace. */
+function ignoredScope(extracted: Context, maker: Tracer): Context {
+  return ignoreTracing(withRequestSpan(extracted, spanIn(extracted) ?? unsampledSpan(maker)))
+}
+
+function unsampledSpan(maker: Tracer): Span {
   const traceId = randomIds.generateTraceId()
-  return trace.wrapSpanContext({ traceId, spanId: randomIds.generateSpanId(), traceFlags: TraceFlags.NONE })
+  const traceFlags = maker instanceof OurTracer && maker.home.flagsRandom ? RANDOM_FLAG : TraceFlags.NONE
+  return trace.wrapSpanContext({ traceId, spanId: randomIds.generateSpanId(), traceFlags })
 }
 
 function linkTo(extracted: Context): Link[] | undefined {
@@ -299,8 +312,9 @@ function rememberHeaders(response: ServerResponse): void {
 }
 
 function announce(response: ServerResponse, span: Span): void {
-  if (!response.headersSent)
-    response.appendHeader('Server-Timing', `trace;desc=${formatTraceparent(span.spanContext())}`)
+  const spanContext = span.spanContext()
+  if (!response.headersSent && isValid(spanContext))
+    response.appendHeader('Server-Timing', `trace;desc=${formatTraceparent(spanContext)}`)
 }
 
 /** @throws TypeError for an option that is unknown, or of the wrong shape. */

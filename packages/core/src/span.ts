@@ -16,7 +16,15 @@ import {
   type TimeInput,
   type TraceState,
 } from '@opentelemetry/api'
-import { isAttribute, limited, limitedAttributes, sayUnreadable, textOf } from './attribute.ts'
+import { isDate } from 'node:util/types'
+import {
+  isAttribute,
+  limited,
+  limitedAttributes,
+  sayNoAttribute,
+  sayUnreadable,
+  textOf,
+} from './attribute.ts'
 import {
   between,
   checkedAnchor,
@@ -25,6 +33,7 @@ import {
   latestAnchor,
   now,
   NS_PER_MS,
+  NS_PER_SECOND,
   readTime,
   toHrTime,
   writeElapsed,
@@ -137,7 +146,8 @@ interface Extras {
 
 /**
  * One timed operation: the API's Span for those who make it, the exporters' ReadableSpan for those who read it. Nothing
- * here throws, whatever it is given.
+ * here throws, whatever it is given. No `#private` names: exporters that redact make views of spans, by `Object.create` or
+ * a Proxy, and those have none.
  */
 export class Span implements ApiSpan, ReadableSpan, Checked {
   name: string
@@ -147,18 +157,18 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   attributes: Attributes
   /** Where it stands among its provider's open spans; negative where it does not. */
   place = -1
-  readonly #maker: SpanMaker
+  private readonly maker: SpanMaker
   /** Made when somebody asks: most spans are exported without anybody having asked, and hold 48 bytes less. */
-  #context: SpanContext | undefined
-  readonly #anchor: Anchor
-  readonly #startTicks: Ticks
+  private context: SpanContext | undefined
+  private readonly anchor: Anchor
+  private readonly startTicks: Ticks
   /**
    * Nanoseconds; undefined while the span is open. A whole number below 2^31, which these are up to two seconds, needs no
    * object of its own, as a second reading of the clock would: 16 bytes.
    */
-  #lasted: number | undefined = undefined
-  #state: number
-  #extras: Extras | undefined = undefined
+  private lasted: number | undefined = undefined
+  private state: number
+  private extras: Extras | undefined = undefined
 
   /** `attributes` become the span's own: unless they pass a limit they are neither copied nor checked. */
   constructor(
@@ -176,26 +186,26 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     this.name = textOf(name)
     this.parentSpanContext = parent
     this.attributes = attributes
-    this.#maker = maker
+    this.maker = maker
     this.traceId = traceId
     this.spanId = spanId
-    this.#context = traceState === undefined ? undefined : { traceId, spanId, traceFlags, traceState }
+    this.context = traceState === undefined ? undefined : { traceId, spanId, traceFlags, traceState }
     const ticks = now()
-    this.#startTicks = ticks
-    this.#anchor = parent === undefined || parent.isRemote === true ? checkedAnchor(ticks) : latestAnchor()
-    if (startTime !== undefined) this.#own().startTime = readTime(startTime)
+    this.startTicks = ticks
+    this.anchor = parent === undefined || parent.isRemote === true ? checkedAnchor(ticks) : latestAnchor()
+    if (startTime !== undefined) this.own().startTime = readTime(startTime)
     const count = countKeys(attributes)
-    this.#state = (kind & KIND_BITS) | ((traceFlags & FLAGS_BITS) << FLAGS_SHIFT) | (count << COUNT_SHIFT)
+    this.state = (kind & KIND_BITS) | ((traceFlags & FLAGS_BITS) << FLAGS_SHIFT) | (count << COUNT_SHIFT)
     const { attributeCountLimit, attributeValueLengthLimit } = maker.home.limits
     if (count > Math.min(attributeCountLimit, MOST_ATTRIBUTES) || attributeValueLengthLimit !== Infinity) {
       this.attributes = {}
-      this.#state &= (1 << COUNT_SHIFT) - 1
+      this.state &= (1 << COUNT_SHIFT) - 1
       this.setAttributes(attributes)
     }
   }
 
   spanContext(): SpanContext {
-    return (this.#context ??= {
+    return (this.context ??= {
       traceId: this.traceId,
       spanId: this.spanId,
       traceFlags: this.traceFlags,
@@ -207,24 +217,24 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 
   get kind(): SpanKind {
-    return this.#state & KIND_BITS
+    return this.state & KIND_BITS
   }
 
   get traceFlags(): number {
-    return (this.#state >> FLAGS_SHIFT) & FLAGS_BITS
+    return (this.state >> FLAGS_SHIFT) & FLAGS_BITS
   }
 
   get ended(): boolean {
-    return (this.#state & ENDED_BIT) !== 0
+    return (this.state & ENDED_BIT) !== 0
   }
 
   /** For its provider, when all that may still change the span has had its chance. */
   close(): void {
-    this.#state |= ENDED_BIT
+    this.state |= ENDED_BIT
   }
 
   get traceState(): TraceState | undefined {
-    return this.#context?.traceState
+    return this.context?.traceState
   }
 
   get isSampled(): boolean {
@@ -236,9 +246,9 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 
   setAttribute(key: string, value: AttributeValue | undefined): this {
-    if (this.ended) return this.#late('setAttribute')
+    if (this.ended) return this.late('setAttribute')
     try {
-      this.#set(key, value)
+      this.set(key, value)
     } catch (error) {
       sayUnreadable('attributes', error)
     }
@@ -246,11 +256,11 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 
   setAttributes(attributes: Attributes): this {
-    if (this.ended) return this.#late('setAttributes')
+    if (this.ended) return this.late('setAttributes')
     try {
       // The characters of a text are no attributes.
       if (typeof attributes !== 'object') return this
-      for (const key in attributes) if (Object.hasOwn(attributes, key)) this.#set(key, attributes[key])
+      for (const key in attributes) if (Object.hasOwn(attributes, key)) this.set(key, attributes[key])
     } catch (error) {
       sayUnreadable('attributes', error)
     }
@@ -259,10 +269,10 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
 
   /** The API's `(name, attributes, time)` and `(name, time)`. */
   addEvent(name: string, attributesOrTime?: Attributes | TimeInput, time?: TimeInput): this {
-    if (this.ended) return this.#late('addEvent')
+    if (this.ended) return this.late('addEvent')
     try {
-      if (isTime(attributesOrTime)) this.#addEvent(name, undefined, time ?? attributesOrTime)
-      else this.#addEvent(name, attributesOrTime, time)
+      if (isTime(attributesOrTime)) this.keepEvent(name, undefined, time ?? attributesOrTime)
+      else this.keepEvent(name, attributesOrTime, time)
     } catch (error) {
       sayUnreadable('an event', error)
     }
@@ -270,9 +280,9 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 
   addLink(link: Link): this {
-    if (this.ended) return this.#late('addLink')
+    if (this.ended) return this.late('addLink')
     try {
-      if (saysSomething(link)) this.#addLink(link)
+      if (saysSomething(link)) this.keepLink(link)
     } catch (error) {
       sayUnreadable('a link', error)
     }
@@ -290,13 +300,13 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
 
   /** Ok is final, Error wins over Unset, and only Error has a description (OpenTelemetry trace API, set status). */
   setStatus(status: SpanStatus): this {
-    if (this.ended) return this.#late('setStatus')
-    if (this.#extras?.status.code === SpanStatusCode.OK) return this
+    if (this.ended) return this.late('setStatus')
+    if (this.extras?.status.code === SpanStatusCode.OK) return this
     try {
       const { code, message } = status
-      if (code === SpanStatusCode.OK) this.#own().status = { code }
+      if (code === SpanStatusCode.OK) this.own().status = { code }
       else if (code === SpanStatusCode.ERROR)
-        this.#own().status = typeof message === 'string' ? { code, message } : { code }
+        this.own().status = typeof message === 'string' ? { code, message } : { code }
     } catch (error) {
       sayUnreadable('a status', error)
     }
@@ -304,7 +314,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 
   updateName(name: string): this {
-    if (this.ended) return this.#late('updateName')
+    if (this.ended) return this.late('updateName')
     this.name = textOf(name)
     return this
   }
@@ -316,58 +326,59 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
    */
   recordException(exception: Exception, attributesOrTime?: Attributes | TimeInput, time?: TimeInput): void {
     if (this.ended) {
-      this.#late('recordException')
+      this.late('recordException')
       return
     }
     const attributes = exceptionAttributes(exception)
     try {
       if (isTime(attributesOrTime)) {
-        this.#addEvent(semconv.EXCEPTION_EVENT, attributes, time ?? attributesOrTime)
+        this.keepEvent(semconv.EXCEPTION_EVENT, attributes, time ?? attributesOrTime)
         return
       }
-      if (typeof attributesOrTime === 'object') Object.assign(attributes, attributesOrTime)
+      if (typeof attributesOrTime === 'object') assignSound(attributes, attributesOrTime)
     } catch (error) {
       sayUnreadable('attributes', error)
     }
-    this.#addEvent(semconv.EXCEPTION_EVENT, attributes, time)
+    this.keepEvent(semconv.EXCEPTION_EVENT, attributes, time)
   }
 
   /** Ends the span and hands it to the processors. Later calls are ignored, those of a processor included. */
   end(endTime?: TimeInput): void {
     if (this.ended) {
-      this.#late('end')
+      this.late('end')
       return
     }
-    if (this.#lasted !== undefined) return
-    this.#lasted = Math.round((now() - this.#startTicks) * NS_PER_MS)
-    if (endTime !== undefined) this.#own().endTime = readTime(endTime)
-    this.#maker.home.ended(this)
+    if (this.lasted !== undefined) return
+    this.lasted = Math.round((now() - this.startTicks) * NS_PER_MS)
+    if (endTime !== undefined) this.own().endTime = readTime(endTime)
+    this.maker.home.ended(this)
   }
 
   get startTime(): HrTime {
-    return this.#extras?.startTime ?? toHrTime(this.#startTicks, this.#anchor)
+    return this.extras?.startTime ?? toHrTime(this.startTicks, this.anchor)
   }
 
   /** [0, 0] while the span is open. A span never ends before it starts. */
   get endTime(): HrTime {
-    if (this.#lasted === undefined) return [0, 0]
+    if (this.lasted === undefined) return [0, 0]
     // Ticks never run backwards: only given times can.
-    if (this.#extras === undefined) return hrTimeAt(this.#endElapsed, this.#anchor)
+    if (this.extras === undefined) return hrTimeAt(this.endElapsed, this.anchor)
     const start = this.startTime
-    const end = this.#extras.endTime ?? hrTimeAt(this.#endElapsed, this.#anchor)
-    return end[0] < start[0] || (end[0] === start[0] && end[1] < start[1]) ? start : end
+    const end = this.extras.endTime ?? hrTimeAt(this.endElapsed, this.anchor)
+    // Given times need not be normalised.
+    return (end[0] - start[0]) * NS_PER_SECOND + (end[1] - start[1]) < 0 ? start : end
   }
 
-  get #endElapsed(): Elapsed {
-    return elapsedAt(this.#startTicks) + (this.#lasted ?? 0)
+  private get endElapsed(): Elapsed {
+    return elapsedAt(this.startTicks) + (this.lasted ?? 0)
   }
 
   /** Both times as an exporter sends them. */
   writeTimes(into: DataView, startAt: number, endAt: number): void {
-    if (this.#extras === undefined) {
-      const start = elapsedAt(this.#startTicks)
-      writeElapsed(start, this.#anchor, into, startAt)
-      writeElapsed(start + (this.#lasted ?? 0), this.#anchor, into, endAt)
+    if (this.extras === undefined) {
+      const start = elapsedAt(this.startTicks)
+      writeElapsed(start, this.anchor, into, startAt)
+      writeElapsed(start + (this.lasted ?? 0), this.anchor, into, endAt)
     } else {
       writeHrTime(this.startTime, into, startAt)
       writeHrTime(this.endTime, into, endAt)
@@ -375,57 +386,57 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 
   get duration(): HrTime {
-    return this.#lasted === undefined ? [0, 0] : between(this.startTime, this.endTime)
+    return this.lasted === undefined ? [0, 0] : between(this.startTime, this.endTime)
   }
 
   /** Whether there is nothing to be asked for beside name, kind, context, attributes and times. */
   get isPlain(): boolean {
-    return this.#extras === undefined
+    return this.extras === undefined
   }
 
   // What is read may be written to, by processors that redact: it is this span's own.
   get status(): SpanStatus {
-    return this.#own().status
+    return this.own().status
   }
 
   set status(status: SpanStatus) {
-    this.#own().status = status
+    this.own().status = status
   }
 
   get events(): TimedEvent[] {
-    return this.#own().events
+    return this.own().events
   }
 
   set events(events: TimedEvent[]) {
-    this.#own().events = events
+    this.own().events = events
   }
 
   get links(): RecordedLink[] {
-    return this.#own().links
+    return this.own().links
   }
 
   set links(links: RecordedLink[]) {
-    this.#own().links = links
+    this.own().links = links
   }
 
   get droppedAttributesCount(): number {
-    return this.#extras?.droppedAttributes ?? 0
+    return this.extras?.droppedAttributes ?? 0
   }
 
   get droppedEventsCount(): number {
-    return this.#extras?.droppedEvents ?? 0
+    return this.extras?.droppedEvents ?? 0
   }
 
   get droppedLinksCount(): number {
-    return this.#extras?.droppedLinks ?? 0
+    return this.extras?.droppedLinks ?? 0
   }
 
   get resource(): Resource {
-    return this.#maker.home.resource
+    return this.maker.home.resource
   }
 
   get instrumentationScope(): InstrumentationScope {
-    return this.#maker.scope
+    return this.maker.scope
   }
 
   /** For exporters written against version 1 of the official SDK. */
@@ -435,11 +446,11 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
 
   /** For exporters written against version 1 of the official SDK. */
   get instrumentationLibrary(): InstrumentationScope {
-    return this.#maker.scope
+    return this.maker.scope
   }
 
-  #own(): Extras {
-    return (this.#extras ??= {
+  private own(): Extras {
+    return (this.extras ??= {
       status: { code: SpanStatusCode.UNSET },
       events: [],
       links: [],
@@ -451,43 +462,37 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     })
   }
 
-  #late(method: string): this {
+  private late(method: string): this {
     reportOnce(`ended:${method}`, 'warn', `${method}() was called on the ended span "${this.name}"`)
     return this
   }
 
-  #set(key: string, value: AttributeValue | undefined): void {
-    if (value === undefined || value === null) return
+  private set(key: string, value: AttributeValue | undefined): void {
     if (!isAttribute(key, value)) {
-      reportOnce(
-        `attribute:${String(key)}`,
-        'warn',
-        `an attribute was not recorded: expected a string, number, boolean or an array of one of them, received ${typeof value} for "${String(key)}"; for example span.setAttribute('order.id', 'A-7')`,
-      )
+      sayNoAttribute(key, value)
       return
     }
-    const { attributeCountLimit, attributeValueLengthLimit } = this.#maker.home.limits
+    const { attributeCountLimit, attributeValueLengthLimit } = this.maker.home.limits
     if (!Object.hasOwn(this.attributes, key)) {
-      if (this.#state >> COUNT_SHIFT >= Math.min(attributeCountLimit, MOST_ATTRIBUTES)) {
-        if (this.#own().droppedAttributes === 0) sayDropped('attributes', attributeCountLimit)
-        this.#own().droppedAttributes += 1
+      if (this.state >> COUNT_SHIFT >= Math.min(attributeCountLimit, MOST_ATTRIBUTES)) {
+        if (this.own().droppedAttributes === 0) sayDropped('attributes', attributeCountLimit)
+        this.own().droppedAttributes += 1
         return
       }
-      this.#state += 1 << COUNT_SHIFT
+      this.state += 1 << COUNT_SHIFT
     }
     this.attributes[key] = limited(value, attributeValueLengthLimit)
   }
 
-  #addEvent(name: string, given: Attributes | undefined, time: TimeInput | undefined): void {
-    const { eventCountLimit, attributePerEventCountLimit, attributeValueLengthLimit } =
-      this.#maker.home.limits
-    const own = this.#own()
+  private keepEvent(name: string, given: Attributes | undefined, time: TimeInput | undefined): void {
+    const { eventCountLimit, attributePerEventCountLimit, attributeValueLengthLimit } = this.maker.home.limits
+    const own = this.own()
     if (own.events.length >= eventCountLimit) {
       if (own.droppedEvents === 0) sayDropped('events', eventCountLimit)
       own.droppedEvents += 1
       return
     }
-    const event: TimedEvent = { time: readTime(time) ?? toHrTime(now(), this.#anchor), name: textOf(name) }
+    const event: TimedEvent = { time: readTime(time) ?? toHrTime(now(), this.anchor), name: textOf(name) }
     if (typeof given === 'object' && given !== null) {
       const kept = limitedAttributes(given, attributePerEventCountLimit, attributeValueLengthLimit)
       event.attributes = kept.attributes
@@ -496,9 +501,9 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     own.events.push(event)
   }
 
-  #addLink({ context, attributes }: Link): void {
-    const { linkCountLimit, attributePerLinkCountLimit, attributeValueLengthLimit } = this.#maker.home.limits
-    const own = this.#own()
+  private keepLink({ context, attributes }: Link): void {
+    const { linkCountLimit, attributePerLinkCountLimit, attributeValueLengthLimit } = this.maker.home.limits
+    const own = this.own()
     if (own.links.length >= linkCountLimit) {
       if (own.droppedLinks === 0) sayDropped('links', linkCountLimit)
       own.droppedLinks += 1
@@ -542,6 +547,14 @@ function countKeys(attributes: Attributes): number {
   return count
 }
 
+/** Of the caller's attributes those that are ones: what is none takes the place of nothing. */
+function assignSound(into: Attributes, given: Attributes): void {
+  for (const [key, value] of Object.entries(given)) {
+    if (isAttribute(key, value)) into[key] = value
+    else sayNoAttribute(key, value)
+  }
+}
+
 function isTime(value: Attributes | TimeInput | undefined): value is TimeInput {
-  return typeof value === 'number' || value instanceof Date || Array.isArray(value)
+  return typeof value === 'number' || isDate(value) || Array.isArray(value)
 }

@@ -50,7 +50,7 @@ export function start(options: StartOptions = {}): Tracing {
     report('info', 'an OpenTelemetry SDK is registered and stays in charge; start() did nothing')
     return { flush, shutdown: async () => {} }
   }
-  return launch(config)
+  return launch(config, options.propagator !== undefined)
 }
 
 /** Sends all spans that have ended, whoever is in charge. Does not reject, and ends within 5 seconds. */
@@ -76,11 +76,18 @@ onFirstSpan(() => {
   }
 })
 
-function launch(config: Config): Tracing {
+/** `isGiven`: the propagator is the app's. */
+function launch(config: Config, isGiven = false): Tracing {
   isUntouched = false
   const manager = new AsyncContextManager()
   const isManager = context.setGlobalContextManager(manager.enable())
   const isPropagator = config.propagator !== undefined && propagation.setGlobalPropagator(config.propagator)
+  if (isGiven && !isPropagator) {
+    report(
+      'warn',
+      'start({ propagator }) is unused: another propagator was registered first, and stays in charge',
+    )
+  }
   const undoGlobals = () => {
     if (isManager) context.disable()
     if (isPropagator) propagation.disable()

@@ -17,7 +17,7 @@ import {
 } from '@opentelemetry/api'
 import { plainCopy, textOf } from './attribute.ts'
 import { isSuppressed, spanIn, withSpan } from './context.ts'
-import { guardedIds, isValid, randomIds, validContextOf, type IdGenerator } from './ids.ts'
+import { guardedIds, isValid, RANDOM_FLAG, validContextOf, type IdGenerator } from './ids.ts'
 import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
 import { decide, followsParents, ignoresAttributes, type Sampler } from './sampling.ts'
@@ -30,9 +30,6 @@ import {
   type SpanMaker,
   type SpanProcessor,
 } from './span.ts'
-
-/** Trace flag bit 1: the right-most 7 bytes of the trace id are random (W3C Trace Context Level 2). */
-const RANDOM_FLAG = 0x02
 
 /**
  * How many open spans are remembered, to be ended at shutdown. Beyond it spans are as good as any other, but if nobody
@@ -71,6 +68,8 @@ export interface ProviderConfig {
   limits: SpanLimits
   sampler: Sampler
   idGenerator: IdGenerator
+  /** Whether new traces say that their ids are random (W3C Trace Context Level 2). */
+  flagsRandom: boolean
   processors: readonly SpanProcessor[]
 }
 
@@ -80,6 +79,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   readonly limits: SpanLimits
   readonly sampler: Sampler
   readonly idGenerator: IdGenerator
+  readonly flagsRandom: boolean
   readonly #processors: readonly SpanProcessor[]
   readonly #tracers = new Map<string, Tracer>()
   /** How many spans have ended; whoever flushes can tell whether there is anything new. */
@@ -93,6 +93,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.limits = config.limits
     this.sampler = config.sampler
     this.idGenerator = guardedIds(config.idGenerator)
+    this.flagsRandom = config.flagsRandom
     this.#processors = config.processors
   }
 
@@ -220,7 +221,8 @@ export class Tracer implements ApiTracer, SpanMaker {
     const known = ignoresAttributes(sampler) ? NO_ATTRIBUTES : { ...options.attributes }
     const verdict = decide(sampler, asked, traceId, name, kind, known, options.links ?? NO_LINKS)
     const spanId = idGenerator.generateSpanId()
-    const random = parent === undefined ? this.#randomFlag() : parent.traceFlags & RANDOM_FLAG
+    const own = provider.flagsRandom ? RANDOM_FLAG : TraceFlags.NONE
+    const random = parent === undefined ? own : parent.traceFlags & RANDOM_FLAG
     const isSampled = verdict.decision === SamplingDecision.RECORD_AND_SAMPLED
     const traceFlags = isSampled ? random | TraceFlags.SAMPLED : random
     const traceState = verdict.traceState ?? parent?.traceState
@@ -286,11 +288,6 @@ export class Tracer implements ApiTracer, SpanMaker {
     const { name, version, schemaUrl } = this.scope
     const heir = provider === this.home ? NOBODY : provider
     return heir.getTracer(name, version, schemaUrl === undefined ? undefined : { schemaUrl })
-  }
-
-  // A generator of the app's own says with its ids nothing about their randomness.
-  #randomFlag(): number {
-    return this.home.idGenerator === randomIds ? RANDOM_FLAG : TraceFlags.NONE
   }
 }
 
