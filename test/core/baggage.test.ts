@@ -171,6 +171,34 @@ describe('parseBaggage', () => {
     })
   })
 
+  test.each([900, 1000, 2727])('passes a value of %i bytes that are not UTF-8 on as it came', (count) => {
+    const header = `blob=${'%FF'.repeat(count)};p=1`
+    expect(formatBaggage(parseBaggage(header)!)).toBe(header)
+    const beside = parseBaggage('a=1,blob=x%C3%28%2C')!.setEntry('b', { value: '2' }).removeEntry('a')
+    expect(formatBaggage(beside)).toBe('blob=x%C3(%2C,b=2')
+  })
+
+  test('sends what the app has put in place of a value that is not UTF-8', () => {
+    const came = parseBaggage('blob=%FF')!
+    expect(formatBaggage(came.setEntry('blob', { value: '\ufffd!' }))).toBe('blob=%EF%BF%BD!')
+    came.getAllEntries()[0]![1].value = '\ufffd?'
+    expect(formatBaggage(came)).toBe('blob=%EF%BF%BD?')
+  })
+
+  test('passes whole what is within the limits and by the grammar, byte for byte', () => {
+    const encoded = fc.nat(0xff).map((byte) => `%${byte.toString(16).toUpperCase().padStart(2, '0')}`)
+    const text = fc.string({ unit: fc.oneof(encoded, fc.constantFrom('a', '=')), maxLength: 1000 })
+    const bytesOf = (member: string) =>
+      member.replaceAll(/%(..)/g, (_, hex: string) => String.fromCharCode(parseInt(hex, 16)))
+    fc.assert(
+      fc.property(text, (value) => {
+        const sent = formatBaggage(parseBaggage(`k=${value}`)!)
+        expect(bytesOf(sent)).toBe(bytesOf(`k=${value}`))
+        expect(sent.length).toBeLessThanOrEqual(value.length + 2)
+      }),
+    )
+  })
+
   test('never throws, whatever a carrier holds', () => {
     const unit = fc.constantFrom('%', '4', '1', 'C3', '%A9', 'é', ',', ';', '=', 'k', ' ')
     const carried = fc.oneof(

@@ -4,9 +4,12 @@ import {
   propagation,
   ROOT_CONTEXT,
   SpanKind,
+  SpanStatusCode,
   trace,
   type Span,
 } from '@opentelemetry/api'
+import type { RPCMetadata } from '@opentelemetry/core'
+import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node'
 import { endRequest, recordError, start, traceRequest, type ReceivingOptions } from '@throughline/core'
 import { EventEmitter, once } from 'node:events'
 import { createServer, IncomingMessage, ServerResponse } from 'node:http'
@@ -48,6 +51,15 @@ async function spanOf(listener: Listener, options?: Options) {
   const [span] = await recording.all(1)
   if (span === undefined) throw new Error('there is no span')
   return span
+}
+
+/** A request that comes by no connection, as those that tests and gateways make up, and fails. */
+function failMadeUp(handle: () => unknown = () => {}) {
+  const request = new IncomingMessage(new Socket())
+  const response = new ServerResponse(request)
+  traceRequest(request, response, handle)
+  response.writeHead(500).end()
+  endRequest(request)
 }
 
 describe('traceRequest', () => {
@@ -344,6 +356,25 @@ describe('where the official HTTP instrumentation has made the span', () => {
     expect(span?.events).toHaveLength(1)
   })
 
+  test('that one is the span of its own request alone: another that comes in there has one, in a trace of its own', async () => {
+    const recording = record()
+    const serving = await serve((request, response) =>
+      inTheirs(response, () =>
+        traceRequest(request, response, () => {
+          failMadeUp()
+          response.end()
+        }),
+      ),
+    )
+    await ask(serving, '/')
+    const spans = await recording.all(2)
+    expect(spans.map((span) => [span.instrumentationScope.name, span.status.code])).toEqual([
+      ['@throughline/core', SpanStatusCode.ERROR],
+      ['official', SpanStatusCode.UNSET],
+    ])
+    expect(spans[0]?.parentSpanContext).toBeUndefined()
+  })
+
   test('that one says the status by its own names, also of an answer that is cut off', async () => {
     const recording = record()
     const serving = await serve((request, response) =>
@@ -357,6 +388,64 @@ describe('where the official HTTP instrumentation has made the span', () => {
     const [span] = await recording.all(1)
     expect(span?.attributes).toEqual({ 'error.type': 'aborted' })
     expect(span?.status.code).toBe(2)
+  })
+})
+
+describe('the official RPC metadata', () => {
+  const key = createContextKey('OpenTelemetry SDK Context Key RPC_METADATA')
+  const metadata = (of = context.active()) => of.getValue(key) as RPCMetadata | undefined
+
+  test('of a request has its span, whatever is current by now, and what others write there changes nothing', async () => {
+    const found: unknown[] = []
+    const span = await spanOf((_request, response) => {
+      const own = metadata()
+      found.push(own?.type, own?.span.spanContext().spanId)
+      context.with(trace.deleteSpan(context.active()), () => found.push(metadata() === own))
+      found.push(metadata(context.active().deleteValue(key)))
+      if (own !== undefined) own.route = '/theirs'
+      response.end()
+    })
+    expect(found).toEqual(['http', span.spanContext().spanId, true, undefined])
+    expect(span.name).toBe('GET')
+    expect(span.attributes).not.toHaveProperty('http.route')
+  })
+
+  test.each([
+    ['nobody samples', { sampling: 0 }, {}],
+    ['is ignored', {}, { ignore: ['/'] }],
+  ])('is not there of a request that %s', async (_title, config, options) => {
+    record(config)
+    const found: unknown[] = []
+    const serving = await serve((request, response) =>
+      traceRequest(request, response, () => response.end(String(found.push(metadata()))), options),
+    )
+    await ask(serving, '/')
+    expect(found).toEqual([undefined])
+  })
+
+  test('has our span on the official SDK, and a request that this one makes up has a span of its own', async () => {
+    const exporter = new InMemorySpanExporter()
+    const sdk = new NodeTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] })
+    sdk.register()
+    onTestFinished(async () => {
+      await sdk.shutdown()
+      for (const api of [trace, context, propagation]) api.disable()
+    })
+    const found: unknown[] = []
+    const serving = await serve((request, response) =>
+      traceRequest(request, response, () => {
+        found.push(metadata()?.span.spanContext().spanId)
+        failMadeUp(() => found.unshift(metadata()?.span.spanContext().spanId, propagation.getActiveBaggage()))
+        response.end()
+      }),
+    )
+    await ask(serving, '/', {
+      headers: { baggage: 'tenant=acme', traceparent: `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01` },
+    })
+    await expect.poll(() => exporter.getFinishedSpans()).toHaveLength(2)
+    const [inner, outer] = exporter.getFinishedSpans().toSorted((a) => (a.parentSpanContext ? 1 : -1))
+    expect(found).toEqual([inner?.spanContext().spanId, undefined, outer?.spanContext().spanId])
+    expect([inner?.status.code, outer?.status.code]).toEqual([SpanStatusCode.ERROR, SpanStatusCode.UNSET])
   })
 })
 

@@ -124,6 +124,17 @@ SERVER GET /users/:id by official http
       ])
     },
   )
+
+  test(`the official SERVER span is not told of a request that is made up inside of its own: ${on}`, async () => {
+    const asked = { engine, framework: 'fastify', official: ['http'], ours: ['fastify'], path: '/inside' }
+    const { status, spans, said } = await run<Told>('shop.cjs', asked)
+    expect([status, said]).toEqual(['HTTP/1.1 200 OK', ''])
+    expect(tree(spans)).toBe(
+      `
+SERVER GET /broken by @throughline/fastify ✗
+SERVER GET /inside by official http`.trim(),
+    )
+  })
 })
 
 describe('libraries that make spans by the API alone, on our engine', () => {

@@ -33,6 +33,12 @@ for (const char of "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHI
   roles[char.charCodeAt(0)]! |= KEY_PART
 }
 
+/** What decoding puts in place of bytes that are not UTF-8. */
+const REPLACEMENT = '\ufffd'
+
+/** The bytes of the values that came with such: written as the text that they are read as, they would be others, and more. */
+const bytesThatCame = new WeakMap<BaggageEntry, Buffer>()
+
 /**
  * Reads the `baggage` header of a carrier: a string, a Buffer of latin1, or an array of these, combined in order
  * (RFC 9110 §5.3).
@@ -71,7 +77,8 @@ export function parseBaggage(value: unknown): Baggage | undefined {
  * Writes the `baggage` header, or `''` when there is nothing to send.
  *
  * Of a value everything is percent-encoded, as UTF-8, that may not stand in it, and `%` itself, and nothing more:
- * a header that was within the limits when it came in stays within them. Metadata is already in the header's form
+ * a header that was within the limits when it came in stays within them. Bytes that came in and are not UTF-8 go out as
+ * they were, while their entry is in the baggage and holds what they were read as. Metadata is already in the header's form
  * and goes out as it is, but for characters that no header may hold. An entry whose key is not a token has no
  * form in this header and is left out; so is one whose value is not a string.
  *
@@ -100,13 +107,18 @@ function writeMember(key: unknown, entry: BaggageEntry): string {
     if (typeof key !== 'string' || typeof value !== 'string') return ''
     if (key === '' || !consistsOf(KEY_PART, key)) return ''
     const properties: unknown = metadata?.toString()
-    const member = `${key}=${encode(VALUE_PART, value)}`
+    const member = `${key}=${writeValue(entry, value)}`
     return typeof properties === 'string' && properties !== ''
       ? `${member};${encode(PROPERTY_PART, properties)}`
       : member
   } catch {
     return ''
   }
+}
+
+function writeValue(entry: BaggageEntry, value: string): string {
+  const bytes = value.includes(REPLACEMENT) ? bytesThatCame.get(entry) : undefined
+  return bytes?.toString() === value ? encodeBytes(VALUE_PART, bytes) : encode(VALUE_PART, value)
 }
 
 /** Adds the entry that a member, without the blanks around it, stands for. False if it stands for none. */
@@ -118,11 +130,19 @@ function readMember(member: string, entries: Record<string, BaggageEntry>): bool
   // An `=` that belongs to a property has a `;` before it, which no token has.
   const key = trimBlanks(member, 0, equals)
   if (key === '' || !consistsOf(KEY_PART, key)) return false
-  const entry: BaggageEntry = { value: decode(trimBlanks(member, equals + 1, end)) }
+  const entry = readValue(trimBlanks(member, equals + 1, end))
   const metadata = trimBlanks(member, end + 1, member.length)
   if (metadata !== '') entry.metadata = baggageEntryMetadataFromString(metadata)
   entries[key] = entry
   return true
+}
+
+function readValue(text: string): BaggageEntry {
+  if (!text.includes('%')) return { value: text }
+  const bytes = decode(text)
+  const entry = { value: bytes.toString() }
+  if (entry.value.includes(REPLACEMENT)) bytesThatCame.set(entry, bytes)
+  return entry
 }
 
 /** The text between two places without the spaces and tabs at its ends. */
@@ -149,9 +169,12 @@ function consistsOf(role: number, text: string): boolean {
 
 /** Not `encodeURIComponent`: it encodes more than it must, and throws on half a surrogate pair. */
 function encode(role: number, text: string): string {
-  if (consistsOf(role, text)) return text
+  return consistsOf(role, text) ? text : encodeBytes(role, Buffer.from(text))
+}
+
+function encodeBytes(role: number, bytes: Buffer): string {
   let encoded = ''
-  for (const byte of Buffer.from(text)) {
+  for (const byte of bytes) {
     if (mayBe(role, byte)) encoded += String.fromCharCode(byte)
     else encoded += byte < 16 ? `%0${byte.toString(16).toUpperCase()}` : `%${byte.toString(16).toUpperCase()}`
   }
@@ -159,8 +182,7 @@ function encode(role: number, text: string): string {
 }
 
 /** Not `decodeURIComponent`: it throws on what is to be kept. */
-function decode(text: string): string {
-  if (!text.includes('%')) return text
+function decode(text: string): Buffer {
   // In place: what is written never overtakes what is read.
   const bytes = Buffer.from(text)
   let length = 0
@@ -169,7 +191,7 @@ function decode(text: string): string {
     if (byte >= 0) i += 2
     bytes[length++] = byte >= 0 ? byte : bytes[i]!
   }
-  return bytes.toString('utf8', 0, length)
+  return bytes.subarray(0, length)
 }
 
 /** The byte that the `%` at `at` announces, or less than 0 if two hex digits do not follow. */

@@ -18,11 +18,32 @@ const RPC_METADATA_KEY = createContextKey('OpenTelemetry SDK Context Key RPC_MET
 const SUPPRESS_KEY = createContextKey('OpenTelemetry SDK Context Key SUPPRESS_TRACING')
 const IGNORED_KEY = createContextKey('throughline ignored')
 
-/** What the official HTTP instrumentation leaves in the context of a request whose SERVER span it has made. */
+// Shared by all copies of this package.
+const TAKEN = Symbol.for('throughline.taken')
+
+/**
+ * What is in the context of a request that has a SERVER span: the official instrumentation of HTTP leaves it there, for
+ * those of frameworks, which else would make one more.
+ */
 export interface RpcMetadata {
   type: string
   span: Span
   route?: string
+  /** A request of ours has this span. */
+  [TAKEN]?: boolean
+}
+
+/** In place of the metadata of a request of ours: nearly nobody asks for it. */
+const OURS = Symbol('throughline.ours')
+
+const ours = new WeakMap<Span, RpcMetadata>()
+
+/** The metadata of a request of ours; none of one that is not recorded. */
+function metadataOf(span: Span | undefined): RpcMetadata | undefined {
+  if (span?.isRecording() !== true) return undefined
+  let metadata = ours.get(span)
+  if (metadata === undefined) ours.set(span, (metadata = { type: 'http', span, [TAKEN]: true }))
+  return metadata
 }
 
 /**
@@ -32,7 +53,7 @@ export interface RpcMetadata {
 export class SlottedContext implements Context {
   readonly span: Span | undefined
   readonly baggage: Baggage | undefined
-  readonly rpcMetadata: RpcMetadata | undefined
+  readonly rpcMetadata: RpcMetadata | typeof OURS | undefined
   readonly suppressed: unknown
   readonly others: ReadonlyMap<symbol, unknown> | undefined
   /** The span that the request's own context began with: it tells whose request this is, whatever is current by now. */
@@ -41,7 +62,7 @@ export class SlottedContext implements Context {
   constructor(
     span: Span | undefined,
     baggage: Baggage | undefined,
-    rpcMetadata: RpcMetadata | undefined,
+    rpcMetadata: RpcMetadata | typeof OURS | undefined,
     suppressed: unknown,
     others: ReadonlyMap<symbol, unknown> | undefined,
     requestSpan: Span | undefined,
@@ -58,7 +79,8 @@ export class SlottedContext implements Context {
     if (key === SPAN_KEY) return this.span
     if (key === BAGGAGE_KEY) return this.baggage
     if (key === SUPPRESS_KEY) return this.suppressed
-    if (key === RPC_METADATA_KEY) return this.rpcMetadata
+    if (key === RPC_METADATA_KEY)
+      return this.rpcMetadata === OURS ? metadataOf(this.requestSpan) : this.rpcMetadata
     return this.others?.get(key)
   }
 
@@ -84,8 +106,13 @@ export class SlottedContext implements Context {
     return new SlottedContext(span, baggage, rpcMetadata, suppressed, others, requestSpan)
   }
 
-  withSpan(span: Span | undefined, requestSpan: Span | undefined = this.requestSpan): SlottedContext {
-    return new SlottedContext(span, this.baggage, this.rpcMetadata, this.suppressed, this.others, requestSpan)
+  withSpan(span: Span | undefined): SlottedContext {
+    const { baggage, rpcMetadata, suppressed, others, requestSpan } = this
+    return new SlottedContext(span, baggage, rpcMetadata, suppressed, others, requestSpan)
+  }
+
+  withRequestSpan(span: Span): SlottedContext {
+    return new SlottedContext(span, this.baggage, OURS, this.suppressed, this.others, span)
   }
 }
 
@@ -105,8 +132,11 @@ export function withSpan(base: Context, span: Span | undefined): Context {
 
 /** The same as the context of a request, which all that is made of it remember. */
 export function withRequestSpan(base: Context, span: Span): Context {
-  if (base === ROOT_CONTEXT) return root.withSpan(span, span)
-  return base instanceof SlottedContext ? base.withSpan(span, span) : trace.setSpan(base, span)
+  if (base === ROOT_CONTEXT) return root.withRequestSpan(span)
+  if (base instanceof SlottedContext) return base.withRequestSpan(span)
+  const scope = trace.setSpan(base, span)
+  const metadata = metadataOf(span)
+  return metadata === undefined ? scope : scope.setValue(RPC_METADATA_KEY, metadata)
 }
 
 /** Whose request this is the context of, or one made of it; undefined where it is nobody's, or another manager's. */
@@ -135,9 +165,14 @@ export function isIgnored(of: Context): boolean {
 }
 
 export function rpcMetadata(of: Context): RpcMetadata | undefined {
-  return of instanceof SlottedContext
-    ? of.rpcMetadata
-    : (of.getValue(RPC_METADATA_KEY) as RpcMetadata | undefined)
+  return of.getValue(RPC_METADATA_KEY) as RpcMetadata | undefined
+}
+
+/** Takes the span that somebody else has made for a request of ours. False where another one has it. */
+export function take(metadata: RpcMetadata): boolean {
+  if (metadata[TAKEN] === true) return false
+  metadata[TAKEN] = true
+  return true
 }
 
 /** A ContextManager for the API on one AsyncLocalStorage. */

@@ -11,7 +11,8 @@ import {
   type TraceState,
 } from '@opentelemetry/api'
 import { isUndecided } from './b3.ts'
-import { isValid, RANDOM_FLAG } from './ids.ts'
+import { spanIn } from './context.ts'
+import { RANDOM_FLAG, validContextOf } from './ids.ts'
 import { reportOnce } from './report.ts'
 import { emptyTraceState } from './trace-context.ts'
 
@@ -124,8 +125,9 @@ export function parentBased(rootSampler: Sampler): Sampler {
   const sampler: Sampler & { readonly followsParents: true } = {
     followsParents: true,
     shouldSample(context, traceId, spanName, spanKind, attributes, links) {
-      const parent = trace.getSpanContext(context)
-      if (parent === undefined || !isValid(parent)) {
+      // Not by the API, which would read both ids again for each child of a span: 1,600 instructions.
+      const parent = validContextOf(spanIn(context))
+      if (parent === undefined) {
         return rootSampler.shouldSample(context, traceId, spanName, spanKind, attributes, links)
       }
       const isSampled = (parent.traceFlags & TraceFlags.SAMPLED) !== 0

@@ -17,6 +17,7 @@ import {
   root,
   rpcMetadata,
   spanIn,
+  take,
   withRequestSpan,
   withSpan,
   type RpcMetadata,
@@ -164,7 +165,8 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     const maker = tracer()
     const active = context.active()
     const instrumented = rpcMetadata(active)
-    if (instrumented?.span !== undefined) return enrich(request, response, carried, active, instrumented)
+    if (instrumented?.span !== undefined && take(instrumented))
+      return enrich(request, response, carried, active, instrumented)
 
     const base = baseOf(active)
     const extracted = extractedFrom(request, base)
@@ -274,7 +276,7 @@ function watched<T>(request: IncomingMessage, result: Promise<T>): Promise<T> {
  * headers. Where another request has let this one in before it came here, nothing of that one's, such as its baggage.
  */
 function baseOf(active: Context): Context {
-  if (requestSpanIn(active) !== undefined) return root
+  if (requestSpanIn(active) !== undefined || rpcMetadata(active) !== undefined) return root
   return spanIn(active) === undefined ? active : withSpan(active, undefined)
 }
 

@@ -97,12 +97,20 @@ export function headerOf({ headers }: PublishedRequest, name: string): unknown {
   return headerValue(values)
 }
 
+/** Where an `addHeader` of ours, which refuses some, has undici's own. Shared by all copies of this package. */
+const ADDS_ALL = Symbol.for('throughline.addHeader')
+
+type AddHeader = PublishedRequest['addHeader'] & { [ADDS_ALL]?: AddHeader }
+
 /**
  * There is one trace context on the wire: what the app or another tracer has set gives way, and what a tracer adds that
- * listens after us is not taken; `isAlone` tells that there is none.
+ * listens after us is not taken; `isAlone` tells that there is none. A copy of this package that listens after us and does
+ * not know us, as each file of tests has one in a global object of its own, is believed: it is the newest.
  */
 export function setHeaders(request: PublishedRequest, ours: HeaderChanges, isAlone: boolean): void {
-  const { headers, addHeader } = request
+  const { headers } = request
+  const addHeader: AddHeader = request.addHeader
+  const addAny = addHeader[ADDS_ALL] ?? addHeader
   if (typeof headers === 'string') request.headers = without(headers, ours)
   else {
     for (let index = headers.length - 2; index >= 0; index -= 2) {
@@ -111,12 +119,14 @@ export function setHeaders(request: PublishedRequest, ours: HeaderChanges, isAlo
   }
   for (const name in ours) {
     const value = ours[name]
-    if (value !== undefined) request.addHeader(name, value)
+    if (value !== undefined) addAny.call(request, name, value)
   }
   if (isAlone) return
-  request.addHeader = function (name, value) {
+  const addOther: AddHeader = function (this: PublishedRequest, name, value) {
     if (!isOneOf(name, ours)) addHeader.call(this, name, value)
   }
+  addOther[ADDS_ALL] = addAny
+  request.addHeader = addOther
 }
 
 const LINE = '\r\n'

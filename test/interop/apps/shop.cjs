@@ -66,6 +66,7 @@ const frameworks = {
     if (ours.includes('fastify')) app.register(require('@throughline/fastify').tracing, options)
     app.get('/users/:id', users)
     app.get('/broken', async () => broken())
+    app.get('/inside', async () => (await app.inject('/broken')).statusMessage)
     await app.ready()
     return (request, response) => app.routing(request, response)
   },
