@@ -220,11 +220,11 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       }
       // The collector had closed the idle connection by the time that we used it: that was no try.
       if ('failure' in answer && answer.cause === 'stale') continue
-      const told = 'status' in answer ? retryAfter(answer.retryAfter) : undefined
-      const milliseconds = told ?? backoff(retries)
+      const told = 'status' in answer ? retryAfter(answer.retryAfter) : 0
+      const milliseconds = Math.max(told, backoff(retries))
       const isWorthIt = retries < MOST_RETRIES && performance.now() + milliseconds <= deadline
       if (!isWorthIt || !mayPass(answer) || late?.aborted === true) return refused(answer)
-      if (milliseconds > 0) await pause(milliseconds, told !== undefined, late)
+      await pause(milliseconds, told > 0, late)
       retries += 1
     }
   }
@@ -312,7 +312,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   }
 }
 
-/** Milliseconds to wait before the next try, where the collector did not say. */
+/** Milliseconds to wait at least before the next try, whatever the collector said: to a fast clock each date is past. */
 function backoff(retries: number): number {
   const pause = Math.min(FIRST_BACKOFF_MS * BACKOFF_FACTOR ** retries, MOST_BACKOFF_MS)
   return pause * (1 - JITTER + Math.random() * 2 * JITTER)
@@ -331,13 +331,13 @@ const SECONDS = /^\s*\d+\s*$/
 /** The three forms of a date in HTTP begin with the day (RFC 9110, 5.6.7). `Date.parse` would take `-5` for one, too. */
 const HTTP_DATE = /^\s*(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)/
 
-/** `Retry-After` in either form, seconds or a date, as milliseconds from now; undefined where it is neither. */
-function retryAfter(value = ''): number | undefined {
-  let milliseconds = Number.NaN
+/** `Retry-After` in either form, seconds or a date, as milliseconds from now; 0 where it is neither, or past. */
+function retryAfter(value = ''): number {
+  let milliseconds = 0
   if (SECONDS.test(value)) milliseconds = Number(value) * 1000
   // The oldest of the three forms does not say that it is in GMT.
   else if (HTTP_DATE.test(value)) {
     milliseconds = Date.parse(value.includes('GMT') ? value : `${value} GMT`) - Date.now()
   }
-  return Number.isNaN(milliseconds) ? undefined : Math.min(Math.max(0, milliseconds), MOST_TIMER_MS)
+  return Number.isNaN(milliseconds) ? 0 : Math.min(Math.max(0, milliseconds), MOST_TIMER_MS)
 }
