@@ -296,6 +296,28 @@ describe('an answer', () => {
     expect(collector.requests).toHaveLength(3)
   })
 
+  test('is not asked again by each of those who wait for a flush at the same time, but by the first', async () => {
+    const collector = await receiver(statuses(503))
+    const exporter = exporterTo(collector.url)
+    const late = new AbortController()
+    const sent = new Promise<ExportResult>((resolve) =>
+      exporter.export([finished('work')], resolve, late.signal),
+    )
+    await collector.nth(1)
+    exporter.setPatience('brief')
+    await collector.nth(2)
+    // What another sends takes longer than the answer.
+    const other = exporterTo(collector.url)
+    other.setPatience('once')
+    for (let count = 0; count < 8; count += 1) {
+      exporter.setPatience('brief')
+      await send(other, 'another')
+    }
+    late.abort()
+    await sent
+    expect(collector.spans().filter(({ name }) => name === 'work')).toHaveLength(2)
+  })
+
   // Each pause is cut short, so that no time passes; what ends it is that the next one would be longer than the timeout.
   test.each([
     [700, 0.5, 1],

@@ -104,9 +104,11 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   let isStopped = false
 
   function setPatience(next: Patience): void {
+    // Of those who wait for a flush at the same time the first alone: a wake each would use up the retries at once.
+    const isFirst = next === 'brief' && patience === 'patient'
     patience = next
     // A pause that the collector asked for is cut short for the last try alone.
-    if (next === 'once' || (next === 'brief' && pausing?.isAsked === false)) pausing?.wake()
+    if (next === 'once' || (isFirst && pausing?.isAsked === false)) pausing?.wake()
   }
 
   async function pause(milliseconds: number, isAsked: boolean, late?: AbortSignal): Promise<void> {
