@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import * as http from 'node:http'
 import * as https from 'node:https'
 import { once } from 'node:events'
-import { Socket, type AddressInfo } from 'node:net'
+import { createServer, Socket, type AddressInfo } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { gunzipSync } from 'node:zlib'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
@@ -415,6 +415,34 @@ describe('an answer', () => {
       `throughline: ${warning.url}/v1/traces took all spans, and warns: your clock is off`,
       `throughline: ${boasting.url}/v1/traces rejected 2 spans: no`,
     ])
+  })
+
+  test.each(['http/protobuf', 'http/json'] as const)(
+    'that holds line ends and escape codes is said in one line, and harms no terminal: %s',
+    async (protocol) => {
+      const reports = said()
+      const { url } = await partly(
+        protocol,
+        1,
+        'quota\r\n\u001b[31mFATAL:\u009b2J\u2028\u202eforged é' + 'x'.repeat(2000),
+      )
+      await send(exporterTo(url, { protocol }))
+      expect(reports.lines).toHaveLength(1)
+      const [, detail = ''] = reports.lines[0]?.split('1 spans: ') ?? []
+      expect(detail).toMatch(
+        /^quota\\u000d\\u000a\\u001b\[31mFATAL:\\u009b2J\\u2028\\u202eforged éx{900,1024}$/,
+      )
+    },
+  )
+
+  test('of no HTTP is said in one line, too', async () => {
+    const server = createServer((socket) => void socket.end('SSH\u001b[2J\nthroughline: all is well\n'))
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    onTestFinished(() => void server.close())
+    const { port } = server.address() as AddressInfo
+    const { error } = await send(exporterTo(`http://127.0.0.1:${port}`))
+    expect(error?.message).toContain('"SSH\\u001b[2J\\u000athroughline')
   })
 
   test('that is empty, says nothing or is garbage is a success like any other', async () => {

@@ -276,7 +276,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   }
 
   function sayRejected(): void {
-    const detail = complaint === '' ? '' : `: ${complaint}`
+    const detail = complaint === '' ? '' : `: ${inOneLine(complaint)}`
     if (rejected > 0) report('warn', `${shown} rejected ${rejected} spans${detail}`)
     else if (complaint !== '') report('warn', `${shown} took all spans, and warns${detail}`)
     rejected = 0
@@ -326,8 +326,20 @@ function failure(message: string): ExportResult {
 
 // The message of an AggregateError is empty.
 function reason(error: Error): string {
-  return error.message || ('code' in error ? String(error.code) : error.name)
+  return inOneLine(error.message || ('code' in error ? String(error.code) : error.name))
 }
+
+/** Text of others, as JSON would show what is no character of a line: by it nobody forges one, or clears a terminal. */
+function inOneLine(text: string): string {
+  return text
+    .slice(0, MOST_SHOWN)
+    .replace(UNPRINTABLE, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`)
+}
+
+/** A collector's message is for one line of a log. */
+const MOST_SHOWN = 1024
+/** Control characters, the two other ends of a line, and what turns the direction of the text behind it. */
+const UNPRINTABLE = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu
 
 const SECONDS = /^\s*\d+\s*$/
 /** The three forms of a date in HTTP begin with the day (RFC 9110, 5.6.7). `Date.parse` would take `-5` for one, too. */
