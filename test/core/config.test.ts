@@ -138,6 +138,32 @@ describe('where traces go', () => {
     expect(hasDestination({ OTEL_TRACES_EXPORTER: 'console' })).toBe(true)
   })
 
+  test.each([
+    ['user:s3cret@collector:4318', 'REDACTED@collector:4318'],
+    ['collector:4318?api-key=s3cret', 'collector:4318?REDACTED'],
+    ['collector:4318#s3cret?b', 'collector:4318?REDACTED'],
+    ['ftp://h/?token=s3cret', 'ftp://h/?REDACTED'],
+    ['http://user:s3c/ret@h:4318', 'REDACTED@h:4318'],
+    ['http://user:s3cret@h:port/a?key=s3cret', 'REDACTED@h:port/a?REDACTED'],
+    ['user:s3c?ret@h:4318', 'REDACTED'],
+    ['collector:4318?api-key=s3c@ret', 'REDACTED'],
+  ])('an endpoint that is none is shown without what may be a secret in it: %s', (endpoint, shown) => {
+    const reports = said()
+    read({ OTEL_EXPORTER_OTLP_ENDPOINT: endpoint, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: endpoint })
+    expect(reports.lines).toHaveLength(2)
+    for (const line of reports.lines) expect(line.split(', received ')[1]).toBe(`"${shown}"`)
+    expect(() => read({}, { endpoint })).toThrow(`, received "${shown}"; example: `)
+  })
+
+  test.each([
+    ['authorization=Bearer s3cret', 'a string'],
+    [53_237, 'a number'],
+    [['Bearer s3cret'], 'an array'],
+    [{ authorization: 's3\ncret' }, 'an object of Object'],
+  ])('headers that are none are shown by their type: %j', (headers, shown) => {
+    expect(() => read({}, { headers } as unknown as StartOptions)).toThrow(`, received ${shown}; example: `)
+  })
+
   test('headers are percent-decoded, those for traces win, and those in code win over both', () => {
     const environment = {
       OTEL_EXPORTER_OTLP_HEADERS: 'authorization=Bearer%20a%3D%3D, x-team = one ,',

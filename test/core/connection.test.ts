@@ -81,6 +81,18 @@ describe('a request', () => {
     ])
   })
 
+  test.each([
+    ['m%65:100%pure;%41', 'me:100%pure;A'],
+    ['me:%', 'me:%'],
+    ['me:%ff', 'me:%ff'],
+  ])('may have percent signs in its password that stand for themselves: %j', async (written, meant) => {
+    const { url, requests } = await peer((socket) => socket.write(OK))
+    const address = new URL(url.href.replace('//', `//${written}@`))
+    expect(await connected(address).say('')).toMatchObject({ status: 200 })
+    const [, said = ''] = /authorization: Basic (.*)\r/i.exec(requests[0]?.text ?? '') ?? []
+    expect(Buffer.from(said, 'base64').toString()).toBe(meant)
+  })
+
   test('brings the user and the password of its address, unless a header does', async () => {
     const { url, requests } = await peer((socket) => socket.write(OK))
     url.username = 'me@home'

@@ -1,3 +1,4 @@
+import { onTestFinished } from 'vitest'
 import { otlpExporter, type OtlpExporter, type OtlpOptions } from '../../packages/core/src/otlp/send.ts'
 
 /** An exporter to this collector, as by default but for the options. */
@@ -11,4 +12,14 @@ export function exporterTo(url: string, options: Partial<OtlpOptions> = {}): Otl
     isDefault: false,
     ...options,
   })
+}
+
+/** Its own pauses between two tries are cut short from here on, as by one flush after the other. */
+export function hurried(exporter: OtlpExporter): OtlpExporter {
+  const timer = setInterval(() => {
+    exporter.setPatience('patient')
+    exporter.setPatience('brief')
+  }, 5)
+  onTestFinished(() => clearInterval(timer))
+  return exporter
 }

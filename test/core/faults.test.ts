@@ -6,6 +6,7 @@ import { batchProcessor, type BatchOptions } from '../../packages/core/src/batch
 import { otlpExporter, type OtlpOptions } from '../../packages/core/src/otlp/send.ts'
 import { decodeRequest, encodeResponse } from '../otlp-definition.ts'
 import { engine, said } from './engine.ts'
+import { hurried } from './exporter.ts'
 
 /** One request, as far as it has come. */
 interface Incoming {
@@ -137,12 +138,7 @@ function pipeline(url: string, otlp: Partial<OtlpOptions> = {}, batch: Partial<B
     for (const name of names) tracer.startSpan(name, { attributes }).end()
     return names
   }
-  /** Waits between two tries are cut short from here on, as by somebody who flushes. */
-  const hurry = () => {
-    const timer = setInterval(() => exporter.setPatience('brief'), 5)
-    onTestFinished(() => clearInterval(timer))
-  }
-  return { exporter, processor, spans, hurry }
+  return { exporter, processor, spans, hurry: () => hurried(exporter) }
 }
 
 const count = (lines: readonly string[], pattern: RegExp) =>

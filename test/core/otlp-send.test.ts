@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import * as http from 'node:http'
 import * as https from 'node:https'
 import { once } from 'node:events'
-import { Socket, type AddressInfo } from 'node:net'
+import { createServer, Socket, type AddressInfo } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { gunzipSync } from 'node:zlib'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
@@ -12,7 +12,7 @@ import { AsyncContextManager, isSuppressed } from '../../packages/core/src/conte
 import { otlpExporter, type OtlpExporter } from '../../packages/core/src/otlp/send.ts'
 import { decodeRequest, encodeResponse } from '../otlp-definition.ts'
 import { engine, finished, said } from './engine.ts'
-import { exporterTo } from './exporter.ts'
+import { exporterTo, hurried } from './exporter.ts'
 import { deadPort, receiver, type Answer } from './receiver.ts'
 
 function send(exporter: OtlpExporter, ...names: string[]): Promise<ExportResult> {
@@ -20,10 +20,10 @@ function send(exporter: OtlpExporter, ...names: string[]): Promise<ExportResult>
   return new Promise((resolve) => exporter.export(spans, resolve))
 }
 
-/** Answers with these statuses in turn, the last one for ever, and asks for no pause before the next try. */
+/** Answers with these statuses in turn, the last one for ever. */
 function statuses(...codes: number[]): Answer {
   return (response, _request, number) => {
-    response.writeHead(codes[Math.min(number, codes.length) - 1] as number, { 'Retry-After': '0' }).end()
+    response.writeHead(codes[Math.min(number, codes.length) - 1] as number).end()
   }
 }
 
@@ -206,7 +206,7 @@ describe('a request', () => {
 describe('an answer', () => {
   test.each([429, 502, 503, 504])('%i is tried again', async (status) => {
     const { url, requests } = await receiver(statuses(status, status, 200))
-    expect(await send(exporterTo(url))).toEqual({ code: 0 })
+    expect(await send(hurried(exporterTo(url)))).toEqual({ code: 0 })
     expect(requests).toHaveLength(3)
     expect(requests[2]?.body).toEqual(requests[0]?.body)
   })
@@ -236,44 +236,51 @@ describe('an answer', () => {
 
   test('that says no for ever is asked six times in all', async () => {
     const { url, requests } = await receiver(statuses(503))
-    expect((await send(exporterTo(url))).code).toBe(1)
+    expect((await send(hurried(exporterTo(url)))).code).toBe(1)
     expect(requests).toHaveLength(6)
   })
 
-  // An own pause would be longer than the whole batch may take here, so that only who is told to comes again.
-  const asks = async (header: string | undefined) => {
-    const { url, requests } = await receiver((response, _request, number) => {
+  const asked = (header: string | undefined) =>
+    receiver((response, _request, number) => {
       if (header !== undefined) response.setHeader('Retry-After', header)
       response.writeHead(number === 1 ? 503 : 200).end()
     })
-    const { code } = await send(exporterTo(url, { timeoutMillis: 700 }))
+
+  // An own pause is cut short here, and one that was asked for is not.
+  const asks = async (header: string | undefined) => {
+    const { url, requests } = await asked(header)
+    const { code } = await send(hurried(exporterTo(url)))
     expect(code).toBe(requests.length === 1 ? 1 : 0)
     return requests.length
   }
 
   test.each([
-    ['in seconds', '0'],
-    ['in seconds, with spaces', ' 0 '],
-    ['by a date that is past', 'Sun, 06 Nov 1994 08:49:37 GMT'],
-    ['by a date in the form of RFC 850', 'Sunday, 06-Nov-94 08:49:37 GMT'],
-    ['by a date in the form of asctime', 'Sun Nov  6 08:49:37 1994'],
-  ])('may say when to come again: %s', async (_form, header) => {
-    expect(await asks(header)).toBe(2)
-  })
-
-  test.each([
     ['an hour', '3600'],
+    ['seconds that would be a year', '2001'],
     ['an hour, by date', new Date(Date.now() + 3_600_000).toUTCString()],
     ['more seconds than there are', '9'.repeat(400)],
     ['a date in the far future', 'Fri, 31 Dec 9999 23:59:59 GMT'],
+    ['a date in the form of RFC 850', 'Friday, 31-Dec-49 23:59:59 GMT'],
+    ['a date in the form of asctime', 'Fri Dec 31 23:59:59 2049'],
   ])('may ask for more time than the batch has, which ends it: %s', async (_form, header) => {
     expect(await asks(header)).toBe(1)
   })
 
-  test.each([undefined, '', '-5', '1.5', 'soon', 'in 5 minutes', '0x10', '2001', '1e1', 'Sun, sometime'])(
+  test.each([undefined, '', '-5', '1.5', 'soon', 'in 5 minutes', '0x10', '1e1', 'Sun, sometime'])(
     'may say when to come again in words that mean nothing, which are taken as none: %s',
     async (header) => {
-      expect(await asks(header)).toBe(1)
+      expect(await asks(header)).toBe(2)
+    },
+  )
+
+  // An own pause is longer here than the batch may take, and the one that was asked for is not.
+  test.each(['0', ' 0 ', '1', 'Sun, 06 Nov 1994 08:49:37 GMT', 'Sun Nov  6 08:49:37 1994'])(
+    'may ask for a shorter pause than ours, or by a clock that is behind our own, and gets ours: %s',
+    async (header) => {
+      vi.spyOn(Math, 'random').mockReturnValue(0.999)
+      const { url, requests } = await asked(header)
+      expect((await send(exporterTo(url, { timeoutMillis: 1150 }))).code).toBe(1)
+      expect(requests).toHaveLength(1)
     },
   )
 
@@ -284,18 +291,31 @@ describe('an answer', () => {
   })
 
   test('without a word on when is tried again after a pause, which a flush cuts short', async () => {
-    const collector = await receiver((response, _request, number) =>
-      response.writeHead(number < 3 ? 503 : 200).end(),
-    )
+    const collector = await receiver(statuses(503, 503, 200))
+    expect(await send(hurried(exporterTo(collector.url)))).toEqual({ code: 0 })
+    expect(collector.requests).toHaveLength(3)
+  })
+
+  test('is not asked again by each of those who wait for a flush at the same time, but by the first', async () => {
+    const collector = await receiver(statuses(503))
     const exporter = exporterTo(collector.url)
-    const sent = send(exporter)
-    for (const number of [1, 2]) {
-      await collector.nth(number)
-      const woken = setInterval(() => exporter.setPatience('brief'), 5)
-      await collector.nth(number + 1)
-      clearInterval(woken)
+    const late = new AbortController()
+    const sent = new Promise<ExportResult>((resolve) =>
+      exporter.export([finished('work')], resolve, late.signal),
+    )
+    await collector.nth(1)
+    exporter.setPatience('brief')
+    await collector.nth(2)
+    // What another sends takes longer than the answer.
+    const other = exporterTo(collector.url)
+    other.setPatience('once')
+    for (let count = 0; count < 8; count += 1) {
+      exporter.setPatience('brief')
+      await send(other, 'another')
     }
-    expect(await sent).toEqual({ code: 0 })
+    late.abort()
+    await sent
+    expect(collector.spans().filter(({ name }) => name === 'work')).toHaveLength(2)
   })
 
   // Each pause is cut short, so that no time passes; what ends it is that the next one would be longer than the timeout.
@@ -312,10 +332,8 @@ describe('an answer', () => {
     async (timeoutMillis, dice, tries) => {
       const { url, requests } = await receiver((response) => response.writeHead(503).end())
       vi.spyOn(Math, 'random').mockReturnValue(dice)
-      const exporter = exporterTo(url, { timeoutMillis })
-      const woken = setInterval(() => exporter.setPatience('brief'), 5)
+      const exporter = hurried(exporterTo(url, { timeoutMillis }))
       expect((await send(exporter)).code).toBe(1)
-      clearInterval(woken)
       expect(requests).toHaveLength(tries)
     },
   )
@@ -399,6 +417,34 @@ describe('an answer', () => {
     ])
   })
 
+  test.each(['http/protobuf', 'http/json'] as const)(
+    'that holds line ends and escape codes is said in one line, and harms no terminal: %s',
+    async (protocol) => {
+      const reports = said()
+      const { url } = await partly(
+        protocol,
+        1,
+        'quota\r\n\u001b[31mFATAL:\u009b2J\u2028\u202eforged é' + 'x'.repeat(2000),
+      )
+      await send(exporterTo(url, { protocol }))
+      expect(reports.lines).toHaveLength(1)
+      const [, detail = ''] = reports.lines[0]?.split('1 spans: ') ?? []
+      expect(detail).toMatch(
+        /^quota\\u000d\\u000a\\u001b\[31mFATAL:\\u009b2J\\u2028\\u202eforged éx{900,1024}$/,
+      )
+    },
+  )
+
+  test('of no HTTP is said in one line, too', async () => {
+    const server = createServer((socket) => void socket.end('SSH\u001b[2J\nthroughline: all is well\n'))
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    onTestFinished(() => void server.close())
+    const { port } = server.address() as AddressInfo
+    const { error } = await send(exporterTo(`http://127.0.0.1:${port}`))
+    expect(error?.message).toContain('"SSH\\u001b[2J\\u000athroughline')
+  })
+
   test('that is empty, says nothing or is garbage is a success like any other', async () => {
     const reports = said()
     for (const body of [Buffer.alloc(0), encodeResponse({ partialSuccess: {} }), Buffer.from('<html>')]) {
@@ -450,10 +496,10 @@ describe('an answer', () => {
         response.end()
         return
       }
-      response.writeHead(status, { 'Content-Length': '100', 'Retry-After': '0' })
+      response.writeHead(status, { 'Content-Length': '100' })
       response.write('half', () => socket.destroy())
     })
-    expect(await send(exporterTo(url))).toEqual({ code: 0 })
+    expect(await send(hurried(exporterTo(url)))).toEqual({ code: 0 })
     expect(requests).toHaveLength(tries)
   })
 })

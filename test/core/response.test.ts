@@ -2,6 +2,8 @@ import * as fc from 'fast-check'
 import { once } from 'node:events'
 import * as http from 'node:http'
 import { createServer, type AddressInfo } from 'node:net'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { NoHttpError, ResponseReader } from '../../packages/core/src/otlp/response.ts'
 
@@ -235,6 +237,24 @@ describe('a response', () => {
     ['headers without an end', Buffer.from(`HTTP/1.1 200 OK\r\nX: ${'x'.repeat(17_000)}`)],
   ])('is none: %s', (_what, bytes) => {
     expect(() => readerOf([bytes])).toThrow(NoHttpError)
+  })
+
+  test('in chunks of one byte takes no more memory than it has bytes, but for a little', () => {
+    setFlagsFromString('--expose-gc')
+    const collect = runInNewContext('gc') as () => void
+    const held = () => {
+      collect()
+      const { heapUsed, arrayBuffers } = process.memoryUsage()
+      return heapUsed + arrayBuffers
+    }
+    const reader = new ResponseReader(4 * 2 ** 20)
+    const before = held()
+    reader.read(text('HTTP/1.1 200 OK', 'Transfer-Encoding: chunked', '', ''))
+    for (let count = 0; count < 100; count += 1) reader.read(Buffer.from('1\r\nx\r\n'.repeat(2000)))
+    const grown = held() - before
+    expect(reader.body).toHaveLength(200_000)
+    // A buffer for each of them are 20 MB.
+    expect(grown).toBeLessThan(5e6)
   })
 
   test('is the same however it is cut', () => {

@@ -3,7 +3,7 @@ import { createPrivateKey, X509Certificate } from 'node:crypto'
 import type { BatchOptions, SpanExporter } from './batch.ts'
 import { isHeaders, isHttpUrl, isRatio, reader, type Environment, type Reader } from './environment.ts'
 import { randomIds, type IdGenerator } from './ids.ts'
-import { choice, expected, type Shape, validated } from './options.ts'
+import { choice, expected, type Shape, showNoUrl, showType, validated } from './options.ts'
 import type { OtlpOptions } from './otlp/send.ts'
 import {
   b3MultiPropagator,
@@ -115,11 +115,12 @@ const SHAPE: Shape<StartOptions> = {
     "resource: { 'service.version': '1.4.0' }",
     isObject,
   ),
-  endpoint: expected('an http or https URL', "endpoint: 'http://localhost:4318'", isHttpUrl),
+  endpoint: expected('an http or https URL', "endpoint: 'http://localhost:4318'", isHttpUrl, showNoUrl),
   headers: expected(
     'an object of header names and texts',
     "headers: { authorization: 'Bearer …' }",
     isHeaders,
+    showType,
   ),
   protocol: choice('protocol', ['http/protobuf', 'http/json']),
   exporter: expected('a SpanExporter', 'exporter: new OTLPTraceExporter()', (value) => has(value, 'export')),

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { show } from './options.ts'
+import { show, showNoUrl } from './options.ts'
 import { reportOnce } from './report.ts'
 
 export type Environment = Record<string, string | undefined>
@@ -26,14 +26,13 @@ export function reader(environment: Environment) {
     name: string,
     wanted: string,
     read: (value: string) => T | undefined,
-    isSecret = false,
+    shows: (value: string) => string = show,
   ): T | undefined {
     const value = text(name)
     if (value === undefined) return undefined
     const result = read(value)
     if (result === undefined) {
-      const received = isSecret ? 'something else' : show(value)
-      reportOnce(`env:${name}`, 'warn', `${name} is ignored: expected ${wanted}, received ${received}`)
+      reportOnce(`env:${name}`, 'warn', `${name} is ignored: expected ${wanted}, received ${shows(value)}`)
     }
     return result
   }
@@ -69,9 +68,8 @@ export function reader(environment: Environment) {
       )
     },
     url(name: string): string | undefined {
-      return checked(name, 'an http or https URL', (value) =>
-        isHttpUrl(value) ? new URL(value).href : undefined,
-      )
+      const read = (value: string) => (isHttpUrl(value) ? new URL(value).href : undefined)
+      return checked(name, 'an http or https URL', read, showNoUrl)
     },
     /** One of these. Those that are known but not to be had are said to be so, with a hint. */
     choice<T extends string>(
@@ -136,7 +134,7 @@ export function reader(environment: Environment) {
         const pairs = readPairs(value)
         return isHeaders(pairs) ? pairs : undefined
       }
-      return checked(name, 'name=value,name2=value2', read, true)
+      return checked(name, 'name=value,name2=value2', read, () => 'something else')
     },
   }
 }

@@ -1,11 +1,12 @@
 import { redactUrl } from './redact.ts'
 import { reportOnce } from './report.ts'
 
-/** What one option must be: in words, by example, and as a test. */
+/** What one option must be: in words, by example, and as a test; and how a message shows what it is instead. */
 export interface Expectation {
   readonly wanted: string
   readonly example: string
   readonly accepts: (value: unknown) => boolean
+  readonly shows: (value: unknown) => string
 }
 
 /** An expectation for every option that there is. */
@@ -20,8 +21,13 @@ export type Match<Subject extends unknown[]> =
   | TextMatch
   | readonly TextMatch[]
 
-export function expected(wanted: string, example: string, accepts: (value: unknown) => boolean): Expectation {
-  return { wanted, example, accepts }
+export function expected(
+  wanted: string,
+  example: string,
+  accepts: (value: unknown) => boolean,
+  shows: (value: unknown) => string = show,
+): Expectation {
+  return { wanted, example, accepts, shows }
 }
 
 export function choice(name: string, choices: readonly string[]): Expectation {
@@ -76,9 +82,9 @@ export function validated<T extends object>(caller: string, shape: Shape<T>, giv
       )
     }
     if (value !== undefined && !expectation.accepts(value)) {
-      const { wanted, example } = expectation
+      const { wanted, example, shows } = expectation
       throw new TypeError(
-        `${caller}: expected ${key} to be ${wanted}, received ${show(value)}; example: { ${example} }`,
+        `${caller}: expected ${key} to be ${wanted}, received ${shows(value)}; example: { ${example} }`,
       )
     }
   }
@@ -93,6 +99,24 @@ export function show(value: unknown): string {
   if (typeof value === 'object' && value !== null)
     return `an object of ${value.constructor?.name ?? 'no class'}`
   return String(value)
+}
+
+/**
+ * What should have been a URL and is none, without all that may be a secret in it: what is before the last `@` and behind
+ * the `?`. Where these two overlap, nobody knows which part is the host.
+ */
+export function showNoUrl(value: unknown): string {
+  if (typeof value !== 'string') return show(value)
+  const [place = '', ...query] = value.split(/[?#]/)
+  const at = value.lastIndexOf('@')
+  if (at > place.length) return '"REDACTED"'
+  const host = at === -1 ? place : `REDACTED@${place.slice(at + 1)}`
+  return JSON.stringify(query.length === 0 ? host : `${host}?REDACTED`)
+}
+
+/** What should not be shown at all, by its type. */
+export function showType(value: unknown): string {
+  return typeof value === 'object' || typeof value === 'function' ? show(value) : `a ${typeof value}`
 }
 
 /**

@@ -229,7 +229,7 @@ function serverNameIn(headers: Headers): string | undefined {
 function headOf(url: URL, headers: Headers): string {
   const fields = new Map<string, string>([['host', `Host: ${url.host}`]])
   if (url.username !== '' || url.password !== '') {
-    const user = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`
+    const user = `${decoded(url.username)}:${decoded(url.password)}`
     fields.set('authorization', `Authorization: Basic ${Buffer.from(user).toString('base64')}`)
   }
   for (const [name, value] of Object.entries(headers)) {
@@ -238,4 +238,13 @@ function headOf(url: URL, headers: Headers): string {
   }
   fields.delete('transfer-encoding')
   return `POST ${url.pathname}${url.search} HTTP/1.1\r\n${[...fields.values()].join('\r\n')}\r\n\r\n`
+}
+
+/** URLs take a percent sign that stands for itself as it is; bytes that are no UTF-8 stay as they were written. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text.replace(/%(?![\da-f]{2})/gi, '%25'))
+  } catch {
+    return text
+  }
 }

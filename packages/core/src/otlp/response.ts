@@ -33,7 +33,8 @@ export class ResponseReader {
   /** Whether another request can be sent when this response is complete. */
   isLasting = false
   readonly #mostBytes: number
-  readonly #parts: Buffer[] = []
+  #body: Buffer = NOTHING
+  /** How much of that has come. */
   #size = 0
   /** What has come and cannot be read yet. */
   #pending: Buffer = NOTHING
@@ -55,7 +56,7 @@ export class ResponseReader {
   }
 
   get body(): Buffer {
-    return Buffer.concat(this.#parts)
+    return this.#body.subarray(0, this.#size)
   }
 
   /** @throws NoHttpError for a head that is none */
@@ -151,13 +152,24 @@ export class ResponseReader {
     if (part.length === 0) return false
     this.#pending = this.#pending.subarray(part.length)
     this.#left -= part.length
-    this.#size += part.length
-    if (this.#size > this.#mostBytes) this.#stop(true)
+    if (this.#size + part.length > this.#mostBytes) this.#stop(true)
     else {
-      this.#parts.push(part)
+      this.#keep(part)
       if (this.#left === 0) this.#step = this.#step === 'body' ? 'done' : 'chunk end'
     }
     return true
+  }
+
+  /** Copied, since a part of one byte holds on to all that came with it. Room for twice as much makes that seldom. */
+  #keep(part: Buffer): void {
+    const size = this.#size + part.length
+    if (size > this.#body.length) {
+      const larger = Buffer.allocUnsafe(Math.max(size, Math.min(2 * size, this.#mostBytes)))
+      this.#body.copy(larger, 0, 0, this.#size)
+      this.#body = larger
+    }
+    part.copy(this.#body, this.#size)
+    this.#size = size
   }
 
   #readChunkSize(): boolean {

@@ -104,9 +104,11 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   let isStopped = false
 
   function setPatience(next: Patience): void {
+    // Of those who wait for a flush at the same time the first alone: a wake each would use up the retries at once.
+    const isFirst = next === 'brief' && patience === 'patient'
     patience = next
     // A pause that the collector asked for is cut short for the last try alone.
-    if (next === 'once' || (next === 'brief' && pausing?.isAsked === false)) pausing?.wake()
+    if (next === 'once' || (isFirst && pausing?.isAsked === false)) pausing?.wake()
   }
 
   async function pause(milliseconds: number, isAsked: boolean, late?: AbortSignal): Promise<void> {
@@ -220,11 +222,11 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       }
       // The collector had closed the idle connection by the time that we used it: that was no try.
       if ('failure' in answer && answer.cause === 'stale') continue
-      const told = 'status' in answer ? retryAfter(answer.retryAfter) : undefined
-      const milliseconds = told ?? backoff(retries)
+      const told = 'status' in answer ? retryAfter(answer.retryAfter) : 0
+      const milliseconds = Math.max(told, backoff(retries))
       const isWorthIt = retries < MOST_RETRIES && performance.now() + milliseconds <= deadline
       if (!isWorthIt || !mayPass(answer) || late?.aborted === true) return refused(answer)
-      if (milliseconds > 0) await pause(milliseconds, told !== undefined, late)
+      await pause(milliseconds, told > 0, late)
       retries += 1
     }
   }
@@ -274,7 +276,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   }
 
   function sayRejected(): void {
-    const detail = complaint === '' ? '' : `: ${complaint}`
+    const detail = complaint === '' ? '' : `: ${inOneLine(complaint)}`
     if (rejected > 0) report('warn', `${shown} rejected ${rejected} spans${detail}`)
     else if (complaint !== '') report('warn', `${shown} took all spans, and warns${detail}`)
     rejected = 0
@@ -312,7 +314,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   }
 }
 
-/** Milliseconds to wait before the next try, where the collector did not say. */
+/** Milliseconds to wait at least before the next try, whatever the collector said: to a fast clock each date is past. */
 function backoff(retries: number): number {
   const pause = Math.min(FIRST_BACKOFF_MS * BACKOFF_FACTOR ** retries, MOST_BACKOFF_MS)
   return pause * (1 - JITTER + Math.random() * 2 * JITTER)
@@ -324,20 +326,32 @@ function failure(message: string): ExportResult {
 
 // The message of an AggregateError is empty.
 function reason(error: Error): string {
-  return error.message || ('code' in error ? String(error.code) : error.name)
+  return inOneLine(error.message || ('code' in error ? String(error.code) : error.name))
 }
+
+/** Text of others, as JSON would show what is no character of a line: by it nobody forges one, or clears a terminal. */
+function inOneLine(text: string): string {
+  return text
+    .slice(0, MOST_SHOWN)
+    .replace(UNPRINTABLE, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`)
+}
+
+/** A collector's message is for one line of a log. */
+const MOST_SHOWN = 1024
+/** Control characters, the two other ends of a line, and what turns the direction of the text behind it. */
+const UNPRINTABLE = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu
 
 const SECONDS = /^\s*\d+\s*$/
 /** The three forms of a date in HTTP begin with the day (RFC 9110, 5.6.7). `Date.parse` would take `-5` for one, too. */
 const HTTP_DATE = /^\s*(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)/
 
-/** `Retry-After` in either form, seconds or a date, as milliseconds from now; undefined where it is neither. */
-function retryAfter(value = ''): number | undefined {
-  let milliseconds = Number.NaN
+/** `Retry-After` in either form, seconds or a date, as milliseconds from now; 0 where it is neither, or past. */
+function retryAfter(value = ''): number {
+  let milliseconds = 0
   if (SECONDS.test(value)) milliseconds = Number(value) * 1000
   // The oldest of the three forms does not say that it is in GMT.
   else if (HTTP_DATE.test(value)) {
     milliseconds = Date.parse(value.includes('GMT') ? value : `${value} GMT`) - Date.now()
   }
-  return Number.isNaN(milliseconds) ? undefined : Math.min(Math.max(0, milliseconds), MOST_TIMER_MS)
+  return Number.isNaN(milliseconds) ? 0 : Math.min(Math.max(0, milliseconds), MOST_TIMER_MS)
 }
