@@ -24,7 +24,7 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import * as https from 'node:https'
-import type { AddressInfo } from 'node:net'
+import { createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { afterEach, describe, expect, onTestFinished, test, vi } from 'vitest'
@@ -580,7 +580,59 @@ describe('as a process of its own', () => {
     const hung = await receiver(() => {})
     const { code, stderr } = await app(ONE_SPAN, at(hung.url)).ended
     // Were it to wait for the timeout of the request, that would be said too.
-    expect([code, stderr.trim()]).toEqual([0, 'throughline: the spans could not all be sent within 2000 ms'])
+    expect([code, stderr.trim().split('\n')]).toEqual([
+      0,
+      [
+        'throughline: the spans could not all be sent within 2000 ms',
+        'throughline: 1 spans were lost because they could not be exported',
+      ],
+    ])
+  })
+
+  test.each([
+    ['at its natural end', '', 2000],
+    ['after shutdown()', 'await tracing.shutdown()', 5000],
+    [
+      'after a signal of which the app makes its own end',
+      `process.once('SIGTERM', () => clearInterval(alive))`,
+      2000,
+    ],
+  ])('a collector that reads nothing keeps no process alive: %s', async (_row, end, within) => {
+    const collector = createTcpServer({ pauseOnConnect: true }).listen(0, '127.0.0.1')
+    await once(collector, 'listening')
+    const sockets: Socket[] = []
+    collector.on('connection', (socket) => sockets.push(socket.on('error', () => {})))
+    onTestFinished(() => {
+      collector.close()
+      for (const socket of sockets) socket.destroy()
+    })
+    const { port } = collector.address() as AddressInfo
+    // Each span is more than what the system's buffers hold, and a batch of its own that has all the time of the world.
+    const process = app(
+      `
+      import { start, span } from '@throughline/core'
+      const tracing = start()
+      const alive = ${end.includes('alive') ? 'setInterval(() => {}, 1000)' : 'undefined'}
+      for (let i = 0; i < 3; i++) span('large', { text: 'x'.repeat(2 ** 24) }, () => {})
+      ${end}
+      console.log('ready')`,
+      at(`http://127.0.0.1:${port}`, {
+        OTEL_EXPORTER_OTLP_TIMEOUT: '0',
+        OTEL_BSP_EXPORT_TIMEOUT: '0',
+        OTEL_BSP_MAX_EXPORT_BATCH_SIZE: '1',
+      }),
+    )
+    await once(collector, 'connection')
+    await process.printed('ready')
+    if (end.includes('SIGTERM')) process.kill('SIGTERM')
+    const { code, stderr } = await process.ended
+    expect([code, stderr.trim().split('\n')]).toEqual([
+      0,
+      [
+        `throughline: the spans could not all be sent within ${within} ms`,
+        'throughline: 3 spans were lost because they could not be exported',
+      ],
+    ])
   })
 
   test.each(['SIGTERM', 'SIGINT'] as const)(

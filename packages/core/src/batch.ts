@@ -41,6 +41,12 @@ export interface SpanExporter {
   pack?(spans: readonly ReadableSpan[], later: ReadableSpan[]): Parcel
 }
 
+/** A queue in front of an exporter. */
+export interface BatchProcessor extends SpanProcessor {
+  /** The time for all that has ended is over: what has not left by now is lost. Resolves soon, whatever the exporter does. */
+  giveUp(): Promise<void>
+}
+
 /** Milliseconds and counts, as the OTEL_BSP_* variables name them. */
 export interface BatchOptions {
   scheduledDelayMillis: number
@@ -81,6 +87,8 @@ const SPANS_PACKED_AT_ONCE = 64
 /** While something is lost, how much is said this often at most. */
 const LOSS_PERIOD_MS = 60_000
 
+const GIVEN_UP: ExportResult = { code: 1, error: new Error('the time to send the spans is over') }
+
 const quiet = suppressTracing(root)
 const outside = new AsyncResource('Throughline')
 
@@ -98,7 +106,7 @@ function apart<Result>(work: () => Result): Result {
  * has not answered in time is lost. What is dropped and what is lost is counted and said: that it begins, by the minute
  * how much it is, and the rest at shutdown.
  */
-export function batchProcessor(exporter: SpanExporter, options: BatchOptions): SpanProcessor {
+export function batchProcessor(exporter: SpanExporter, options: BatchOptions): BatchProcessor {
   const { scheduledDelayMillis, exportTimeoutMillis, maxQueueSize } = options
   const batchSize = Math.min(options.maxExportBatchSize, maxQueueSize)
 
@@ -111,6 +119,9 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
   let taken = 0
   let settled = 0
   let flushUntil = 0
+  // How many of those that have left the queue by now, or will, are not waited for any more.
+  let givenUp = 0
+  const underWay = new Set<AbortController>()
   let waiters: Waiter[] = []
   // Runs while something is being filled.
   let timer: NodeJS.Timeout | undefined
@@ -190,7 +201,8 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
       // Not in the middle of the request that filled the batch, and not two batches on end.
       await turn()
       const batch = take()
-      tally(await resultOf(batch), batch.count)
+      const result = taken <= givenUp ? GIVEN_UP : await resultOf(batch)
+      tally(result, batch.count, taken <= givenUp)
       settled += batch.count
       const done = waiters.filter((waiter) => waiter.until <= settled)
       waiters = waiters.filter((waiter) => waiter.until > settled)
@@ -241,17 +253,21 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
   /** Rejects when the exporter takes longer than it may; what it still says then is not heard. */
   async function inTime<T>(work: (late: AbortSignal) => Promise<T>): Promise<T> {
     const overtime = new AbortController()
+    const { signal } = overtime
+    underWay.add(overtime)
     let deadline: NodeJS.Timeout | undefined
     const overdue = new Promise<never>((_resolve, reject) => {
+      // Before the exporter's own listener, whose answer is not to come first.
+      signal.addEventListener('abort', () => reject(signal.reason as Error))
       if (exportTimeoutMillis === 0) return
       deadline = setTimeout(() => {
-        reject(new Error(`no answer from the exporter within ${exportTimeoutMillis} ms`))
-        overtime.abort()
+        overtime.abort(new Error(`no answer from the exporter within ${exportTimeoutMillis} ms`))
       }, exportTimeoutMillis).unref()
     })
     try {
-      return await Promise.race([work(overtime.signal), overdue])
+      return await Promise.race([work(signal), overdue])
     } finally {
+      underWay.delete(overtime)
       clearTimeout(deadline)
     }
   }
@@ -265,7 +281,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
 
   // A collector that is down is said when it goes and when it comes back, not once per batch; one that comes and goes,
   // once per period.
-  function tally(result: ExportResult | undefined, count: number): void {
+  function tally(result: ExportResult | undefined, count: number, isGivenUp: boolean): void {
     if (result?.code === 0) {
       if (lost > 0 && (isLossSaid || isLeftToExporter)) {
         report('info', `spans are exported again; ${lost} were lost`)
@@ -281,6 +297,11 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
       return
     }
     lost += result?.lost ?? count
+    if (isGivenUp) {
+      // Why, whoever gave up has said.
+      isLeftToExporter = false
+      return
+    }
     isLeftToExporter = isAnnounced(result?.error)
     if (isLossSaid || isLeftToExporter || !failures.open()) return
     isLossSaid = true
@@ -310,7 +331,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
     )
   }
 
-  async function flush(): Promise<void> {
+  async function emptied(): Promise<void> {
     const until = taken + queued
     if (settled < until) {
       await new Promise<void>((resolve) => {
@@ -318,6 +339,17 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
         flushQueue()
       })
     }
+  }
+
+  async function giveUp(): Promise<void> {
+    givenUp = taken + queued
+    for (const overtime of underWay) overtime.abort(GIVEN_UP.error)
+    await emptied()
+    sayLost()
+  }
+
+  async function flush(): Promise<void> {
+    await emptied()
     await apart(() => inTime(async () => exporter.forceFlush?.()))
   }
 
@@ -337,6 +369,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
     onEnd,
     forceFlush: () => stopping ?? flush(),
     shutdown: () => (stopping ??= stop()),
+    giveUp,
   }
 }
 

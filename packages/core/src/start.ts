@@ -1,5 +1,6 @@
 import { context, propagation } from '@opentelemetry/api'
-import { batchProcessor, type SpanExporter } from './batch.ts'
+import { Socket } from 'node:net'
+import { batchProcessor, type BatchProcessor, type SpanExporter } from './batch.ts'
 import { hasDestination, readConfig, type Config, type StartOptions } from './config.ts'
 import { AsyncContextManager } from './context.ts'
 import { onFirstSpan, register, registeredProvider } from './current.ts'
@@ -20,6 +21,8 @@ export interface Tracing {
 const FLUSH_DEADLINE_MS = 5000
 /** How long the end of the process is held up at most. */
 const EXIT_DEADLINE_MS = 2000
+/** How often a batch that is on its way has a look whether the process would end but for it. */
+const HELD_CHECK_MS = 500
 
 interface Engine extends Tracing {
   provider: TracerProvider
@@ -96,7 +99,7 @@ function launch(config: Config): Tracing {
     return disabled
   }
 
-  const { processors, setPatience } = pipeline(config)
+  const { processors, setPatience, giveUp, onHeld } = pipeline(config)
   const provider = new TracerProvider({ ...config, processors })
   const unregister = register(provider)
   if (unregister === undefined) {
@@ -105,17 +108,20 @@ function launch(config: Config): Tracing {
     return disabled
   }
 
-  const finish = (within = EXIT_DEADLINE_MS) => hurry('once', within)
-  const unhook = [unregister, onExit(provider, finish)]
+  async function finish(within = EXIT_DEADLINE_MS): Promise<void> {
+    if (!(await hurry('once', within))) await giveUp()
+  }
+  const unhook = [unregister, onExit(provider, finish, onHeld)]
   if (config.signals) unhook.push(onSignals(finish, () => void provider.forceFlush().catch(sayFailed)))
 
   const paces: Patience[] = []
-  async function hurry(patience: Patience, deadline: number): Promise<void> {
+  async function hurry(patience: Patience, deadline: number): Promise<boolean> {
     paces.push(patience)
     setPatience(strictest(paces))
-    await settledWithin(deadline, () => provider.forceFlush())
+    const isInTime = await settledWithin(deadline, () => provider.forceFlush())
     paces.splice(paces.indexOf(patience), 1)
     setPatience(strictest(paces))
+    return isInTime
   }
 
   async function stop(): Promise<void> {
@@ -124,16 +130,14 @@ function launch(config: Config): Tracing {
     running = undefined
     paces.push('brief')
     setPatience(strictest(paces))
-    await settledWithin(FLUSH_DEADLINE_MS, () => provider.shutdown())
-    // What could not be sent by now is tried a last time, and the sockets close.
-    setPatience('once')
+    if (!(await settledWithin(FLUSH_DEADLINE_MS, () => provider.shutdown()))) await giveUp()
     forgetReports()
   }
 
   let stopping: Promise<void> | undefined
   const engine: Engine = {
     provider,
-    flush: () => hurry('brief', FLUSH_DEADLINE_MS),
+    flush: async () => void (await hurry('brief', FLUSH_DEADLINE_MS)),
     shutdown: () => (stopping ??= stop()),
   }
   running = engine
@@ -150,19 +154,59 @@ const anyPace = (): void => {}
 interface Pipeline {
   processors: SpanProcessor[]
   setPatience: (patience: Patience) => void
+  /** What has not been sent by now is lost. */
+  giveUp: () => Promise<void>
+  /** From now on `listener` is called when nothing keeps the process alive but what we send. */
+  onHeld: (listener: () => void) => void
 }
 
 function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline {
-  if (spanProcessors !== undefined) return { processors: spanProcessors, setPatience: anyPace }
   let setPatience: Pipeline['setPatience'] = anyPace
-  const processors = exporters.map((exporter) => {
+  let held = () => {}
+  const onHeld: Pipeline['onHeld'] = (listener) => (held = listener)
+  if (spanProcessors !== undefined) {
+    return { processors: spanProcessors, setPatience, giveUp: async () => {}, onHeld }
+  }
+  const processors = exporters.map((exporter): BatchProcessor => {
     if (exporter === 'console') return batchProcessor(consoleExporter, batch)
     if (exporter !== 'otlp') return batchProcessor(exporter, batch)
     const sending = otlpExporter(otlp)
     setPatience = sending.setPatience
-    return batchProcessor(sending, batch)
+    return batchProcessor(
+      watched(sending, () => held()),
+      batch,
+    )
   })
-  return { processors, setPatience }
+  const giveUp = async () => void (await Promise.all(processors.map((each) => each.giveUp())))
+  return { processors, setPatience, giveUp, onHeld }
+}
+
+/**
+ * `unref()` covers a socket, and not what the system was asked to do with it: to connect, or to send what the other end does
+ * not read. `beforeExit` would not come before that has ended.
+ */
+function watched(exporter: SpanExporter, held: () => void): SpanExporter {
+  return {
+    ...exporter,
+    export(spans, done, late, packed) {
+      const timer = setInterval(() => {
+        if (isHeldByRequests()) held()
+      }, HELD_CHECK_MS).unref()
+      const end: typeof done = (result) => {
+        clearInterval(timer)
+        done(result)
+      }
+      late?.addEventListener('abort', () => clearInterval(timer))
+      exporter.export(spans, end, late, packed)
+    },
+  }
+}
+
+/** A socket of anybody else's is named beside its requests; stdout and stderr are named though they hold nothing. */
+function isHeldByRequests(): boolean {
+  const names = process.getActiveResourcesInfo().filter((name) => !/(?:Connect|Write)Wrap$/.test(name))
+  const standard = [process.stdout, process.stderr].filter((stream) => stream instanceof Socket)
+  return names.length <= standard.length && names.every((name) => name === 'PipeWrap' || name === 'TTYWrap')
 }
 
 /** `OTEL_TRACES_EXPORTER=console`: a span a time, as objects on stdout. */
@@ -200,16 +244,21 @@ const consoleExporter: SpanExporter = {
  * The queue may hold spans when the app has nothing left to do. What is sent then brings `beforeExit` once more, so only
  * new spans are a reason to send again, and all of it together may take no longer than the deadline.
  */
-function onExit(provider: TracerProvider, finish: (within: number) => Promise<void>): () => void {
+function onExit(
+  provider: TracerProvider,
+  finish: (within: number) => Promise<void>,
+  onHeld: Pipeline['onHeld'],
+): () => void {
   let seen = 0
   let left = EXIT_DEADLINE_MS
   const listener = async () => {
-    if (provider.endedCount === seen || left <= 0) return
+    if (provider.endedCount === seen) return
     seen = provider.endedCount
     const began = performance.now()
     await finish(left)
-    left -= performance.now() - began
+    left = Math.max(0, left - (performance.now() - began))
   }
+  onHeld(listener)
   process.on('beforeExit', listener)
   return () => process.off('beforeExit', listener)
 }
@@ -263,12 +312,21 @@ function politeListeners(): number {
   return emitters.reduce((sum, emitter) => sum + (typeof emitter?.count === 'number' ? emitter.count : 0), 0)
 }
 
-/** Waits for the work, but not longer than this, and never rejects. The timer keeps the process alive meanwhile. */
-async function settledWithin(milliseconds: number, work: () => Promise<unknown>): Promise<void> {
+/**
+ * Waits for the work, but not longer than this, and never rejects: false where it was not enough. The timer keeps the
+ * process alive meanwhile.
+ */
+async function settledWithin(milliseconds: number, work: () => Promise<unknown>): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
+  let isInTime = true
   const late = new Promise<void>((resolve) => {
     timer = setTimeout(() => {
-      reportOnce('flush late', 'warn', `the spans could not all be sent within ${milliseconds} ms`)
+      reportOnce(
+        'flush late',
+        'warn',
+        `the spans could not all be sent within ${Math.round(milliseconds)} ms`,
+      )
+      isInTime = false
       resolve()
     }, milliseconds)
   })
@@ -279,6 +337,7 @@ async function settledWithin(milliseconds: number, work: () => Promise<unknown>)
   } finally {
     clearTimeout(timer)
   }
+  return isInTime
 }
 
 function sayFailed(error: unknown): void {
