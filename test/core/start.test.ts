@@ -662,6 +662,34 @@ describe('as a process of its own', () => {
     expect(stderr).toContain('could not all be sent within 2000 ms')
   })
 
+  test.each([
+    ['dropped', '', 'throughline: 3 spans were dropped because the queue was full'],
+    ['refused', '400', 'throughline: 2 spans were lost because they could not be exported'],
+    ['rejected', '200', '/v1/traces rejected 1 spans'],
+  ])('the end says how many spans were %s', async (_row, status, line) => {
+    const REJECTS_ONE = Buffer.from([0x0a, 0x02, 0x08, 0x01])
+    const collector = await receiver((response) => {
+      response.statusCode = Number(status || 200)
+      response.end(status === '200' ? REJECTS_ONE : '')
+    })
+    const environment = at(collector.url, {
+      OTEL_BSP_MAX_QUEUE_SIZE: '2',
+      OTEL_BSP_MAX_EXPORT_BATCH_SIZE: '1',
+    })
+    const five = `
+      import { span } from '@throughline/core'
+      for (let i = 0; i < ${status === '' ? 5 : 2}; i++) span('work', () => {})
+      console.log('ready')`
+    const signalled = app(`${five}\nsetInterval(() => {}, 1000)`, environment)
+    await signalled.printed('ready')
+    signalled.kill('SIGTERM')
+    for (const { stderr } of [await app(five, environment).ended, await signalled.ended]) {
+      const lines = stderr.trim().split('\n')
+      expect(lines).toHaveLength(2)
+      expect(lines.at(-1)).toContain(line)
+    }
+  })
+
   test('signals: false leaves signals to the system', async () => {
     const collector = await receiver()
     const process = app(

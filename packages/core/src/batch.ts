@@ -45,6 +45,8 @@ export interface SpanExporter {
 export interface BatchProcessor extends SpanProcessor {
   /** The time for all that has ended is over: what has not left by now is lost. Resolves soon, whatever the exporter does. */
   giveUp(): Promise<void>
+  /** Says how many have been lost and dropped, without waiting for the minute to pass. */
+  sayLosses(): void
 }
 
 /** Milliseconds and counts, as the OTEL_BSP_* variables name them. */
@@ -104,7 +106,7 @@ function apart<Result>(work: () => Result): Result {
  *
  * Of the spans that are taken each is exported or lost, never both: a batch is handed over once, and one that the exporter
  * has not answered in time is lost. What is dropped and what is lost is counted and said: that it begins, by the minute
- * how much it is, and the rest at shutdown.
+ * how much it is, and the rest at the end.
  */
 export function batchProcessor(exporter: SpanExporter, options: BatchOptions): BatchProcessor {
   const { scheduledDelayMillis, exportTimeoutMillis, maxQueueSize } = options
@@ -345,7 +347,6 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     givenUp = taken + queued
     for (const overtime of underWay) overtime.abort(GIVEN_UP.error)
     await emptied()
-    sayLost()
   }
 
   async function flush(): Promise<void> {
@@ -353,13 +354,17 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     await apart(() => inTime(async () => exporter.forceFlush?.()))
   }
 
+  function sayLosses(): void {
+    drops.close()
+    sayLost()
+    failures.close()
+  }
+
   async function stop(): Promise<void> {
     try {
       await flush()
     } finally {
-      drops.close()
-      sayLost()
-      failures.close()
+      sayLosses()
       await apart(() => inTime(async () => exporter.shutdown()))
     }
   }
@@ -370,6 +375,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     forceFlush: () => stopping ?? flush(),
     shutdown: () => (stopping ??= stop()),
     giveUp,
+    sayLosses,
   }
 }
 

@@ -99,7 +99,7 @@ function launch(config: Config): Tracing {
     return disabled
   }
 
-  const { processors, setPatience, giveUp, onHeld } = pipeline(config)
+  const { processors, setPatience, giveUp, sayLosses, onHeld } = pipeline(config)
   const provider = new TracerProvider({ ...config, processors })
   const unregister = register(provider)
   if (unregister === undefined) {
@@ -110,6 +110,7 @@ function launch(config: Config): Tracing {
 
   async function finish(within = EXIT_DEADLINE_MS): Promise<void> {
     if (!(await hurry('once', within))) await giveUp()
+    sayLosses()
   }
   const unhook = [unregister, onExit(provider, finish, onHeld)]
   if (config.signals) unhook.push(onSignals(finish, () => void provider.forceFlush().catch(sayFailed)))
@@ -131,6 +132,7 @@ function launch(config: Config): Tracing {
     paces.push('brief')
     setPatience(strictest(paces))
     if (!(await settledWithin(FLUSH_DEADLINE_MS, () => provider.shutdown()))) await giveUp()
+    sayLosses()
     forgetReports()
   }
 
@@ -156,29 +158,37 @@ interface Pipeline {
   setPatience: (patience: Patience) => void
   /** What has not been sent by now is lost. */
   giveUp: () => Promise<void>
+  /** What was lost and is not said yet. */
+  sayLosses: () => void
   /** From now on `listener` is called when nothing keeps the process alive but what we send. */
   onHeld: (listener: () => void) => void
 }
 
 function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline {
   let setPatience: Pipeline['setPatience'] = anyPace
+  let sayRejected = () => {}
   let held = () => {}
   const onHeld: Pipeline['onHeld'] = (listener) => (held = listener)
   if (spanProcessors !== undefined) {
-    return { processors: spanProcessors, setPatience, giveUp: async () => {}, onHeld }
+    return { processors: spanProcessors, setPatience, giveUp: async () => {}, sayLosses: () => {}, onHeld }
   }
   const processors = exporters.map((exporter): BatchProcessor => {
     if (exporter === 'console') return batchProcessor(consoleExporter, batch)
     if (exporter !== 'otlp') return batchProcessor(exporter, batch)
     const sending = otlpExporter(otlp)
     setPatience = sending.setPatience
+    sayRejected = sending.sayRejected
     return batchProcessor(
       watched(sending, () => held()),
       batch,
     )
   })
   const giveUp = async () => void (await Promise.all(processors.map((each) => each.giveUp())))
-  return { processors, setPatience, giveUp, onHeld }
+  const sayLosses = () => {
+    for (const each of processors) each.sayLosses()
+    sayRejected()
+  }
+  return { processors, setPatience, giveUp, sayLosses, onHeld }
 }
 
 /**

@@ -41,6 +41,8 @@ export type Patience = 'patient' | 'brief' | 'once'
 
 export interface OtlpExporter extends SpanExporter {
   setPatience(patience: Patience): void
+  /** Says what the collector has rejected, without waiting for the minute to pass. */
+  sayRejected(): void
 }
 
 // One policy for all failures that may pass (OTLP/HTTP, retryable responses): exponential, with jitter.
@@ -300,6 +302,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
 
   return {
     setPatience,
+    sayRejected: rejections.close,
     cutsItself: true,
     ...(protocol === 'http/protobuf' && { pack }),
     export(spans, done, late, packed = []) {
