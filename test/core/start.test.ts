@@ -459,6 +459,15 @@ test('flush() without anything started ends, and starts nothing', async () => {
   expect(registeredProvider()).toBeUndefined()
 })
 
+test('what stands for a disabled engine ends itself alone, and not the one after it', async () => {
+  vi.stubEnv('OTEL_SDK_DISABLED', 'true')
+  const first = started()
+  await first.shutdown()
+  started()
+  await first.shutdown()
+  expect(propagation.fields()).toContain('traceparent')
+})
+
 test('OTEL_SDK_DISABLED makes no spans, and still passes the trace on', async () => {
   vi.stubEnv('OTEL_SDK_DISABLED', 'TRUE')
   const reports = said()
@@ -688,6 +697,37 @@ describe('as a process of its own', () => {
       expect(lines).toHaveLength(2)
       expect(lines.at(-1)).toContain(line)
     }
+  })
+
+  test('a signal during shutdown() waits for what is being sent', async () => {
+    const collector = await receiver()
+    const process = app(
+      `
+      import { span, start } from '@throughline/core'
+      const tracing = start()
+      setInterval(() => {}, 1000)
+      for (let i = 0; i < 2; i++) span('work', () => {})
+      void tracing.shutdown()
+      process.kill(process.pid, 'SIGTERM')`,
+      at(collector.url, { OTEL_BSP_MAX_EXPORT_BATCH_SIZE: '1' }),
+    )
+    // Without a wait for us the process is gone before it has sent anything.
+    expect(await process.ended).toMatchObject({ code: null, signal: 'SIGTERM' })
+    expect(collector.spans()).toHaveLength(2)
+  })
+
+  test('a signal that the app emits itself, without its name, is the app’s own', async () => {
+    const collector = await receiver()
+    const process = app(
+      `
+      import { span } from '@throughline/core'
+      span('work', () => {})
+      process.on('SIGINT', () => console.log('heard'))
+      process.emit('SIGINT')`,
+      at(collector.url),
+    )
+    expect(await process.ended).toMatchObject({ code: 0, signal: null, stdout: 'heard', stderr: '' })
+    expect(collector.spans()).toHaveLength(1)
   })
 
   test('signals: false leaves signals to the system', async () => {

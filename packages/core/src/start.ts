@@ -90,13 +90,17 @@ function launch(config: Config): Tracing {
   }
   if (config.isDisabled) {
     // The standard: a disabled SDK makes no spans, and still passes the context on.
-    const shutdown = async () => {
-      if (disabled === undefined) return
-      undoGlobals()
-      disabled = undefined
+    const standIn: Tracing = {
+      flush: async () => {},
+      async shutdown() {
+        // A later one is not this one's to end.
+        if (disabled !== standIn) return
+        undoGlobals()
+        disabled = undefined
+      },
     }
-    disabled = { flush: async () => {}, shutdown }
-    return disabled
+    disabled = standIn
+    return standIn
   }
 
   const { processors, setPatience, giveUp, sayLosses, onHeld } = pipeline(config)
@@ -113,7 +117,8 @@ function launch(config: Config): Tracing {
     sayLosses()
   }
   const unhook = [unregister, onExit(provider, finish, onHeld)]
-  if (config.signals) unhook.push(onSignals(finish, () => void provider.forceFlush().catch(sayFailed)))
+  const begin = () => void provider.forceFlush().catch(sayFailed)
+  const unhookSignals = config.signals ? onSignals(finish, begin) : () => {}
 
   const paces: Patience[] = []
   async function hurry(patience: Patience, deadline: number): Promise<boolean> {
@@ -133,6 +138,8 @@ function launch(config: Config): Tracing {
     setPatience(strictest(paces))
     if (!(await settledWithin(FLUSH_DEADLINE_MS, () => provider.shutdown()))) await giveUp()
     sayLosses()
+    // Not before: a signal that comes meanwhile is to wait for what is being sent.
+    unhookSignals()
     forgetReports()
   }
 
@@ -278,20 +285,25 @@ function onExit(
  * is its own affair: we `begin` a flush, and what ends during its drain leaves with `beforeExit` or `shutdown()`.
  */
 function onSignals(finish: () => Promise<void>, begin: () => void): () => void {
-  const signals = ['SIGTERM', 'SIGINT'] as const
+  // Each knows its signal: an app that emits one itself need not name it again.
+  const listeners = (['SIGTERM', 'SIGINT'] as const).map((signal) => {
+    const listener = () => hear(signal, listener)
+    ours.add(listener)
+    return [signal, listener] as const
+  })
   let isOn = true
   let isEnding = false
 
   const undo = () => {
     isOn = false
-    for (const signal of signals) process.off(signal, listener)
+    for (const [signal, listener] of listeners) process.off(signal, listener)
   }
   const die = (signal: NodeJS.Signals) => {
     undo()
     process.kill(process.pid, signal)
   }
-  function listener(signal: NodeJS.Signals): void {
-    if (process.listenerCount(signal) - 1 > politeListeners()) {
+  function hear(signal: NodeJS.Signals, listener: () => void): void {
+    if (othersListening(signal) > politeListeners()) {
       // Whoever counts the listeners to find out whether to end the process is not to count ours.
       process.off(signal, listener)
       setImmediate(() => {
@@ -306,8 +318,15 @@ function onSignals(finish: () => Promise<void>, begin: () => void): () => void {
     }
   }
   // In front of the app's own listeners: those added with `once` are gone by the time that a later one is called.
-  for (const signal of signals) process.prependListener(signal, listener)
+  for (const [signal, listener] of listeners) process.prependListener(signal, listener)
   return undo
+}
+
+/** Ours are those of all engines: the next may have started while the last one still sends. */
+const ours = new WeakSet<object>()
+
+function othersListening(signal: NodeJS.Signals): number {
+  return process.listeners(signal).filter((listener) => !ours.has(listener)).length
 }
 
 /**
