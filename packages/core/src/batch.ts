@@ -35,8 +35,14 @@ export interface SpanExporter {
   ): void
   shutdown(): Promise<void>
   forceFlush?(): Promise<void>
-  /** True for one that sends a heavy batch in parts by itself. */
-  readonly cutsItself?: true
+  readonly [ownExporter]?: Packing
+}
+
+/** Names what only an exporter of ours has: those of others may have methods of any name. */
+export const ownExporter = Symbol('Throughline exporter')
+
+/** Of an exporter that sends a heavy batch in parts by itself. */
+export interface Packing {
   /** Packs spans before it is time to send them; those that it has no room for are added to `later`. Never throws. */
   pack?(spans: readonly ReadableSpan[], later: ReadableSpan[]): Parcel
 }
@@ -66,7 +72,7 @@ interface Batch {
   count: number
 }
 
-type Pack = NonNullable<SpanExporter['pack']>
+type Pack = NonNullable<Packing['pack']>
 
 interface Waiter {
   until: number
@@ -110,6 +116,8 @@ function apart<Result>(work: () => Result): Result {
  */
 export function batchProcessor(exporter: SpanExporter, options: BatchOptions): BatchProcessor {
   const { scheduledDelayMillis, exportTimeoutMillis, maxQueueSize } = options
+  const own = exporter[ownExporter]
+  const pack = own?.pack?.bind(own)
   const batchSize = Math.min(options.maxExportBatchSize, maxQueueSize)
 
   // The queue in pieces, so that taking one costs the same however many are behind it: those that are due, oldest
@@ -140,7 +148,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     queued += 1
     filling.count += 1
     const loose = filling.spans.push(span)
-    if (loose === SPANS_PACKED_AT_ONCE && exporter.pack !== undefined) packSoon(filling)
+    if (loose === SPANS_PACKED_AT_ONCE && pack !== undefined) packSoon(filling)
     if (filling.count >= batchSize) {
       due.push(takeFilling())
       exportWhatIsDue()
@@ -171,7 +179,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
       }
       const { spans } = batch
       batch.spans = []
-      batch.packed.push((exporter.pack as Pack)(spans, batch.spans))
+      batch.packed.push((pack as Pack)(spans, batch.spans))
       if (batch.spans.length < SPANS_PACKED_AT_ONCE) toPack.shift()
     }
     isPacking = false
@@ -225,7 +233,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     const batch = due.shift() ?? takeFilling()
     const place = toPack.indexOf(batch)
     if (place !== -1) toPack.splice(place, 1)
-    if (exporter.cutsItself !== true) {
+    if (own === undefined) {
       const rest = batch.spans.splice(countOfLight(batch.spans, BATCH_WEIGHT))
       batch.count -= rest.length
       if (rest.length > 0) due.unshift({ packed: [], spans: rest, count: rest.length })
@@ -249,7 +257,11 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
       if (resource.asyncAttributesPending === true) await resource.waitForAsyncAttributes?.().catch(() => {})
     }
     late.throwIfAborted()
-    return new Promise((resolve) => exporter.export(spans, resolve, late, packed))
+    return new Promise((resolve, reject) => {
+      const result: unknown = exporter.export(spans, resolve, late, packed)
+      // Others may have written it as an async function.
+      if (result instanceof Promise) result.catch(reject)
+    })
   }
 
   /** Rejects when the exporter takes longer than it may; what it still says then is not heard. */

@@ -5,6 +5,7 @@ import {
   announced,
   countOfLight,
   lossPeriod,
+  ownExporter,
   type ExportResult,
   type Parcel,
   type SpanExporter,
@@ -303,8 +304,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   return {
     setPatience,
     sayRejected: rejections.close,
-    cutsItself: true,
-    ...(protocol === 'http/protobuf' && { pack }),
+    [ownExporter]: protocol === 'http/protobuf' ? { pack } : {},
     export(spans, done, late, packed = []) {
       send(spans, late, packed).then(done, (error: unknown) =>
         done(failure(`the batch could not be sent: ${String(error)}`)),
