@@ -668,6 +668,24 @@ describe('trouble', () => {
     ])
   })
 
+  test('an exporter that is an async function and rejects has failed, and the app hears nothing of it', async () => {
+    const reports = said()
+    const exporter = {
+      ...quick(),
+      async export() {
+        throw new Error('disk full')
+      },
+    }
+    const { processor, spans } = setUp(exporter)
+    spans(20)
+    // Were the promise left alone, the test run would fail of it, and this would wait for ever.
+    await processor.shutdown()
+    expect(reports.lines).toEqual([
+      'throughline: spans are being lost: disk full',
+      'throughline: 20 spans were lost because they could not be exported',
+    ])
+  })
+
   test('one that fails every other batch is said once per minute, with all that were lost in it', async () => {
     const reports = said()
     let number = 0

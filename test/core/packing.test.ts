@@ -4,6 +4,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import {
   batchProcessor,
+  ownExporter,
   type BatchOptions,
   type ExportResult,
   type Parcel,
@@ -40,7 +41,9 @@ interface Export {
 
 /** An exporter that packs at most so many spans at once, and answers when the test says so. */
 class Packer extends EventEmitter implements SpanExporter {
-  readonly cutsItself = true
+  readonly [ownExporter] = {
+    pack: (spans: readonly ReadableSpan[], later: ReadableSpan[]): Names => this.pack(spans, later),
+  }
   readonly parcels: string[][] = []
   readonly exports: Export[] = []
   isQuiet: boolean | undefined
@@ -156,6 +159,30 @@ describe('an exporter that can pack', () => {
     await once(exporter, 'pack')
     context.disable()
     expect(exporter.isQuiet).toBe(true)
+  })
+
+  test('is one of ours: what others call `pack` is their own, and they get all spans', async () => {
+    const got: string[] = []
+    const exporter = {
+      cutsItself: true,
+      packs: 0,
+      pack() {
+        this.packs += 1
+      },
+      export(spans: ReadableSpan[], done: Export['done']) {
+        got.push(...spans.map(({ name }) => name))
+        done(OK)
+      },
+      shutdown: async () => {},
+    }
+    const processor = batchProcessor(exporter, OPTIONS)
+    const { tracer } = engine({ processors: [processor] })
+    for (const name of numbers(1, 100)) tracer.startSpan(name).end()
+    // By then ours would have packed.
+    await turn()
+    await turn()
+    await processor.forceFlush()
+    expect([got, exporter.packs]).toEqual([numbers(1, 100), 0])
   })
 
   test('is not asked while a detector of the resource is at work', async () => {

@@ -25,7 +25,7 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import * as https from 'node:https'
-import type { AddressInfo } from 'node:net'
+import { createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { afterEach, describe, expect, onTestFinished, test, vi } from 'vitest'
@@ -481,6 +481,15 @@ test('flush() without anything started ends, and starts nothing', async () => {
   expect(registeredProvider()).toBeUndefined()
 })
 
+test('what stands for a disabled engine ends itself alone, and not the one after it', async () => {
+  vi.stubEnv('OTEL_SDK_DISABLED', 'true')
+  const first = started()
+  await first.shutdown()
+  started()
+  await first.shutdown()
+  expect(propagation.fields()).toContain('traceparent')
+})
+
 test('OTEL_SDK_DISABLED makes no spans, and still passes the trace on', async () => {
   vi.stubEnv('OTEL_SDK_DISABLED', 'TRUE')
   const reports = said()
@@ -602,7 +611,59 @@ describe('as a process of its own', () => {
     const hung = await receiver(() => {})
     const { code, stderr } = await app(ONE_SPAN, at(hung.url)).ended
     // Were it to wait for the timeout of the request, that would be said too.
-    expect([code, stderr.trim()]).toEqual([0, 'throughline: the spans could not all be sent within 2000 ms'])
+    expect([code, stderr.trim().split('\n')]).toEqual([
+      0,
+      [
+        'throughline: the spans could not all be sent within 2000 ms',
+        'throughline: 1 spans were lost because they could not be exported',
+      ],
+    ])
+  })
+
+  test.each([
+    ['at its natural end', '', 2000],
+    ['after shutdown()', 'await tracing.shutdown()', 5000],
+    [
+      'after a signal of which the app makes its own end',
+      `process.once('SIGTERM', () => clearInterval(alive))`,
+      2000,
+    ],
+  ])('a collector that reads nothing keeps no process alive: %s', async (_row, end, within) => {
+    const collector = createTcpServer({ pauseOnConnect: true }).listen(0, '127.0.0.1')
+    await once(collector, 'listening')
+    const sockets: Socket[] = []
+    collector.on('connection', (socket) => sockets.push(socket.on('error', () => {})))
+    onTestFinished(() => {
+      collector.close()
+      for (const socket of sockets) socket.destroy()
+    })
+    const { port } = collector.address() as AddressInfo
+    // Each span is more than what the system's buffers hold, and a batch of its own that has all the time of the world.
+    const process = app(
+      `
+      import { start, span } from '@throughline/core'
+      const tracing = start()
+      const alive = ${end.includes('alive') ? 'setInterval(() => {}, 1000)' : 'undefined'}
+      for (let i = 0; i < 3; i++) span('large', { text: 'x'.repeat(2 ** 24) }, () => {})
+      ${end}
+      console.log('ready')`,
+      at(`http://127.0.0.1:${port}`, {
+        OTEL_EXPORTER_OTLP_TIMEOUT: '0',
+        OTEL_BSP_EXPORT_TIMEOUT: '0',
+        OTEL_BSP_MAX_EXPORT_BATCH_SIZE: '1',
+      }),
+    )
+    await once(collector, 'connection')
+    await process.printed('ready')
+    if (end.includes('SIGTERM')) process.kill('SIGTERM')
+    const { code, stderr } = await process.ended
+    expect([code, stderr.trim().split('\n')]).toEqual([
+      0,
+      [
+        `throughline: the spans could not all be sent within ${within} ms`,
+        'throughline: 3 spans were lost because they could not be exported',
+      ],
+    ])
   })
 
   test.each(['SIGTERM', 'SIGINT'] as const)(
@@ -630,6 +691,65 @@ describe('as a process of its own', () => {
     const { signal, stderr } = await patient.ended
     expect(signal).toBe('SIGTERM')
     expect(stderr).toContain('could not all be sent within 2000 ms')
+  })
+
+  test.each([
+    ['dropped', '', 'throughline: 3 spans were dropped because the queue was full'],
+    ['refused', '400', 'throughline: 2 spans were lost because they could not be exported'],
+    ['rejected', '200', '/v1/traces rejected 1 spans'],
+  ])('the end says how many spans were %s', async (_row, status, line) => {
+    const REJECTS_ONE = Buffer.from([0x0a, 0x02, 0x08, 0x01])
+    const collector = await receiver((response) => {
+      response.statusCode = Number(status || 200)
+      response.end(status === '200' ? REJECTS_ONE : '')
+    })
+    const environment = at(collector.url, {
+      OTEL_BSP_MAX_QUEUE_SIZE: '2',
+      OTEL_BSP_MAX_EXPORT_BATCH_SIZE: '1',
+    })
+    const five = `
+      import { span } from '@throughline/core'
+      for (let i = 0; i < ${status === '' ? 5 : 2}; i++) span('work', () => {})
+      console.log('ready')`
+    const signalled = app(`${five}\nsetInterval(() => {}, 1000)`, environment)
+    await signalled.printed('ready')
+    signalled.kill('SIGTERM')
+    for (const { stderr } of [await app(five, environment).ended, await signalled.ended]) {
+      const lines = stderr.trim().split('\n')
+      expect(lines).toHaveLength(2)
+      expect(lines.at(-1)).toContain(line)
+    }
+  })
+
+  test('a signal during shutdown() waits for what is being sent', async () => {
+    const collector = await receiver()
+    const process = app(
+      `
+      import { span, start } from '@throughline/core'
+      const tracing = start()
+      setInterval(() => {}, 1000)
+      for (let i = 0; i < 2; i++) span('work', () => {})
+      void tracing.shutdown()
+      process.kill(process.pid, 'SIGTERM')`,
+      at(collector.url, { OTEL_BSP_MAX_EXPORT_BATCH_SIZE: '1' }),
+    )
+    // Without a wait for us the process is gone before it has sent anything.
+    expect(await process.ended).toMatchObject({ code: null, signal: 'SIGTERM' })
+    expect(collector.spans()).toHaveLength(2)
+  })
+
+  test('a signal that the app emits itself, without its name, is the app’s own', async () => {
+    const collector = await receiver()
+    const process = app(
+      `
+      import { span } from '@throughline/core'
+      span('work', () => {})
+      process.on('SIGINT', () => console.log('heard'))
+      process.emit('SIGINT')`,
+      at(collector.url),
+    )
+    expect(await process.ended).toMatchObject({ code: 0, signal: null, stdout: 'heard', stderr: '' })
+    expect(collector.spans()).toHaveLength(1)
   })
 
   test('signals: false leaves signals to the system', async () => {

@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import {
   context,
   createTraceState,
@@ -152,6 +153,19 @@ describe('processors', () => {
     tracer.startSpan('two').end()
     expect(reached).toEqual(['one', 'two'])
     expect(reports.lines).toHaveLength(3)
+  })
+
+  test('that are async functions and reject are said once, and the app hears nothing of it', async () => {
+    const reports = said()
+    const onEnd = async () => {
+      throw new Error('boom')
+    }
+    const { tracer } = engine({ processors: [processor({ onEnd })] })
+    tracer.startSpan('one').end()
+    tracer.startSpan('two').end()
+    // Node tells of unhandled rejections before the next turn, and the test run fails of them.
+    await turn()
+    expect(reports.lines).toEqual(['throughline: a span processor threw in onEnd'])
   })
 
   test('are all flushed and all stopped, also where the first of them fails', async () => {

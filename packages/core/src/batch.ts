@@ -35,10 +35,24 @@ export interface SpanExporter {
   ): void
   shutdown(): Promise<void>
   forceFlush?(): Promise<void>
-  /** True for one that sends a heavy batch in parts by itself. */
-  readonly cutsItself?: true
+  readonly [ownExporter]?: Packing
+}
+
+/** Names what only an exporter of ours has: those of others may have methods of any name. */
+export const ownExporter = Symbol('Throughline exporter')
+
+/** Of an exporter that sends a heavy batch in parts by itself. */
+export interface Packing {
   /** Packs spans before it is time to send them; those that it has no room for are added to `later`. Never throws. */
   pack?(spans: readonly ReadableSpan[], later: ReadableSpan[]): Parcel
+}
+
+/** A queue in front of an exporter. */
+export interface BatchProcessor extends SpanProcessor {
+  /** The time for all that has ended is over: what has not left by now is lost. Resolves soon, whatever the exporter does. */
+  giveUp(): Promise<void>
+  /** Says how many have been lost and dropped, without waiting for the minute to pass. */
+  sayLosses(): void
 }
 
 /** Milliseconds and counts, as the OTEL_BSP_* variables name them. */
@@ -58,7 +72,7 @@ interface Batch {
   count: number
 }
 
-type Pack = NonNullable<SpanExporter['pack']>
+type Pack = NonNullable<Packing['pack']>
 
 interface Waiter {
   until: number
@@ -81,6 +95,8 @@ const SPANS_PACKED_AT_ONCE = 64
 /** While something is lost, how much is said this often at most. */
 const LOSS_PERIOD_MS = 60_000
 
+const GIVEN_UP: ExportResult = { code: 1, error: new Error('the time to send the spans is over') }
+
 const quiet = suppressTracing(root)
 const outside = new AsyncResource('Throughline')
 
@@ -96,10 +112,12 @@ function apart<Result>(work: () => Result): Result {
  *
  * Of the spans that are taken each is exported or lost, never both: a batch is handed over once, and one that the exporter
  * has not answered in time is lost. What is dropped and what is lost is counted and said: that it begins, by the minute
- * how much it is, and the rest at shutdown.
+ * how much it is, and the rest at the end.
  */
-export function batchProcessor(exporter: SpanExporter, options: BatchOptions): SpanProcessor {
+export function batchProcessor(exporter: SpanExporter, options: BatchOptions): BatchProcessor {
   const { scheduledDelayMillis, exportTimeoutMillis, maxQueueSize } = options
+  const own = exporter[ownExporter]
+  const pack = own?.pack?.bind(own)
   const batchSize = Math.min(options.maxExportBatchSize, maxQueueSize)
 
   // The queue in pieces, so that taking one costs the same however many are behind it: those that are due, oldest
@@ -111,6 +129,9 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
   let taken = 0
   let settled = 0
   let flushUntil = 0
+  // How many of those that have left the queue by now, or will, are not waited for any more.
+  let givenUp = 0
+  const underWay = new Set<AbortController>()
   let waiters: Waiter[] = []
   // Runs while something is being filled.
   let timer: NodeJS.Timeout | undefined
@@ -127,7 +148,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
     queued += 1
     filling.count += 1
     const loose = filling.spans.push(span)
-    if (loose === SPANS_PACKED_AT_ONCE && exporter.pack !== undefined) packSoon(filling)
+    if (loose === SPANS_PACKED_AT_ONCE && pack !== undefined) packSoon(filling)
     if (filling.count >= batchSize) {
       due.push(takeFilling())
       exportWhatIsDue()
@@ -158,7 +179,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
       }
       const { spans } = batch
       batch.spans = []
-      batch.packed.push((exporter.pack as Pack)(spans, batch.spans))
+      batch.packed.push((pack as Pack)(spans, batch.spans))
       if (batch.spans.length < SPANS_PACKED_AT_ONCE) toPack.shift()
     }
     isPacking = false
@@ -190,7 +211,8 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
       // Not in the middle of the request that filled the batch, and not two batches on end.
       await turn()
       const batch = take()
-      tally(await resultOf(batch), batch.count)
+      const result = taken <= givenUp ? GIVEN_UP : await resultOf(batch)
+      tally(result, batch.count, taken <= givenUp)
       settled += batch.count
       const done = waiters.filter((waiter) => waiter.until <= settled)
       waiters = waiters.filter((waiter) => waiter.until > settled)
@@ -211,7 +233,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
     const batch = due.shift() ?? takeFilling()
     const place = toPack.indexOf(batch)
     if (place !== -1) toPack.splice(place, 1)
-    if (exporter.cutsItself !== true) {
+    if (own === undefined) {
       const rest = batch.spans.splice(countOfLight(batch.spans, BATCH_WEIGHT))
       batch.count -= rest.length
       if (rest.length > 0) due.unshift({ packed: [], spans: rest, count: rest.length })
@@ -235,23 +257,31 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
       if (resource.asyncAttributesPending === true) await resource.waitForAsyncAttributes?.().catch(() => {})
     }
     late.throwIfAborted()
-    return new Promise((resolve) => exporter.export(spans, resolve, late, packed))
+    return new Promise((resolve, reject) => {
+      const result: unknown = exporter.export(spans, resolve, late, packed)
+      // Others may have written it as an async function.
+      if (result instanceof Promise) result.catch(reject)
+    })
   }
 
   /** Rejects when the exporter takes longer than it may; what it still says then is not heard. */
   async function inTime<T>(work: (late: AbortSignal) => Promise<T>): Promise<T> {
     const overtime = new AbortController()
+    const { signal } = overtime
+    underWay.add(overtime)
     let deadline: NodeJS.Timeout | undefined
     const overdue = new Promise<never>((_resolve, reject) => {
+      // Before the exporter's own listener, whose answer is not to come first.
+      signal.addEventListener('abort', () => reject(signal.reason as Error))
       if (exportTimeoutMillis === 0) return
       deadline = setTimeout(() => {
-        reject(new Error(`no answer from the exporter within ${exportTimeoutMillis} ms`))
-        overtime.abort()
+        overtime.abort(new Error(`no answer from the exporter within ${exportTimeoutMillis} ms`))
       }, exportTimeoutMillis).unref()
     })
     try {
-      return await Promise.race([work(overtime.signal), overdue])
+      return await Promise.race([work(signal), overdue])
     } finally {
+      underWay.delete(overtime)
       clearTimeout(deadline)
     }
   }
@@ -265,7 +295,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
 
   // A collector that is down is said when it goes and when it comes back, not once per batch; one that comes and goes,
   // once per period.
-  function tally(result: ExportResult | undefined, count: number): void {
+  function tally(result: ExportResult | undefined, count: number, isGivenUp: boolean): void {
     if (result?.code === 0) {
       if (lost > 0 && (isLossSaid || isLeftToExporter)) {
         report('info', `spans are exported again; ${lost} were lost`)
@@ -281,6 +311,11 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
       return
     }
     lost += result?.lost ?? count
+    if (isGivenUp) {
+      // Why, whoever gave up has said.
+      isLeftToExporter = false
+      return
+    }
     isLeftToExporter = isAnnounced(result?.error)
     if (isLossSaid || isLeftToExporter || !failures.open()) return
     isLossSaid = true
@@ -310,7 +345,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
     )
   }
 
-  async function flush(): Promise<void> {
+  async function emptied(): Promise<void> {
     const until = taken + queued
     if (settled < until) {
       await new Promise<void>((resolve) => {
@@ -318,16 +353,30 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
         flushQueue()
       })
     }
+  }
+
+  async function giveUp(): Promise<void> {
+    givenUp = taken + queued
+    for (const overtime of underWay) overtime.abort(GIVEN_UP.error)
+    await emptied()
+  }
+
+  async function flush(): Promise<void> {
+    await emptied()
     await apart(() => inTime(async () => exporter.forceFlush?.()))
+  }
+
+  function sayLosses(): void {
+    drops.close()
+    sayLost()
+    failures.close()
   }
 
   async function stop(): Promise<void> {
     try {
       await flush()
     } finally {
-      drops.close()
-      sayLost()
-      failures.close()
+      sayLosses()
       await apart(() => inTime(async () => exporter.shutdown()))
     }
   }
@@ -337,6 +386,8 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): S
     onEnd,
     forceFlush: () => stopping ?? flush(),
     shutdown: () => (stopping ??= stop()),
+    giveUp,
+    sayLosses,
   }
 }
 

@@ -1,5 +1,6 @@
 import { context, propagation } from '@opentelemetry/api'
-import { batchProcessor, type SpanExporter } from './batch.ts'
+import { Socket } from 'node:net'
+import { batchProcessor, type BatchProcessor, type SpanExporter } from './batch.ts'
 import { hasDestination, readConfig, type Config, type StartOptions } from './config.ts'
 import { AsyncContextManager } from './context.ts'
 import { onFirstSpan, register, registeredProvider } from './current.ts'
@@ -20,6 +21,8 @@ export interface Tracing {
 const FLUSH_DEADLINE_MS = 5000
 /** How long the end of the process is held up at most. */
 const EXIT_DEADLINE_MS = 2000
+/** How often a batch that is on its way has a look whether the process would end but for it. */
+const HELD_CHECK_MS = 500
 
 interface Engine extends Tracing {
   provider: TracerProvider
@@ -94,16 +97,20 @@ function launch(config: Config, isGiven = false): Tracing {
   }
   if (config.isDisabled) {
     // The standard: a disabled SDK makes no spans, and still passes the context on.
-    const shutdown = async () => {
-      if (disabled === undefined) return
-      undoGlobals()
-      disabled = undefined
+    const standIn: Tracing = {
+      flush: async () => {},
+      async shutdown() {
+        // A later one is not this one's to end.
+        if (disabled !== standIn) return
+        undoGlobals()
+        disabled = undefined
+      },
     }
-    disabled = { flush: async () => {}, shutdown }
-    return disabled
+    disabled = standIn
+    return standIn
   }
 
-  const { processors, setPatience } = pipeline(config)
+  const { processors, setPatience, giveUp, sayLosses, onHeld } = pipeline(config)
   const provider = new TracerProvider({ ...config, processors })
   const unregister = register(provider)
   if (unregister === undefined) {
@@ -112,17 +119,22 @@ function launch(config: Config, isGiven = false): Tracing {
     return disabled
   }
 
-  const finish = (within = EXIT_DEADLINE_MS) => hurry('once', within)
-  const unhook = [unregister, onExit(provider, finish)]
-  if (config.signals) unhook.push(onSignals(finish, () => void provider.forceFlush().catch(sayFailed)))
+  async function finish(within = EXIT_DEADLINE_MS): Promise<void> {
+    if (!(await hurry('once', within))) await giveUp()
+    sayLosses()
+  }
+  const unhook = [unregister, onExit(provider, finish, onHeld)]
+  const begin = () => void provider.forceFlush().catch(sayFailed)
+  const unhookSignals = config.signals ? onSignals(finish, begin) : () => {}
 
   const paces: Patience[] = []
-  async function hurry(patience: Patience, deadline: number): Promise<void> {
+  async function hurry(patience: Patience, deadline: number): Promise<boolean> {
     paces.push(patience)
     setPatience(strictest(paces))
-    await settledWithin(deadline, () => provider.forceFlush())
+    const isInTime = await settledWithin(deadline, () => provider.forceFlush())
     paces.splice(paces.indexOf(patience), 1)
     setPatience(strictest(paces))
+    return isInTime
   }
 
   async function stop(): Promise<void> {
@@ -131,16 +143,17 @@ function launch(config: Config, isGiven = false): Tracing {
     running = undefined
     paces.push('brief')
     setPatience(strictest(paces))
-    await settledWithin(FLUSH_DEADLINE_MS, () => provider.shutdown())
-    // What could not be sent by now is tried a last time, and the sockets close.
-    setPatience('once')
+    if (!(await settledWithin(FLUSH_DEADLINE_MS, () => provider.shutdown()))) await giveUp()
+    sayLosses()
+    // Not before: a signal that comes meanwhile is to wait for what is being sent.
+    unhookSignals()
     forgetReports()
   }
 
   let stopping: Promise<void> | undefined
   const engine: Engine = {
     provider,
-    flush: () => hurry('brief', FLUSH_DEADLINE_MS),
+    flush: async () => void (await hurry('brief', FLUSH_DEADLINE_MS)),
     shutdown: () => (stopping ??= stop()),
   }
   running = engine
@@ -157,19 +170,67 @@ const anyPace = (): void => {}
 interface Pipeline {
   processors: SpanProcessor[]
   setPatience: (patience: Patience) => void
+  /** What has not been sent by now is lost. */
+  giveUp: () => Promise<void>
+  /** What was lost and is not said yet. */
+  sayLosses: () => void
+  /** From now on `listener` is called when nothing keeps the process alive but what we send. */
+  onHeld: (listener: () => void) => void
 }
 
 function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline {
-  if (spanProcessors !== undefined) return { processors: spanProcessors, setPatience: anyPace }
   let setPatience: Pipeline['setPatience'] = anyPace
-  const processors = exporters.map((exporter) => {
+  let sayRejected = () => {}
+  let held = () => {}
+  const onHeld: Pipeline['onHeld'] = (listener) => (held = listener)
+  if (spanProcessors !== undefined) {
+    return { processors: spanProcessors, setPatience, giveUp: async () => {}, sayLosses: () => {}, onHeld }
+  }
+  const processors = exporters.map((exporter): BatchProcessor => {
     if (exporter === 'console') return batchProcessor(consoleExporter, batch)
     if (exporter !== 'otlp') return batchProcessor(exporter, batch)
     const sending = otlpExporter(otlp)
     setPatience = sending.setPatience
-    return batchProcessor(sending, batch)
+    sayRejected = sending.sayRejected
+    return batchProcessor(
+      watched(sending, () => held()),
+      batch,
+    )
   })
-  return { processors, setPatience }
+  const giveUp = async () => void (await Promise.all(processors.map((each) => each.giveUp())))
+  const sayLosses = () => {
+    for (const each of processors) each.sayLosses()
+    sayRejected()
+  }
+  return { processors, setPatience, giveUp, sayLosses, onHeld }
+}
+
+/**
+ * `unref()` covers a socket, and not what the system was asked to do with it: to connect, or to send what the other end does
+ * not read. `beforeExit` would not come before that has ended.
+ */
+function watched(exporter: SpanExporter, held: () => void): SpanExporter {
+  return {
+    ...exporter,
+    export(spans, done, late, packed) {
+      const timer = setInterval(() => {
+        if (isHeldByRequests()) held()
+      }, HELD_CHECK_MS).unref()
+      const end: typeof done = (result) => {
+        clearInterval(timer)
+        done(result)
+      }
+      late?.addEventListener('abort', () => clearInterval(timer))
+      exporter.export(spans, end, late, packed)
+    },
+  }
+}
+
+/** A socket of anybody else's is named beside its requests; stdout and stderr are named though they hold nothing. */
+function isHeldByRequests(): boolean {
+  const names = process.getActiveResourcesInfo().filter((name) => !/(?:Connect|Write)Wrap$/.test(name))
+  const standard = [process.stdout, process.stderr].filter((stream) => stream instanceof Socket)
+  return names.length <= standard.length && names.every((name) => name === 'PipeWrap' || name === 'TTYWrap')
 }
 
 /** `OTEL_TRACES_EXPORTER=console`: a span a time, as objects on stdout. */
@@ -207,16 +268,21 @@ const consoleExporter: SpanExporter = {
  * The queue may hold spans when the app has nothing left to do. What is sent then brings `beforeExit` once more, so only
  * new spans are a reason to send again, and all of it together may take no longer than the deadline.
  */
-function onExit(provider: TracerProvider, finish: (within: number) => Promise<void>): () => void {
+function onExit(
+  provider: TracerProvider,
+  finish: (within: number) => Promise<void>,
+  onHeld: Pipeline['onHeld'],
+): () => void {
   let seen = 0
   let left = EXIT_DEADLINE_MS
   const listener = async () => {
-    if (provider.endedCount === seen || left <= 0) return
+    if (provider.endedCount === seen) return
     seen = provider.endedCount
     const began = performance.now()
     await finish(left)
-    left -= performance.now() - began
+    left = Math.max(0, left - (performance.now() - began))
   }
+  onHeld(listener)
   process.on('beforeExit', listener)
   return () => process.off('beforeExit', listener)
 }
@@ -226,20 +292,25 @@ function onExit(provider: TracerProvider, finish: (within: number) => Promise<vo
  * is its own affair: we `begin` a flush, and what ends during its drain leaves with `beforeExit` or `shutdown()`.
  */
 function onSignals(finish: () => Promise<void>, begin: () => void): () => void {
-  const signals = ['SIGTERM', 'SIGINT'] as const
+  // Each knows its signal: an app that emits one itself need not name it again.
+  const listeners = (['SIGTERM', 'SIGINT'] as const).map((signal) => {
+    const listener = () => hear(signal, listener)
+    ours.add(listener)
+    return [signal, listener] as const
+  })
   let isOn = true
   let isEnding = false
 
   const undo = () => {
     isOn = false
-    for (const signal of signals) process.off(signal, listener)
+    for (const [signal, listener] of listeners) process.off(signal, listener)
   }
   const die = (signal: NodeJS.Signals) => {
     undo()
     process.kill(process.pid, signal)
   }
-  function listener(signal: NodeJS.Signals): void {
-    if (process.listenerCount(signal) - 1 > politeListeners()) {
+  function hear(signal: NodeJS.Signals, listener: () => void): void {
+    if (othersListening(signal) > politeListeners()) {
       // Whoever counts the listeners to find out whether to end the process is not to count ours.
       process.off(signal, listener)
       setImmediate(() => {
@@ -254,8 +325,15 @@ function onSignals(finish: () => Promise<void>, begin: () => void): () => void {
     }
   }
   // In front of the app's own listeners: those added with `once` are gone by the time that a later one is called.
-  for (const signal of signals) process.prependListener(signal, listener)
+  for (const [signal, listener] of listeners) process.prependListener(signal, listener)
   return undo
+}
+
+/** Ours are those of all engines: the next may have started while the last one still sends. */
+const ours = new WeakSet<object>()
+
+function othersListening(signal: NodeJS.Signals): number {
+  return process.listeners(signal).filter((listener) => !ours.has(listener)).length
 }
 
 /**
@@ -270,12 +348,21 @@ function politeListeners(): number {
   return emitters.reduce((sum, emitter) => sum + (typeof emitter?.count === 'number' ? emitter.count : 0), 0)
 }
 
-/** Waits for the work, but not longer than this, and never rejects. The timer keeps the process alive meanwhile. */
-async function settledWithin(milliseconds: number, work: () => Promise<unknown>): Promise<void> {
+/**
+ * Waits for the work, but not longer than this, and never rejects: false where it was not enough. The timer keeps the
+ * process alive meanwhile.
+ */
+async function settledWithin(milliseconds: number, work: () => Promise<unknown>): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
+  let isInTime = true
   const late = new Promise<void>((resolve) => {
     timer = setTimeout(() => {
-      reportOnce('flush late', 'warn', `the spans could not all be sent within ${milliseconds} ms`)
+      reportOnce(
+        'flush late',
+        'warn',
+        `the spans could not all be sent within ${Math.round(milliseconds)} ms`,
+      )
+      isInTime = false
       resolve()
     }, milliseconds)
   })
@@ -286,6 +373,7 @@ async function settledWithin(milliseconds: number, work: () => Promise<unknown>)
   } finally {
     clearTimeout(timer)
   }
+  return isInTime
 }
 
 function sayFailed(error: unknown): void {

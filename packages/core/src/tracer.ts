@@ -137,7 +137,9 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     span.close()
     for (const processor of this.#processors) {
       try {
-        processor.onEnd(span)
+        const result: unknown = processor.onEnd(span)
+        // The app may have written it as an async function.
+        if (result instanceof Promise) result.catch((error: unknown) => failed('onEnd', error))
       } catch (error) {
         failed('onEnd', error)
       }

@@ -5,6 +5,7 @@ import {
   announced,
   countOfLight,
   lossPeriod,
+  ownExporter,
   type ExportResult,
   type Parcel,
   type SpanExporter,
@@ -41,6 +42,8 @@ export type Patience = 'patient' | 'brief' | 'once'
 
 export interface OtlpExporter extends SpanExporter {
   setPatience(patience: Patience): void
+  /** Says what the collector has rejected, without waiting for the minute to pass. */
+  sayRejected(): void
 }
 
 // One policy for all failures that may pass (OTLP/HTTP, retryable responses): exponential, with jitter.
@@ -302,8 +305,8 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
 
   return {
     setPatience,
-    cutsItself: true,
-    ...(protocol === 'http/protobuf' && { pack }),
+    sayRejected: rejections.close,
+    [ownExporter]: protocol === 'http/protobuf' ? { pack } : {},
     export(spans, done, late, packed = []) {
       send(spans, late, packed).then(done, (error: unknown) =>
         done(failure(`the batch could not be sent: ${String(error)}`)),
