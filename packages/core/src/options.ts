@@ -1,4 +1,4 @@
-import { redactUrl } from './redact.ts'
+import { REDACTED, redactUrl } from './redact.ts'
 import { reportOnce } from './report.ts'
 
 /** What one option must be: in words, by example, and as a test; and how a message shows what it is instead. */
@@ -109,9 +109,9 @@ export function showNoUrl(value: unknown): string {
   if (typeof value !== 'string') return show(value)
   const [place = '', ...query] = value.split(/[?#]/)
   const at = value.lastIndexOf('@')
-  if (at > place.length) return '"REDACTED"'
-  const host = at === -1 ? place : `REDACTED@${place.slice(at + 1)}`
-  return JSON.stringify(query.length === 0 ? host : `${host}?REDACTED`)
+  if (at > place.length) return JSON.stringify(REDACTED)
+  const host = at === -1 ? place : `${REDACTED}@${place.slice(at + 1)}`
+  return JSON.stringify(query.length === 0 ? host : `${host}?${REDACTED}`)
 }
 
 /** What should not be shown at all, by its type. */

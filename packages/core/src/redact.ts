@@ -12,7 +12,7 @@ const SECRET_KEYS = new Set([
   'X-Goog-Signature',
 ])
 
-const REDACTED = 'REDACTED'
+export const REDACTED = 'REDACTED'
 
 /** `https://user:pass@host/?sig=x` → `https://REDACTED:REDACTED@host/?sig=REDACTED`; `keys` take the place of the list. */
 export function redactUrl(url: string, keys?: ReadonlySet<string>): string {
