@@ -87,7 +87,7 @@ function endToEndTable(rows) {
     ],
     rows.map((row) =>
       row.error !== undefined
-        ? [row.name, ...Array.from({ length: 11 }, () => '-'), `${row.version ?? ''} FAILED, see below`]
+        ? failedRow(row, 11)
         : [
             row.name,
             fixed(row.cpu, 1),
@@ -115,7 +115,7 @@ function instructionsTable(rows) {
     [title(rows[0]), 'instructions/request', 'added', '× floor', '× OTel', 'rounds', 'spans', 'version'],
     rows.map((row) =>
       row.error !== undefined
-        ? [row.name, ...Array.from({ length: 6 }, () => '-'), `${row.version ?? ''} FAILED, see below`]
+        ? failedRow(row, 6)
         : [
             row.name,
             fixed(row.count, 0),
@@ -128,6 +128,11 @@ function instructionsTable(rows) {
           ],
     ),
   )
+}
+
+/** The row of one who failed, with nothing in so many columns. */
+function failedRow({ name, version = '' }, columns) {
+  return [name, ...Array.from({ length: columns }, () => '-'), `${version} FAILED, see below`]
 }
 
 function fixed(value, digits) {
