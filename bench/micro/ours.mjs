@@ -11,14 +11,22 @@ export async function load({ folder, version, purpose, kept }) {
   const entry = require.resolve('@throughline/core')
   const { flush, start } = await import(pathToFileURL(entry).href)
   // The encoder has no public name: what is exported in its place would be timed with the network.
-  const { encodeProtobuf } = await import(pathToFileURL(join(dirname(entry), 'otlp/encode.js')).href)
+  const part = (name) => import(pathToFileURL(join(dirname(entry), 'otlp', name)).href)
+  const { encodeProtobuf } = await part('encode.js')
+  const { giveBack } = await part('memory.js')
+  // As our exporter does with each body: who keeps the memory pays for new memory, page by page.
+  const lengthOf = (spans) => {
+    const body = encodeProtobuf(spans)
+    giveBack(body)
+    return body.length
+  }
 
   let encoded = 0
   let bytes = 0
   const exporter = {
     export(spans, done) {
       encoded += spans.length
-      bytes += encodeProtobuf(spans).length
+      bytes += lengthOf(spans)
       done({ code: 0 })
     },
     shutdown: async () => {},
@@ -36,7 +44,7 @@ export async function load({ folder, version, purpose, kept }) {
   const finished = []
   const { operations, startSpan } = apiOperations(api, {
     encodeBatch() {
-      bytes += encodeProtobuf(finished).length
+      bytes += lengthOf(finished)
     },
   })
   // Spans to encode, as exporters get them.

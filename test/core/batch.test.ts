@@ -8,6 +8,7 @@ import {
   batchProcessor,
   type BatchOptions,
   type ExportResult,
+  type Handover,
   type SpanExporter,
 } from '../../packages/core/src/batch.ts'
 import { AsyncContextManager, isSuppressed } from '../../packages/core/src/context.ts'
@@ -30,6 +31,7 @@ interface Export {
   spans: ReadableSpan[]
   done: (result: ExportResult) => void
   late?: AbortSignal | undefined
+  handover?: Handover | undefined
 }
 
 /** An exporter that answers when the test says so. */
@@ -40,7 +42,7 @@ class Slow extends EventEmitter implements SpanExporter {
   flushes = 0
   stops = 0
 
-  export(spans: ReadableSpan[], done: Export['done'], late?: AbortSignal): void {
+  export(spans: ReadableSpan[], done: Export['done'], late?: AbortSignal, handover?: Handover): void {
     this.underWay += 1
     this.mostAtOnce = Math.max(this.mostAtOnce, this.underWay)
     let isOpen = true
@@ -53,7 +55,7 @@ class Slow extends EventEmitter implements SpanExporter {
       end()
       done(result)
     }
-    this.exports.push({ spans, done: answer, late })
+    this.exports.push({ spans, done: answer, late, handover })
     this.emit('export')
   }
 
@@ -568,6 +570,21 @@ describe('trouble', () => {
     expect(exporter.sizes).toEqual([])
     expect(reports.lines).toEqual([
       'throughline: spans are being lost: no answer from the exporter within 30000 ms',
+    ])
+  })
+
+  test('what was taken of a batch whose time is over is not among the lost', async () => {
+    const reports = said()
+    const { exporter, processor, spans } = setUp(new Slow())
+    spans(10)
+    const { handover } = await exporter.nth(1)
+    if (handover !== undefined) handover.delivered = 7
+    vi.advanceTimersByTime(30_000)
+    await processor.forceFlush()
+    processor.sayLosses()
+    expect(reports.lines).toEqual([
+      'throughline: spans are being lost: no answer from the exporter within 30000 ms',
+      'throughline: 3 spans were lost because they could not be exported',
     ])
   })
 

@@ -136,6 +136,25 @@ describe('a request', () => {
         expect(names.toSorted((a, b) => a - b)).toEqual(spans.map((_, index) => index))
       })
 
+      test('what has been taken is known before the last of it', async () => {
+        const collector = await receiver((response, _request, number) => {
+          if (number < 3) response.end()
+        })
+        const exporter = exporterTo(collector.url, { protocol })
+        const late = new AbortController()
+        const handover = { packed: [], delivered: 0 }
+        const result = new Promise<ExportResult>((resolve) =>
+          exporter.export(heavy(20), resolve, late.signal, handover),
+        )
+        await collector.nth(3)
+        const taken = collector.requests
+          .slice(0, 2)
+          .flatMap(({ body }) => [...body.toString('latin1').matchAll(/heavy \d+/g)])
+        expect(handover.delivered).toBe(taken.length)
+        late.abort()
+        expect(await result).toMatchObject({ code: 1, lost: 20 - taken.length })
+      })
+
       test('what the first one that fails takes along is counted, what went before it is not', async () => {
         const collector = await receiver(statuses(200, 200, 400))
         const exporter = exporterTo(collector.url, { protocol })

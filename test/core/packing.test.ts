@@ -7,6 +7,7 @@ import {
   ownExporter,
   type BatchOptions,
   type ExportResult,
+  type Handover,
   type Parcel,
   type SpanExporter,
 } from '../../packages/core/src/batch.ts'
@@ -63,13 +64,8 @@ class Packer extends EventEmitter implements SpanExporter {
     return { count: names.length, names }
   }
 
-  export(
-    spans: ReadableSpan[],
-    done: Export['done'],
-    _late?: AbortSignal,
-    packed: readonly Parcel[] = [],
-  ): void {
-    const before = (packed as readonly Names[]).flatMap(({ names }) => names)
+  export(spans: ReadableSpan[], done: Export['done'], _late?: AbortSignal, handover?: Handover): void {
+    const before = ((handover?.packed ?? []) as readonly Names[]).flatMap(({ names }) => names)
     this.exports.push({
       names: [...before, ...spans.map(({ name }) => name)],
       packed: before.length,

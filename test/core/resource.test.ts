@@ -2,7 +2,7 @@ import { defaultResource, resourceFromAttributes } from '@opentelemetry/resource
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { readConfig, type StartOptions } from '../../packages/core/src/config.ts'
 import { VERSION } from '../../packages/core/src/resource.ts'
 import { said } from './engine.ts'
@@ -157,6 +157,34 @@ describe('the resource', () => {
     await resource.waitForAsyncAttributes?.()
     expect(resource.attributes['team']).toBe('orders')
     expect(reports.lines).toEqual([expect.stringContaining('the resource has failed')])
+  })
+
+  test('that never finds out its attributes is said once, and what it knows goes without them', async () => {
+    vi.useFakeTimers()
+    try {
+      const reports = said()
+      let find = () => {}
+      const given = {
+        attributes: { team: 'orders' },
+        asyncAttributesPending: true,
+        waitForAsyncAttributes: () => new Promise<void>((resolve) => (find = resolve)),
+      }
+      const { resource } = readConfig({ resource: given }, {})
+      const waited = [resource.waitForAsyncAttributes?.(), resource.waitForAsyncAttributes?.()]
+      vi.advanceTimersByTime(1499)
+      expect(resource.asyncAttributesPending).toBe(true)
+      vi.advanceTimersByTime(1)
+      await Promise.all(waited)
+      find()
+      expect(resource.asyncAttributesPending).toBe(false)
+      expect(resource.attributes['team']).toBe('orders')
+      expect(vi.getTimerCount()).toBe(0)
+      expect(reports.lines).toEqual([
+        expect.stringContaining('has not found out all of its attributes within 1500 ms'),
+      ])
+    } finally {
+      vi.useRealTimers()
+    }
   })
 
   test('never says that the official SDK made the spans', () => {

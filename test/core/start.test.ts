@@ -48,7 +48,8 @@ afterEach(async () => {
   diag.disable()
 })
 
-const listeners = () => ['SIGTERM', 'SIGINT', 'beforeExit'].map((event) => process.listenerCount(event))
+const listeners = () =>
+  ['SIGTERM', 'SIGINT', 'beforeExit', 'exit'].map((event) => process.listenerCount(event))
 
 describe('start()', () => {
   test('sends what ends, by a flush at the latest', async () => {
@@ -551,6 +552,53 @@ describe('as a process of its own', () => {
     const collector = await receiver()
     const { code, stderr } = await app(ONE_SPAN, at(collector.url)).ended
     expect([code, stderr]).toEqual([0, ''])
+    expect(collector.spans().map(({ name }) => name)).toEqual(['work'])
+  })
+
+  test('what process.exit() takes along is counted and said, and nothing is where a flush came first', async () => {
+    const collector = await receiver()
+    const exits = (before: string) =>
+      app(
+        `${ONE_SPAN}
+        ${before}
+        span('another', () => {})
+        process.exit(4)`,
+        at(collector.url),
+      ).ended
+    expect(await exits('')).toMatchObject({
+      code: 4,
+      stderr: expect.stringMatching(
+        /^throughline: 2 spans had not been sent when the process ended.*flush\(\)/,
+      ),
+    })
+    expect(await exits(`await (await import('@throughline/core')).flush()`)).toMatchObject({
+      stderr: expect.stringMatching(/^throughline: 1 span had not been sent when/),
+    })
+    const flushed = await app(
+      `${ONE_SPAN}
+      await (await import('@throughline/core')).flush()
+      process.exit(4)`,
+      at(collector.url),
+    ).ended
+    expect(flushed).toMatchObject({ code: 4, stderr: '' })
+  })
+
+  test('what ended last is sent before the process ends, though a detector never answers', async () => {
+    const collector = await receiver()
+    const { code, stderr } = await app(
+      `const { start } = await import('@throughline/core')
+      start({ resource: {
+        attributes: { team: 'orders' },
+        asyncAttributesPending: true,
+        waitForAsyncAttributes: () => new Promise(() => {}),
+      } })
+      ${ONE_SPAN}`,
+      at(collector.url),
+    ).ended
+    expect([code, stderr.trim().split('\n')]).toEqual([
+      0,
+      [expect.stringContaining('the resource has not found out all of its attributes')],
+    ])
     expect(collector.spans().map(({ name }) => name)).toEqual(['work'])
   })
 

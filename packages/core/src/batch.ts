@@ -21,17 +21,25 @@ export interface Parcel {
   readonly count: number
 }
 
+/** What goes back and forth with a batch, beside its spans. */
+export interface Handover {
+  /** What the exporter has packed of the batch before; it goes before the spans. */
+  readonly packed: readonly Parcel[]
+  /** How many spans have been taken at the other end. The exporter says it as it goes, for its time may be over any moment. */
+  delivered: number
+}
+
 /** Takes finished spans out of the process; the shape of the official SDK's SpanExporter. */
 export interface SpanExporter {
   /**
    * `late` is aborted when the time for this batch is over: it counts as lost then, and is not to be sent any more.
-   * `packed` is for an exporter that packs: what it has packed of this batch, which goes before the spans.
+   * `handover` is for an exporter of ours.
    */
   export(
     spans: ReadableSpan[],
     done: (result: ExportResult) => void,
     late?: AbortSignal,
-    packed?: readonly Parcel[],
+    handover?: Handover,
   ): void
   shutdown(): Promise<void>
   forceFlush?(): Promise<void>
@@ -53,6 +61,8 @@ export interface BatchProcessor extends SpanProcessor {
   giveUp(): Promise<void>
   /** Says how many have been lost and dropped, without waiting for the minute to pass. */
   sayLosses(): void
+  /** The process ends now, and what has not left with it. */
+  abandon(): void
 }
 
 /** Milliseconds and counts, as the OTEL_BSP_* variables name them. */
@@ -136,6 +146,8 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   // Runs while something is being filled.
   let timer: NodeJS.Timeout | undefined
   let isExporting = false
+  // Of the batch that is with the exporter.
+  let handover: Handover | undefined
   let stopping: Promise<void> | undefined
 
   // Once per span: this is what the app pays while it serves.
@@ -243,22 +255,26 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     return batch
   }
 
-  async function resultOf(batch: Batch): Promise<ExportResult> {
+  async function resultOf({ spans, packed, count }: Batch): Promise<ExportResult> {
+    const parts = (handover = { packed, delivered: 0 })
     try {
-      return await inTime((late) => handOver(batch, late))
-    } catch (error) {
-      return { code: 1, error: error instanceof Error ? error : new Error(messageOf(error)) }
+      return await inTime((late) => handOver(spans, parts, late))
+    } catch (reason) {
+      const error = reason instanceof Error ? reason : new Error(messageOf(reason))
+      return { code: 1, error, lost: count - parts.delivered }
+    } finally {
+      handover = undefined
     }
   }
 
-  async function handOver({ spans, packed }: Batch, late: AbortSignal): Promise<ExportResult> {
+  async function handOver(spans: ReadableSpan[], parts: Handover, late: AbortSignal): Promise<ExportResult> {
     for (const resource of resourcesOf(spans)) {
       // What is known of a resource without the detector that fails is more than nothing.
       if (resource.asyncAttributesPending === true) await resource.waitForAsyncAttributes?.().catch(() => {})
     }
     late.throwIfAborted()
     return new Promise((resolve, reject) => {
-      const result: unknown = exporter.export(spans, resolve, late, packed)
+      const result: unknown = exporter.export(spans, resolve, late, parts)
       // Others may have written it as an async function.
       if (result instanceof Promise) result.catch(reject)
     })
@@ -372,6 +388,16 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     failures.close()
   }
 
+  function abandon(): void {
+    sayLosses()
+    const unsent = taken + queued - settled - (handover?.delivered ?? 0)
+    if (unsent === 0 || isLeftToExporter) return
+    report(
+      'warn',
+      `${unsent} ${unsent === 1 ? 'span' : 'spans'} had not been sent when the process ended (await flush() before process.exit())`,
+    )
+  }
+
   async function stop(): Promise<void> {
     try {
       await flush()
@@ -388,6 +414,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     shutdown: () => (stopping ??= stop()),
     giveUp,
     sayLosses,
+    abandon,
   }
 }
 

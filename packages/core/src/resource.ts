@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync, realpathSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
-import { reportOnce } from './report.ts'
+import { report, reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 
 /** Who made the spans; the shape of the official SDK's Resource. */
@@ -55,11 +55,40 @@ function told(attributes: Attributes): Attributes {
 }
 
 /**
+ * How long spans wait for what detectors find out, from the start on. Those of a cloud answer within milliseconds where there
+ * is something to find, and the end of a process is held up for two seconds at most.
+ */
+const DETECTION_MS = 1500
+const OVERDUE = `the resource has not found out all of its attributes within ${DETECTION_MS} ms, and is exported without the others`
+
+/**
  * The resource of this process with the attributes of one that the app gave, which may be a detector's and still be on
- * their way; `name` wins over all.
+ * their way; `name` wins over all. What is not there in time is left out for good.
  */
 export function extended(given: Resource, fromEnvironment: Attributes, name: Attributes): Resource {
   const { attributes } = describeProcess(name, fromEnvironment)
+  let isOverdue = false
+  const detected = given.asyncAttributesPending === true ? detection() : undefined
+
+  // Does not reject: the spans are worth more than what a detector could not find out about their process.
+  async function detection(): Promise<void> {
+    let timer: NodeJS.Timeout | undefined
+    const overdue = new Promise<void>((resolve) => {
+      timer = setTimeout(() => {
+        isOverdue = true
+        report('warn', OVERDUE)
+        resolve()
+      }, DETECTION_MS).unref()
+    })
+    try {
+      await Promise.race([given.waitForAsyncAttributes?.(), overdue])
+    } catch (error) {
+      reportOnce('resource', 'warn', 'the resource has failed to find out some of its attributes', error)
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
   return {
     get attributes() {
       const chosen = told(given.attributes)
@@ -67,17 +96,10 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
       return { ...attributes, ...chosen, ...name, ...SDK }
     },
     get asyncAttributesPending() {
-      return given.asyncAttributesPending
+      return !isOverdue && given.asyncAttributesPending
     },
     schemaUrl: given.schemaUrl,
-    async waitForAsyncAttributes() {
-      try {
-        await given.waitForAsyncAttributes?.()
-      } catch (error) {
-        // The spans are worth more than what a detector could not find out about their process.
-        reportOnce('resource', 'warn', 'the resource has failed to find out some of its attributes', error)
-      }
-    },
+    waitForAsyncAttributes: async () => detected,
   }
 }
 

@@ -110,7 +110,7 @@ function launch(config: Config, isGiven = false): Tracing {
     return standIn
   }
 
-  const { processors, setPatience, giveUp, sayLosses, onHeld } = pipeline(config)
+  const { processors, setPatience, giveUp, sayLosses, abandon, onHeld } = pipeline(config)
   const provider = new TracerProvider({ ...config, processors })
   const unregister = register(provider)
   if (unregister === undefined) {
@@ -123,7 +123,7 @@ function launch(config: Config, isGiven = false): Tracing {
     if (!(await hurry('once', within))) await giveUp()
     sayLosses()
   }
-  const unhook = [unregister, onExit(provider, finish, onHeld)]
+  const unhook = [unregister, onExit(provider, finish, abandon, onHeld)]
   const begin = () => void provider.forceFlush().catch(sayFailed)
   const unhookSignals = config.signals ? onSignals(finish, begin) : () => {}
 
@@ -174,6 +174,8 @@ interface Pipeline {
   giveUp: () => Promise<void>
   /** What was lost and is not said yet. */
   sayLosses: () => void
+  /** The same, and what will be lost because the process ends now. */
+  abandon: () => void
   /** From now on `listener` is called when nothing keeps the process alive but what we send. */
   onHeld: (listener: () => void) => void
 }
@@ -184,7 +186,15 @@ function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline 
   let held = () => {}
   const onHeld: Pipeline['onHeld'] = (listener) => (held = listener)
   if (spanProcessors !== undefined) {
-    return { processors: spanProcessors, setPatience, giveUp: async () => {}, sayLosses: () => {}, onHeld }
+    const nothing = () => {}
+    return {
+      processors: spanProcessors,
+      setPatience,
+      giveUp: async () => {},
+      sayLosses: nothing,
+      abandon: nothing,
+      onHeld,
+    }
   }
   const processors = exporters.map((exporter): BatchProcessor => {
     if (exporter === 'console') return batchProcessor(consoleExporter, batch)
@@ -202,7 +212,11 @@ function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline 
     for (const each of processors) each.sayLosses()
     sayRejected()
   }
-  return { processors, setPatience, giveUp, sayLosses, onHeld }
+  const abandon = () => {
+    for (const each of processors) each.abandon()
+    sayRejected()
+  }
+  return { processors, setPatience, giveUp, sayLosses, abandon, onHeld }
 }
 
 /**
@@ -212,7 +226,7 @@ function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline 
 function watched(exporter: SpanExporter, held: () => void): SpanExporter {
   return {
     ...exporter,
-    export(spans, done, late, packed) {
+    export(spans, done, late, handover) {
       const timer = setInterval(() => {
         if (isHeldByRequests()) held()
       }, HELD_CHECK_MS).unref()
@@ -221,7 +235,7 @@ function watched(exporter: SpanExporter, held: () => void): SpanExporter {
         done(result)
       }
       late?.addEventListener('abort', () => clearInterval(timer))
-      exporter.export(spans, end, late, packed)
+      exporter.export(spans, end, late, handover)
     },
   }
 }
@@ -271,6 +285,7 @@ const consoleExporter: SpanExporter = {
 function onExit(
   provider: TracerProvider,
   finish: (within: number) => Promise<void>,
+  abandon: () => void,
   onHeld: Pipeline['onHeld'],
 ): () => void {
   let seen = 0
@@ -284,7 +299,12 @@ function onExit(
   }
   onHeld(listener)
   process.on('beforeExit', listener)
-  return () => process.off('beforeExit', listener)
+  // Who calls `process.exit()` does not wait for anything.
+  process.on('exit', abandon)
+  return () => {
+    process.off('beforeExit', listener)
+    process.off('exit', abandon)
+  }
 }
 
 /**

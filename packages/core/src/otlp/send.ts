@@ -7,6 +7,7 @@ import {
   lossPeriod,
   ownExporter,
   type ExportResult,
+  type Handover,
   type Parcel,
   type SpanExporter,
 } from '../batch.ts'
@@ -127,11 +128,11 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   async function send(
     spans: readonly ReadableSpan[],
     late: AbortSignal | undefined,
-    packed: readonly Parcel[],
+    handover: Handover,
   ): Promise<ExportResult> {
     if (protocol === 'http/json') json ??= await import('./json.ts')
     const deadline = timeoutMillis > 0 ? performance.now() + timeoutMillis : Infinity
-    const parcels = packed as readonly Packed[]
+    const parcels = handover.packed as readonly Packed[]
     const total = spans.length + parcels.reduce((sum, { count }) => sum + count, 0)
     const rest: Rest = { parcels: [...parcels], spans }
     let lost = 0
@@ -144,6 +145,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       if (result.code !== 0) return settled === 0 ? result : { ...result, lost: lost + total - settled }
       settled += count
       lost += leftOut
+      handover.delivered = settled - lost
     }
     return lost === 0 ? SENT : { ...SENT, lost }
   }
@@ -307,8 +309,8 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     setPatience,
     sayRejected: rejections.close,
     [ownExporter]: protocol === 'http/protobuf' ? { pack } : {},
-    export(spans, done, late, packed = []) {
-      send(spans, late, packed).then(done, (error: unknown) =>
+    export(spans, done, late, handover = { packed: [], delivered: 0 }) {
+      send(spans, late, handover).then(done, (error: unknown) =>
         done(failure(`the batch could not be sent: ${String(error)}`)),
       )
     },
