@@ -99,7 +99,7 @@ async function bench(options) {
         if (options.instructions) {
           const counted = await instructions({
             ...measured,
-            warmUp: 32_000,
+            warmUp: withClients ? 64_000 : 32_000,
             rounds: options.rounds ?? 5,
             requests: 3000,
           })

@@ -157,15 +157,17 @@ describe('processors', () => {
 
   test('that are async functions and reject are said once, and the app hears nothing of it', async () => {
     const reports = said()
-    const onEnd = async () => {
+    const boom = async () => {
       throw new Error('boom')
     }
-    const { tracer } = engine({ processors: [processor({ onEnd })] })
+    const { tracer } = engine({ processors: [processor({ onStart: boom, onEnding: boom, onEnd: boom })] })
     tracer.startSpan('one').end()
     tracer.startSpan('two').end()
     // Node tells of unhandled rejections before the next turn, and the test run fails of them.
     await turn()
-    expect(reports.lines).toEqual(['throughline: a span processor threw in onEnd'])
+    expect(reports.lines.toSorted()).toEqual(
+      ['onEnd', 'onEnding', 'onStart'].map((step) => `throughline: a span processor threw in ${step}`),
+    )
   })
 
   test('are all flushed and all stopped, also where the first of them fails', async () => {

@@ -116,7 +116,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     if (this.#open.length < MOST_OPEN) span.place = this.#open.push(span) - 1
     for (const processor of this.#processors) {
       try {
-        processor.onStart(span, parent)
+        heed('onStart', processor.onStart(span, parent))
       } catch (error) {
         failed('onStart', error)
       }
@@ -129,7 +129,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     for (const processor of this.#processors) {
       if (processor.onEnding === undefined) continue
       try {
-        processor.onEnding(span)
+        heed('onEnding', processor.onEnding(span))
       } catch (error) {
         failed('onEnding', error)
       }
@@ -137,9 +137,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     span.close()
     for (const processor of this.#processors) {
       try {
-        const result: unknown = processor.onEnd(span)
-        // The app may have written it as an async function.
-        if (result instanceof Promise) result.catch((error: unknown) => failed('onEnd', error))
+        heed('onEnd', processor.onEnd(span))
       } catch (error) {
         failed('onEnd', error)
       }
@@ -295,6 +293,11 @@ export class Tracer implements ApiTracer, SpanMaker {
 
 function failed(step: string, error: unknown): void {
   reportOnce(`processor:${step}`, 'error', `a span processor threw in ${step}`, error)
+}
+
+/** The app may have written it as an async function: a rejection that nobody handles would end the process. */
+function heed(step: string, result: unknown): void {
+  if (result instanceof Promise) result.catch((error: unknown) => failed(step, error))
 }
 
 // One that fails, or fails to answer a promise, keeps none of the others from theirs.
