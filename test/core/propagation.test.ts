@@ -17,6 +17,7 @@ import {
   compositePropagator,
   traceContextPropagator,
 } from '../../packages/core/src/propagation.ts'
+import { said } from './engine.ts'
 
 const traceId = '4bf92f3577b34da6a3ce929d0e0e4736'
 const spanId = '00f067aa0ba902b7'
@@ -96,6 +97,28 @@ describe('what comes in', () => {
     for (const carrier of [{}, { traceparent: 'nonsense' }, { tracestate: 'vendor=x' }, { baggage: '' }]) {
       expect(propagation.extract(before, carrier)).toBe(before)
     }
+  })
+
+  test.each(['tracestate', 'baggage'])('costs nothing but itself where it cannot be read: %s', (broken) => {
+    const reports = said()
+    const carrier = {
+      traceparent,
+      tracestate: 'a=1',
+      baggage: 'user=1',
+      get [broken](): string {
+        throw new Error('no')
+      },
+    }
+    const both = compositePropagator([traceContextPropagator, baggagePropagator])
+    const extracted = both.extract(root, carrier, defaultTextMapGetter)
+    expect(trace.getSpanContext(extracted)).toMatchObject({ traceId, spanId })
+    expect(trace.getSpanContext(extracted)?.traceState?.get('a')).toBe(
+      broken === 'tracestate' ? undefined : '1',
+    )
+    expect(propagation.getBaggage(extracted)?.getEntry('user')?.value).toBe(
+      broken === 'baggage' ? undefined : '1',
+    )
+    expect(reports.lines).toHaveLength(1)
   })
 
   test('goes out again as it came, where nobody makes spans', () => {

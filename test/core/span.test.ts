@@ -334,7 +334,7 @@ describe('an exception', () => {
     ['null', null, { 'exception.message': 'null' }],
     ['undefined', undefined, { 'exception.message': 'undefined' }],
     ['a number', 7, { 'exception.message': '7' }],
-    ['an object of no class', Object.create(null), {}],
+    ['an object of no class', Object.create(null), { 'exception.message': '' }],
     [
       'an object like an error',
       { name: 'Odd', message: 'ish' },

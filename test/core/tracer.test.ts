@@ -84,6 +84,8 @@ describe('a span', () => {
     expect(one.resource).toBe(provider.resource)
     expect(provider.getTracer('pkg', '2.0.0', { schemaUrl: 'https://schema' })).toBe(tracer)
     expect(provider.getTracer('pkg', '2.0.1')).not.toBe(tracer)
+    expect(provider.getTracer('lib', '1@2')).not.toBe(provider.getTracer('lib@1', '2'))
+    expect(provider.getTracer(null as never).scope.name).toBe('')
   })
 
   test('is INTERNAL unless it says otherwise', () => {

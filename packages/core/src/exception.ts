@@ -100,6 +100,9 @@ export function exceptionAttributes(exception: unknown): Attributes {
   } catch (error) {
     sayUnreadable('an exception', error)
   }
+  // One of the two is required.
+  if (attributes[semconv.EXCEPTION_TYPE] === undefined)
+    attributes[semconv.EXCEPTION_MESSAGE] ??= textOf(exception)
   return attributes
 }
 

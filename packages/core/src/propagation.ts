@@ -12,6 +12,7 @@ import { formatB3, parseB3, parseB3Fields, samplingState, type B3 } from './b3.t
 import { formatBaggage, parseBaggage } from './baggage.ts'
 import { isSuppressed, spanIn, withSpan } from './context.ts'
 import { knownValid, validContextOf } from './ids.ts'
+import { reportOnce } from './report.ts'
 import { formatTraceparent, parseTraceContext, serializeTracestate } from './trace-context.ts'
 
 /** W3C Trace Context Level 2: `traceparent` and `tracestate`. A header that is not valid leaves the context as it was. */
@@ -27,10 +28,24 @@ export const traceContextPropagator: TextMapPropagator = {
   extract(into, carrier, getter) {
     const traceparent = getter.get(carrier, 'traceparent')
     if (traceparent === undefined) return into
-    const spanContext = parseTraceContext(traceparent, getter.get(carrier, 'tracestate'))
+    const spanContext = parseTraceContext(traceparent, tracestateOf(carrier, getter))
     return spanContext === undefined ? into : withSpan(into, trace.wrapSpanContext(knownValid(spanContext)))
   },
   fields: () => ['traceparent', 'tracestate'],
+}
+
+/** A tracestate that cannot even be read costs nothing but itself (Trace Context, 3.3). */
+function tracestateOf<C>(carrier: C, getter: TextMapGetter<C>): ReturnType<typeof getter.get> {
+  try {
+    return getter.get(carrier, 'tracestate')
+  } catch (error) {
+    sayUnread(error)
+    return undefined
+  }
+}
+
+function sayUnread(error: unknown): void {
+  reportOnce('carrier', 'error', 'a carrier could not be read to its end', error)
 }
 
 /** W3C Baggage: `baggage`. */
@@ -101,7 +116,7 @@ function isDebugged(context: Context, { traceId }: SpanContext): boolean {
   return context.getValue(B3_DEBUG) === traceId
 }
 
-/** All of these in turn; each sees the context that the one before it made. */
+/** All of these in turn; each sees the context that the one before it made. One that cannot read costs what it would have read. */
 export function compositePropagator(propagators: readonly TextMapPropagator[]): TextMapPropagator {
   return {
     inject<C>(from: Context, carrier: C, setter: TextMapSetter<C>) {
@@ -109,7 +124,13 @@ export function compositePropagator(propagators: readonly TextMapPropagator[]): 
     },
     extract<C>(into: Context, carrier: C, getter: TextMapGetter<C>) {
       let extracted = into
-      for (const propagator of propagators) extracted = propagator.extract(extracted, carrier, getter)
+      for (const propagator of propagators) {
+        try {
+          extracted = propagator.extract(extracted, carrier, getter)
+        } catch (error) {
+          sayUnread(error)
+        }
+      }
       return extracted
     },
     fields: () => propagators.flatMap((propagator) => propagator.fields()),

@@ -98,8 +98,9 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   }
 
   getTracer(given: string, version?: string, options?: { schemaUrl?: string }): Tracer {
-    const name = textOf(given)
-    const key = `${name}@${version ?? ''}:${options?.schemaUrl ?? ''}`
+    const name = textOf(given ?? '')
+    // No name has a NUL in it: those of two scopes never add up to the same.
+    const key = [name, version, options?.schemaUrl].join('\0')
     let tracer = this.#tracers.get(key)
     if (tracer === undefined) {
       tracer = new Tracer(this, { name, version, schemaUrl: options?.schemaUrl })
