@@ -8,6 +8,7 @@ import {
   type Attributes,
   type Context,
   type SamplingResult,
+  type TraceState,
 } from '@opentelemetry/api'
 import {
   AlwaysOffSampler,
@@ -30,6 +31,7 @@ import {
   traceIdRatio,
   type Sampler,
 } from '../../packages/core/src/sampling.ts'
+import { ruleBased } from '../../packages/core/src/rules.ts'
 import { emptyTraceState, parseTracestate } from '../../packages/core/src/trace-context.ts'
 import { LazyOptions, engine, processor, said } from './engine.ts'
 
@@ -369,6 +371,9 @@ describe('a share that is kept consistently', () => {
 })
 
 describe('a threshold from elsewhere', () => {
+  const keeping = guardedSampler(deciding({ decision: RECORD_AND_SAMPLED }))
+  const recording = guardedSampler(deciding({ decision: RECORD }))
+
   const rows: [string, number, string, string][] = [
     [
       'explains why the trace is sampled',
@@ -390,17 +395,32 @@ describe('a threshold from elsewhere', () => {
   ]
   test.each(rows)('is passed on where it %s', (_row, flags, state, expected) => {
     const of = parent(flags, true, state)
-    expect(ask(parentBased(probability(0.5)), 'a'.repeat(32), of)).toBe(
-      flags === 1 ? RECORD_AND_SAMPLED : NOT_RECORD,
-    )
-    expect(stateAfter(parentBased(probability(0.5)), of)).toBe(expected)
+    for (const sampler of [probability(0.5), ruleBased([])].map(parentBased)) {
+      expect(ask(sampler, 'a'.repeat(32), of)).toBe(flags === 1 ? RECORD_AND_SAMPLED : NOT_RECORD)
+      expect(stateAfter(sampler, of)).toBe(expected)
+    }
   })
 
-  test("is nobody's business where no share was asked for: the tracestate passes as it came", () => {
+  test("is nobody's business where the parent is followed and no share was asked for: the tracestate passes as it came", () => {
     for (const [, flags, state] of rows) {
       expect(stateAfter(parentBased(alwaysOn), parent(flags, true, state))).toBe(state)
       expect(stateAfter(parentBased(traceIdRatio(0.5)), parent(flags, true, state))).toBe(state)
     }
+  })
+
+  test.each<[string, Sampler, number, string, string]>([
+    ['all are kept, as the parent was', alwaysOn, 1, 'a=1,ot=p:8;th:8', 'a=1,ot=p:8;th:8'],
+    ['all are kept, and the parent was not', alwaysOn, 0, 'a=1,ot=p:8;th:8', 'ot=p:8,a=1'],
+    ['none is kept', alwaysOff, 1, 'a=1,ot=th:0', 'a=1'],
+    ['the id alone says keep', traceIdRatio(0.9), 1, 'a=1,ot=th:0', 'a=1'],
+    ['the id alone says drop', traceIdRatio(0.1), 1, 'a=1,ot=th:0', 'a=1'],
+    ["the app's sampler keeps, as the parent was", keeping, 1, 'a=1,ot=th:8', 'a=1,ot=th:8'],
+    ["the app's sampler keeps, and the parent was not", keeping, 0, 'a=1,ot=th:0', 'a=1'],
+    ["the app's sampler drops", guardedSampler(deciding({ decision: NOT_RECORD })), 1, 'a=1,ot=th:0', 'a=1'],
+    ["the app's sampler records and does not sample", recording, 1, 'a=1,ot=th:0', 'a=1'],
+  ])('is passed on where it can be true of the decision: %s', (_row, sampler, flags, state, expected) => {
+    said()
+    expect(stateAfter(sampler, parent(flags, true, state))).toBe(expected)
   })
 
   test('in a tracestate that is none does no harm', () => {
@@ -634,11 +654,14 @@ describe("the app's own sampler", () => {
     expect(reports.lines).toHaveLength(1)
   })
 
-  test('leaves no threshold with what it drops, unless it says what the tracestate is', () => {
+  test('leaves no threshold with what it decides otherwise, unless it says what the tracestate is', () => {
     const of = parent(1, true, 'ot=th:c;rv:6e6d1a75832a2f')
     expect(stateOf(deciding({ decision: NOT_RECORD }), of)).toBe('ot=rv:6e6d1a75832a2f')
     expect(stateOf(deciding({ decision: NOT_RECORD, traceState: state }), of)).toBe('vendor=new')
     expect(stateOf(deciding({ decision: RECORD_AND_SAMPLED }), of)).toBe('ot=th:c;rv:6e6d1a75832a2f')
+    // A sampler that gives the parent's back, as the standard says is usual, says nothing of it.
+    const given = trace.getSpanContext(of)?.traceState as TraceState
+    expect(stateOf(deciding({ decision: NOT_RECORD, traceState: given }), of)).toBe('ot=rv:6e6d1a75832a2f')
   })
 
   test('may be an official one, also with others for each kind of parent', () => {

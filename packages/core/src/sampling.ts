@@ -45,7 +45,10 @@ const DROP: SamplingResult = { decision: SamplingDecision.NOT_RECORD }
 
 export const alwaysOn: HeadSampler = {
   ignoresAttributes: true,
-  shouldSample: () => KEEP,
+  shouldSample(context) {
+    const parent = spanIn(context)?.spanContext()
+    return parent === undefined || isSampled(parent) ? KEEP : withoutThreshold(KEEP, parent.traceState)
+  },
   toString: () => 'AlwaysOnSampler',
 }
 
@@ -58,7 +61,7 @@ export const alwaysOff: HeadSampler = {
 /**
  * Keeps this share of all traces, 0 to 1, by the trace id alone: every service decides alike for the same trace, and a
  * higher ratio keeps all that a lower one keeps (OpenTelemetry trace SDK, TraceIdRatioBased). It says nothing of the ratio
- * in the tracestate: that is what `probability` does.
+ * in the tracestate, where `probability` does, and lets nobody else's threshold stand for it.
  */
 export function traceIdRatio(ratio: number): HeadSampler {
   const threshold = exactThreshold(ratio)
@@ -73,7 +76,8 @@ export function traceIdRatio(ratio: number): HeadSampler {
           'TraceIdRatioBased decides about spans whose parents were decided about already, so that traces may come in parts: parentbased_traceidratio follows the parents',
         )
       }
-      return threshold !== undefined && randomnessOf(traceId) >= threshold ? KEEP : DROP
+      const isKept = threshold !== undefined && randomnessOf(traceId) >= threshold
+      return withoutThreshold(isKept ? KEEP : DROP, parent?.traceState)
     },
     toString: () => `TraceIdRatioBased{${decimal(ratio)}}`,
   }
@@ -118,7 +122,7 @@ function warnOfPresumption(parent: SpanContext): void {
 /**
  * Follows the parent's decision; asks `rootSampler` where there is no parent, or one whose sender left the decision to us.
  * Where the root sampler sets thresholds, one that comes from elsewhere is checked: if it cannot be why the trace is
- * sampled, or the trace is not, it is not passed on.
+ * sampled, or the trace is not, it is not passed on. To the others the member `ot` is as opaque as any (Trace Context §3.3).
  */
 export function parentBased(rootSampler: Sampler): Sampler {
   const isChecking = 'setsThreshold' in rootSampler
@@ -130,15 +134,14 @@ export function parentBased(rootSampler: Sampler): Sampler {
       if (parent === undefined) {
         return rootSampler.shouldSample(context, traceId, spanName, spanKind, attributes, links)
       }
-      const isSampled = (parent.traceFlags & TraceFlags.SAMPLED) !== 0
-      if (parent.isRemote === true) {
-        if (!isSampled && isUndecided(parent)) {
-          return rootSampler.shouldSample(context, traceId, spanName, spanKind, attributes, links)
-        }
-        if (isChecking && parent.traceState !== undefined)
-          return checked(isSampled, traceId, parent.traceState)
+      const verdict = isSampled(parent) ? KEEP : DROP
+      if (parent.isRemote !== true) return verdict
+      if (verdict === DROP && isUndecided(parent)) {
+        return rootSampler.shouldSample(context, traceId, spanName, spanKind, attributes, links)
       }
-      return isSampled ? KEEP : DROP
+      return isChecking && parent.traceState !== undefined
+        ? checked(verdict, traceId, parent.traceState)
+        : verdict
     },
     toString: () =>
       `ParentBased{root=${String(rootSampler)}, remoteParentSampled=AlwaysOnSampler, remoteParentNotSampled=AlwaysOffSampler, localParentSampled=AlwaysOnSampler, localParentNotSampled=AlwaysOffSampler}`,
@@ -148,25 +151,32 @@ export function parentBased(rootSampler: Sampler): Sampler {
     : sampler
 }
 
-/** The parent's decision, with its threshold only where that explains it. */
-function checked(isSampled: boolean, traceId: string, state: TraceState): SamplingResult {
-  if (!isSampled) return dropped(state)
+function isSampled({ traceFlags }: SpanContext): boolean {
+  return (traceFlags & TraceFlags.SAMPLED) !== 0
+}
+
+/** The parent's verdict, with its threshold only where that explains it. */
+function checked(verdict: SamplingResult, traceId: string, state: TraceState): SamplingResult {
   const ot = otOf(state)
   const threshold = thresholdIn(ot)
-  if (threshold === undefined) return KEEP
-  if (threshold !== null && randomnessOf(traceId, ot) >= threshold) return KEEP
-  return { ...KEEP, traceState: withThreshold(state, undefined) }
+  const isTrue = verdict === KEEP && typeof threshold === 'string' && randomnessOf(traceId, ot) >= threshold
+  return isTrue ? verdict : withoutThreshold(verdict, state)
 }
 
 /** What is dropped counts for nothing: a threshold in its tracestate would say otherwise. */
 function dropped(state: TraceState | undefined): SamplingResult {
-  if (state === undefined || thresholdIn(otOf(state)) === undefined) return DROP
-  return { ...DROP, traceState: withThreshold(state, undefined) }
+  return withoutThreshold(DROP, state)
+}
+
+function withoutThreshold(verdict: SamplingResult, state: TraceState | undefined): SamplingResult {
+  if (state === undefined || thresholdIn(otOf(state)) === undefined) return verdict
+  return { ...verdict, traceState: withThreshold(state, undefined) }
 }
 
 /**
  * The app's sampler, whose answers are checked: a promise, attributes that are none or a tracestate that cannot be sent
- * would do harm later, where nobody knows whence they came. What it drops has no threshold in its tracestate.
+ * would do harm later, where nobody knows whence they came. Where it decides otherwise than the parent, and does not say
+ * what the tracestate is, the parent's threshold is not passed on, and never with what is not sampled.
  */
 export function guardedSampler(given: Sampler): Sampler {
   const sampler: Sampler = {
@@ -186,11 +196,14 @@ export function guardedSampler(given: Sampler): Sampler {
       }
       const sound: SamplingResult = { decision }
       if (hasAttributes && attributes !== undefined) sound.attributes = attributes
-      if (hasState && traceState !== undefined) sound.traceState = traceState
-      else if (decision === SamplingDecision.NOT_RECORD) {
-        return { ...sound, ...dropped(trace.getSpanContext(context)?.traceState) }
+      const parent = spanIn(context)?.spanContext()
+      if (hasState && traceState !== undefined && traceState !== parent?.traceState) {
+        sound.traceState = traceState
+        return sound
       }
-      return sound
+      const agrees =
+        decision === SamplingDecision.RECORD_AND_SAMPLED && (parent === undefined || isSampled(parent))
+      return agrees ? sound : withoutThreshold(sound, parent?.traceState)
     },
     toString: () => String(given),
   }
