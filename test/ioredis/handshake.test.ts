@@ -1,3 +1,4 @@
+import { context, createContextKey, ROOT_CONTEXT } from '@opentelemetry/api'
 import { span } from '@throughline/core'
 import { traceIORedis } from '@throughline/ioredis'
 import { once } from 'node:events'
@@ -30,6 +31,29 @@ describe.each(versions)('%s: what sets up a connection has no spans', (version, 
       await once(redis, 'ready')
     })
     expect(namesOf(await recording.all(1))).toEqual(['caller'])
+  })
+
+  // As an APM does that has spans of connecting: the app's own code never sees the context in which it then goes on.
+  test('where somebody else has it connect in a context of its own', async () => {
+    const { connect } = Redis.prototype
+    const another = ROOT_CONTEXT.setValue(createContextKey('another'), true)
+    const connecting = vi.spyOn(Redis.prototype, 'connect').mockImplementation(function (
+      this: never,
+      ...args
+    ) {
+      return context.with(another, connect, this, ...args)
+    })
+    const recording = record()
+    await span('caller', async () => {
+      const redis = traceIORedis(open({ connectionName: 'a-name', db: 1 }))
+      await once(redis, 'ready')
+      redis.disconnect(true)
+      await once(redis, 'ready')
+      await redis.ping()
+    })
+    expect(connecting).toHaveBeenCalledTimes(2)
+    connecting.mockRestore()
+    expect(namesOf(await recording.all(2))).toEqual(['PING', 'caller'])
   })
 
   test('nor has the one after the one that was lost', async () => {

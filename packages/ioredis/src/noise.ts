@@ -23,14 +23,15 @@ const LOST = new Set(['close', 'reconnecting', 'end'])
 export function ownCommands(client: Client): (command: Command) => boolean {
   let isResuming = false
   let isChecking = false
-  // The context in which it connects, and sets up its connection. Most clients have begun that when they were made, just now.
-  let connectScope = context.active()
+  // The context in which it sets up its connection: that of whoever had it connect, which may be neither the app's nor an
+  // earlier one's. A client that is at it when it is traced was most likely made just now.
+  let setUpScope = context.active()
 
   // When a connection is ready ioredis restores what the last one had, at once, before anybody can be told.
   override(client, 'setStatus', (original) => {
     return function setStatus(this: unknown, ...args) {
       const [status] = args
-      if (status === 'connecting') connectScope = context.active()
+      if (status === 'connect') setUpScope = context.active()
       if (status === 'ready') {
         isResuming = true
         queueMicrotask(() => {
@@ -58,7 +59,7 @@ export function ownCommands(client: Client): (command: Command) => boolean {
   if (client.isCluster) return () => isChecking
 
   // What the app asks for meanwhile, it asks from elsewhere.
-  const isOfSetUp = (): boolean => context.active() === connectScope
+  const isOfSetUp = (): boolean => context.active() === setUpScope
   return (command) => {
     const { name } = command
     const { status } = client
