@@ -242,3 +242,28 @@ function comparable({ name, kind, scope, status, attributes, events, links }: Pl
   ])
   return { name, kind, scope, status, attributes: Object.fromEntries(shown) as object, events, links }
 }
+
+test.each([
+  ['before the pool connects', false, []],
+  ['when the pool has a connection', true, ['ours']],
+])(
+  'the official pg instrumentation comes late and goes again, and each query has one span: %s',
+  async (_row, isConnected, ofOld) => {
+    const { spans, said } = await run<{ spans: PlainSpan[] }>('late-pg.cjs', { isConnected })
+    const queriesIn = (caller: string) => {
+      const { spanId } = only(spans, { name: caller })
+      return spans
+        .filter(({ parentSpanId, name }) => parentSpanId === spanId && /^SELECT$|^pg\.query/.test(name))
+        .map(({ scope }) => (scope === '@throughline/pg' ? 'ours' : 'theirs'))
+        .toSorted()
+    }
+    if (isConnected) expect(queriesIn('before')).toEqual(['ours'])
+    // A connection of ours stays ours: what comes late does not reach it.
+    const both = [...ofOld, 'theirs', 'theirs'].slice(0, 2)
+    expect(queriesIn('meanwhile')).toEqual(both)
+    expect(queriesIn('again')).toHaveLength(1)
+    expect(queriesIn('lent')).toEqual(both)
+    expect(queriesIn('after')).toEqual(['ours', 'ours'])
+    expect(said).toBe(YIELDED)
+  },
+)

@@ -3,7 +3,7 @@ import { traceIORedis } from '@throughline/ioredis'
 import { describe, expect, test, vi } from 'vitest'
 import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
-import { clientsOf, versions } from './redis.ts'
+import { clientsOf, namesOf, versions } from './redis.ts'
 
 describe.each(versions)('%s', (version, Redis) => {
   const { key, list, ready, afterwards } = clientsOf(version, Redis)
@@ -90,6 +90,26 @@ describe.each(versions)('%s', (version, Redis) => {
       expect(said.mock.calls).toEqual([
         ['throughline: another instrumentation traces ioredis already, so traceIORedis does not'],
       ])
+    })
+
+    test('one that comes later has the duplicates that are made from then on', async () => {
+      const recording = record()
+      vi.spyOn(console, 'error').mockImplementation(() => {})
+      const redis = traceIORedis(await ready())
+      const { sendCommand } = Redis.prototype
+      const marked = function (this: never, ...args: Parameters<typeof sendCommand>) {
+        return sendCommand.apply(this, args)
+      }
+      Redis.prototype.sendCommand = Object.assign(marked, { __wrapped: true })
+      try {
+        const twin = redis.duplicate()
+        await twin.get(key)
+        await twin.quit()
+        await redis.del(key)
+      } finally {
+        Redis.prototype.sendCommand = sendCommand
+      }
+      expect(namesOf(await recording.all(1))).toEqual(['DEL'])
     })
   })
 })

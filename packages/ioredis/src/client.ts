@@ -72,7 +72,7 @@ export function traceClient(given: Tracing, client: Client): void {
   override(client, 'duplicate', (original) => {
     return function duplicate(this: unknown, ...args) {
       const twin = Reflect.apply(original, this, args) as Client
-      if (!isOfLibrary(twin) && !isTraced(twin)) traceClient(given, twin)
+      if (!isOfLibrary(twin) && !isTraced(twin) && !isOfOthers(twin)) traceClient(given, twin)
       return twin
     }
   })

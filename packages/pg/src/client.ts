@@ -1,4 +1,4 @@
-import { context, isTraced, override, ROOT_CONTEXT } from '@throughline/core'
+import { context, isTraced, override, ROOT_CONTEXT, yieldsTo } from '@throughline/core'
 import type { ClientBase } from 'pg'
 import type { Connected } from './connection.ts'
 import { begin, isQuery, run, runWith, type Method } from './form.ts'
@@ -40,9 +40,14 @@ export function passOn(
   }
 }
 
+/** Whether another instrumentation traces the queries that come this way, so that ours yields, and says so once. */
+export function isOfOthers(query: object | undefined): boolean {
+  return query !== undefined && yieldsTo(query, 'pg', 'tracePg')
+}
+
 /** Traces a client for as long as its owner is traced: itself, or its Pool. A Pool may lend what has no query. */
 export function traceClient(client: Connected, owner: object): void {
-  if (isTraced(client) || typeof client.query !== 'function') return
+  if (isTraced(client) || typeof client.query !== 'function' || isOfOthers(client.query)) return
   override(client as unknown as Record<'query', Method>, 'query', (original, state) => {
     return function query(this: unknown, ...args) {
       if (!state.isOn) return Reflect.apply(original, this, args)

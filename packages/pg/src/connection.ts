@@ -23,6 +23,11 @@ export function newest(pool: OpenPool): Connected | undefined {
   return pool._clients?.at(-1)
 }
 
+/** What the clients that the pool makes begin with. Those of a class of the app's may have none, or each its own. */
+export function queryOfClients(pool: OpenPool): object | undefined {
+  return pool.Client?.prototype?.query
+}
+
 export const SYSTEM = 'postgresql'
 const DEFAULT_PORT = 5432
 

@@ -1,7 +1,7 @@
-import { isTraced, maskErrors, show, yieldsTo } from '@throughline/core'
+import { isTraced, maskErrors, show } from '@throughline/core'
 import type { ClientBase, Pool } from 'pg'
-import { setTracing, traceClient } from './client.ts'
-import type { OpenPool } from './connection.ts'
+import { isOfOthers, setTracing, traceClient } from './client.ts'
+import { queryOfClients } from './connection.ts'
 import { maskedReport } from './failure.ts'
 import { tracingBy, type PgOptions } from './options.ts'
 import { tracePool } from './pool.ts'
@@ -22,9 +22,8 @@ export function tracePg<Target extends Pool | ClientBase>(target: Target, option
     )
   }
   const tracing = tracingBy(options)
-  // Clients of a class of the app's may have none, or each its own.
-  const ofClients = isPool(target) ? (target as OpenPool).Client?.prototype?.query : undefined
-  if (isTraced(target) || yieldsTo(ofClients ?? target.query, 'pg', 'tracePg')) return target
+  const ofClients = isPool(target) ? queryOfClients(target) : undefined
+  if (isTraced(target) || isOfOthers(ofClients ?? target.query)) return target
   setTracing(target, tracing)
   maskErrors(maskedReport)
   if (isPool(target)) tracePool(target, tracing)

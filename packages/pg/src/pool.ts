@@ -1,11 +1,12 @@
 import { context, isTraced, override, semconv, type Attributes, type Context } from '@throughline/core'
 import { Call } from '@throughline/core/client'
-import { passOn, traceClient } from './client.ts'
+import { isOfOthers, passOn, traceClient } from './client.ts'
 import {
   isSamePlace,
   named,
   newest,
   NOWHERE,
+  queryOfClients,
   serverOf,
   SYSTEM,
   type Connected,
@@ -41,7 +42,8 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
 
   override(methodsOf(pool), 'query', (original, state) => {
     return function query(this: unknown, ...args) {
-      if (!state.isOn) return Reflect.apply(original, this, args)
+      // Another instrumentation may come after us, and go: this is asked each time.
+      if (!state.isOn || isOfOthers(queryOfClients(pool))) return Reflect.apply(original, this, args)
       const [first] = args
       const call = begin(tracing, args, newest(pool) ?? place)
       const position = callbackAt(args)
