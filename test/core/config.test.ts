@@ -317,6 +317,22 @@ describe('certificates', () => {
     expect(reports.lines).toEqual([expect.stringMatching(/CLIENT_KEY and .*CLIENT_CERTIFICATE are ignored/)])
   })
 
+  test('given in code are those that were given, as text or bytes, and win over the files', () => {
+    const environment = { OTEL_EXPORTER_OTLP_CERTIFICATE: ca }
+    for (const pem of [CA_PEM, CA_PEM.toString()]) {
+      expect(read({ OTEL_EXPORTER_OTLP_CERTIFICATE: cert }, { tls: { ca: pem } }).otlp.tls).toEqual({
+        ca: pem,
+      })
+    }
+    const pair = { key: KEY_PEM, cert: CLIENT_PEM.toString() }
+    expect(read(environment, { tls: pair }).otlp.tls).toEqual(pair)
+    for (const tls of [{ key: KEY_PEM }, { cert: CLIENT_PEM }, { key: KEY_PEM, cert: CA_PEM }]) {
+      expect(() => read(environment, { tls })).toThrow(
+        /^start\(\): tls: expected key and cert .* of one pair, received/,
+      )
+    }
+  })
+
   test('whose key cannot be read are said to be so without a word of it', () => {
     const reports = said()
     const secret = file('secret.key', '-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----')
@@ -642,6 +658,12 @@ describe('an option', () => {
     ['headers', { 'bad name': 'b' }],
     ['headers', { a: 'line\nbreak' }],
     ['protocol', 'grpc'],
+    ['compression', 'br'],
+    ['timeoutMillis', -1],
+    ['timeoutMillis', '10'],
+    ['tls', 'ca.pem'],
+    ['batch', 512],
+    ['spanLimits', [128]],
     ['exporter', {}],
     ['spanProcessors', {}],
     ['spanProcessors', [{}]],
@@ -665,6 +687,97 @@ describe('an option', () => {
       )
     },
   )
+
+  test.each<[string, string, unknown]>([
+    ['tls', 'ca', 'ca.pem'],
+    ['tls', 'ca', true],
+    ['tls', 'key', '-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----'],
+    ['tls', 'cert', Buffer.from('c2VjcmV0')],
+    ['batch', 'maxQueueSize', 0],
+    ['batch', 'maxExportBatchSize', 1.5],
+    ['batch', 'scheduledDelayMillis', '1s'],
+    ['batch', 'exportTimeoutMillis', Infinity],
+    ['spanLimits', 'attributeCountLimit', -1],
+    ['spanLimits', 'attributeValueLengthLimit', Number.NaN],
+    ['spanLimits', 'eventCountLimit', null],
+    ['spanLimits', 'linkCountLimit', '1'],
+    ['spanLimits', 'attributePerEventCountLimit', {}],
+    ['spanLimits', 'attributePerLinkCountLimit', 2 ** 60],
+  ])('with a part of the wrong shape is one too, without a secret: %s.%s', (key, part, value) => {
+    expect(() => read({}, { [key]: { [part]: value } })).toThrow(
+      expect.objectContaining({
+        name: 'TypeError',
+        message: expect.stringMatching(
+          new RegExp(
+            `^start\\(\\): ${key}: expected ${part} to be .*, received (?!.*c2VjcmV0).*; example: \\{ ${key}: \\{ ${part}: .* \\} \\}$`,
+          ),
+        ),
+      }),
+    )
+    expect(() => read({}, { [key]: { [`${part}s`]: value } })).toThrow(/received an unknown one/)
+  })
+
+  test('says all that a variable says, and wins over it', () => {
+    const reports = said()
+    const options = {
+      compression: 'gzip',
+      timeoutMillis: 1,
+      batch: { maxQueueSize: 2, maxExportBatchSize: 1, scheduledDelayMillis: 3, exportTimeoutMillis: 4 },
+      spanLimits: {
+        attributeCountLimit: 5,
+        attributeValueLengthLimit: 6,
+        eventCountLimit: 7,
+        linkCountLimit: 8,
+        attributePerEventCountLimit: 9,
+        attributePerLinkCountLimit: 0,
+      },
+    } satisfies StartOptions
+    const other = Object.fromEntries(
+      EVERY_VARIABLE.filter((name) => /LIMIT$|_BSP_|TIMEOUT$/.test(name)).map((name) => [name, '77']),
+    )
+    for (const environment of [{}, { ...other, OTEL_EXPORTER_OTLP_COMPRESSION: 'none' }]) {
+      const { otlp, batch, limits } = read(environment, options)
+      expect(otlp).toMatchObject({ compression: 'gzip', timeoutMillis: 1 })
+      expect([batch, limits]).toEqual([options.batch, options.spanLimits])
+    }
+    expect(reports.lines).toEqual([])
+  })
+
+  test('leaves what it does not say to the variables', () => {
+    const { batch, limits, otlp } = read(
+      {
+        OTEL_BSP_SCHEDULE_DELAY: '1',
+        OTEL_SPAN_LINK_COUNT_LIMIT: '2',
+        OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT: '3',
+      },
+      {
+        batch: { maxQueueSize: 100, exportTimeoutMillis: 2 ** 40 },
+        spanLimits: { attributeValueLengthLimit: Infinity, eventCountLimit: undefined },
+        timeoutMillis: 2 ** 40,
+      },
+    )
+    expect(batch).toEqual({
+      maxQueueSize: 100,
+      maxExportBatchSize: 100,
+      scheduledDelayMillis: 1,
+      exportTimeoutMillis: 2 ** 31 - 1,
+    })
+    expect(limits).toMatchObject({
+      linkCountLimit: 2,
+      attributeValueLengthLimit: Infinity,
+      eventCountLimit: 128,
+    })
+    expect(otlp.timeoutMillis).toBe(2 ** 31 - 1)
+  })
+
+  test('of batches that the queue cannot hold is said once, by its own name', () => {
+    const reports = said()
+    const { batch } = read({ OTEL_BSP_MAX_QUEUE_SIZE: '10' }, { batch: { maxExportBatchSize: 20 } })
+    expect(batch.maxExportBatchSize).toBe(10)
+    expect(reports.lines).toEqual([
+      'throughline: maxExportBatchSize is 20, more than the queue holds: 10 is used',
+    ])
+  })
 
   test.each<[StartOptions, string]>([
     [{ sampler: deciding, sampling: 0.1 }, 'sampler or sampling'],

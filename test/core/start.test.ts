@@ -344,38 +344,46 @@ describe('several exporters', () => {
   })
 })
 
-test('certificates that the environment names are used: the collector is trusted, and knows who sends', async () => {
-  const pem = (name: string) => fileURLToPath(new URL(`certificates/${name}.pem`, import.meta.url))
-  const senders: unknown[] = []
-  const collector = https.createServer(
-    {
-      key: readFileSync(pem('collector.key')),
-      cert: readFileSync(pem('collector')),
-      ca: readFileSync(pem('authority')),
-      requestCert: true,
-    },
-    (request, response) => {
-      senders.push((request.socket as TLSSocket).getPeerCertificate().subject.CN)
-      request.resume().on('end', () => response.end())
-    },
-  )
-  await once(collector.listen(0, '127.0.0.1'), 'listening')
-  onTestFinished(() => {
-    collector.closeAllConnections()
-    collector.close()
-  })
-  vi.stubEnv('OTEL_EXPORTER_OTLP_ENDPOINT', `https://127.0.0.1:${(collector.address() as AddressInfo).port}`)
-  vi.stubEnv('OTEL_EXPORTER_OTLP_CERTIFICATE', pem('authority'))
-  vi.stubEnv('OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE', pem('app'))
-  vi.stubEnv('OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY', pem('app.key'))
-  const reports = said()
-  const tracing = started()
-  vi.unstubAllEnvs()
-  span('work', () => {})
-  await tracing.shutdown()
-  expect(senders).toEqual(['app'])
-  expect(reports.lines).toEqual([])
-})
+test.each(['the environment', 'the code'])(
+  'certificates that %s names are used: the collector is trusted, and knows who sends',
+  async (by) => {
+    const pem = (name: string) => fileURLToPath(new URL(`certificates/${name}.pem`, import.meta.url))
+    const senders: unknown[] = []
+    const collector = https.createServer(
+      {
+        key: readFileSync(pem('collector.key')),
+        cert: readFileSync(pem('collector')),
+        ca: readFileSync(pem('authority')),
+        requestCert: true,
+      },
+      (request, response) => {
+        senders.push((request.socket as TLSSocket).getPeerCertificate().subject.CN)
+        request.resume().on('end', () => response.end())
+      },
+    )
+    await once(collector.listen(0, '127.0.0.1'), 'listening')
+    onTestFinished(() => {
+      collector.closeAllConnections()
+      collector.close()
+    })
+    const endpoint = `https://127.0.0.1:${(collector.address() as AddressInfo).port}`
+    const [ca, cert, key] = [pem('authority'), pem('app'), pem('app.key')]
+    const tls = { ca: readFileSync(ca), cert: readFileSync(cert, 'utf8'), key: readFileSync(key) }
+    if (by === 'the environment') {
+      vi.stubEnv('OTEL_EXPORTER_OTLP_ENDPOINT', endpoint)
+      vi.stubEnv('OTEL_EXPORTER_OTLP_CERTIFICATE', ca)
+      vi.stubEnv('OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE', cert)
+      vi.stubEnv('OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY', key)
+    }
+    const reports = said()
+    const tracing = started(by === 'the code' ? { endpoint, tls } : {})
+    vi.unstubAllEnvs()
+    span('work', () => {})
+    await tracing.shutdown()
+    expect(senders).toEqual(['app'])
+    expect(reports.lines).toEqual([])
+  },
+)
 
 describe('the parts of the official SDK', () => {
   test('a Resource whose detectors still ask is waited for before the first batch leaves', async () => {

@@ -1,9 +1,20 @@
 import type { Attributes, AttributeValue, TextMapPropagator } from '@opentelemetry/api'
 import { createPrivateKey, X509Certificate } from 'node:crypto'
 import type { BatchOptions, SpanExporter } from './batch.ts'
-import { isHeaders, isHttpUrl, isRatio, reader, type Environment, type Reader } from './environment.ts'
+import {
+  isHeaders,
+  isHttpUrl,
+  isPem,
+  isRatio,
+  MOST_TIMER_MS,
+  reader,
+  type Environment,
+  type Pem,
+  type Reader,
+} from './environment.ts'
 import { randomIds, type IdGenerator } from './ids.ts'
-import { choice, expected, type Shape, showNoUrl, showType, validated } from './options.ts'
+import { choice, expected, type Expectation, type Shape, showNoUrl, showType, validated } from './options.ts'
+import type { Credentials } from './otlp/connection.ts'
 import type { OtlpOptions } from './otlp/send.ts'
 import {
   b3MultiPropagator,
@@ -27,6 +38,9 @@ import {
 import * as semconv from './semconv.ts'
 import type { SpanLimits, SpanProcessor } from './span.ts'
 
+/** Some of these; the others are as the environment says. */
+type Some<T> = { [Key in keyof T]?: T[Key] | undefined }
+
 /** The options of `start()`. Each wins over the environment's variable of the same meaning. */
 export interface StartOptions {
   /** `service.name`. */
@@ -37,6 +51,15 @@ export interface StartOptions {
   endpoint?: string | undefined
   headers?: Record<string, string> | undefined
   protocol?: 'http/protobuf' | 'http/json' | undefined
+  compression?: 'none' | 'gzip' | undefined
+  /** Milliseconds for one batch, retries included; 0 for no limit. */
+  timeoutMillis?: number | undefined
+  /** For https, in PEM: who is trusted in place of the well-known authorities, and who we are. */
+  tls?: Credentials | undefined
+  /** Our queue, and when it is sent; not asked where `spanProcessors` are given. */
+  batch?: Some<BatchOptions> | undefined
+  /** How much a span may hold; more is dropped and counted. */
+  spanLimits?: Some<SpanLimits> | undefined
   /** Takes the place of OTLP, behind our batch. */
   exporter?: SpanExporter | undefined
   /** Take the place of our whole pipeline. */
@@ -122,7 +145,12 @@ const SHAPE: Shape<StartOptions> = {
     isHeaders,
     showType,
   ),
-  protocol: choice('protocol', ['http/protobuf', 'http/json']),
+  protocol: choice('protocol', PROTOCOLS),
+  compression: choice('compression', COMPRESSIONS),
+  timeoutMillis: wholeNumber(0, 'timeoutMillis: 10_000'),
+  tls: expected('an object of certificates', "tls: { ca: readFileSync('ca.pem') }", isObject),
+  batch: expected('an object of numbers', 'batch: { maxQueueSize: 65_536 }', isObject),
+  spanLimits: expected('an object of numbers', 'spanLimits: { attributeCountLimit: 64 }', isObject),
   exporter: expected('a SpanExporter', 'exporter: new OTLPTraceExporter()', (value) => has(value, 'export')),
   spanProcessors: expected(
     'an array of SpanProcessors',
@@ -144,6 +172,32 @@ const SHAPE: Shape<StartOptions> = {
     (value) => has(value, 'generateTraceId') && has(value, 'generateSpanId'),
   ),
   signals: expected('true or false', 'signals: false', (value) => typeof value === 'boolean'),
+}
+
+const TLS_SHAPE: Shape<Credentials> = {
+  ca: pem('ca', 'a certificate', parseCertificate),
+  key: pem('key', 'a private key', createPrivateKey),
+  cert: pem('cert', 'a certificate', parseCertificate),
+}
+
+const BATCH_SHAPE: Shape<Some<BatchOptions>> = {
+  maxQueueSize: wholeNumber(1, 'batch: { maxQueueSize: 65_536 }'),
+  maxExportBatchSize: wholeNumber(1, 'batch: { maxExportBatchSize: 512 }'),
+  scheduledDelayMillis: wholeNumber(0, 'batch: { scheduledDelayMillis: 1000 }'),
+  exportTimeoutMillis: wholeNumber(0, 'batch: { exportTimeoutMillis: 30_000 }'),
+}
+
+const LIMITS_SHAPE: Shape<Some<SpanLimits>> = {
+  attributeCountLimit: wholeNumber(0, 'spanLimits: { attributeCountLimit: 64 }'),
+  attributeValueLengthLimit: expected(
+    'a whole number of at least 0, or Infinity',
+    'spanLimits: { attributeValueLengthLimit: 4096 }',
+    (value) => value === Infinity || isWholeNumber(value, 0),
+  ),
+  eventCountLimit: wholeNumber(0, 'spanLimits: { eventCountLimit: 64 }'),
+  linkCountLimit: wholeNumber(0, 'spanLimits: { linkCountLimit: 64 }'),
+  attributePerEventCountLimit: wholeNumber(0, 'spanLimits: { attributePerEventCountLimit: 64 }'),
+  attributePerLinkCountLimit: wholeNumber(0, 'spanLimits: { attributePerLinkCountLimit: 64 }'),
 }
 
 /** Options and environment as one; throws a TypeError for an option that is unknown or of the wrong shape. */
@@ -173,8 +227,8 @@ export function readConfig(given: StartOptions, environment: Environment = proce
     otlp: readOtlp(options, env),
     exporters: options.exporter === undefined ? readExporters(env) : [options.exporter],
     spanProcessors: options.spanProcessors,
-    batch: readBatch(env),
-    limits: readLimits(env),
+    batch: readBatch(options, env),
+    limits: readLimits(options, env),
     sampler: readSampler(options, env),
     propagator: options.propagator ?? readPropagator(env),
     idGenerator: options.idGenerator ?? randomIds,
@@ -213,12 +267,13 @@ function readResource({ serviceName, resource }: StartOptions, env: Reader): Res
     : describeProcess({ ...resource, ...name }, fromEnvironment)
 }
 
-function readOtlp({ endpoint, headers, protocol }: StartOptions, env: Reader): OtlpOptions {
+function readOtlp(options: StartOptions, env: Reader): OtlpOptions {
+  const { endpoint, headers, protocol, compression, timeoutMillis } = options
   const exact = endpoint === undefined ? env.url('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT') : undefined
   const base = endpoint ?? env.url('OTEL_EXPORTER_OTLP_ENDPOINT')
   const protocolOf = (name: string) =>
     env.choice(name, PROTOCOLS, UNSUPPORTED_PROTOCOLS, 'OTLP goes over HTTP, as a rule to port 4318')
-  const tls = readTls(env)
+  const tls = options.tls === undefined ? readTls(env) : checkedTls(options.tls)
   return {
     url: exact ?? joined(base ?? DEFAULT_ENDPOINT),
     headers: headers ?? {
@@ -231,16 +286,30 @@ function readOtlp({ endpoint, headers, protocol }: StartOptions, env: Reader): O
       protocolOf('OTEL_EXPORTER_OTLP_PROTOCOL') ??
       'http/protobuf',
     compression:
+      compression ??
       env.choice('OTEL_EXPORTER_OTLP_TRACES_COMPRESSION', COMPRESSIONS) ??
       env.choice('OTEL_EXPORTER_OTLP_COMPRESSION', COMPRESSIONS) ??
       'none',
-    timeoutMillis:
-      env.milliseconds('OTEL_EXPORTER_OTLP_TRACES_TIMEOUT') ??
-      env.milliseconds('OTEL_EXPORTER_OTLP_TIMEOUT') ??
-      10_000,
+    timeoutMillis: Math.min(
+      timeoutMillis ??
+        env.milliseconds('OTEL_EXPORTER_OTLP_TRACES_TIMEOUT') ??
+        env.milliseconds('OTEL_EXPORTER_OTLP_TIMEOUT') ??
+        10_000,
+      MOST_TIMER_MS,
+    ),
     isDefault: exact === undefined && base === undefined,
     ...(tls !== undefined && { tls }),
   }
+}
+
+function checkedTls(given: Credentials): Credentials {
+  const { ca, key, cert } = validated('start(): tls', TLS_SHAPE, given)
+  if ((key !== undefined || cert !== undefined) && !isPair(key, cert)) {
+    throw new TypeError(
+      "start(): tls: expected key and cert to be of one pair, received others; example: { tls: { key: readFileSync('client.key'), cert: readFileSync('client.pem') } }",
+    )
+  }
+  return { ca, key, cert }
 }
 
 /**
@@ -248,12 +317,12 @@ function readOtlp({ endpoint, headers, protocol }: StartOptions, env: Reader): O
  * scheme, and here the URL says which it is (OTLP exporter, configuration options).
  */
 function readTls(env: Reader): OtlpOptions['tls'] {
-  const ca = env.pem('CERTIFICATE', 'a certificate', (pem) => new X509Certificate(pem))
+  const ca = env.pem('CERTIFICATE', 'a certificate', parseCertificate)
   const key = env.pem('CLIENT_KEY', 'a private key', createPrivateKey)
-  const cert = env.pem('CLIENT_CERTIFICATE', 'a certificate', (pem) => new X509Certificate(pem))
+  const cert = env.pem('CLIENT_CERTIFICATE', 'a certificate', parseCertificate)
   const server = ca && { ca }
   if (key === undefined && cert === undefined) return server
-  if (key !== undefined && cert !== undefined && isPair(key, cert)) return { ...server, key, cert }
+  if (isPair(key, cert)) return { ...server, key, cert }
   reportOnce(
     'client certificate',
     'warn',
@@ -262,7 +331,12 @@ function readTls(env: Reader): OtlpOptions['tls'] {
   return server
 }
 
-function isPair(key: Buffer, certificate: Buffer): boolean {
+function parseCertificate(pem: Pem): X509Certificate {
+  return new X509Certificate(pem)
+}
+
+function isPair(key: Pem | undefined, certificate: Pem | undefined): boolean {
+  if (key === undefined || certificate === undefined) return false
   try {
     return new X509Certificate(certificate).checkPrivateKey(createPrivateKey(key))
   } catch {
@@ -285,36 +359,48 @@ function readExporters(env: Reader): Config['exporters'] {
   return exporters.length === 0 ? ['otlp'] : exporters
 }
 
-function readBatch(env: Reader): BatchOptions {
-  const maxQueueSize = env.count('OTEL_BSP_MAX_QUEUE_SIZE', 1) ?? DEFAULT_QUEUE_SIZE
-  const batchSize = env.count('OTEL_BSP_MAX_EXPORT_BATCH_SIZE', 1)
+function readBatch({ batch = {} }: StartOptions, env: Reader): BatchOptions {
+  const given = validated('start(): batch', BATCH_SHAPE, batch)
+  const maxQueueSize = given.maxQueueSize ?? env.count('OTEL_BSP_MAX_QUEUE_SIZE', 1) ?? DEFAULT_QUEUE_SIZE
+  const batchSize = given.maxExportBatchSize ?? env.count('OTEL_BSP_MAX_EXPORT_BATCH_SIZE', 1)
   if (batchSize !== undefined && batchSize > maxQueueSize) {
+    const name =
+      given.maxExportBatchSize === undefined ? 'OTEL_BSP_MAX_EXPORT_BATCH_SIZE' : 'maxExportBatchSize'
     reportOnce(
-      'env:OTEL_BSP_MAX_EXPORT_BATCH_SIZE',
+      `env:${name}`,
       'warn',
-      `OTEL_BSP_MAX_EXPORT_BATCH_SIZE is ${batchSize}, more than the queue holds: ${maxQueueSize} is used`,
+      `${name} is ${batchSize}, more than the queue holds: ${maxQueueSize} is used`,
     )
   }
+  const delay = given.scheduledDelayMillis ?? env.milliseconds('OTEL_BSP_SCHEDULE_DELAY') ?? 5000
+  const timeout = given.exportTimeoutMillis ?? env.milliseconds('OTEL_BSP_EXPORT_TIMEOUT') ?? 30_000
   return {
-    scheduledDelayMillis: env.milliseconds('OTEL_BSP_SCHEDULE_DELAY') ?? 5000,
-    exportTimeoutMillis: env.milliseconds('OTEL_BSP_EXPORT_TIMEOUT') ?? 30_000,
+    scheduledDelayMillis: Math.min(delay, MOST_TIMER_MS),
+    exportTimeoutMillis: Math.min(timeout, MOST_TIMER_MS),
     maxQueueSize,
     maxExportBatchSize: Math.min(batchSize ?? DEFAULT_BATCH_SIZE, maxQueueSize),
   }
 }
 
-function readLimits(env: Reader): SpanLimits {
+function readLimits({ spanLimits = {} }: StartOptions, env: Reader): SpanLimits {
+  const given = validated('start(): spanLimits', LIMITS_SHAPE, spanLimits)
   return {
     attributeCountLimit:
-      env.count('OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT') ?? env.count('OTEL_ATTRIBUTE_COUNT_LIMIT') ?? 128,
+      given.attributeCountLimit ??
+      env.count('OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT') ??
+      env.count('OTEL_ATTRIBUTE_COUNT_LIMIT') ??
+      128,
     attributeValueLengthLimit:
+      given.attributeValueLengthLimit ??
       env.count('OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT') ??
       env.count('OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT') ??
       Infinity,
-    eventCountLimit: env.count('OTEL_SPAN_EVENT_COUNT_LIMIT') ?? 128,
-    linkCountLimit: env.count('OTEL_SPAN_LINK_COUNT_LIMIT') ?? 128,
-    attributePerEventCountLimit: env.count('OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT') ?? 128,
-    attributePerLinkCountLimit: env.count('OTEL_LINK_ATTRIBUTE_COUNT_LIMIT') ?? 128,
+    eventCountLimit: given.eventCountLimit ?? env.count('OTEL_SPAN_EVENT_COUNT_LIMIT') ?? 128,
+    linkCountLimit: given.linkCountLimit ?? env.count('OTEL_SPAN_LINK_COUNT_LIMIT') ?? 128,
+    attributePerEventCountLimit:
+      given.attributePerEventCountLimit ?? env.count('OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT') ?? 128,
+    attributePerLinkCountLimit:
+      given.attributePerLinkCountLimit ?? env.count('OTEL_LINK_ATTRIBUTE_COUNT_LIMIT') ?? 128,
   }
 }
 
@@ -364,6 +450,21 @@ function isObject(value: unknown): value is object {
 
 function isResource(value: object): value is Resource {
   return 'attributes' in value && isObject(value.attributes)
+}
+
+function isWholeNumber(value: unknown, least: number): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= least
+}
+
+function wholeNumber(least: number, example: string): Expectation {
+  return expected(`a whole number of at least ${least}`, example, (value) => isWholeNumber(value, least))
+}
+
+/** Text or bytes that this can parse. What it is instead may be a secret, and is not shown. */
+function pem(name: keyof Credentials, wanted: string, parse: (pem: Pem) => unknown): Expectation {
+  const accepts = (value: unknown) =>
+    (typeof value === 'string' || Buffer.isBuffer(value)) && isPem(value, parse)
+  return expected(`${wanted} as PEM`, `tls: { ${name}: readFileSync('${name}.pem') }`, accepts, showType)
 }
 
 function isText(value: unknown): value is string {

@@ -4,6 +4,8 @@ import { reportOnce } from './report.ts'
 
 export type Environment = Record<string, string | undefined>
 
+export type Pem = string | Buffer
+
 /** Certificates are also parsed in their binary form, with which no connection can be made. */
 const PEM_BEGIN = '-----BEGIN '
 
@@ -11,6 +13,16 @@ const PEM_BEGIN = '-----BEGIN '
 export const MOST_TIMER_MS = 2 ** 31 - 1
 
 export type Reader = ReturnType<typeof reader>
+
+/** Whether this is PEM of what `parse` takes, which throws for what it does not. */
+export function isPem(pem: Pem, parse: (pem: Pem) => unknown): boolean {
+  try {
+    parse(pem)
+    return pem.includes(PEM_BEGIN)
+  } catch {
+    return false
+  }
+}
 
 /**
  * Reads variables as the OpenTelemetry specification says: empty is unset, a bad value is warned about once and taken as
@@ -111,12 +123,11 @@ export function reader(environment: Environment) {
       return wanted
     },
     /** What is in the file that the variable for traces names, else the general one. `parse` throws for what it is not. */
-    pem(name: string, wanted: string, parse: (pem: Buffer) => unknown): Buffer | undefined {
+    pem(name: string, wanted: string, parse: (pem: Pem) => unknown): Buffer | undefined {
       const read = (path: string) => {
         try {
           const pem = readFileSync(path)
-          parse(pem)
-          return pem.includes(PEM_BEGIN) ? pem : undefined
+          return isPem(pem, parse) ? pem : undefined
         } catch {
           return undefined
         }

@@ -22,9 +22,9 @@ export interface Body {
 
 /** In PEM: who is trusted in place of the well-known authorities, and who we are. */
 export interface Credentials {
-  ca?: Buffer
-  key?: Buffer
-  cert?: Buffer
+  readonly ca?: string | Buffer | undefined
+  readonly key?: string | Buffer | undefined
+  readonly cert?: string | Buffer | undefined
 }
 
 /** Posts to one URL, over one connection that is kept while it lasts. */
