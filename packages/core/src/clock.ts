@@ -145,6 +145,14 @@ function fromMilliseconds(ms: number): HrTime {
   return nanos < NS_PER_SECOND ? [seconds, nanos] : [seconds + 1, 0]
 }
 
+/** Both whole, and the nanoseconds within their second: who adds to one of them, or takes from it, need not carry. */
+function normalized(seconds: number, nanoseconds: number): HrTime {
+  const whole = Math.floor(seconds)
+  const all = Math.round((seconds - whole) * NS_PER_SECOND + nanoseconds)
+  const carried = Math.floor(all / NS_PER_SECOND)
+  return [whole + carried, all - carried * NS_PER_SECOND]
+}
+
 /**
  * A time in any of the API's forms (HrTime, Date, epoch milliseconds, `performance.now()` milliseconds) as
  * [seconds, nanoseconds] since the Unix epoch; undefined for anything else. A number is a reading of
@@ -158,16 +166,14 @@ export function readTime(time: TimeInput | undefined): HrTime | undefined {
   }
   if (typeof time !== 'object') return undefined
   if (Array.isArray(time))
-    return Number.isFinite(time[0]) && Number.isFinite(time[1]) ? [time[0], time[1]] : undefined
+    return Number.isFinite(time[0]) && Number.isFinite(time[1]) ? normalized(time[0], time[1]) : undefined
   if (isDate(time)) return Number.isNaN(time.getTime()) ? undefined : fromMilliseconds(time.getTime())
   return undefined
 }
 
 /** `to - from`, never below zero: a span that says it ended before it began has lasted no time. */
 export function between(from: HrTime, to: HrTime): HrTime {
-  const given = to[1] - from[1]
-  // Given times need not be normalised: more than one second may be carried, in either direction.
-  const carried = Math.floor(given / NS_PER_SECOND)
-  const seconds = to[0] - from[0] + carried
-  return seconds < 0 ? [0, 0] : [seconds, given - carried * NS_PER_SECOND]
+  const borrowed = to[1] < from[1] ? 1 : 0
+  const seconds = to[0] - from[0] - borrowed
+  return seconds < 0 ? [0, 0] : [seconds, to[1] - from[1] + borrowed * NS_PER_SECOND]
 }
