@@ -121,6 +121,17 @@ describe('what comes in', () => {
     expect(reports.lines).toHaveLength(1)
   })
 
+  test('costs nothing but itself where it cannot be written, and the app nothing', () => {
+    const reports = said()
+    const both = compositePropagator([traceContextPropagator, baggagePropagator])
+    const from = both.extract(root, { traceparent, baggage: 'user=1' }, defaultTextMapGetter)
+    const carrier = Object.defineProperty({}, 'traceparent', { value: 'mine', enumerable: true })
+    both.inject(from, carrier, defaultTextMapSetter)
+    expect(carrier).toEqual({ traceparent: 'mine', baggage: 'user=1' })
+    both.inject(from, Object.freeze({}), defaultTextMapSetter)
+    expect(reports.lines).toEqual([expect.stringContaining('could not be written')])
+  })
+
   test('goes out again as it came, where nobody makes spans', () => {
     const carrier = { traceparent, tracestate: 'vendor=x', baggage: 'tenant=acme' }
     const extracted = propagation.extract(root, carrier)

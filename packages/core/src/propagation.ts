@@ -48,6 +48,15 @@ function sayUnread(error: unknown): void {
   reportOnce('carrier', 'error', 'a carrier could not be read to its end', error)
 }
 
+function sayUnwritten(error: unknown): void {
+  reportOnce(
+    'carrier:write',
+    'error',
+    'a carrier could not be written to: what goes out with it is not traced on',
+    error,
+  )
+}
+
 /** W3C Baggage: `baggage`. */
 export const baggagePropagator: TextMapPropagator = {
   inject(from, carrier, setter) {
@@ -116,11 +125,20 @@ function isDebugged(context: Context, { traceId }: SpanContext): boolean {
   return context.getValue(B3_DEBUG) === traceId
 }
 
-/** All of these in turn; each sees the context that the one before it made. One that cannot read costs what it would have read. */
+/**
+ * All of these in turn; each sees the context that the one before it made. One that cannot read its carrier, or write to it,
+ * costs what it would have read or written.
+ */
 export function compositePropagator(propagators: readonly TextMapPropagator[]): TextMapPropagator {
   return {
     inject<C>(from: Context, carrier: C, setter: TextMapSetter<C>) {
-      for (const propagator of propagators) propagator.inject(from, carrier, setter)
+      for (const propagator of propagators) {
+        try {
+          propagator.inject(from, carrier, setter)
+        } catch (error) {
+          sayUnwritten(error)
+        }
+      }
     },
     extract<C>(into: Context, carrier: C, getter: TextMapGetter<C>) {
       let extracted = into

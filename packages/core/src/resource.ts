@@ -67,7 +67,8 @@ const OVERDUE = `the resource has not found out all of its attributes within ${D
  */
 export function extended(given: Resource, fromEnvironment: Attributes, name: Attributes): Resource {
   const { attributes } = describeProcess(name, fromEnvironment)
-  let isOverdue = false
+  /** What had been found when the time was over. */
+  let final: Attributes | undefined
   const detected = given.asyncAttributesPending === true ? detection() : undefined
 
   // Does not reject: the spans are worth more than what a detector could not find out about their process.
@@ -75,7 +76,7 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
     let timer: NodeJS.Timeout | undefined
     const overdue = new Promise<void>((resolve) => {
       timer = setTimeout(() => {
-        isOverdue = true
+        final = found()
         report('warn', OVERDUE)
         resolve()
       }, DETECTION_MS).unref()
@@ -89,14 +90,18 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
     }
   }
 
+  function found(): Attributes {
+    const chosen = told(given.attributes)
+    if (PLACEHOLDER.test(String(chosen[semconv.SERVICE_NAME]))) delete chosen[semconv.SERVICE_NAME]
+    return { ...attributes, ...chosen, ...name, ...SDK }
+  }
+
   return {
     get attributes() {
-      const chosen = told(given.attributes)
-      if (PLACEHOLDER.test(String(chosen[semconv.SERVICE_NAME]))) delete chosen[semconv.SERVICE_NAME]
-      return { ...attributes, ...chosen, ...name, ...SDK }
+      return final ?? found()
     },
     get asyncAttributesPending() {
-      return !isOverdue && given.asyncAttributesPending
+      return final === undefined && given.asyncAttributesPending
     },
     schemaUrl: given.schemaUrl,
     waitForAsyncAttributes: async () => detected,
