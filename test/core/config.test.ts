@@ -674,6 +674,7 @@ describe('an option', () => {
     ['propagator', null],
     ['idGenerator', { generateTraceId() {} }],
     ['signals', 'no'],
+    ['disabled', 'true'],
   ])(
     'of the wrong shape is a TypeError with what was expected, received, and an example: %s',
     (key, value) => {
@@ -741,6 +742,14 @@ describe('an option', () => {
       expect([batch, limits]).toEqual([options.batch, options.spanLimits])
     }
     expect(reports.lines).toEqual([])
+  })
+
+  test('says whether there are spans, and wins over the variable', () => {
+    const isDisabled = (environment: Environment, disabled?: boolean) =>
+      read(environment, { disabled }).isDisabled
+    expect([isDisabled({}), isDisabled({}, true), isDisabled({}, false)]).toEqual([false, true, false])
+    const off = { OTEL_SDK_DISABLED: 'true' }
+    expect([isDisabled(off), isDisabled(off, true), isDisabled(off, false)]).toEqual([true, true, false])
   })
 
   test('leaves what it does not say to the variables', () => {

@@ -13,7 +13,16 @@ import {
   type Reader,
 } from './environment.ts'
 import { randomIds, type IdGenerator } from './ids.ts'
-import { choice, expected, type Expectation, type Shape, showNoUrl, showType, validated } from './options.ts'
+import {
+  BOOLEAN,
+  choice,
+  expected,
+  type Expectation,
+  type Shape,
+  showNoUrl,
+  showType,
+  validated,
+} from './options.ts'
 import type { Credentials } from './otlp/connection.ts'
 import type { OtlpOptions } from './otlp/send.ts'
 import {
@@ -74,6 +83,8 @@ export interface StartOptions {
   idGenerator?: IdGenerator | undefined
   /** Whether SIGTERM and SIGINT flush before they end the process. */
   signals?: boolean | undefined
+  /** Whether no spans are made; the context is still passed on. */
+  disabled?: boolean | undefined
 }
 
 export interface Config {
@@ -172,6 +183,7 @@ const SHAPE: Shape<StartOptions> = {
     (value) => has(value, 'generateTraceId') && has(value, 'generateSpanId'),
   ),
   signals: expected('true or false', 'signals: false', (value) => typeof value === 'boolean'),
+  disabled: BOOLEAN('disabled'),
 }
 
 const TLS_SHAPE: Shape<Credentials> = {
@@ -222,7 +234,7 @@ export function readConfig(given: StartOptions, environment: Environment = proce
     'there are no logs here, and exceptions stay events of their spans',
   )
   return {
-    isDisabled: env.flag('OTEL_SDK_DISABLED'),
+    isDisabled: options.disabled ?? env.flag('OTEL_SDK_DISABLED'),
     resource: readResource(options, env),
     otlp: readOtlp(options, env),
     exporters: options.exporter === undefined ? readExporters(env) : [options.exporter],
