@@ -15,7 +15,7 @@ import { MOST_TIMER_MS } from '../environment.ts'
 import { report, reportOnce } from '../report.ts'
 import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
-import { connectionTo, type Answer, type Body, type Credentials, type Headers } from './connection.ts'
+import type { Answer, Body, Connection, Credentials, Headers } from './connection.ts'
 import { encodeSections, joinSections, type Remainder, type Section } from './encode.ts'
 import type * as Json from './json.ts'
 import { giveBack } from './memory.ts'
@@ -102,7 +102,8 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   const shown = url.origin + url.pathname
   // Few want it: the others need not load it.
   let json: typeof Json | undefined
-  const connection = connectionTo(url, headers(), options.tls)
+  // An app that imports us and sends nothing need not load what speaks HTTP.
+  let connection: Connection | undefined
   let patience: Patience = 'patient'
   let pausing: Pause | undefined
   let isStopped = false
@@ -216,11 +217,13 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     deadline: number,
     late: AbortSignal | undefined,
   ): Promise<ExportResult> {
+    const { connectionTo } = await import('./connection.ts')
     let retries = 0
     for (;;) {
       if (isStopped) return failure('the exporter is shut down')
       // Some collectors refuse chunked bodies.
       const length = { 'Content-Length': body.bytes.length }
+      connection ??= connectionTo(url, headers(), options.tls)
       const answer = await connection.post(body, length, deadline, late)
       if ('status' in answer && answer.status >= 200 && answer.status < 300) {
         return accepted(answer.body, count)
@@ -301,7 +304,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   async function shutdown(): Promise<void> {
     isStopped = true
     setPatience('once')
-    connection.close()
+    connection?.close()
     rejections.close()
   }
 
