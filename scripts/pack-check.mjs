@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import { build } from 'esbuild'
 import { publint } from 'publint'
 import { formatMessage } from 'publint/utils'
 
@@ -43,7 +44,7 @@ try {
   }
   console.log(
     installed.length === 0
-      ? 'ok  installed elsewhere: import, require, npx throughline'
+      ? 'ok  installed elsewhere: import, require, bundled, npx throughline'
       : 'WRONG  installed elsewhere',
   )
   for (const problem of installed) console.log(`       ${problem.replaceAll('\n', '\n       ')}`)
@@ -145,7 +146,9 @@ async function lint(folder, tarball) {
 
 /** @param {string} tarball */
 async function types(tarball) {
-  const options = ['--profile', 'esm-only', '--format', 'ascii', '--no-color', '--no-emoji']
+  // That CommonJS gets ES modules is meant so: every Node that is supported can require them.
+  const rules = ['--ignore-rules', 'cjs-resolves-to-esm']
+  const options = [...rules, '--format', 'ascii', '--no-color', '--no-emoji']
   try {
     await run(process.execPath, [attw, tarball, ...options], { maxBuffer: 2 ** 26 })
     return []
@@ -185,6 +188,8 @@ async function install(packed) {
       `import('${name}').then((m) => process.exit(Object.keys(m).length > 0 ? 0 : 3))`,
     ),
     fails(app, `require('${name}')`, `process.exit(Object.keys(require('${name}')).length > 0 ? 0 : 3)`),
+    bundled(app, name, 'esm', 'mjs'),
+    bundled(app, name, 'cjs', 'cjs'),
   ])
   return (await Promise.all([...uses, command(app, packed)])).flat()
 }
@@ -202,6 +207,37 @@ async function fails(app, what, code) {
     return [
       `${what} fails: what it needs must be in "dependencies", and dist must be built of today's src\n${said(error)}`,
     ]
+  }
+}
+
+/**
+ * In one file, where there are no files beside it, and in CommonJS no `import.meta` either.
+ *
+ * @param {string} app
+ * @param {string} name
+ * @param {'esm' | 'cjs'} format
+ * @param {string} ending of the file
+ */
+async function bundled(app, name, format, ending) {
+  const outfile = join(app, 'bundles', `${name.split('/')[1]}.${ending}`)
+  const what = `a bundle of ${name} as ${format}`
+  try {
+    await build({
+      stdin: {
+        contents: `import * as all from '${name}'\nprocess.exit(Object.keys(all).length > 0 ? 0 : 3)`,
+        resolveDir: app,
+      },
+      bundle: true,
+      platform: 'node',
+      minify: true,
+      logLevel: 'silent',
+      format,
+      outfile,
+    })
+    await run(process.execPath, [outfile], { env: { ...process.env, NODE_OPTIONS: '' } })
+    return []
+  } catch (error) {
+    return [`${what} fails: it may ask for nothing by where its file is\n${said(error)}`]
   }
 }
 

@@ -66,7 +66,7 @@ describe.each(packages)('@throughline/%s', (name) => {
       publishConfig: { access: 'public' },
       engines: { node: '>=20.19' },
     })
-    for (const field of ['private', 'main', 'types', 'scripts', 'devDependencies', 'optionalDependencies']) {
+    for (const field of ['private', 'scripts', 'devDependencies', 'optionalDependencies']) {
       expect(manifest).not.toHaveProperty(field)
     }
   })
@@ -81,6 +81,19 @@ describe.each(packages)('@throughline/%s', (name) => {
         ['default', `./dist/${file}.js`],
       ])
     }
+  })
+
+  // TypeScript's `"module": "commonjs"` looks for these, up to version 5, and not at `exports`.
+  test('tells every entry to compilers that do not read exports', () => {
+    const doors = Object.keys(manifest.exports ?? {})
+      .filter((entry) => entry !== '.' && entry !== './package.json')
+      .map((entry) => entry.slice(2))
+    expect(manifest).toMatchObject({ main: './dist/index.js', types: './dist/index.d.ts' })
+    expect(manifest['typesVersions']).toEqual(
+      doors.length === 0
+        ? undefined
+        : { '*': Object.fromEntries(doors.map((door) => [door, [`./dist/${door}.d.ts`]])) },
+    )
   })
 
   test('is built with all others, after those that it needs', () => {

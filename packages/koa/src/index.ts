@@ -10,8 +10,6 @@ import {
 import type Application from 'koa'
 import type { Context, Middleware } from 'koa'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type * as Http from 'node:http'
-import { createRequire } from 'node:module'
 import { hearErrors } from './failure.ts'
 import { layered } from './layers.ts'
 import { noteMounts, routeOf } from './route.ts'
@@ -99,13 +97,12 @@ function watched(req: IncomingMessage, answered: unknown): unknown {
   })
 }
 
-// Not by an import: for who imports `node:http` into a module Node loads undici, HTTP/2 and TLS along with it, 12 MB.
-const require = createRequire(import.meta.url)
-
-/** A response that nobody will see. */
+/**
+ * A response that nobody will see. Its class is not imported: for who imports `node:http` into a module Node loads undici,
+ * HTTP/2 and TLS along with it, 12 MB.
+ */
 function unsent(req: IncomingMessage): ServerResponse {
-  const http = require('node:http') as typeof Http
-  return new http.ServerResponse(req)
+  return new (process.getBuiltinModule('node:http').ServerResponse)(req)
 }
 
 // koa-websocket runs its middleware when the handshake is done, without a response. The route is known already if the
