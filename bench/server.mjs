@@ -34,6 +34,8 @@ const answerOf =
 const { listen } = await import(`./app/${given.framework}.mjs`)
 const server = await listen({ require, tracing, answerOf })
 if (!server.listening) await once(server, 'listening')
+// A pause that is longer than that would end connections on which a request has come in meanwhile.
+server.keepAliveTimeout *= given.patience ?? 1
 
 let before
 

@@ -26,7 +26,15 @@ import { startChild } from './child.mjs'
 export function startServer(server, { framework, urls, install, endpoint, env, ...start }) {
   return startChild(new URL('server.mjs', import.meta.url), {
     name: server.name,
-    settings: { ...server.settings, contender: server.contender, framework, install, endpoint, urls },
+    settings: {
+      ...server.settings,
+      contender: server.contender,
+      framework,
+      install,
+      endpoint,
+      urls,
+      patience: start.patience,
+    },
     env: { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint, OTEL_SERVICE_NAME: 'bench', ...env, ...server.env },
     ...start,
   })
