@@ -325,7 +325,16 @@ describe('certificates', () => {
       })
     }
     const pair = { key: KEY_PEM, cert: CLIENT_PEM.toString() }
-    expect(read(environment, { tls: pair }).otlp.tls).toEqual(pair)
+    // What they do not say, the files say.
+    expect(read(environment, { tls: pair }).otlp.tls).toEqual({ ca: CA_PEM, ...pair })
+    expect(read(environment, { tls: { ca: undefined } }).otlp.tls).toEqual({ ca: CA_PEM })
+    const named = { OTEL_EXPORTER_OTLP_CLIENT_KEY: key, OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: cert }
+    expect(read(named, { tls: { ca: CA_PEM } }).otlp.tls).toEqual({
+      ca: CA_PEM,
+      key: KEY_PEM,
+      cert: CLIENT_PEM,
+    })
+    expect(read({}, { tls: {} }).otlp.tls).toBeUndefined()
     for (const tls of [{ key: KEY_PEM }, { cert: CLIENT_PEM }, { key: KEY_PEM, cert: CA_PEM }]) {
       expect(() => read(environment, { tls })).toThrow(
         /^start\(\): tls: expected key and cert .* of one pair, received/,
@@ -779,7 +788,13 @@ describe('an option', () => {
     expect(otlp.timeoutMillis).toBe(2 ** 31 - 1)
   })
 
-  test('of batches that the queue cannot hold is said once, by its own name', () => {
+  test('of batches that the queue cannot hold is a TypeError where both are given, else it is said once', () => {
+    expect(() => read({}, { batch: { maxQueueSize: 10, maxExportBatchSize: 20 } })).toThrow(
+      /^start\(\): batch: expected maxExportBatchSize .* 10, received 20; example: \{ batch: /,
+    )
+    expect(read({}, { batch: { maxQueueSize: 10, maxExportBatchSize: 10 } }).batch.maxExportBatchSize).toBe(
+      10,
+    )
     const reports = said()
     const { batch } = read({ OTEL_BSP_MAX_QUEUE_SIZE: '10' }, { batch: { maxExportBatchSize: 20 } })
     expect(batch.maxExportBatchSize).toBe(10)

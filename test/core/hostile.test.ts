@@ -1,4 +1,5 @@
 import {
+  context,
   propagation,
   ROOT_CONTEXT,
   SamplingDecision,
@@ -17,10 +18,10 @@ import {
   type TextMapSetter,
   type TimeInput,
 } from '@opentelemetry/api'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { parseB3, parseB3Fields } from '../../packages/core/src/b3.ts'
 import { formatBaggage, parseBaggage } from '../../packages/core/src/baggage.ts'
-import { root, withSpan } from '../../packages/core/src/context.ts'
+import { AsyncContextManager, root, withSpan } from '../../packages/core/src/context.ts'
 import { encodeProtobuf } from '../../packages/core/src/otlp/encode.ts'
 import { encodeJson } from '../../packages/core/src/otlp/json.ts'
 import {
@@ -561,6 +562,18 @@ describe('a span', () => {
       const span = engine().tracer.startSpan('work', {}, parent as Context)
       expect(() => span.end()).not.toThrow()
     }
+  })
+
+  test('can be started below one that cannot be asked, and the app is told nothing of it', () => {
+    const reports = said()
+    const manager = new AsyncContextManager().enable()
+    context.setGlobalContextManager(manager)
+    onTestFinished(() => context.disable())
+    const { tracer } = engine()
+    context.with(withSpan(root, { spanContext: boom } as never), () => {
+      expect(() => tracer.startSpan('work').end()).not.toThrow()
+    })
+    expect(reports.lines).toHaveLength(1)
   })
 
   test('of attributes that a seam could not build is a span all the same', () => {

@@ -190,6 +190,36 @@ describe('the resource', () => {
     }
   })
 
+  test('whose attributes cannot be read by then costs those, and the app nothing', async () => {
+    vi.useFakeTimers()
+    try {
+      const reports = said()
+      let isBroken = false
+      const given = {
+        get attributes() {
+          if (isBroken) throw new Error('of the detector')
+          return { team: 'orders' }
+        },
+        asyncAttributesPending: true,
+        waitForAsyncAttributes: () => new Promise<void>(() => {}),
+      }
+      const { resource } = readConfig({ resource: given, serviceName: 'shop' }, {})
+      isBroken = true
+      vi.advanceTimersByTime(1500)
+      await resource.waitForAsyncAttributes?.()
+      expect(resource.attributes).toMatchObject({
+        'service.name': 'shop',
+        'telemetry.sdk.name': 'throughline',
+      })
+      expect(reports.lines).toEqual([
+        expect.stringContaining('the resource has failed'),
+        expect.stringContaining('has not found out'),
+      ])
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+
   test('never says that the official SDK made the spans', () => {
     const name = { 'telemetry.sdk.name': 'opentelemetry' }
     expect(attributes({}, { resource: name })['telemetry.sdk.name']).toBe('throughline')

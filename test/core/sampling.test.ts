@@ -664,6 +664,21 @@ describe("the app's own sampler", () => {
     expect(stateOf(deciding({ decision: NOT_RECORD, traceState: given }), of)).toBe('ot=rv:6e6d1a75832a2f')
   })
 
+  test('decides also where the parent cannot be asked', () => {
+    const reports = said()
+    const broken = {
+      spanContext() {
+        throw new Error('of the app')
+      },
+    }
+    const of = trace.setSpan(ROOT_CONTEXT, broken as never)
+    for (const decision of [NOT_RECORD, RECORD, RECORD_AND_SAMPLED]) {
+      expect(ask(guardedSampler(deciding({ decision })), undefined, of)).toBe(decision)
+    }
+    expect(ask(alwaysOn, undefined, of)).toBe(RECORD_AND_SAMPLED)
+    expect(reports.lines).toEqual([])
+  })
+
   test('may be an official one, also with others for each kind of parent', () => {
     const reports = said()
     const official = new ParentBasedSampler({

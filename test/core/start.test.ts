@@ -499,6 +499,19 @@ test('what stands for a disabled engine ends itself alone, and not the one after
   expect(propagation.fields()).toContain('traceparent')
 })
 
+test('disabled in code is what OTEL_SDK_DISABLED says; a later start() that is not says that it does nothing', async () => {
+  const reports = said()
+  const tracing = started({ disabled: true })
+  expect(registeredProvider()).toBeUndefined()
+  expect(started({ disabled: true })).toBe(tracing)
+  expect(reports.lines).toEqual([])
+  expect(started({ serviceName: 'later' })).toBe(tracing)
+  expect(reports.lines).toEqual([expect.stringContaining('start() did nothing')])
+  await tracing.shutdown()
+  started()
+  expect(registeredProvider()).toBeDefined()
+})
+
 test('OTEL_SDK_DISABLED makes no spans, and still passes the trace on', async () => {
   vi.stubEnv('OTEL_SDK_DISABLED', 'TRUE')
   const reports = said()

@@ -244,12 +244,13 @@ function comparable({ name, kind, scope, status, attributes, events, links }: Pl
 }
 
 test.each([
-  ['before the pool connects', false, []],
-  ['when the pool has a connection', true, ['ours']],
+  ['before the pool connects', false, false, []],
+  ['before the pool connects, whose clients are of a class of the app', false, true, []],
+  ['when the pool has a connection', true, false, ['ours']],
 ])(
   'the official pg instrumentation comes late and goes again, and each query has one span: %s',
-  async (_row, isConnected, ofOld) => {
-    const { spans, said } = await run<{ spans: PlainSpan[] }>('late-pg.cjs', { isConnected })
+  async (_row, isConnected, isOwnClass, ofOld) => {
+    const { spans, said } = await run<{ spans: PlainSpan[] }>('late-pg.cjs', { isConnected, isOwnClass })
     const queriesIn = (caller: string) => {
       const { spanId } = only(spans, { name: caller })
       return spans
@@ -264,6 +265,8 @@ test.each([
     expect(queriesIn('again')).toHaveLength(1)
     expect(queriesIn('lent')).toEqual(both)
     expect(queriesIn('after')).toEqual(['ours', 'ours'])
+    // Of those that the app calls, and of no other.
+    expect(spans.filter(({ name }) => name === 'pool.connect')).toHaveLength(2)
     expect(said).toBe(YIELDED)
   },
 )

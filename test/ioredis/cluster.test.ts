@@ -346,6 +346,25 @@ describe.each(versions)('%s: a Cluster', (version, Redis) => {
     ])
   })
 
+  test('is traced by one alone, also where the other comes late and goes again', async () => {
+    const recording = record()
+    vi.spyOn(console, 'error').mockImplementation(() => {})
+    const cluster = traceIORedis(await ready({}))
+    await cluster.get(keys[0])
+    const { sendCommand } = Redis.prototype
+    const marked = function (this: Redis, ...args: Parameters<typeof sendCommand>) {
+      return sendCommand.apply(this, args)
+    }
+    Redis.prototype.sendCommand = Object.assign(marked, { __wrapped: true })
+    try {
+      await cluster.set(keys[0], 'theirs')
+    } finally {
+      Redis.prototype.sendCommand = sendCommand
+    }
+    await cluster.del(keys[0])
+    expect(namesOf(await recording.all(2))).toEqual(['GET', 'DEL'])
+  })
+
   test('that cannot be reached is an error with a type', async () => {
     const recording = record()
     const cluster = traceIORedis(

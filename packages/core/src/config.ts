@@ -285,7 +285,7 @@ function readOtlp(options: StartOptions, env: Reader): OtlpOptions {
   const base = endpoint ?? env.url('OTEL_EXPORTER_OTLP_ENDPOINT')
   const protocolOf = (name: string) =>
     env.choice(name, PROTOCOLS, UNSUPPORTED_PROTOCOLS, 'OTLP goes over HTTP, as a rule to port 4318')
-  const tls = options.tls === undefined ? readTls(env) : checkedTls(options.tls)
+  const tls = readTls(options, env)
   return {
     url: exact ?? joined(base ?? DEFAULT_ENDPOINT),
     headers: headers ?? {
@@ -314,25 +314,28 @@ function readOtlp(options: StartOptions, env: Reader): OtlpOptions {
   }
 }
 
+/** A key and its certificate are both there, or neither. */
 function checkedTls(given: Credentials): Credentials {
-  const { ca, key, cert } = validated('start(): tls', TLS_SHAPE, given)
+  const { key, cert } = validated('start(): tls', TLS_SHAPE, given)
   if ((key !== undefined || cert !== undefined) && !isPair(key, cert)) {
     throw new TypeError(
       "start(): tls: expected key and cert to be of one pair, received others; example: { tls: { key: readFileSync('client.key'), cert: readFileSync('client.pem') } }",
     )
   }
-  return { ca, key, cert }
+  return given
 }
 
 /**
- * The certificates that are named, as PEM. `OTEL_EXPORTER_OTLP_INSECURE` is not asked: it is about gRPC endpoints without a
+ * The certificates that are given, or else named, as PEM. `OTEL_EXPORTER_OTLP_INSECURE` is not asked: it is about gRPC endpoints without a
  * scheme, and here the URL says which it is (OTLP exporter, configuration options).
  */
-function readTls(env: Reader): OtlpOptions['tls'] {
-  const ca = env.pem('CERTIFICATE', 'a certificate', parseCertificate)
+function readTls({ tls = {} }: StartOptions, env: Reader): OtlpOptions['tls'] {
+  const given = checkedTls(tls)
+  const ca = given.ca ?? env.pem('CERTIFICATE', 'a certificate', parseCertificate)
+  const server = ca === undefined ? undefined : { ca }
+  if (given.key !== undefined) return { ...server, key: given.key, cert: given.cert }
   const key = env.pem('CLIENT_KEY', 'a private key', createPrivateKey)
   const cert = env.pem('CLIENT_CERTIFICATE', 'a certificate', parseCertificate)
-  const server = ca && { ca }
   if (key === undefined && cert === undefined) return server
   if (isPair(key, cert)) return { ...server, key, cert }
   reportOnce(
@@ -374,12 +377,17 @@ function readExporters(env: Reader): Config['exporters'] {
 function readBatch({ batch = {} }: StartOptions, env: Reader): BatchOptions {
   const given = validated('start(): batch', BATCH_SHAPE, batch)
   const maxQueueSize = given.maxQueueSize ?? env.count('OTEL_BSP_MAX_QUEUE_SIZE', 1) ?? DEFAULT_QUEUE_SIZE
+  if ((given.maxExportBatchSize ?? 0) > (given.maxQueueSize ?? Infinity)) {
+    throw new TypeError(
+      `start(): batch: expected maxExportBatchSize to be no more than the queue holds, ${given.maxQueueSize}, received ${given.maxExportBatchSize}; example: { batch: { maxQueueSize: 65_536, maxExportBatchSize: 512 } }`,
+    )
+  }
   const batchSize = given.maxExportBatchSize ?? env.count('OTEL_BSP_MAX_EXPORT_BATCH_SIZE', 1)
   if (batchSize !== undefined && batchSize > maxQueueSize) {
     const name =
       given.maxExportBatchSize === undefined ? 'OTEL_BSP_MAX_EXPORT_BATCH_SIZE' : 'maxExportBatchSize'
     reportOnce(
-      `env:${name}`,
+      `batch:${name}`,
       'warn',
       `${name} is ${batchSize}, more than the queue holds: ${maxQueueSize} is used`,
     )

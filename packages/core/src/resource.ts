@@ -61,6 +61,8 @@ function told(attributes: Attributes): Attributes {
 const DETECTION_MS = 1500
 const OVERDUE = `the resource has not found out all of its attributes within ${DETECTION_MS} ms, and is exported without the others`
 
+const UNREADABLE = 'the resource has failed to find out some of its attributes'
+
 /**
  * The resource of this process with the attributes of one that the app gave, which may be a detector's and still be on
  * their way; `name` wins over all. What is not there in time is left out for good.
@@ -76,7 +78,7 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
     let timer: NodeJS.Timeout | undefined
     const overdue = new Promise<void>((resolve) => {
       timer = setTimeout(() => {
-        final = found()
+        final = foundByNow()
         report('warn', OVERDUE)
         resolve()
       }, DETECTION_MS).unref()
@@ -84,7 +86,7 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
     try {
       await Promise.race([given.waitForAsyncAttributes?.(), overdue])
     } catch (error) {
-      reportOnce('resource', 'warn', 'the resource has failed to find out some of its attributes', error)
+      reportOnce('resource', 'warn', UNREADABLE, error)
     } finally {
       clearTimeout(timer)
     }
@@ -94,6 +96,15 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
     const chosen = told(given.attributes)
     if (PLACEHOLDER.test(String(chosen[semconv.SERVICE_NAME]))) delete chosen[semconv.SERVICE_NAME]
     return { ...attributes, ...chosen, ...name, ...SDK }
+  }
+
+  function foundByNow(): Attributes {
+    try {
+      return found()
+    } catch (error) {
+      reportOnce('resource', 'warn', UNREADABLE, error)
+      return { ...attributes, ...name, ...SDK }
+    }
   }
 
   return {

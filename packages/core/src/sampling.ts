@@ -46,7 +46,7 @@ const DROP: SamplingResult = { decision: SamplingDecision.NOT_RECORD }
 export const alwaysOn: HeadSampler = {
   ignoresAttributes: true,
   shouldSample(context) {
-    const parent = spanIn(context)?.spanContext()
+    const parent = parentIn(context)
     return parent === undefined || isSampled(parent) ? KEEP : withoutThreshold(KEEP, parent.traceState)
   },
   toString: () => 'AlwaysOnSampler',
@@ -151,6 +151,15 @@ export function parentBased(rootSampler: Sampler): Sampler {
     : sampler
 }
 
+/** Of a span of the app's making nobody knows what it does: what it breaks is not the sampler. */
+function parentIn(context: Context): SpanContext | undefined {
+  try {
+    return spanIn(context)?.spanContext()
+  } catch {
+    return undefined
+  }
+}
+
 function isSampled({ traceFlags }: SpanContext): boolean {
   return (traceFlags & TraceFlags.SAMPLED) !== 0
 }
@@ -196,7 +205,7 @@ export function guardedSampler(given: Sampler): Sampler {
       }
       const sound: SamplingResult = { decision }
       if (hasAttributes && attributes !== undefined) sound.attributes = attributes
-      const parent = spanIn(context)?.spanContext()
+      const parent = parentIn(context)
       if (hasState && traceState !== undefined && traceState !== parent?.traceState) {
         sound.traceState = traceState
         return sound

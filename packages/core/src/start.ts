@@ -1,12 +1,11 @@
 import { context, propagation } from '@opentelemetry/api'
+import { Socket } from 'node:net'
 import { batchProcessor, type BatchProcessor, type SpanExporter } from './batch.ts'
 import { hasDestination, readConfig, type Config, type StartOptions } from './config.ts'
 import { AsyncContextManager } from './context.ts'
 import { onFirstSpan, register, registeredProvider } from './current.ts'
-import { EXIT_DEADLINE_MS, onExit, watched } from './exit.ts'
 import { otlpExporter, type Patience } from './otlp/send.ts'
 import { forgetReports, report, reportOnce } from './report.ts'
-import { onSignals } from './signals.ts'
 import type { SpanProcessor } from './span.ts'
 import { TracerProvider } from './tracer.ts'
 
@@ -20,12 +19,17 @@ export interface Tracing {
 
 /** How long a caller of `flush()` or `shutdown()` waits at most. */
 const FLUSH_DEADLINE_MS = 5000
+/** How long the end of the process is held up at most. */
+const EXIT_DEADLINE_MS = 2000
+/** How often a batch that is on its way has a look whether the process would end but for it. */
+const HELD_CHECK_MS = 500
+
 interface Engine extends Tracing {
   provider: TracerProvider
 }
 
 let running: Engine | undefined
-/** What stands for the engine while OTEL_SDK_DISABLED says that there is to be none. */
+/** What stands for the engine while there is to be none. */
 let disabled: Tracing | undefined
 /** The first span starts tracing by itself only where nobody has ever started or stopped it. */
 let isUntouched = true
@@ -37,7 +41,14 @@ let isUntouched = true
  */
 export function start(options: StartOptions = {}): Tracing {
   const config = readConfig(options)
-  if (disabled !== undefined) return disabled
+  if (disabled !== undefined) {
+    if (!config.isDisabled)
+      report(
+        'warn',
+        'start() did nothing: an earlier one made no spans on purpose, and holds until its shutdown()',
+      )
+    return disabled
+  }
   if (running !== undefined) {
     report(
       'warn',
@@ -213,6 +224,34 @@ function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline 
   return { processors, setPatience, giveUp, sayLosses, abandon, onHeld }
 }
 
+/**
+ * `unref()` covers a socket, and not what the system was asked to do with it: to connect, or to send what the other end does
+ * not read. `beforeExit` would not come before that has ended.
+ */
+function watched(exporter: SpanExporter, held: () => void): SpanExporter {
+  return {
+    ...exporter,
+    export(spans, done, late, handover) {
+      const timer = setInterval(() => {
+        if (isHeldByRequests()) held()
+      }, HELD_CHECK_MS).unref()
+      const end: typeof done = (result) => {
+        clearInterval(timer)
+        done(result)
+      }
+      late?.addEventListener('abort', () => clearInterval(timer))
+      exporter.export(spans, end, late, handover)
+    },
+  }
+}
+
+/** A socket of anybody else's is named beside its requests; stdout and stderr are named though they hold nothing. */
+function isHeldByRequests(): boolean {
+  const names = process.getActiveResourcesInfo().filter((name) => !/(?:Connect|Write)Wrap$/.test(name))
+  const standard = [process.stdout, process.stderr].filter((stream) => stream instanceof Socket)
+  return names.length <= standard.length && names.every((name) => name === 'PipeWrap' || name === 'TTYWrap')
+}
+
 /** `OTEL_TRACES_EXPORTER=console`: a span a time, as objects on stdout. */
 const consoleExporter: SpanExporter = {
   export(spans, done) {
@@ -242,6 +281,96 @@ const consoleExporter: SpanExporter = {
     done({ code: 0 })
   },
   shutdown: async () => {},
+}
+
+/**
+ * The queue may hold spans when the app has nothing left to do. What is sent then brings `beforeExit` once more, so only
+ * new spans are a reason to send again, and all of it together may take no longer than the deadline.
+ */
+function onExit(
+  provider: TracerProvider,
+  finish: (within: number) => Promise<void>,
+  abandon: () => void,
+  onHeld: Pipeline['onHeld'],
+): () => void {
+  let seen = 0
+  let left = EXIT_DEADLINE_MS
+  const listener = async () => {
+    if (provider.endedCount === seen) return
+    seen = provider.endedCount
+    const began = performance.now()
+    await finish(left)
+    left = Math.max(0, left - (performance.now() - began))
+  }
+  onHeld(listener)
+  process.on('beforeExit', listener)
+  // Who calls `process.exit()` does not wait for anything.
+  process.on('exit', abandon)
+  return () => {
+    process.off('beforeExit', listener)
+    process.off('exit', abandon)
+  }
+}
+
+/**
+ * A signal that would have ended the process still does, after a flush: `finish`. Where the app listens itself, the end
+ * is its own affair: we `begin` a flush, and what ends during its drain leaves with `beforeExit` or `shutdown()`.
+ */
+function onSignals(finish: () => Promise<void>, begin: () => void): () => void {
+  // Each knows its signal: an app that emits one itself need not name it again.
+  const listeners = (['SIGTERM', 'SIGINT'] as const).map((signal) => {
+    const listener = () => hear(signal, listener)
+    ours.add(listener)
+    return [signal, listener] as const
+  })
+  let isOn = true
+  let isEnding = false
+
+  const undo = () => {
+    isOn = false
+    for (const [signal, listener] of listeners) process.off(signal, listener)
+  }
+  const die = (signal: NodeJS.Signals) => {
+    undo()
+    process.kill(process.pid, signal)
+  }
+  function hear(signal: NodeJS.Signals, listener: () => void): void {
+    if (othersListening(signal) > politeListeners()) {
+      // Whoever counts the listeners to find out whether to end the process is not to count ours.
+      process.off(signal, listener)
+      setImmediate(() => {
+        if (isOn) process.prependListener(signal, listener)
+      })
+      begin()
+    } else if (isEnding) {
+      die(signal)
+    } else {
+      isEnding = true
+      void finish().then(() => die(signal))
+    }
+  }
+  // In front of the app's own listeners: those added with `once` are gone by the time that a later one is called.
+  for (const [signal, listener] of listeners) process.prependListener(signal, listener)
+  return undo
+}
+
+/** Ours are those of all engines: the next may have started while the last one still sends. */
+const ours = new WeakSet<object>()
+
+function othersListening(signal: NodeJS.Signals): number {
+  return process.listeners(signal).filter((listener) => !ours.has(listener)).length
+}
+
+/**
+ * How many listeners of a signal are the signal-exit package's, whose versions tell one another so. It ends the process
+ * if nobody but itself listens: without this, it would wait for us and we for it.
+ */
+function politeListeners(): number {
+  const emitters = [
+    (globalThis as Record<symbol, unknown>)[Symbol.for('signal-exit emitter')],
+    (process as unknown as Record<string, unknown>)['__signal_exit_emitter__'],
+  ] as ({ count?: unknown } | undefined)[]
+  return emitters.reduce((sum, emitter) => sum + (typeof emitter?.count === 'number' ? emitter.count : 0), 0)
 }
 
 /**

@@ -197,7 +197,7 @@ export class Tracer implements ApiTracer, SpanMaker {
       return this.#start(name, options ?? {}, parentContext ?? context.active())
     } catch (error) {
       reportOnce('startSpan', 'error', 'a span could not be started', error)
-      return trace.wrapSpanContext(trace.getSpanContext(context.active()) ?? INVALID_SPAN_CONTEXT)
+      return trace.wrapSpanContext(activeSpanContext() ?? INVALID_SPAN_CONTEXT)
     }
   }
 
@@ -289,6 +289,15 @@ export class Tracer implements ApiTracer, SpanMaker {
     const { name, version, schemaUrl } = this.scope
     const heir = provider === this.home ? NOBODY : provider
     return heir.getTracer(name, version, schemaUrl === undefined ? undefined : { schemaUrl })
+  }
+}
+
+function activeSpanContext(): SpanContext | undefined {
+  try {
+    return trace.getSpanContext(context.active())
+  } catch {
+    // A span of the app's making: it may be why this is asked.
+    return undefined
   }
 }
 

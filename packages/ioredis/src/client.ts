@@ -15,10 +15,11 @@ export function isOfOthers(client: Client): boolean {
 /** Has a Cluster yield to who traces its nodes: that is known as soon as it has some. */
 function yielding(tracing: Tracing, cluster: Client): Tracing {
   const { send } = tracing
-  let isLeft: boolean | undefined
+  // All are of one class, and who traces that may come later, and go again.
+  let node: Client | undefined
   const caller = () => {
-    isLeft ??= cluster.nodes?.().slice(0, 1).map(isOfOthers)[0]
-    return isLeft === true ? undefined : send.caller()
+    node ??= cluster.nodes?.()[0]
+    return node !== undefined && isOfOthers(node) ? undefined : send.caller()
   }
   return { ...tracing, send: { ...send, caller } }
 }

@@ -40,14 +40,22 @@ export function passOn(
   }
 }
 
-/** Whether another instrumentation traces the queries that come this way, so that ours yields, and says so once. */
-export function isOfOthers(query: object | undefined): boolean {
-  return query !== undefined && yieldsTo(query, 'pg', 'tracePg')
+/**
+ * Whether another instrumentation traces the queries of what begins with this, so that ours yields, and says so once. A class
+ * of the app's may have a `query` of its own in front of the one that is traced.
+ */
+export function isOfOthers(target: { readonly query?: unknown } | null | undefined): boolean {
+  let of = target
+  while (typeof of?.query === 'function') {
+    if (yieldsTo(of.query, 'pg', 'tracePg')) return true
+    of = Object.getPrototypeOf(of) as typeof target
+  }
+  return false
 }
 
 /** Traces a client for as long as its owner is traced: itself, or its Pool. A Pool may lend what has no query. */
 export function traceClient(client: Connected, owner: object): void {
-  if (isTraced(client) || typeof client.query !== 'function' || isOfOthers(client.query)) return
+  if (isTraced(client) || typeof client.query !== 'function' || isOfOthers(client)) return
   override(client as unknown as Record<'query', Method>, 'query', (original, state) => {
     return function query(this: unknown, ...args) {
       if (!state.isOn) return Reflect.apply(original, this, args)

@@ -23,9 +23,9 @@ export function newest(pool: OpenPool): Connected | undefined {
   return pool._clients?.at(-1)
 }
 
-/** What the clients that the pool makes begin with. Those of a class of the app's may have none, or each its own. */
-export function queryOfClients(pool: OpenPool): object | undefined {
-  return pool.Client?.prototype?.query
+/** What the clients that the pool makes begin with. Those of a class of the app's may have no query there, but each its own. */
+export function clientsOf(pool: OpenPool): Partial<ClientBase> | undefined {
+  return pool.Client?.prototype
 }
 
 export const SYSTEM = 'postgresql'

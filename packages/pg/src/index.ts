@@ -1,7 +1,7 @@
 import { isTraced, maskErrors, show } from '@throughline/core'
 import type { ClientBase, Pool } from 'pg'
 import { isOfOthers, setTracing, traceClient } from './client.ts'
-import { queryOfClients } from './connection.ts'
+import { clientsOf } from './connection.ts'
 import { maskedReport } from './failure.ts'
 import { tracingBy, type PgOptions } from './options.ts'
 import { tracePool } from './pool.ts'
@@ -22,8 +22,8 @@ export function tracePg<Target extends Pool | ClientBase>(target: Target, option
     )
   }
   const tracing = tracingBy(options)
-  const ofClients = isPool(target) ? queryOfClients(target) : undefined
-  if (isTraced(target) || isOfOthers(ofClients ?? target.query)) return target
+  const clients = isPool(target) ? clientsOf(target) : undefined
+  if (isTraced(target) || isOfOthers(clients?.query === undefined ? target : clients)) return target
   setTracing(target, tracing)
   maskErrors(maskedReport)
   if (isPool(target)) tracePool(target, tracing)

@@ -2,11 +2,11 @@ import { context, isTraced, override, semconv, type Attributes, type Context } f
 import { Call } from '@throughline/core/client'
 import { isOfOthers, passOn, traceClient } from './client.ts'
 import {
+  clientsOf,
   isSamePlace,
   named,
   newest,
   NOWHERE,
-  queryOfClients,
   serverOf,
   SYSTEM,
   type Connected,
@@ -33,6 +33,8 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   const isSubclass = hasQueryOfApp(pool)
   // The query of the pool that is calling connect() at this moment: null for one that has no span.
   let connecting: QueryCall | null | undefined
+  // Whether a query that is left to others is calling connect() at this moment.
+  let isLeft = false
   // The one that has found a callback of the pool there, by which its end will be seen.
   let taken: QueryCall | null | undefined
   // Those that are in the pool's queue. When it ends it forgets them: nobody will call them back.
@@ -42,8 +44,9 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
 
   override(methodsOf(pool), 'query', (original, state) => {
     return function query(this: unknown, ...args) {
+      if (!state.isOn) return Reflect.apply(original, this, args)
       // Another instrumentation may come after us, and go: this is asked each time.
-      if (!state.isOn || isOfOthers(queryOfClients(pool))) return Reflect.apply(original, this, args)
+      if (isOfOthers(clientsOf(pool))) return leave(original, this, args)
       const [first] = args
       const call = begin(tracing, args, newest(pool) ?? place)
       const position = callbackAt(args)
@@ -75,7 +78,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       const call = connecting === undefined && isSubclass ? callOfClass(pool) : connecting
       connecting = undefined
       const [callback, ...rest] = args
-      if (call === undefined) return connectOfApp(original, this, args)
+      if (call === undefined) return connectFor(isLeft ? undefined : tracing.connects, original, this, args)
       if (typeof callback !== 'function') return Reflect.apply(original, this, args)
 
       taken = call
@@ -108,8 +111,18 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
     return result
   }
 
-  function connectOfApp(original: Method, self: unknown, args: unknown[]): unknown {
-    const call = beginConnect(tracing, newest(pool) ?? place)
+  /** A query that has no span of ours here: the client's `query` decides for itself. */
+  function leave(original: Method, self: unknown, args: unknown[]): unknown {
+    isLeft = true
+    try {
+      return Reflect.apply(original, self, args)
+    } finally {
+      isLeft = false
+    }
+  }
+
+  function connectFor(send: Tracing['connects'], original: Method, self: unknown, args: unknown[]): unknown {
+    const call = beginConnect(send, newest(pool) ?? place)
     const [callback, ...rest] = args
     const isCalledBack = typeof callback === 'function'
     // On a busy pool whoever releases a client calls this back, in a context of his own.
@@ -247,8 +260,7 @@ class ConnectCall extends Call<[], []> {
 }
 
 /** Begins the span of a `pool.connect()`; undefined where the app wants none. */
-function beginConnect(tracing: Tracing, place: Place): ConnectCall | undefined {
-  const send = tracing.connects
+function beginConnect(send: Tracing['connects'], place: Place): ConnectCall | undefined {
   const caller = send?.caller()
   if (send === undefined || caller === undefined) return undefined
   const call = new ConnectCall(send, caller, place)

@@ -9,7 +9,17 @@ const { tracePg } = require('@throughline/pg')
 async function main() {
   const exporter = new InMemorySpanExporter()
   const tracing = start({ spanProcessors: [new SimpleSpanProcessor(exporter)], signals: false })
-  const pool = tracePg(new (require('pg').Pool)({ connectionString: process.env.DATABASE_URL }))
+  const { Client, Pool } = require('pg')
+  class Own extends Client {
+    query(...args) {
+      return super.query(...args)
+    }
+  }
+  const pool = new Pool({
+    connectionString: process.env.DATABASE_URL,
+    ...(asked.isOwnClass && { Client: Own }),
+  })
+  tracePg(pool, { connectSpans: true })
   if (asked.isConnected) await span('before', () => pool.query('SELECT 1'))
 
   const official = new PgInstrumentation()

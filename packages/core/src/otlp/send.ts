@@ -15,7 +15,7 @@ import { MOST_TIMER_MS } from '../environment.ts'
 import { report, reportOnce } from '../report.ts'
 import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
-import type { Answer, Body, Connection, Credentials, Headers } from './connection.ts'
+import { connectionTo, type Answer, type Body, type Credentials, type Headers } from './connection.ts'
 import { encodeSections, joinSections, type Remainder, type Section } from './encode.ts'
 import type * as Json from './json.ts'
 import { giveBack } from './memory.ts'
@@ -100,10 +100,11 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   const url = new URL(options.url)
   // As messages show it: user names and keys are in the parts that are left out.
   const shown = url.origin + url.pathname
-  // Few want it: the others need not load it.
+  // Few want it: the others need not load it. At the start, since what Node could not open once it does not try again.
+  const loading = protocol === 'http/json' ? import('./json.ts') : undefined
+  loading?.catch(() => {})
   let json: typeof Json | undefined
-  // An app that imports us and sends nothing need not load what speaks HTTP.
-  let connection: Connection | undefined
+  const connection = connectionTo(url, headers(), options.tls)
   let patience: Patience = 'patient'
   let pausing: Pause | undefined
   let isStopped = false
@@ -131,7 +132,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     late: AbortSignal | undefined,
     handover: Handover,
   ): Promise<ExportResult> {
-    if (protocol === 'http/json') json ??= await import('./json.ts')
+    if (loading !== undefined) json ??= await loading
     const deadline = timeoutMillis > 0 ? performance.now() + timeoutMillis : Infinity
     const parcels = handover.packed as readonly Packed[]
     const total = spans.length + parcels.reduce((sum, { count }) => sum + count, 0)
@@ -217,13 +218,11 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     deadline: number,
     late: AbortSignal | undefined,
   ): Promise<ExportResult> {
-    const { connectionTo } = await import('./connection.ts')
     let retries = 0
     for (;;) {
       if (isStopped) return failure('the exporter is shut down')
       // Some collectors refuse chunked bodies.
       const length = { 'Content-Length': body.bytes.length }
-      connection ??= connectionTo(url, headers(), options.tls)
       const answer = await connection.post(body, length, deadline, late)
       if ('status' in answer && answer.status >= 200 && answer.status < 300) {
         return accepted(answer.body, count)
@@ -304,7 +303,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   async function shutdown(): Promise<void> {
     isStopped = true
     setPatience('once')
-    connection?.close()
+    connection.close()
     rejections.close()
   }
 
