@@ -31,6 +31,8 @@ interface Engine extends Tracing {
 let running: Engine | undefined
 /** What stands for the engine while there is to be none. */
 let disabled: Tracing | undefined
+/** Whether somebody wants it so. Otherwise the API has refused us, which was said. */
+let isWanted = false
 /** The first span starts tracing by itself only where nobody has ever started or stopped it. */
 let isUntouched = true
 
@@ -42,11 +44,8 @@ let isUntouched = true
 export function start(options: StartOptions = {}): Tracing {
   const config = readConfig(options)
   if (disabled !== undefined) {
-    if (!config.isDisabled)
-      report(
-        'warn',
-        'start() did nothing: an earlier one made no spans on purpose, and holds until its shutdown()',
-      )
+    if (isWanted && !config.isDisabled)
+      report('warn', 'start() did nothing: an earlier one has switched tracing off, until its shutdown()')
     return disabled
   }
   if (running !== undefined) {
@@ -114,6 +113,7 @@ function launch(config: Config, isGiven = false): Tracing {
       },
     }
     disabled = standIn
+    isWanted = true
     return standIn
   }
 
@@ -122,6 +122,7 @@ function launch(config: Config, isGiven = false): Tracing {
   const unregister = register(provider)
   if (unregister === undefined) {
     undoGlobals()
+    isWanted = false
     disabled = { flush: async () => {}, shutdown: async () => void (disabled = undefined) }
     return disabled
   }
