@@ -141,8 +141,7 @@ function writeNanoseconds(seconds: number, nanoseconds: number, into: DataView, 
 
 function fromMilliseconds(ms: number): HrTime {
   const seconds = Math.floor(ms / MS_PER_SECOND)
-  const nanos = Math.round((ms - seconds * MS_PER_SECOND) * NS_PER_MS)
-  return nanos < NS_PER_SECOND ? [seconds, nanos] : [seconds + 1, 0]
+  return normalized(seconds, (ms - seconds * MS_PER_SECOND) * NS_PER_MS)
 }
 
 /** Both whole, and the nanoseconds within their second: who adds to one of them, or takes from it, need not carry. */

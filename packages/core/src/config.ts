@@ -6,6 +6,7 @@ import {
   isHttpUrl,
   isPem,
   isRatio,
+  isWholeNumber,
   MOST_TIMER_MS,
   reader,
   type Environment,
@@ -326,8 +327,8 @@ function checkedTls(given: Credentials): Credentials {
 }
 
 /**
- * The certificates that are given, or else named, as PEM. `OTEL_EXPORTER_OTLP_INSECURE` is not asked: it is about gRPC endpoints without a
- * scheme, and here the URL says which it is (OTLP exporter, configuration options).
+ * The certificates that are given, or else named, as PEM. `OTEL_EXPORTER_OTLP_INSECURE` is not asked: it is about gRPC
+ * endpoints without a scheme, and here the URL says which it is (OTLP exporter, configuration options).
  */
 function readTls({ tls = {} }: StartOptions, env: Reader): OtlpOptions['tls'] {
   const given = checkedTls(tls)
@@ -470,10 +471,6 @@ function isObject(value: unknown): value is object {
 
 function isResource(value: object): value is Resource {
   return 'attributes' in value && isObject(value.attributes)
-}
-
-function isWholeNumber(value: unknown, least: number): boolean {
-  return Number.isSafeInteger(value) && (value as number) >= least
 }
 
 function wholeNumber(least: number, example: string): Expectation {

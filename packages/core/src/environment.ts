@@ -52,7 +52,7 @@ export function reader(environment: Environment) {
   function count(name: string, least = 0): number | undefined {
     return checked(name, `a whole number of at least ${least}`, (value) => {
       const number = Number(value)
-      return Number.isSafeInteger(number) && number >= least ? number : undefined
+      return isWholeNumber(number, least) ? number : undefined
     })
   }
 
@@ -164,6 +164,10 @@ function readPairs(value: string): Record<string, string> | undefined {
     }
   }
   return pairs
+}
+
+export function isWholeNumber(value: unknown, least: number): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= least
 }
 
 export function isRatio(value: unknown): boolean {
