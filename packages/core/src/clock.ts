@@ -1,4 +1,5 @@
 import type { HrTime, TimeInput } from '@opentelemetry/api'
+import { performance } from 'node:perf_hooks' // The global is a getter: 0.02 µs each time.
 import { isDate } from 'node:util/types'
 
 /**

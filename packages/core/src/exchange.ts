@@ -500,7 +500,8 @@ function sentStatus(response: ServerResponse, stream: Stream | undefined): numbe
  * connection, also on one that is handed to them.
  */
 function transportOf({ socket, httpVersion = '' }: Partial<IncomingMessage>): Transport {
-  if (Number.parseFloat(httpVersion) >= 2) return 'HTTP/2'
+  // Nearly all are 1.1, and to read the number takes 0.1 µs.
+  if (httpVersion !== '1.1' && Number.parseFloat(httpVersion) >= 2) return 'HTTP/2'
   return (socket as { server?: unknown } | undefined)?.server === undefined ? 'made up' : 'HTTP/1'
 }
 

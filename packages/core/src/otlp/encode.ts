@@ -523,8 +523,9 @@ function writeCount(tag: number, count: number | undefined, start: number): numb
 function writeTraceId(id: string, at: number): number {
   bytes[at] = 0x0a
   bytes[at + 1] = 16
-  // The last digit tells most ids apart, at a tenth of what it costs to compare them.
-  if (id.charCodeAt(31) === traceId.charCodeAt(31) && id === traceId) {
+  // The last digit tells most ids apart, at a tenth of what it costs to compare them; of none there is no last digit, and a
+  // look behind the end of a text makes V8 look carefully ever after.
+  if (traceId !== '' && id.charCodeAt(31) === traceId.charCodeAt(31) && id === traceId) {
     copyWords(traceIdAt, at + 2, 16)
   } else {
     writeHex(id, 16, at + 2)
