@@ -1,9 +1,10 @@
-import type { HrTime, TimeInput } from '@opentelemetry/api'
+import { ROOT_CONTEXT, trace, type HrTime, type TimeInput } from '@opentelemetry/api'
 import { runInNewContext } from 'node:vm'
 import { afterEach, expect, test, vi } from 'vitest'
 import {
   anchorAt,
   between,
+  checkedAnchor,
   hrTimeAt,
   now,
   readTime,
@@ -11,10 +12,11 @@ import {
   writeElapsed,
 } from '../../packages/core/src/clock.ts'
 import type { Span } from '../../packages/core/src/span.ts'
-import { engine } from './engine.ts'
+import { engine, said } from './engine.ts'
 import { app } from './process.ts'
 
 // Before any test sets the clock.
+const anchor = checkedAnchor(now())
 
 const NS = 1_000_000_000n
 
@@ -49,23 +51,23 @@ test('a time given as [seconds, nanoseconds] is kept to the nanosecond', () => {
 })
 
 test('a time may be given as a Date or as milliseconds since the epoch, fractions included', () => {
-  expect(readTime(new Date(1_700_000_000_123))).toEqual([1_700_000_000, 123_000_000])
-  expect(readTime(4_000_000_000_123)).toEqual([4_000_000_000, 123_000_000])
-  expect(readTime(4_000_000_000_123.5)).toEqual([4_000_000_000, 123_500_000])
-  expect(readTime(new Date(-1))).toEqual([-1, 999_000_000])
+  expect(readTime(new Date(1_700_000_000_123), anchor)).toEqual([1_700_000_000, 123_000_000])
+  expect(readTime(4_000_000_000_123, anchor)).toEqual([4_000_000_000, 123_000_000])
+  expect(readTime(4_000_000_000_123.5, anchor)).toEqual([4_000_000_000, 123_500_000])
+  expect(readTime(new Date(-1), anchor)).toEqual([-1, 999_000_000])
 })
 
 test('milliseconds since the epoch may be from before this process, as those of a message that waited are', () => {
   const enqueued = Math.floor(performance.timeOrigin) - 60_000
-  expect(readTime(enqueued)).toEqual([Math.floor(enqueued / 1000), (enqueued % 1000) * 1e6])
+  expect(readTime(enqueued, anchor)).toEqual([Math.floor(enqueued / 1000), (enqueued % 1000) * 1e6])
   const span = spanOf(enqueued)
-  expect(span.startTime).toEqual(readTime(new Date(enqueued)))
+  expect(span.startTime).toEqual(readTime(new Date(enqueued), anchor))
   expect(span.duration[0]).toBeGreaterThanOrEqual(60)
 })
 
 test('a Date may be of another realm', () => {
   const date = runInNewContext('new Date(1_700_000_000_123)') as Date
-  expect(readTime(date)).toEqual([1_700_000_000, 123_000_000])
+  expect(readTime(date, anchor)).toEqual([1_700_000_000, 123_000_000])
   const span = engine().tracer.startSpan('work') as Span
   span.addEvent('paid', date)
   expect(span.events).toEqual([{ time: [1_700_000_000, 123_000_000], name: 'paid' }])
@@ -84,16 +86,16 @@ test.each([
 })
 
 test('a time may be given as a reading of performance.now(), and is on the same clock as our own', () => {
-  const before = toHrTime(now())
-  const given = readTime(performance.now()) as HrTime
-  const after = toHrTime(now())
+  const before = toHrTime(now(), anchor)
+  const given = readTime(performance.now(), anchor) as HrTime
+  const after = toHrTime(now(), anchor)
   expect(nanoseconds(before) <= nanoseconds(given)).toBe(true)
   expect(nanoseconds(given) <= nanoseconds(after)).toBe(true)
 })
 
 test('a time that is none is as good as not given', () => {
   for (const time of [Number.NaN, Infinity, new Date('never'), [Number.NaN, 0], 'noon', {}, null]) {
-    expect(readTime(time as TimeInput)).toBeUndefined()
+    expect(readTime(time as TimeInput, anchor)).toBeUndefined()
   }
   expect(spanOf(Number.NaN).startTime[0]).toBeGreaterThan(1_700_000_000)
 })
@@ -132,7 +134,7 @@ test.each<[HrTime, HrTime]>([
     [-1, 750_000_000],
   ],
 ])('a time of seconds and nanoseconds is carried over where that was not done: %o', (given, expected) => {
-  expect(readTime(given)).toEqual(expected)
+  expect(readTime(given, anchor)).toEqual(expected)
 })
 
 test('a span never ends before it starts, whatever it is told', () => {
@@ -207,6 +209,59 @@ test('a wall clock that is set while a span runs changes neither its duration no
   expect(span.duration[0]).toBe(0)
 })
 
+test('nor does it change the order of the spans of one trace, whose children are of its time', () => {
+  const { tracer } = engine()
+  const root = tracer.startSpan('root') as Span
+  vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 3_600_000 })
+  untilLookedAtAgain()
+  engine().tracer.startSpan('somebody notices')
+  const child = tracer.startSpan('child', {}, trace.setSpan(ROOT_CONTEXT, root)) as Span
+  child.end()
+  root.end()
+  expect(nanoseconds(child.startTime)).toBeGreaterThanOrEqual(nanoseconds(root.startTime))
+  expect(nanoseconds(child.endTime)).toBeLessThanOrEqual(nanoseconds(root.endTime))
+})
+
+test('readings of the monotonic clock that a span is given are of its time, too', () => {
+  const span = engine().tracer.startSpan('work') as Span
+  vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 3_600_000 })
+  untilLookedAtAgain()
+  engine().tracer.startSpan('somebody notices')
+  span.addEvent('event', performance.now())
+  span.recordException(new Error('boom'), performance.now())
+  span.end(performance.now())
+  expect(span.duration[0]).toBe(0)
+  for (const { time } of span.events) {
+    expect(nanoseconds(time)).toBeGreaterThanOrEqual(nanoseconds(span.startTime))
+    expect(nanoseconds(time)).toBeLessThanOrEqual(nanoseconds(span.endTime))
+  }
+})
+
+test.each([
+  ['start', (time: TimeInput) => spanOf(time)],
+  ['end', (time: TimeInput) => spanOf(undefined, time)],
+  ['exception', withException],
+])('a time that throws when it is read costs itself alone: %s', async (_, spanAt) => {
+  const reports = said()
+  const time = new Date(0)
+  time.getTime = () => {
+    throw new Error('no time')
+  }
+  const span = spanAt(time)
+  expect(span.ended).toBe(true)
+  expect(Math.abs(span.startTime[0] - Date.now() / 1000)).toBeLessThan(60)
+  expect(span.duration[0]).toBe(0)
+  expect(reports.lines).toEqual(['throughline: left out, since to read it threw: a time'])
+})
+
+function withException(time: TimeInput): Span {
+  const span = engine().tracer.startSpan('work') as Span
+  span.recordException(new Error('boom'), time)
+  expect(span.events).toHaveLength(1)
+  span.end()
+  return span
+}
+
 test('a busy server looks at the wall clock fifty times a second, and not for each request', () => {
   untilLookedAtAgain()
   const looks = vi.spyOn(Date, 'now')
@@ -228,7 +283,7 @@ test('after a machine has slept, traces that begin have the time of day again', 
 
 test('the time of day is that of the system, so that services on one machine agree on what came first', () => {
   const before = Date.now()
-  const [seconds, nanos] = toHrTime(now())
+  const [seconds, nanos] = toHrTime(now(), anchor)
   const after = Date.now()
   const ms = seconds * 1000 + nanos / 1e6
   // Date.now() counts whole milliseconds; ours may be off by what a busy machine costs while it is set.

@@ -1,6 +1,7 @@
-import { isValidSpanId, isValidTraceId, ROOT_CONTEXT, trace } from '@opentelemetry/api'
+import { defaultTextMapSetter, isValidSpanId, isValidTraceId, ROOT_CONTEXT, trace } from '@opentelemetry/api'
 import { expect, test } from 'vitest'
 import { randomIds } from '../../packages/core/src/ids.ts'
+import { traceContextPropagator } from '../../packages/core/src/propagation.ts'
 import { engine, said } from './engine.ts'
 
 // Enough to use the pool of random bytes up several times.
@@ -82,4 +83,16 @@ test('an id generator that throws or gives no ids breaks no app: random ids are 
     "throughline: the idGenerator's generateTraceId() threw",
     'throughline: the idGenerator\'s generateSpanId() gave no valid id: "nonsense"',
   ])
+})
+
+test('ids in capitals, of a span of somebody else, are never passed on so, however often they are asked for', () => {
+  const { tracer } = engine()
+  const given = { traceId: 'ABCDEF'.padEnd(32, '1'), spanId: 'ABCDEF'.padEnd(16, '2'), traceFlags: 1 }
+  const scope = trace.setSpan(ROOT_CONTEXT, trace.wrapSpanContext(given))
+  for (let time = 1; time <= 3; time += 1) {
+    const carrier: Record<string, string> = {}
+    traceContextPropagator.inject(scope, carrier, defaultTextMapSetter)
+    expect(carrier['traceparent']).toBe(`00-${given.traceId.toLowerCase()}-${given.spanId.toLowerCase()}-01`)
+    expect(tracer.startSpan('child', {}, scope).spanContext().traceId).toBe(given.traceId.toLowerCase())
+  }
 })

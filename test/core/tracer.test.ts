@@ -125,6 +125,19 @@ describe('an active span', () => {
       ['outer', undefined],
     ])
   })
+
+  test('that cannot be started passes on the context it was to start in, whatever is current', () => {
+    const { tracer } = engine()
+    const [current, other] = [tracer.startSpan('current'), tracer.startSpan('other')]
+    const options = {
+      get attributes(): never {
+        throw new Error('no attributes')
+      },
+    }
+    said()
+    const span = context.with(under(current), () => tracer.startSpan('work', options, under(other)))
+    expect(span.spanContext()).toEqual(other.spanContext())
+  })
 })
 
 describe('processors', () => {
@@ -220,6 +233,38 @@ describe('shutdown', () => {
     await provider.shutdown()
     expect(new Set(ended).size).toBe(50)
     expect(ended.filter(({ attributes }) => attributes['throughline.incomplete'] === true)).toHaveLength(10)
+  })
+
+  test.each([
+    ['the newest, by a Proxy', 1, (span: Span) => new Proxy(span, {})],
+    ['another, by a Proxy', 0, (span: Span) => new Proxy(span, {})],
+    ['the newest, by Object.create', 1, (span: Span) => Object.create(span) as Span],
+    ['another, by Object.create', 0, (span: Span) => Object.create(span) as Span],
+  ])('holds for a span that is ended through a view of it: %s', async (_, place, viewOf) => {
+    const { provider, tracer, ended } = engine()
+    const spans = [tracer.startSpan('outer'), tracer.startSpan('inner')] as [Span, Span]
+    viewOf(spans[place] as Span).end()
+    spans[1 - place]?.end()
+    expect(spans.map((span) => span.place)).toEqual([-1, -1])
+    await provider.shutdown()
+    expect(ended).toHaveLength(2)
+  })
+
+  test('comes to its end where a processor starts a span for each that ends', async () => {
+    const given: Parameters<typeof engine>[0] = {}
+    let started = 0
+    given.processors = [
+      processor({
+        onEnd() {
+          started += 1
+          if (started < 100) tracer.startSpan('another')
+        },
+      }),
+    ]
+    const { provider, tracer } = engine(given)
+    tracer.startSpan('one')
+    await provider.shutdown()
+    expect(started).toBe(1)
   })
 
   test('does not end the trace: whoever still holds a tracer passes the context of the caller on', async () => {

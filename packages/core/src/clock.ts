@@ -48,14 +48,9 @@ export function elapsedAt(ticks: Ticks): Elapsed {
   return Math.floor(ticks * NS_PER_MS)
 }
 
-/** The anchor for spans that start now. */
-export function latestAnchor(): Anchor {
-  return anchor
-}
-
 /**
- * The same, after a look at the wall clock. The monotonic clock stands still while a machine sleeps: asked where a trace
- * enters the process, this notices, and spans from then on have the time of day again.
+ * The anchor for traces that enter the process now. The monotonic clock stands still while a machine sleeps: this looks at
+ * the wall clock and notices, and traces from then on have the time of day again.
  */
 export function checkedAnchor(ticks: Ticks): Anchor {
   if (ticks - lookedAt > BELIEVED_MS) lookAtWallClock(ticks)
@@ -100,7 +95,7 @@ export function anchorAt(epochMs: number): Anchor {
 }
 
 /** Ticks as [seconds, nanoseconds] since the Unix epoch. */
-export function toHrTime(ticks: Ticks, from: Anchor = anchor): HrTime {
+export function toHrTime(ticks: Ticks, from: Anchor): HrTime {
   return hrTimeAt(elapsedAt(ticks), from)
 }
 
@@ -158,11 +153,14 @@ function normalized(seconds: number, nanoseconds: number): HrTime {
  * [seconds, nanoseconds] since the Unix epoch; undefined for anything else. A number is a reading of
  * `performance.now()` where there can have been such a one by now, as the official SDK takes it: dates from before this
  * process, of a message that waited in a queue, are larger.
+ *
+ * @param from what such a reading is counted from
+ * @throws what a Date or an array of the app's throws when it is read
  */
-export function readTime(time: TimeInput | undefined): HrTime | undefined {
+export function readTime(time: TimeInput | undefined, from: Anchor): HrTime | undefined {
   if (typeof time === 'number') {
     if (!Number.isFinite(time)) return undefined
-    return time <= performance.now() ? toHrTime(time) : fromMilliseconds(time)
+    return time <= performance.now() ? toHrTime(time, from) : fromMilliseconds(time)
   }
   if (typeof time !== 'object') return undefined
   if (Array.isArray(time))

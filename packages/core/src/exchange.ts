@@ -9,7 +9,7 @@ import {
 } from '@opentelemetry/api'
 import { EventEmitter } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { now, toHrTime } from './clock.ts'
+import { now } from './clock.ts'
 import {
   emitWithin,
   requestSpanIn,
@@ -274,8 +274,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const error = this.#failure()
     const errorTicks = this.error === undefined ? now() : this.errorTicks
     const message = error === undefined ? undefined : messageOf(error)
-    if (isError(error)) span.recordException(showable(error), toHrTime(errorTicks))
-    else if (message !== undefined) span.recordException(message, toHrTime(errorTicks))
+    if (isError(error)) span.recordException(showable(error), errorTicks)
+    else if (message !== undefined) span.recordException(message, errorTicks)
     span.setAttribute(semconv.ERROR_TYPE, type)
     span.setStatus(
       message === undefined ? { code: SpanStatusCode.ERROR } : { code: SpanStatusCode.ERROR, message },

@@ -109,13 +109,14 @@ function guarded(
   return undefined
 }
 
+/** Whose ids are ones, in lower case. */
 let latestValid: SpanContext | undefined
 
 /** Whether both ids are ones. A request's context is asked about two or three times in a row: only the first time costs. */
 export function isValid(context: SpanContext): boolean {
   if (context === latestValid) return true
   if (!isSpanContextValid(context)) return false
-  latestValid = context
+  if (!hasCapitals(context)) latestValid = context
   return true
 }
 
@@ -142,7 +143,10 @@ export function validContextOf(span: Span | undefined): SpanContext | undefined 
 
 /** The API's test lets capitals pass, which may not be sent (W3C Trace Context, trace-id and parent-id). */
 function inLowerCase(context: SpanContext): SpanContext {
-  const { traceId, spanId } = context
-  if (!/[A-F]/.test(traceId + spanId)) return context
-  return { ...context, traceId: traceId.toLowerCase(), spanId: spanId.toLowerCase() }
+  if (!hasCapitals(context)) return context
+  return { ...context, traceId: context.traceId.toLowerCase(), spanId: context.spanId.toLowerCase() }
+}
+
+function hasCapitals({ traceId, spanId }: SpanContext): boolean {
+  return /[A-F]/.test(traceId + spanId)
 }

@@ -6,7 +6,7 @@ import {
   type Context,
   type Span,
 } from '@opentelemetry/api'
-import { now, toHrTime } from './clock.ts'
+import { now } from './clock.ts'
 import { isIgnored, spanIn, withSpan } from './context.ts'
 import { tracerFor } from './current.ts'
 import { errorType } from './exception.ts'
@@ -73,8 +73,8 @@ export function middlewareSpans(
       outside: (work) => work(),
       end: once((error) => {
         if (now() - began < least) return
-        const startTime = toHrTime(began)
-        conclude(tracer().startSpan(name, { kind: SpanKind.INTERNAL, attributes, startTime }, outer), error)
+        const options = { kind: SpanKind.INTERNAL, attributes, startTime: began }
+        conclude(tracer().startSpan(name, options, outer), error)
       }),
     }
   }

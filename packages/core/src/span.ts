@@ -30,7 +30,6 @@ import {
   checkedAnchor,
   elapsedAt,
   hrTimeAt,
-  latestAnchor,
   now,
   NS_PER_MS,
   NS_PER_SECOND,
@@ -160,7 +159,8 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   private readonly maker: SpanMaker
   /** Made when somebody asks: most spans are exported without anybody having asked, and hold 48 bytes less. */
   private context: SpanContext | undefined
-  private readonly anchor: Anchor
+  /** Of its whole trace in this process: the order of its spans is right also when the wall clock is set meanwhile. */
+  readonly anchor: Anchor
   private readonly startTicks: Ticks
   /**
    * Nanoseconds; undefined while the span is open. A whole number below 2^31, which these are up to two seconds, needs no
@@ -180,6 +180,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     traceFlags: number,
     traceState: TraceState | undefined,
     parent: SpanContext | undefined,
+    anchor: Anchor | undefined,
     startTime: TimeInput | undefined,
     attributes: Attributes,
   ) {
@@ -192,8 +193,8 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     this.context = traceState === undefined ? undefined : { traceId, spanId, traceFlags, traceState }
     const ticks = now()
     this.startTicks = ticks
-    this.anchor = parent === undefined || parent.isRemote === true ? checkedAnchor(ticks) : latestAnchor()
-    if (startTime !== undefined) this.own().startTime = readTime(startTime)
+    this.anchor = anchor ?? checkedAnchor(ticks)
+    if (startTime !== undefined) this.own().startTime = this.timeOf(startTime)
     const count = countKeys(attributes)
     this.state = (kind & KIND_BITS) | ((traceFlags & FLAGS_BITS) << FLAGS_SHIFT) | (count << COUNT_SHIFT)
     const { attributeCountLimit, attributeValueLengthLimit } = maker.home.limits
@@ -350,7 +351,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     }
     if (this.lasted !== undefined) return
     this.lasted = Math.round((now() - this.startTicks) * NS_PER_MS)
-    if (endTime !== undefined) this.own().endTime = readTime(endTime)
+    if (endTime !== undefined) this.own().endTime = this.timeOf(endTime)
     this.maker.home.ended(this)
   }
 
@@ -467,6 +468,16 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     return this
   }
 
+  /** Readings of the monotonic clock are on this span's own anchor. */
+  private timeOf(given: TimeInput | undefined): HrTime | undefined {
+    try {
+      return readTime(given, this.anchor)
+    } catch (error) {
+      sayUnreadable('a time', error)
+      return undefined
+    }
+  }
+
   private set(key: string, value: AttributeValue | undefined): void {
     if (!isAttribute(key, value)) {
       sayNoAttribute(key, value)
@@ -492,7 +503,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
       own.droppedEvents += 1
       return
     }
-    const event: TimedEvent = { time: readTime(time) ?? toHrTime(now(), this.anchor), name: textOf(name) }
+    const event: TimedEvent = { time: this.timeOf(time) ?? toHrTime(now(), this.anchor), name: textOf(name) }
     if (typeof given === 'object' && given !== null) {
       const kept = limitedAttributes(given, attributePerEventCountLimit, attributeValueLengthLimit)
       event.attributes = kept.attributes

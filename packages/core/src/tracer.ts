@@ -157,15 +157,19 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   }
 
   async #stop(): Promise<void> {
-    for (let span = this.#open.at(-1); span !== undefined; span = this.#open.at(-1)) {
+    // Those within others first. What a processor starts meanwhile is not waited for.
+    for (const span of this.#open.splice(0).reverse()) {
+      span.place = -1
       span.setAttribute(semconv.INCOMPLETE, true).end()
     }
     await all(this.#processors, (processor) => processor.shutdown())
   }
 
-  #forget(span: Span): void {
-    const { place } = span
+  /** What ends may be a view of the span, made by a Proxy or by `Object.create`: its place and its id tell which one it is. */
+  #forget({ place, spanId }: Span): void {
     if (place < 0) return
+    const span = this.#open[place]
+    if (span?.spanId !== spanId) return
     const last = this.#open.pop() as Span
     if (last !== span) {
       this.#open[place] = last
@@ -197,7 +201,7 @@ export class Tracer implements ApiTracer, SpanMaker {
       return this.#start(name, options ?? {}, parentContext ?? context.active())
     } catch (error) {
       reportOnce('startSpan', 'error', 'a span could not be started', error)
-      return trace.wrapSpanContext(activeSpanContext() ?? INVALID_SPAN_CONTEXT)
+      return trace.wrapSpanContext(spanContextIn(parentContext ?? context.active()) ?? INVALID_SPAN_CONTEXT)
     }
   }
 
@@ -209,7 +213,8 @@ export class Tracer implements ApiTracer, SpanMaker {
     const { idGenerator, sampler } = provider
     // Options of our own have neither `root` nor a start time: they are not asked for what they lack.
     const isOurs = options instanceof DeferredOptions
-    const parent = !isOurs && options.root === true ? undefined : validContextOf(spanIn(parentContext))
+    const outer = !isOurs && options.root === true ? undefined : spanIn(parentContext)
+    const parent = validContextOf(outer)
     const traceId = parent === undefined ? idGenerator.generateTraceId() : parent.traceId
     const kind =
       options.kind === undefined || SpanKind[options.kind] === undefined ? SpanKind.INTERNAL : options.kind
@@ -244,6 +249,7 @@ export class Tracer implements ApiTracer, SpanMaker {
       traceFlags,
       traceState,
       parent,
+      outer instanceof Span ? outer.anchor : undefined,
       isOurs ? undefined : options.startTime,
       attributes ?? {},
     )
@@ -292,9 +298,9 @@ export class Tracer implements ApiTracer, SpanMaker {
   }
 }
 
-function activeSpanContext(): SpanContext | undefined {
+function spanContextIn(of: Context): SpanContext | undefined {
   try {
-    return trace.getSpanContext(context.active())
+    return trace.getSpanContext(of)
   } catch {
     // A span of the app's making: it may be why this is asked.
     return undefined
