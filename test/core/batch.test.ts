@@ -472,6 +472,16 @@ describe('a flush', () => {
   })
 })
 
+test('a span that ends after the shutdown is said not to be exported, once', async () => {
+  const reports = said()
+  const { exporter, processor, tracer } = setUp(quick())
+  const spans = ['one', 'two'].map((name) => tracer.startSpan(name))
+  await processor.shutdown()
+  for (const span of spans) span.end()
+  expect(exporter.names).toEqual([])
+  expect(reports.lines).toEqual(['throughline: a span ended after shutdown() and is not exported: "one"'])
+})
+
 describe('a shutdown', () => {
   test('exports what is there, stops the exporter once, and takes nothing any more', async () => {
     const { exporter, processor, spans } = setUp(new Slow())

@@ -220,6 +220,24 @@ describe('an exporter that can pack', () => {
     expect(exporter.parcels).toEqual([Array.from({ length: 64 }, () => 'work')])
   })
 
+  test('counts no span among those packed that has ended while they were', async () => {
+    const packer = new Packer(60)
+    const { exporter, processor, spans } = setUp(packer)
+    const { pack } = packer
+    packer.pack = (given, later) => {
+      packer.pack = pack
+      spans(3)
+      return pack.call(packer, given, later)
+    }
+    spans(64)
+    await once(exporter, 'pack')
+    const flushed = processor.forceFlush()
+    const exported = await exporter.nth(1)
+    expect(exported).toMatchObject({ names: numbers(1, 67), packed: 60 })
+    exported.done(OK)
+    await flushed
+  })
+
   test('has each span once, whatever comes in whatever order', async () => {
     const step = fc.oneof(
       fc.record({ make: fc.integer({ min: 1, max: 150 }) }),

@@ -218,6 +218,28 @@ test('serverTiming does not tell of a span that there is none of', async () => {
   expect(headers['server-timing']).toBeUndefined()
 })
 
+test.each<[string, Options]>([
+  ['serverTiming', { serverTiming: true }],
+  ['capture', { capture: { responseHeaders: ['x-own'] } }],
+])(
+  'a response that is made up, without what %s needs of it, has its span all the same',
+  async (_, options) => {
+    const reports = said()
+    const recording = record()
+    const request = Object.assign(new EventEmitter(), { method: 'GET', url: '/', headers: {} })
+    const response = Object.assign(new EventEmitter(), {
+      statusCode: 200,
+      writableEnded: true,
+      getHeader() {},
+    })
+    traceRequest(request as never, response as never, () => response.emit('finish'), options)
+    const [span] = await recording.all(1)
+    expect(span?.name).toBe('GET')
+    expect(span?.attributes).not.toHaveProperty('throughline.incomplete')
+    expect(reports.lines).toEqual(['throughline: a response could not be prepared'])
+  },
+)
+
 test('a propagator that throws costs a request its parent, and not its span', async () => {
   const reports = said()
   const recording = record({
@@ -354,6 +376,29 @@ describe('where the official HTTP instrumentation has made the span', () => {
     expect(span?.instrumentationScope.name).toBe('official')
     expect(span?.attributes).toEqual({ 'app.tenant': 'acme', 'error.type': 'RangeError' })
     expect(span?.events).toHaveLength(1)
+  })
+
+  test('a request that is ignored has that one alone, with nothing of ours, and our clients have none', async () => {
+    const recording = record()
+    let isTraced: unknown
+    const serving = await serve((request, response) =>
+      inTheirs(response, () =>
+        traceRequest(
+          request,
+          response,
+          () => {
+            isTraced = context.active().getValue(createContextKey('throughline ignored')) !== true
+            response.end()
+          },
+          { ignore: '/', attributes: () => ({ 'app.tenant': 'acme' }) },
+        ),
+      ),
+    )
+    await ask(serving, '/')
+    const [span] = await recording.all(1)
+    expect(span?.instrumentationScope.name).toBe('official')
+    expect(span?.attributes).toEqual({})
+    expect(isTraced).toBe(false)
   })
 
   test('that one is the span of its own request alone: another that comes in there has one, in a trace of its own', async () => {

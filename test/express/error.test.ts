@@ -3,6 +3,11 @@ import { describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
 import { exceptions, fail, ok, serve, spanOf, traced, versions } from './app.ts'
 
+const failAgain: RequestHandler = () => {
+  throw new RangeError('another')
+}
+const refuse: RequestHandler = (_request, response) => void response.status(503).end('busy')
+
 describe.each(versions)('%s', (_name, create) => {
   describe('an error', () => {
     test('that the handler of an outer app answers for keeps the route of the inner one', async () => {
@@ -98,6 +103,21 @@ describe.each(versions)('%s', (_name, create) => {
       expect(span.events).toEqual([])
       expect(span.attributes).not.toHaveProperty('error.type')
     })
+
+    test.each<[string, RequestHandler, Record<string, unknown>, string[]]>([
+      ['meets another one, which is that one', failAgain, { 'error.type': 'RangeError' }, ['another']],
+      ['is refused on purpose, which is no error', refuse, { 'error.type': '503' }, []],
+    ])(
+      'that an error handler hands on as none: a request that then %s',
+      async (_, answer, attributes, messages) => {
+        const application = app().get('/x', fail)
+        application.use(((_error, _request, _response, handOn) => handOn()) as ErrorRequestHandler)
+        application.get('/x', answer)
+        const span = await spanOf(application, '/x')
+        expect(span.attributes).toMatchObject(attributes)
+        expect(exceptions(span)).toEqual(messages)
+      },
+    )
 
     test('of the client is none: 4xx leaves the status unset', async () => {
       const application = app().use(create.json())

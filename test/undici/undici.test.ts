@@ -8,6 +8,7 @@ import * as undici from 'undici'
 import * as undici6 from 'undici6'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { clientContract } from '../contract/client.ts'
+import { shared } from '../../packages/undici/src/covered.ts'
 import { record } from '../recording.ts'
 
 interface Listening {
@@ -152,6 +153,26 @@ for (const [version, library] of [
       }
       await recording.all(2)
       expect(requests.map((request) => traceparents(request).length)).toEqual([1, 0])
+    })
+
+    test('nothing is kept of the names of headers that a propagator makes of what it sends', async () => {
+      let sent = 0
+      record({
+        propagator: {
+          inject(_scope, carrier, setter) {
+            setter.set(carrier, `uberctx-${(sent += 1)}`, 'x')
+          },
+          extract: (scope) => scope,
+          fields: () => [],
+        },
+      })
+      const { url } = await served()
+      const pool = traceUndici(new library.Pool(url))
+      closing.push(() => pool.close())
+      for (let count = 0; count < 5; count += 1)
+        await (await pool.request({ method: 'GET', path: '/' })).body.text()
+      expect(sent).toBe(5)
+      expect(shared.names.size).toBe(0)
     })
 
     test.each([

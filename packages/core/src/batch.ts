@@ -90,7 +90,7 @@ interface Waiter {
 }
 
 /**
- * A batch is cut where its spans weigh more than this: about what is encoded in a millisecond, which nobody's request
+ * For an exporter that is not ours a batch is cut where its spans weigh more than this: about what is encoded in a millisecond, which nobody's request
  * feels, and twice what 512 ordinary spans weigh. A span that weighs more goes alone.
  */
 const BATCH_WEIGHT = 512 * 1024
@@ -152,7 +152,11 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
 
   // Once per span: this is what the app pays while it serves.
   function onEnd(span: ReadableSpan): void {
-    if (stopping !== undefined || !isSampled(span)) return
+    if (!isSampled(span)) return
+    if (stopping !== undefined) {
+      reportOnce('ended late', 'warn', `a span ended after shutdown() and is not exported: "${span.name}"`)
+      return
+    }
     if (queued >= maxQueueSize) {
       drop()
       return
@@ -191,7 +195,10 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
       }
       const { spans } = batch
       batch.spans = []
-      batch.packed.push((pack as Pack)(spans, batch.spans))
+      const later: ReadableSpan[] = []
+      batch.packed.push((pack as Pack)(spans, later))
+      // In front of those that have ended meanwhile.
+      batch.spans.unshift(...later)
       if (batch.spans.length < SPANS_PACKED_AT_ONCE) toPack.shift()
     }
     isPacking = false

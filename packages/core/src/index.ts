@@ -12,7 +12,15 @@ export { traceRequest } from './server.ts'
 
 // The seams that adapters are made of: inbound, and what the outbound ones behind doors of their own need as well.
 export { beforeEvent } from './context.ts'
-export { carriedBy, endRequest, inheritedEmit, recordError, rejoin, type Framework } from './exchange.ts'
+export {
+  carriedBy,
+  endRequest,
+  forgetError,
+  inheritedEmit,
+  recordError,
+  rejoin,
+  type Framework,
+} from './exchange.ts'
 export { receiver, type Inbound, type Receive, type ReceivingOptions } from './server.ts'
 export { middlewareSpans, type BeginLayer, type LayerSpan, type MiddlewareSpans } from './middleware.ts'
 export { captureHeaders, methodAttribute, spanName, withOldNames, wantsOldNames } from './http.ts'

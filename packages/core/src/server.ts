@@ -46,6 +46,7 @@ import {
   guarded,
   MATCH,
   matcher,
+  show,
   validated,
   type Match,
   type Shape,
@@ -165,28 +166,38 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     const maker = tracer()
     const active = context.active()
     const instrumented = rpcMetadata(active)
-    if (instrumented?.span !== undefined && take(instrumented))
+    if (instrumented?.span !== undefined && take(instrumented)) {
+      if (ignores(request, carried))
+        return attach(new Exchange(seam, request, response, carried), ignoreTracing(active))
       return enrich(request, response, carried, active, instrumented)
+    }
 
     const base = baseOf(active)
     const extracted = extractedFrom(request, base)
-    const treatment = inboundOf?.(framework.subject(carried)) ?? inboundAlways
+    const treatment =
+      inboundOf === undefined ? inboundAlways : treatmentOf(inboundOf(framework.subject(carried)))
     const links = treatment === 'restart' ? linkTo(extracted) : undefined
     const exchange = new Exchange(seam, request, response, carried, links)
-    if (
-      isIgnored?.(framework.subject(carried)) === true ||
-      isIgnoredPath?.(pathOf(targetOf(request))) === true
-    ) {
-      return attach(exchange, ignoredScope(extracted, maker))
-    }
+    if (ignores(request, carried)) return attach(exchange, ignoredScope(extracted, maker))
     const parent = treatment === 'continue' ? extracted : base
     exchange.route = framework.routeAtStart?.(carried)
     const span = maker.startSpan(spanName(exchange.method, exchange.route), exchange, parent)
     exchange.span = span
-    if (seam.responseHeaders.length > 0) rememberHeaders(response)
-    if (serverTiming) announce(response, span)
-    exchange.measurement = measure(request)
+    try {
+      exchange.measurement = measure(request)
+      if (seam.responseHeaders.length > 0) rememberHeaders(response)
+      if (serverTiming) announce(response, span)
+    } catch (error) {
+      // What is made up for a test may have no headers.
+      reportOnce(`prepare:${framework.scope.name}`, 'error', 'a response could not be prepared', error)
+    }
     return attach(exchange, withRequestSpan(parent, span))
+  }
+
+  function ignores(request: IncomingMessage, carried: Carried): boolean {
+    return (
+      isIgnored?.(framework.subject(carried)) === true || isIgnoredPath?.(pathOf(targetOf(request))) === true
+    )
   }
 
   /** The official HTTP instrumentation has made the SERVER span and will end it: what we know better is added to it. */
@@ -280,6 +291,19 @@ function baseOf(active: Context): Context {
   return spanIn(active) === undefined ? active : withSpan(active, undefined)
 }
 
+/** What `inbound` has answered; what is none of the answers changes nothing. */
+function treatmentOf(answer: unknown): Inbound {
+  if (INBOUND.has(answer)) return answer as Inbound
+  // It threw, and that has been said.
+  if (answer !== undefined)
+    reportOnce(
+      'inbound answer',
+      'error',
+      `inbound: expected 'continue', 'restart' or 'ignore', received ${show(answer)}; the trace is continued; for example inbound: () => 'restart'`,
+    )
+  return 'continue'
+}
+
 /** What the request brings along; a propagator of the app's that cannot read it costs the trace its past, and not its spans. */
 function extractedFrom(request: IncomingMessage, base: Context): Context {
   try {
@@ -290,7 +314,10 @@ function extractedFrom(request: IncomingMessage, base: Context): Context {
   }
 }
 
-/** No span here and none from our clients underneath; what came in goes out as it came, or else an unsampled trace. */
+/**
+ * No span here and none from our clients underneath; the trace that came in goes out, its ids and its state as we have read
+ * them, or else an unsampled one.
+ */
 function ignoredScope(extracted: Context, maker: Tracer): Context {
   return ignoreTracing(withRequestSpan(extracted, spanIn(extracted) ?? unsampledSpan(maker)))
 }

@@ -158,7 +158,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
 
   async #stop(): Promise<void> {
     // Those within others first. What a processor starts meanwhile is not waited for.
-    for (const span of this.#open.splice(0).reverse()) {
+    for (const span of this.#open.splice(0).toReversed()) {
       span.place = -1
       span.setAttribute(semconv.INCOMPLETE, true).end()
     }

@@ -2,6 +2,7 @@ import {
   beforeEvent,
   carriedBy,
   endRequest,
+  forgetError,
   recordError,
   rejoin,
   reportOnce,
@@ -317,6 +318,8 @@ function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorReq
     const isKept = request.next === next
     const left = (again?: unknown): void => {
       if (request.next === given) request.next = next
+      // It may meet another one, or answer 503 all by itself.
+      if (!isFailure(again)) forgetError(request, error)
       // Outside of its route, a request that is well again is somebody else's.
       if (kind !== 'route' && !isFailure(again) && !response.headersSent) way.route = undefined
       rejoin(request, next as (again: unknown) => void, again)

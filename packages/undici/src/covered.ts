@@ -1,12 +1,18 @@
 import type { HeaderChanges, HttpAttempt, HttpRequest } from '@throughline/core/http-client'
 import { headerOf, type PublishedRequest } from './published.ts'
 
+/** Which headers tell some attempts from others, and how many of these are under way. */
+interface Names {
+  readonly ours: readonly string[]
+  count: number
+}
+
 /** What all copies of this package have in common: they see the same requests. */
 interface Shared {
   /** The attempts of traced dispatchers that are under way, by what tells them from others. */
   readonly underWay: Map<string, Set<HttpAttempt>>
-  /** By which headers of ours they are known: one list for each propagator that there has been. */
-  readonly names: Map<string, readonly string[]>
+  /** By which headers of ours they are known: one list for each propagator, or more where its headers are not always the same. */
+  readonly names: Map<string, Names>
   /** Those of them whose dispatcher has not said which server it leads to. */
   readonly lost: WeakSet<HttpAttempt>
   /** Listens for all traced dispatchers. */
@@ -34,12 +40,20 @@ const SHARED_HEADERS = new Set(['baggage', 'tracestate'])
  */
 export function cover(attempt: HttpAttempt, request: HttpRequest, isLost: boolean): () => void {
   if (isLost) lost.add(attempt)
-  const key = keyOfChanges(attempt.headers) ?? keyOfRequest(request, isLost ? NOWHERE : request.origin)
+  const { headers } = attempt
+  const ours = namesOf(headers)
+  const kind = ours.join()
+  const key =
+    ours.length > 0
+      ? keyOf(kind, ours, (name) => headers[name])
+      : keyOfRequest(request, isLost ? NOWHERE : request.origin)
+  const known = ours.length > 0 ? countIn(kind, ours) : undefined
   let attempts = underWay.get(key)
   if (attempts === undefined) underWay.set(key, (attempts = new Set()))
   attempts.add(attempt)
   return () => {
-    attempts.delete(attempt)
+    if (!attempts.delete(attempt)) return
+    if (known !== undefined && --known.count === 0) names.delete(kind)
     if (attempts.size === 0 && underWay.get(key) === attempts) underWay.delete(key)
   }
 }
@@ -50,7 +64,7 @@ export function cover(attempt: HttpAttempt, request: HttpRequest, isLost: boolea
  */
 export function coveredBy(request: PublishedRequest): HttpAttempt | undefined {
   if (underWay.size === 0) return undefined
-  for (const [kind, ours] of names) {
+  for (const [kind, { ours }] of names) {
     // Another tracer may have added its own behind them already.
     const first = (name: string) => [headerOf(request, name)].flat()[0]
     const found = oneOf(underWay.get(keyOf(kind, ours, first)))
@@ -71,12 +85,16 @@ function oneOf(attempts: ReadonlySet<HttpAttempt> | undefined): HttpAttempt | un
   return attempts?.values().next().value
 }
 
-function keyOfChanges(changes: HeaderChanges): string | undefined {
-  const ours = Object.keys(changes).filter((name) => changes[name] !== undefined && !SHARED_HEADERS.has(name))
-  if (ours.length === 0) return undefined
-  const kind = ours.join()
-  names.set(kind, ours)
-  return keyOf(kind, ours, (name) => changes[name])
+function namesOf(changes: HeaderChanges): string[] {
+  return Object.keys(changes).filter((name) => changes[name] !== undefined && !SHARED_HEADERS.has(name))
+}
+
+/** One more attempt that is known by these headers. */
+function countIn(kind: string, ours: readonly string[]): Names {
+  let known = names.get(kind)
+  if (known === undefined) names.set(kind, (known = { ours, count: 0 }))
+  known.count += 1
+  return known
 }
 
 function keyOf(kind: string, ours: readonly string[], valueOf: (name: string) => unknown): string {

@@ -184,6 +184,17 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
       expect(inside?.parentSpanContext?.spanId).toBe(PARENT_ID)
     })
 
+    test('inbound as a function that answers neither of them continues the trace, and that is said once', async () => {
+      const said = complaints()
+      const recording = record()
+      const answers = ['Continue', null]
+      const serving = await served(ok, { inbound: () => answers.shift() as never })
+      for (let i = 0; i < 2; i += 1) await ask(serving, '/', { headers: { traceparent: TRACEPARENT } })
+      const spans = await recording.all(2)
+      expect(spans.map((span) => span.parentSpanContext?.spanId)).toEqual([PARENT_ID, PARENT_ID])
+      expect(said).toEqual([expect.stringContaining("inbound: expected 'continue', 'restart' or 'ignore'")])
+    })
+
     test('serverTiming tells the client which span was its own', async () => {
       const recording = record()
       const serving = await served(

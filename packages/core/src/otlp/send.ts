@@ -82,6 +82,9 @@ interface Packed extends Parcel {
   readonly sections: readonly Section[]
 }
 
+/** What goes into one request: of so many spans those that are not left out. */
+type Request = Omit<Packed, 'sections' | 'size'> & { readonly body: Uint8Array }
+
 /** What of a batch is to be sent still. */
 interface Rest {
   readonly parcels: Packed[]
@@ -89,7 +92,8 @@ interface Rest {
 }
 
 /**
- * Posts batches as OTLP/HTTP, each in one request. To be run where nothing is traced; its sockets keep no process alive.
+ * Posts batches as OTLP/HTTP, each in as many requests as its size asks for. To be run where nothing is traced; its sockets
+ * keep no process alive.
  *
  * A batch that was acknowledged, even in part, is not sent again, nor is one that was refused for good. One whose connection
  * broke before the answer came is: OTLP asks for that, since nobody can know whether the collector has seen it. There
@@ -153,7 +157,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   }
 
   /** Takes from the rest what goes into one request: what is packed already, and then as many of the spans as are light enough. */
-  function nextRequest(rest: Rest): Omit<Packed, 'sections'> & { body: Uint8Array } {
+  function nextRequest(rest: Rest): Request {
     if (json !== undefined) return jsonRequest(rest, json)
     const sections: Section[] = []
     let size = 0
@@ -175,18 +179,15 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     }
     const body = joinSections(sections)
     for (const section of sections) giveBack(section.spans)
-    return { body, size, count, leftOut }
+    return { body, count, leftOut }
   }
 
-  function jsonRequest(
-    rest: Rest,
-    { encodeJson }: NonNullable<typeof json>,
-  ): Omit<Packed, 'sections'> & { body: Uint8Array } {
+  function jsonRequest(rest: Rest, { encodeJson }: NonNullable<typeof json>): Request {
     const count = countOfLight(rest.spans, JSON_WEIGHT_AT_ONCE)
     const remainder: Remainder = { later: [], leftOut: 0 }
     const body = Buffer.from(encodeJson(rest.spans.slice(0, count), remainder))
     rest.spans = rest.spans.slice(count)
-    return { body, size: body.length, count, leftOut: remainder.leftOut }
+    return { body, count, leftOut: remainder.leftOut }
   }
 
   function pack(spans: readonly ReadableSpan[], later: ReadableSpan[]): Packed {
