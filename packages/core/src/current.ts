@@ -16,8 +16,8 @@ import { errorType, isError, messageOf, showable } from './exception.ts'
 import type { InstrumentationScope } from './span.ts'
 import * as semconv from './semconv.ts'
 
-// What a proxy of the API answers as long as nobody has registered a provider.
-const NOBODY = new ProxyTracerProvider().getDelegate()
+/** What a proxy of the API answers as long as nobody has registered a provider. */
+export const NOBODY = new ProxyTracerProvider().getDelegate()
 
 let startDefault = (): void => {}
 

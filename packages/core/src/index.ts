@@ -23,21 +23,11 @@ export {
 } from './exchange.ts'
 export { receiver, type Inbound, type Receive, type ReceivingOptions } from './server.ts'
 export { middlewareSpans, type BeginLayer, type LayerSpan, type MiddlewareSpans } from './middleware.ts'
-export { captureHeaders, methodAttribute, spanName, withOldNames, wantsOldNames } from './http.ts'
+export { methodAttribute, spanName, withOldNames, wantsOldNames } from './http.ts'
 export { instrumentsFor, type DurationMetric } from './metrics.ts'
 export { isTraced, override, yieldsTo } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
-export {
-  BOOLEAN,
-  expected,
-  guarded,
-  MATCH,
-  matcher,
-  show,
-  type Match,
-  type Shape,
-  type TextMatch,
-} from './options.ts'
+export { BOOLEAN, expected, guarded, matcher, show, type Match, type Shape } from './options.ts'
 export { reportOnce } from './report.ts'
 export type { NamedAttributes } from './attribute.ts'
 export { errorType, isError, maskErrors, messageOf, showAs } from './exception.ts'

@@ -1,7 +1,6 @@
 import {
   context,
   INVALID_SPAN_CONTEXT,
-  ProxyTracerProvider,
   SamplingDecision,
   SpanKind,
   trace,
@@ -17,6 +16,7 @@ import {
 } from '@opentelemetry/api'
 import { plainCopy, textOf } from './attribute.ts'
 import { isSuppressed, spanIn, withSpan } from './context.ts'
+import { NOBODY, registeredProvider } from './current.ts'
 import { guardedIds, isValid, RANDOM_FLAG, validContextOf, type IdGenerator } from './ids.ts'
 import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
@@ -36,9 +36,6 @@ import {
  * ends them they are not exported.
  */
 const MOST_OPEN = 20_000
-
-// What a proxy of the API delegates to as long as nobody has registered a provider.
-const NOBODY = new ProxyTracerProvider().getDelegate()
 
 const NO_LINKS: Link[] = []
 const NO_ATTRIBUTES: Attributes = {}
@@ -288,12 +285,9 @@ export class Tracer implements ApiTracer, SpanMaker {
    * reach them too. While there is nobody, the caller's context passes through.
    */
   #successor(): ApiTracer {
-    const registered = trace.getTracerProvider()
-    // Not by instanceof: the proxy that is registered may be another copy's of the API.
-    const provider =
-      'getDelegate' in registered ? (registered as ProxyTracerProvider).getDelegate() : registered
+    const provider = registeredProvider()
     const { name, version, schemaUrl } = this.scope
-    const heir = provider === this.home ? NOBODY : provider
+    const heir = provider === undefined || provider === this.home ? NOBODY : provider
     return heir.getTracer(name, version, schemaUrl === undefined ? undefined : { schemaUrl })
   }
 }
