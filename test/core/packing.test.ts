@@ -15,7 +15,7 @@ import { AsyncContextManager, isSuppressed } from '../../packages/core/src/conte
 import type { ReadableSpan } from '../../packages/core/src/span.ts'
 import { context } from '@opentelemetry/api'
 import { decodeRequest } from '../otlp-definition.ts'
-import { engine, said } from './engine.ts'
+import { engine, finished, said } from './engine.ts'
 import { exporterTo } from './exporter.ts'
 import { receiver } from './receiver.ts'
 
@@ -321,6 +321,29 @@ describe('what was packed for OTLP', () => {
         })),
       ),
     )
+  })
+
+  test.each<[string, PropertyDescriptor]>([
+    ['none', { value: undefined }],
+    ['one that throws when it is read', { get: () => JSON.parse('no resource') as never }],
+  ])('loses of a batch the span alone whose resource is %s', async (_, resource) => {
+    const reports = said()
+    const { processor, provider, bodies } = await collected()
+    const tracer = provider.getTracer('a')
+    for (let index = 0; index < 70; index += 1) tracer.startSpan(`span ${index}`).end()
+    await turn()
+    await turn()
+    processor.onEnd(Object.create(finished(), { resource }) as ReadableSpan)
+    tracer.startSpan('the last').end()
+    await processor.shutdown()
+    const spans = bodies().flatMap(({ resourceSpans = [] }) =>
+      resourceSpans.flatMap(({ scopeSpans = [] }) => scopeSpans.flatMap((scope) => scope.spans ?? [])),
+    )
+    expect(spans).toHaveLength(71)
+    expect(reports.lines).toEqual([
+      expect.stringMatching(/could not be encoded and (?:is|are) left out/),
+      expect.stringContaining('1 spans were lost'),
+    ])
   })
 
   test('is counted as lost where it could not be encoded', async () => {

@@ -275,9 +275,14 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   }
 
   async function handOver(spans: ReadableSpan[], parts: Handover, late: AbortSignal): Promise<ExportResult> {
-    for (const resource of resourcesOf(spans)) {
-      // What is known of a resource without the detector that fails is more than nothing.
-      if (resource.asyncAttributesPending === true) await resource.waitForAsyncAttributes?.().catch(() => {})
+    try {
+      for (const resource of resourcesOf(spans)) {
+        // What is known of a resource without the detector that fails is more than nothing.
+        if (resource.asyncAttributesPending === true)
+          await resource.waitForAsyncAttributes?.().catch(() => {})
+      }
+    } catch {
+      // Another's processor has handed on a span that cannot be read: the encoder leaves it out, and says so.
     }
     late.throwIfAborted()
     return new Promise((resolve, reject) => {

@@ -283,7 +283,15 @@ function group(spans: readonly ReadableSpan[]): ResourceGroup[] {
   let currentResource: Resource | undefined
   let index = 0
   for (const span of spans) {
-    const { resource, instrumentationScope: scope } = span
+    let resource: Resource
+    let scope: InstrumentationScope
+    try {
+      ;({ resource, instrumentationScope: scope } = span)
+    } catch (error) {
+      leaveOut(error)
+      index++
+      continue
+    }
     if (current === undefined || current.scope !== scope || currentResource !== resource) {
       current = undefined
       currentResource = resource
@@ -357,11 +365,15 @@ function writeSpans({ first }: ScopeGroup, spans: readonly ReadableSpan[], start
       written += 1
     } catch (error) {
       forget() // What is remembered may stand in the part that is about to be overwritten.
-      remainder.leftOut += 1
-      reportOnce('encode', 'error', 'a span could not be encoded and is left out', error)
+      leaveOut(error)
     }
   }
   return at
+}
+
+function leaveOut(error: unknown): void {
+  remainder.leftOut += 1
+  reportOnce('encode', 'error', 'a span could not be encoded and is left out', error)
 }
 
 /** ResourceSpans { resource = 1 { attributes = 1 }, schema_url = 3 }; `start` is where the buffer is free. */

@@ -46,12 +46,16 @@ export function encodeJson(
 ): string {
   const resources = new Map<Resource, Map<InstrumentationScope, ReadableSpan[]>>()
   for (const span of spans) {
-    const { resource, instrumentationScope: scope } = span
-    let scopes = resources.get(resource)
-    if (scopes === undefined) resources.set(resource, (scopes = new Map()))
-    const siblings = scopes.get(scope)
-    if (siblings === undefined) scopes.set(scope, [span])
-    else siblings.push(span)
+    try {
+      const { resource, instrumentationScope: scope } = span
+      let scopes = resources.get(resource)
+      if (scopes === undefined) resources.set(resource, (scopes = new Map()))
+      const siblings = scopes.get(scope)
+      if (siblings === undefined) scopes.set(scope, [span])
+      else siblings.push(span)
+    } catch (error) {
+      leaveOut(rest, error)
+    }
   }
   let text = ''
   for (const [resource, scopes] of resources) {
@@ -65,6 +69,11 @@ export function encodeJson(
     }
   }
   return text === '' ? '{}' : `{"resourceSpans":[${text}]}`
+}
+
+function leaveOut(rest: Pick<Remainder, 'leftOut'>, error: unknown): void {
+  rest.leftOut += 1
+  reportOnce('encode', 'error', 'a span could not be encoded and is left out', error)
 }
 
 function resourceSpans(
@@ -89,8 +98,7 @@ function scopeSpans(
     try {
       text += (text === '' ? '' : ',') + stringify(toSpan(span))
     } catch (error) {
-      rest.leftOut += 1
-      reportOnce('encode', 'error', 'a span could not be encoded and is left out', error)
+      leaveOut(rest, error)
     }
   }
   return `{"scope":${head},"spans":[${text}]${schemaUrl(scope.schemaUrl)}}`
