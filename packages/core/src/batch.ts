@@ -90,8 +90,8 @@ interface Waiter {
 }
 
 /**
- * For an exporter that is not ours a batch is cut where its spans weigh more than this: about what is encoded in a millisecond, which nobody's request
- * feels, and twice what 512 ordinary spans weigh. A span that weighs more goes alone.
+ * For an exporter that is not ours a batch is cut where its spans weigh more than this: about what is encoded in a
+ * millisecond, which nobody's request feels, and twice what 512 ordinary spans weigh. A span that weighs more goes alone.
  */
 const BATCH_WEIGHT = 512 * 1024
 
