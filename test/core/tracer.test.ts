@@ -14,7 +14,7 @@ import {
   SimpleSpanProcessor,
   type SpanProcessor as OfficialProcessor,
 } from '@opentelemetry/sdk-trace-base'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { AsyncContextManager, root, suppressTracing } from '../../packages/core/src/context.ts'
 import { type ReadableSpan, type Span, type SpanProcessor } from '../../packages/core/src/span.ts'
 import { alwaysOn } from '../../packages/core/src/sampling.ts'
@@ -134,9 +134,20 @@ describe('an active span', () => {
         throw new Error('no attributes')
       },
     }
-    said()
+    const reports = said()
     const span = context.with(under(current), () => tracer.startSpan('work', options, under(other)))
     expect(span.spanContext()).toEqual(other.spanContext())
+    expect(reports.lines).toEqual(['throughline: a span could not be started'])
+  })
+
+  test('that is to start nowhere does not throw, though the current context cannot be told', () => {
+    const { tracer } = engine()
+    said()
+    const active = vi.spyOn(context, 'active').mockImplementation(() => {
+      throw new Error('no context')
+    })
+    onTestFinished(() => active.mockRestore())
+    expect(trace.isSpanContextValid(tracer.startSpan('work', {}, null as never).spanContext())).toBe(false)
   })
 })
 

@@ -437,10 +437,10 @@ export function recordError(request: IncomingMessage, error: unknown): void {
   exchange.errorTicks = now()
 }
 
-/** Takes that back, of an error that the app has recovered from and that was the one. */
+/** Takes back what `recordError` has noted, where it is this error: the app has recovered from it. */
 export function forgetError(request: IncomingMessage, error: unknown): void {
   const exchange = exchangeOf(request)
-  if (exchange?.error === error && exchange?.hasEnded === false) exchange.error = undefined
+  if (exchange !== undefined && exchange.error === error) exchange.error = undefined
 }
 
 /**

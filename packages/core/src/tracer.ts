@@ -198,7 +198,7 @@ export class Tracer implements ApiTracer, SpanMaker {
       return this.#start(name, options ?? {}, parentContext ?? context.active())
     } catch (error) {
       reportOnce('startSpan', 'error', 'a span could not be started', error)
-      return trace.wrapSpanContext(spanContextIn(parentContext ?? context.active()) ?? INVALID_SPAN_CONTEXT)
+      return trace.wrapSpanContext(spanContextIn(parentContext) ?? INVALID_SPAN_CONTEXT)
     }
   }
 
@@ -292,9 +292,9 @@ export class Tracer implements ApiTracer, SpanMaker {
   }
 }
 
-function spanContextIn(of: Context): SpanContext | undefined {
+function spanContextIn(of: Context | null): SpanContext | undefined {
   try {
-    return trace.getSpanContext(of)
+    return trace.getSpanContext(of ?? context.active())
   } catch {
     // A span of the app's making: it may be why this is asked.
     return undefined

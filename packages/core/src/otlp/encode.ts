@@ -288,7 +288,7 @@ function group(spans: readonly ReadableSpan[]): ResourceGroup[] {
     try {
       ;({ resource, instrumentationScope: scope } = span)
     } catch (error) {
-      leaveOut(error)
+      leaveOut(remainder, error)
       index++
       continue
     }
@@ -365,14 +365,15 @@ function writeSpans({ first }: ScopeGroup, spans: readonly ReadableSpan[], start
       written += 1
     } catch (error) {
       forget() // What is remembered may stand in the part that is about to be overwritten.
-      leaveOut(error)
+      leaveOut(remainder, error)
     }
   }
   return at
 }
 
-function leaveOut(error: unknown): void {
-  remainder.leftOut += 1
+/** Counts and says a span that cannot be encoded. */
+export function leaveOut(rest: Pick<Remainder, 'leftOut'>, error: unknown): void {
+  rest.leftOut += 1
   reportOnce('encode', 'error', 'a span could not be encoded and is left out', error)
 }
 

@@ -7,7 +7,7 @@ import type { Attributes, HrTime, Link, SpanStatus } from '@opentelemetry/api'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
 import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../span.ts'
-import { DEPTH_LIMIT, isPlain, type Remainder, stateText, VALUES_LIMIT } from './encode.ts'
+import { DEPTH_LIMIT, isPlain, leaveOut, type Remainder, stateText, VALUES_LIMIT } from './encode.ts'
 
 interface AnyValue {
   stringValue?: string
@@ -69,11 +69,6 @@ export function encodeJson(
     }
   }
   return text === '' ? '{}' : `{"resourceSpans":[${text}]}`
-}
-
-function leaveOut(rest: Pick<Remainder, 'leftOut'>, error: unknown): void {
-  rest.leftOut += 1
-  reportOnce('encode', 'error', 'a span could not be encoded and is left out', error)
 }
 
 function resourceSpans(
