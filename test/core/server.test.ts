@@ -6,17 +6,19 @@ import {
   SpanKind,
   SpanStatusCode,
   trace,
+  type HrTime,
   type Span,
 } from '@opentelemetry/api'
 import type { RPCMetadata } from '@opentelemetry/core'
 import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node'
 import { endRequest, recordError, start, traceRequest, type ReceivingOptions } from '@throughline/core'
 import { EventEmitter, once } from 'node:events'
-import { createServer, IncomingMessage, ServerResponse } from 'node:http'
+import { createServer, IncomingMessage, ServerResponse, type OutgoingHttpHeaders } from 'node:http'
 import {
   constants,
   createServer as createHttp2Server,
   type ClientHttp2Stream,
+  type Http2ServerRequest,
   type Http2ServerResponse,
 } from 'node:http2'
 import { Socket } from 'node:net'
@@ -567,9 +569,8 @@ describe('a client that is too slow for the server’s limits', () => {
 test('HTTP/2: a request has its span, to the authority, aborts are aborts, and a method in lower case is another one', async () => {
   const recording = record()
   const server = createHttp2Server((request, response) => {
-    const http1 = [request, response] as unknown as [IncomingMessage, ServerResponse]
     traceRequest(
-      ...http1,
+      ...asHttp1(request, response),
       () => {
         if (request.url === '/slow') stream?.close(8)
         else response.writeHead(200, { 'x-id': 'a' }).end('ok')
@@ -606,18 +607,30 @@ test('HTTP/2: a request has its span, to the authority, aborts are aborts, and a
   })
 })
 
+/** As far as we are concerned, they are what those of HTTP/1 are. */
+function asHttp1(...pair: [Http2ServerRequest, Http2ServerResponse]) {
+  return pair as unknown as [IncomingMessage, ServerResponse]
+}
+
+function nanoseconds([seconds, nanos]: HrTime = [0, 0]): bigint {
+  return BigInt(seconds) * 1_000_000_000n + BigInt(nanos)
+}
+
 describe('HTTP/2: an answer', () => {
   type Answer = (response: Http2ServerResponse) => unknown
 
   /** The one span of a request that is answered so; the client has seen the end of its stream. */
-  async function spanOverHttp2(answer: Answer, leave?: (stream: ClientHttp2Stream) => void) {
+  async function spanOverHttp2(
+    answer: Answer,
+    leave?: (stream: ClientHttp2Stream) => void,
+    headers: OutgoingHttpHeaders = {},
+  ) {
     const recording = record()
-    const server = createHttp2Server((request, response) => {
-      const http1 = [request, response] as unknown as [IncomingMessage, ServerResponse]
-      traceRequest(...http1, () => void answer(response))
-    })
+    const server = createHttp2Server((request, response) =>
+      traceRequest(...asHttp1(request, response), () => void answer(response)),
+    )
     const { client } = await http2ClientOf(server)
-    const stream = client.request({ ':path': '/' })
+    const stream = client.request({ ':path': '/', ...headers })
     stream.on('error', () => {})
     if (leave === undefined) stream.resume()
     else stream.on('response', () => leave(stream))
@@ -676,6 +689,72 @@ describe('HTTP/2: an answer', () => {
     expect(attributes['http.response.status_code']).toBe(203)
     expect(attributes).not.toHaveProperty('error.type')
     expect(status.code).toBe(0)
+  })
+
+  describe('to HEAD', () => {
+    test.each<[string, number, Answer]>([
+      ['by the stream of the response', 201, ({ stream }) => stream.respond({ ':status': 201 })],
+      ['by the response', 202, (response) => response.writeHead(202).end()],
+      ['with a body that nobody gets', 203, (response) => response.writeHead(203).end('body')],
+    ])('given %s is complete', async (_how, code, answer) => {
+      const { attributes, status } = await spanOverHttp2(answer, undefined, { ':method': 'HEAD' })
+      expect(attributes).toMatchObject({
+        'http.request.method': 'HEAD',
+        'http.response.status_code': code,
+      })
+      expect(attributes).not.toHaveProperty('error.type')
+      expect(status.code).toBe(0)
+    })
+
+    test.each<[string, Answer]>([
+      ['is never given', () => {}],
+      ['is given when it has gone', (response) => response.stream.once('close', () => response.end())],
+    ])('that the client does not wait for is an abort: it %s', async (_when, answer) => {
+      const recording = record()
+      const arrived = signal()
+      const server = createHttp2Server((request, response) => {
+        traceRequest(...asHttp1(request, response), () => void answer(response))
+        arrived.give()
+      })
+      const { client } = await http2ClientOf(server)
+      const stream = client.request({ ':path': '/', ':method': 'HEAD' })
+      await arrived.given
+      stream.close(CANCELLED)
+      const [span] = await recording.all(1)
+      expect(span?.attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
+      expect(span?.attributes).not.toHaveProperty('http.response.status_code')
+    })
+  })
+
+  test.each<[code: number, errorType: string | undefined]>([
+    [204, undefined],
+    [413, undefined],
+    [500, '500'],
+  ])('%i without a body is over with its headers, though the client cancels its own body', async (...row) => {
+    const [code, errorType] = row
+    const recording = record()
+    const finished = signal()
+    const server = createHttp2Server((request, response) => {
+      traceRequest(...asHttp1(request, response), () => {
+        response.stream.once('finish', () => {
+          trace.getTracer('test').startSpan('after the answer').end()
+          finished.give()
+        })
+        request.resume()
+        response.writeHead(code).end()
+      })
+    })
+    const { client } = await http2ClientOf(server)
+    const stream = client.request({ ':path': '/', ':method': 'POST' })
+    stream.on('error', () => {})
+    stream.write('the first half')
+    await finished.given
+    stream.close(CANCELLED)
+    const [after, span] = await recording.all(2)
+    expect(span?.attributes['http.response.status_code']).toBe(code)
+    expect(span?.attributes['error.type']).toBe(errorType)
+    expect(span?.attributes).not.toHaveProperty('throughline.incomplete')
+    expect(nanoseconds(span?.endTime)).toBeLessThanOrEqual(nanoseconds(after?.startTime))
   })
 
   test('that is destroyed with an error has that error', async () => {

@@ -9,7 +9,8 @@ import {
 } from '@opentelemetry/api'
 import { EventEmitter } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import { now } from './clock.ts'
+import type { Socket } from 'node:net'
+import { now, type Ticks } from './clock.ts'
 import {
   emitWithin,
   requestSpanIn,
@@ -97,12 +98,16 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   isAnswered = false
   /** It did so when the connection was destroyed already: Node throws the answer away. */
   isForNobody = false
+  /** When all of the answer was out, where that is known before the response closes. */
+  endTicks: Ticks | undefined = undefined
   /** Of the answer, where the response does not know it. */
   status: number | undefined = undefined
   error: unknown = undefined
   errorTicks = 0
 
   #transport: Transport | undefined
+  /** With whom it waits for the end of their connection. */
+  #waiting: Set<Ending> | undefined
 
   constructor(
     seam: Seam<Given, Carried>,
@@ -137,9 +142,21 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     else this.responseScope = scope
   }
 
-  /** Before the request's listeners of 'close' are called. */
+  /**
+   * Before the request's listeners of 'close' are called. It closes when its body is read, or its connection ends, while the
+   * response may be one that never says that it has closed.
+   */
   requestClosed(): void {
-    if (!this.hasEnded && isForsaken(this.request, this.response)) this.end()
+    if (this.hasEnded) return
+    const { request, response } = this
+    if (this.transport === 'HTTP/2') {
+      // That of HEAD closes if the app has ended it, and else not.
+      if (this.method === 'HEAD' && !response.writableEnded) this.end()
+    } else if (response.socket === null && !response.writableFinished) {
+      // It waits behind another one on its connection, and would not be told that this has ended.
+      if (request.socket?.destroyed === true) this.end()
+      else if (this.transport === 'HTTP/1') this.#waiting = waitingOn(request.socket).add(this)
+    }
   }
 
   /** The app has ended its answer, and what is left of it goes to the connection. */
@@ -151,16 +168,31 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   /** All of the answer is with the connection; that of a made-up response is all there will be. */
   handedOver(): void {
     if (this.hasEnded) return
+    // One of HTTP/2 says so when it closes, however that came about.
+    if (this.transport === 'HTTP/2') return
     const isMadeUp = this.transport === 'made up'
-    // One of HTTP/2 has not said that it is answered: what its stream says is to be believed.
     this.isComplete = isMadeUp || (this.isAnswered && !this.isForNobody)
     if (isMadeUp) this.end()
+  }
+
+  /**
+   * Of HTTP/2 all of an answer is out when its stream has finished, if it has not been reset by then. It closes when the client
+   * has sent all of its body or cancels it, which may be much later.
+   */
+  hearStream(): void {
+    const stream = this.#stream
+    stream?.once('finish', () => {
+      if (stream.aborted || stream.rstCode !== 0) return
+      this.isComplete = true
+      this.endTicks = now()
+    })
   }
 
   /** Ends the span, once. Called while the app's own events are on their way: nothing may leave here. */
   end(): void {
     if (this.hasEnded) return
     this.hasEnded = true
+    this.#waiting?.delete(this)
     const { span, theirs, seam, measurement } = this
     const isRecorded = span?.isRecording() === true
     try {
@@ -169,7 +201,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
         try {
           this.#describe(span)
         } finally {
-          if (theirs === undefined) span.end()
+          if (theirs === undefined) span.end(this.endTicks)
           if (measurement !== undefined) this.#measure(measurement, span)
         }
       } else if (measurement !== undefined) this.#measure(measurement, undefined)
@@ -188,18 +220,17 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const status = this.#status(isComplete)
     const errorType = this.#errorType(isComplete, status)
     const route = this.route ?? this.seam.routeOf?.(this.carried)
-    measurement.end({ status, errorType, route }, ended, this.responseScope)
+    measurement.end({ status, errorType, route }, ended, this.responseScope, this.endTicks)
   }
 
-  // A response says that it is finished also when it was thrown away. One of HTTP/2 says so when it was cut off, too, and
-  // that it has ended when it was reset before: its stream knows better.
+  // A response says that it is finished also when it was thrown away.
   #isComplete(): boolean {
     if (this.isComplete) return true
-    const { writableFinished, writableEnded } = this.response
-    if (this.transport === 'made up') return writableEnded
-    if (!writableFinished) return false
-    const stream = this.#stream
-    return stream === undefined ? writableEnded && !this.isForNobody : !stream.aborted && stream.rstCode === 0
+    const { response } = this
+    // The stream of HEAD has finished before there is an answer, which is complete with its headers.
+    if (this.transport === 'HTTP/2') return this.method === 'HEAD' && response.headersSent
+    if (this.transport === 'made up') return response.writableEnded
+    return response.writableFinished && response.writableEnded && !this.isForNobody
   }
 
   /** Of HTTP/1 a `stream` is something of the app's own. */
@@ -375,6 +406,7 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
   }
   emitOfResponse[SCOPED] = exchange as Scoped
   response.emit = emitOfResponse
+  if (isWanted && exchange.transport === 'HTTP/2') exchange.hearStream()
 }
 
 const { emit: PLAIN_EMIT, listenerCount: PLAIN_COUNT } = EventEmitter.prototype
@@ -485,7 +517,7 @@ function isHangUp(error: NodeJS.ErrnoException | undefined): boolean {
 }
 
 /** What a response of HTTP/2 is sent by. */
-interface Stream {
+interface Stream extends Pick<EventEmitter, 'once'> {
   readonly aborted: boolean
   readonly rstCode: number
   readonly errored: NodeJS.ErrnoException | null
@@ -505,13 +537,30 @@ function sentStatus(response: ServerResponse, stream: Stream | undefined): numbe
  * response that goes with it may close before it says that it is written, or never. Node's servers leave themselves on each
  * connection, also on one that is handed to them.
  */
-function transportOf({ socket, httpVersion = '' }: Partial<IncomingMessage>): Transport {
+function transportOf(request: Partial<IncomingMessage>): Transport {
+  const { socket, httpVersion = '' } = request
   // Nearly all are 1.1, and to read the number takes 0.1 µs.
-  if (httpVersion !== '1.1' && Number.parseFloat(httpVersion) >= 2) return 'HTTP/2'
+  if (httpVersion !== '1.1' && Number.parseFloat(httpVersion) >= 2 && 'stream' in request) return 'HTTP/2'
   return (socket as { server?: unknown } | undefined)?.server === undefined ? 'made up' : 'HTTP/1'
 }
 
-// A response that waits behind another one on its connection is not told when the client leaves; its request is.
-function isForsaken(request: Partial<IncomingMessage>, response: ServerResponse): boolean {
-  return response.socket === null && !response.writableFinished && request.socket?.destroyed === true
+interface Ending {
+  end(): void
+}
+
+const waiting = new WeakMap<Socket, Set<Ending>>()
+
+/**
+ * What ends with this connection, if nothing ends it before. One listener for all: a client may send as many requests as it
+ * likes before it reads an answer.
+ */
+function waitingOn(socket: Socket): Set<Ending> {
+  const known = waiting.get(socket)
+  if (known !== undefined) return known
+  const all = new Set<Ending>()
+  waiting.set(socket, all)
+  socket.once('close', () => {
+    for (const each of all) each.end()
+  })
+  return all
 }

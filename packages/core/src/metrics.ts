@@ -201,8 +201,13 @@ export class RequestMeasurement {
   }
 
   /** Records the request, once; `span` is given where it is this request's and has just ended, `within` is its context. */
-  end({ status, errorType, route }: RequestOutcome, span: Span | undefined, within: Context): void {
-    const seconds = secondsOf(span, this.#startTicks, now())
+  end(
+    { status, errorType, route }: RequestOutcome,
+    span: Span | undefined,
+    within: Context,
+    endTicks: Ticks = now(),
+  ): void {
+    const seconds = secondsOf(span, this.#startTicks, endTicks)
     const attributes: Attributes = {
       ...this.#arrival,
       [semconv.NETWORK_PROTOCOL_VERSION]: protocolVersion(this.#request),

@@ -175,6 +175,55 @@ export function endsWithRequests({ name, served }: Contract): void {
       expect(spans.map(({ attributes }) => attributes['error.type'])).toEqual(['aborted', 'aborted'])
     })
 
+    test('comes for those whose bodies were read already, too, by one listener on their connection', async () => {
+      const POSTS = 12
+      const recording = record()
+      const arrived = new EventEmitter()
+      const warned: string[] = []
+      const warn = ({ name }: Error) => warned.push(name)
+      process.on('warning', warn)
+      onTestFinished(() => void process.off('warning', warn))
+      let count = 0
+      const serving = await served(async (exchange) => {
+        if (exchange.request.method === 'GET') return never(exchange)
+        await once(exchange.request.resume(), 'close')
+        exchange.answer(200, 'ok')
+        count += 1
+        arrived.emit(`${count}`)
+        return undefined
+      })
+      const all = once(arrived, `${POSTS}`)
+      const client = connect(serving.port, '127.0.0.1').on('error', () => {})
+      client.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+      client.write('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi'.repeat(POSTS))
+      await all
+      client.destroy()
+      const spans = await recording.all(1 + POSTS)
+      expect(spans.map(({ attributes }) => attributes['error.type'])).toEqual(
+        Array(1 + POSTS).fill('aborted'),
+      )
+      expect(warned).toEqual([])
+    })
+
+    test('of one that waits behind another is its own answer', async () => {
+      const recording = record()
+      const answered = signal()
+      const serving = await served(async ({ request, answer }) => {
+        const isFirst = request.method === 'GET'
+        await (isFirst ? answered.given : once(request.resume(), 'close'))
+        answer(isFirst ? 200 : 201, 'ok')
+        answered.give()
+      })
+      const close = 'Connection: close\r\n'
+      await raw(
+        serving,
+        `GET / HTTP/1.1\r\nHost: a\r\n\r\nPOST / HTTP/1.1\r\nHost: a\r\n${close}Content-Length: 2\r\n\r\nhi`,
+      )
+      const spans = await recording.all(2)
+      expect(spans.map(({ attributes }) => attributes['http.response.status_code'])).toEqual([200, 201])
+      expect(spans.map(({ status }) => status.code)).toEqual([0, 0])
+    })
+
     test('is no abort when the client leaves right after the answer', async () => {
       const recording = record()
       const serving = await served(ok)
