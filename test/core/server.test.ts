@@ -630,7 +630,7 @@ describe('HTTP/2: an answer', () => {
       traceRequest(...asHttp1(request, response), () => void answer(response)),
     )
     const { client } = await http2ClientOf(server)
-    const stream = client.request({ ':path': '/', ...headers })
+    const stream = client.request({ ':path': '/', ...headers }).end()
     stream.on('error', () => {})
     if (leave === undefined) stream.resume()
     else stream.on('response', () => leave(stream))
@@ -755,6 +755,44 @@ describe('HTTP/2: an answer', () => {
     expect(span?.attributes['error.type']).toBe(errorType)
     expect(span?.attributes).not.toHaveProperty('throughline.incomplete')
     expect(nanoseconds(span?.endTime)).toBeLessThanOrEqual(nanoseconds(after?.startTime))
+  })
+
+  test('by the stream, to a body that was read, is complete', async () => {
+    const { attributes, status } = await spanOverHttp2(
+      async ({ req, stream }) => {
+        await once(req.resume(), 'end')
+        stream.respond({ ':status': 203 })
+        stream.end('ok')
+      },
+      undefined,
+      { ':method': 'POST' },
+    )
+    expect(attributes['http.response.status_code']).toBe(203)
+    expect(attributes).not.toHaveProperty('error.type')
+    expect(status.code).toBe(0)
+  })
+
+  test('by the stream, to a body that was read, is an abort when the app destroys the session', async () => {
+    const { attributes } = await spanOverHttp2(
+      async ({ req, stream }) => {
+        await once(req.resume(), 'end')
+        const { session } = stream
+        stream.respond({ ':status': 203 })
+        stream.end('x'.repeat(1_000_000))
+        session?.destroy()
+      },
+      () => {},
+      { ':method': 'POST' },
+    )
+    expect(attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
+  })
+
+  test.each<[what: string, Answer]>([
+    ['has ended', (response) => response.end('x'.repeat(1_000_000))],
+    ['has begun', (response) => response.write('x'.repeat(1_000_000))],
+  ])('that the app %s is an abort when the client resets it for no error', async (_what, answer) => {
+    const { attributes } = await spanOverHttp2(answer, (stream) => stream.close(constants.NGHTTP2_NO_ERROR))
+    expect(attributes).toMatchObject({ 'error.type': 'aborted', 'http.response.status_code': 200 })
   })
 
   test('that is destroyed with an error has that error', async () => {

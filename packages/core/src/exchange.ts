@@ -108,6 +108,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   #transport: Transport | undefined
   /** With whom it waits for the end of their connection. */
   #waiting: Set<Ending> | undefined
+  /** Of HTTP/2, where all of the client's body was read before the stream closed. */
+  #session: Session | undefined
 
   constructor(
     seam: Seam<Given, Carried>,
@@ -181,10 +183,17 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
    */
   hearStream(): void {
     const stream = this.#stream
-    stream?.once('finish', () => {
-      if (stream.aborted || stream.rstCode !== 0) return
+    if (stream === undefined) return
+    stream.once('finish', () => {
+      if (!isUnharmed(stream)) return
       this.isComplete = true
       this.endTicks = now()
+    })
+    // Node before 24 never closes one that the client resets for no error while it takes no more of the answer.
+    const endSoon = () => void setImmediate(() => this.end())
+    stream.once('aborted', endSoon).once('end', () => {
+      if (stream.closed) endSoon()
+      else this.#session = stream.session
     })
   }
 
@@ -227,10 +236,22 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   #isComplete(): boolean {
     if (this.isComplete) return true
     const { response } = this
-    // The stream of HEAD has finished before there is an answer, which is complete with its headers.
-    if (this.transport === 'HTTP/2') return this.method === 'HEAD' && response.headersSent
+    if (this.transport === 'HTTP/2') return this.#isSent()
     if (this.transport === 'made up') return response.writableEnded
-    return response.writableFinished && response.writableEnded && !this.isForNobody
+    if (this.isForNobody) return false
+    if (response.writableFinished && response.writableEnded) return true
+    // The answer to HEAD is complete with its headers; one that waits behind another one has not sent them.
+    return this.method === 'HEAD' && response.headersSent && response.socket !== null
+  }
+
+  /** Over HTTP/2, where the stream has not said that it has finished. */
+  #isSent(): boolean {
+    // That of HEAD has finished before there is an answer, which is complete with its headers.
+    if (this.method === 'HEAD') return this.response.headersSent
+    // Node closes it before it can say so where the client's body was read, and the app has answered by the stream itself.
+    const stream = this.#stream
+    const isOver = stream?.writableEnded === true && isUnharmed(stream)
+    return isOver && this.#session?.destroyed === false
   }
 
   /** Of HTTP/1 a `stream` is something of the app's own. */
@@ -518,10 +539,21 @@ function isHangUp(error: NodeJS.ErrnoException | undefined): boolean {
 
 /** What a response of HTTP/2 is sent by. */
 interface Stream extends Pick<EventEmitter, 'once'> {
+  readonly session: Session | undefined
+  readonly closed: boolean
   readonly aborted: boolean
   readonly rstCode: number
+  readonly writableEnded: boolean
   readonly errored: NodeJS.ErrnoException | null
   readonly sentHeaders?: { readonly ':status'?: number }
+}
+
+interface Session {
+  readonly destroyed: boolean
+}
+
+function isUnharmed({ aborted, rstCode }: Stream): boolean {
+  return !aborted && rstCode === 0
 }
 
 /** As the client has read it; undefined where that cannot be told. */

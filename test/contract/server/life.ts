@@ -224,6 +224,23 @@ export function endsWithRequests({ name, served }: Contract): void {
       expect(spans.map(({ status }) => status.code)).toEqual([0, 0])
     })
 
+    test('is no abort when the client has the headers that it asked for with HEAD, and leaves', async () => {
+      const recording = record()
+      const routes = {
+        'HEAD /': ({ response }: Exchange) => {
+          response.writeHead(201).flushHeaders()
+          return never(undefined as never)
+        },
+      }
+      const serving = await served({ routes })
+      const asked = asking(serving, '/', { method: 'HEAD' })
+      await once(asked, 'response')
+      asked.destroy()
+      const span = await theOnly(recording)
+      expect(span.attributes['http.response.status_code']).toBe(201)
+      expect(span.attributes).not.toHaveProperty('error.type')
+    })
+
     test('is no abort when the client leaves right after the answer', async () => {
       const recording = record()
       const serving = await served(ok)
