@@ -43,32 +43,6 @@ const TRACESTATE_LIMIT = 4096
  */
 const FIELD_LIMIT = 1_048_576
 
-/** The context that a `traceparent` carries. */
-export interface Traceparent {
-  /** 32 lower-case hex digits, not all zero. */
-  traceId: string
-  /** 16 lower-case hex digits, not all zero: the span that sent the header. */
-  spanId: string
-  /** sampled (0x01) and random (0x02), no other bit. */
-  traceFlags: number
-}
-
-/**
- * Reads a `traceparent` header: version 00 to the letter, and of versions 01 to fe the part that 00 knows
- * (§3.2.2, §3.2.4).
- *
- * Spaces and tabs around the value are not part of it. Flags other than sampled and random have no meaning in
- * Level 2 and must not be passed on, so they are already gone from the result.
- *
- * @returns undefined if the value is not valid: a new trace starts, and `tracestate` is discarded with it (§4).
- *   Two headers that were combined to `a, b` are not valid either; neither is picked.
- */
-export function parseTraceparent(value: string): Traceparent | undefined {
-  const at = findTraceparent(value)
-  if (at < 0) return undefined
-  return { traceId: traceIdAt(value, at), spanId: spanIdAt(value, at), traceFlags: traceFlagsAt(value, at) }
-}
-
 /**
  * Writes the `traceparent` of a context that is valid in the sense of the API's `isSpanContextValid`. Always
  * version 00, also when the context came in with a higher one; always two digits of flags, unknown bits zero
@@ -158,8 +132,13 @@ function foreignList(state: TraceState): string {
  * rejected, even if they are equal; several tracestate values are one list, in their order (RFC 9110 §5.3).
  * Anything else in a carrier is not a header.
  *
- * @returns the remote context, with a `traceState` if there is a valid one that is not empty; undefined without
- *   a valid traceparent, and then the tracestate is not even read (§4).
+ * Version 00 is read to the letter, and of versions 01 to fe the part that 00 knows (§3.2.2, §3.2.4). Spaces and tabs
+ * around the value are not part of it. Flags other than sampled (0x01) and random (0x02) have no meaning in Level 2 and
+ * must not be passed on, so they are already gone from the result.
+ *
+ * @returns the remote context, its ids in lower-case hex digits, with a `traceState` if there is a valid one that is not
+ *   empty; undefined without a valid traceparent, and then the tracestate is not even read (§4). Two headers that were
+ *   combined to `a, b` are not valid either; neither is picked.
  */
 export function parseTraceContext(traceparent: unknown, tracestate: unknown): SpanContext | undefined {
   const value = soleField(traceparent)
