@@ -3,6 +3,7 @@ import type { ErrorRequestHandler, Express, NextFunction, Request, RequestHandle
 import { fileURLToPath } from 'node:url'
 import { describe, expect, expectTypeOf, test } from 'vitest'
 import { ask } from '../contract/server.ts'
+import { complaints } from '../contract/server/watch.ts'
 import { record } from '../recording.ts'
 import { fail, ok, pass, quiet, serve, spanOf, stackOf, traced, versions, type Create } from './app.ts'
 
@@ -10,6 +11,26 @@ import { fail, ok, pass, quiet, serve, spanOf, stackOf, traced, versions, type C
 const untouched = new Map(versions.map(([, create]) => [create, layersOf(create)]))
 
 describe.each(versions)('%s', (_name, create) => {
+  test('tracing that is mounted without a call is told of once, and the app answers untraced', async () => {
+    const recording = record()
+    const said = complaints()
+    const application = quiet(create())
+    application.use(tracing)
+    application.use('/a', tracing)
+    application.use(create.Router().get('/a/:id', tracing, ok))
+    const serving = await serve(application)
+    for (const path of ['/a/1', '/a/2']) {
+      expect(await ask(serving, path)).toMatchObject({ status: 200, body: 'ok' })
+    }
+    expect((await ask(serving, '/b')).status).toBe(404)
+    expect(said).toEqual([
+      expect.stringMatching(
+        /app\.use\(tracing\): expected a call of tracing, received a request .*; example: app\.use\(tracing\(\)\)$/,
+      ),
+    ])
+    expect(recording.spans).toEqual([])
+  })
+
   describe('Express does as ever', () => {
     test('this, arguments and names of layers are what they were', async () => {
       const seen: unknown[] = []

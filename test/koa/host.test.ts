@@ -8,8 +8,9 @@ import { PassThrough, Readable } from 'node:stream'
 import { setImmediate as turn } from 'node:timers/promises'
 import { runInNewContext } from 'node:vm'
 import { describe, expect, test, vi } from 'vitest'
+import { complaints } from '../contract/server/watch.ts'
 import { record } from '../recording.ts'
-import { applications, listen } from './apps.ts'
+import { applications, ask, listen, ok, withRouters } from './apps.ts'
 
 type Handler = (ctx: Koa.Context, next: Koa.Next) => unknown
 
@@ -214,3 +215,27 @@ describe.each(applications)('%s answers with tracing as it does without:', (_nam
     await vi.waitUntil(() => recording.spans.filter(({ kind }) => kind === 1).length === 4)
   })
 })
+
+test.each(withRouters)(
+  '%s: tracing that is mounted without a call is told of once, and the app answers untraced',
+  async (_name, Application, Routes) => {
+    const recording = record()
+    const said = complaints()
+    const application = new Application()
+    application.use(tracing)
+    const router = new Routes()
+    router.use('/a', tracing)
+    router.get('/a/:id', tracing, ok)
+    const server = await listen(application.use(router.routes()))
+    for (const path of ['/a/1', '/a/2']) {
+      expect(await ask(server, path)).toMatchObject({ status: 200, body: 'ok' })
+    }
+    expect((await ask(server, '/b')).status).toBe(404)
+    expect(said).toEqual([
+      expect.stringMatching(
+        /app\.use\(tracing\): expected a call of tracing, received a ctx .*; example: app\.use\(tracing\(\)\)$/,
+      ),
+    ])
+    expect(recording.spans).toEqual([])
+  },
+)

@@ -53,6 +53,7 @@ import {
 } from './options.ts'
 import { reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
+import type { InstrumentationScope } from './span.ts'
 import { formatTraceparent } from './trace-context.ts'
 import { Tracer as OurTracer } from './tracer.ts'
 
@@ -280,6 +281,18 @@ function watched<T>(request: IncomingMessage, result: Promise<T>): Promise<T> {
     recordError(request, error)
     throw error
   })
+}
+
+/**
+ * Tells whoever mounts `tracing` without a call: then requests come to it in the place of its options. The caller lets them
+ * pass, untraced.
+ */
+export function sayUncalled({ name }: InstrumentationScope, received: string): void {
+  reportOnce(
+    `uncalled:${name}`,
+    'error',
+    `${name}: nothing is traced by app.use(tracing): expected a call of tracing, received ${received} in the place of its options; example: app.use(tracing())`,
+  )
 }
 
 /**

@@ -3,6 +3,7 @@ import {
   middlewareSpans,
   receiver,
   reportOnce,
+  sayUncalled,
   type ReceivingOptions,
 } from '@throughline/core'
 import type { NextFunction, Request, RequestHandler, Response } from 'express'
@@ -23,7 +24,15 @@ const scope = { name: '@throughline/express', version: '0.1.0' }
  * app.use(tracing())
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
-export function tracing(options: TracingOptions = {}): RequestHandler {
+export function tracing(options?: TracingOptions): RequestHandler
+export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): RequestHandler | void {
+  // By `app.use(tracing)` Express calls it with request, response and next.
+  const [, next] = uncalled
+  if (typeof next === 'function') {
+    sayUncalled(scope, 'a request')
+    next()
+    return
+  }
   const receive = receiver<Request, [Request, Response], Way>(
     {
       scope,

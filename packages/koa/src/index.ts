@@ -5,6 +5,7 @@ import {
   receiver,
   recordError,
   reportOnce,
+  sayUncalled,
   type ReceivingOptions,
 } from '@throughline/core'
 import type Application from 'koa'
@@ -28,7 +29,14 @@ const scope = { name: '@throughline/koa', version: '0.1.0' }
  * app.use(tracing())
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
-export function tracing(options: TracingOptions = {}): Middleware {
+export function tracing(options?: TracingOptions): Middleware
+export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): unknown {
+  // By `app.use(tracing)` Koa calls it with ctx and next.
+  const [next] = uncalled
+  if (typeof next === 'function') {
+    sayUncalled(scope, 'a ctx')
+    return next()
+  }
   const receive = receiver<Context, [Context]>(
     {
       scope,
