@@ -9,6 +9,7 @@ import type { AddressInfo } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { describe, expect, test } from 'vitest'
 import { serverContract, type Adapter, type Exchange, type Routes } from './contract/server.ts'
+import { complaints } from './contract/server/watch.ts'
 import { ask, exceptions, fastify4, ok, origin, trace1, traced, versions } from './fastify/app.ts'
 import { record } from './recording.ts'
 
@@ -414,6 +415,59 @@ describe.each(versions)('%s', (_name, create) => {
       await expect(app.ready()).rejects.toThrow(
         /^@throughline\/fastify: tracing\(\): expected options among ignore, .*"ignored"/,
       )
+    })
+
+    test.each<[string, unknown[], RegExp]>([
+      ['nothing', [], /received undefined; example: app\.register\(tracing\)$/],
+      [
+        'options',
+        [{ ignore: '/health' }],
+        /received an object of Object; example: app\.register\(tracing, \{ ignore: … \}\)$/,
+      ],
+    ])(
+      'tracing that is called with %s, and not registered, is a TypeError at that line',
+      (_title, given, said) => {
+        const app = create()
+        const misuse = tracing as (...given: unknown[]) => Promise<void>
+        const register = () => app.register(misuse(...given) as never)
+        expect(register).toThrow(TypeError)
+        expect(register).toThrow(
+          /^@throughline\/fastify: tracing\(\): expected to be called by Fastify, with the app, /,
+        )
+        expect(register).toThrow(said)
+      },
+    )
+
+    test('tracing that is added as a hook is told of once, and the app answers untraced', async () => {
+      const recording = record()
+      const said = complaints()
+      const app = create() as unknown as FastifyInstance
+      app.addHook('onRequest', tracing as never)
+      app.get('/', ok)
+      for (const time of ['first', 'second']) {
+        expect(await (await fetch(`${await origin(app)}/?${time}`)).text()).toBe('ok')
+      }
+      expect(said).toEqual([
+        expect.stringMatching(/expected tracing to be registered, .*; example: app\.register\(tracing\)$/),
+      ])
+      expect(recording.spans).toEqual([])
+    })
+
+    test.each<[string, (app: FastifyInstance) => unknown]>([
+      ['awaited', async (app) => void (await app.register(tracing))],
+      [
+        'imported where it is registered',
+        (app) => app.register(import('@throughline/fastify').then((module) => module.tracing) as never),
+      ],
+      ['with options that are made later', (app) => app.register(tracing, () => ({ trustProxy: true }))],
+      ['by a call with the app', (app) => tracing(app, {})],
+    ])('it may be registered in other ways: %s', async (_title, register) => {
+      const app = create() as unknown as FastifyInstance
+      await register(app)
+      app.get('/', ok)
+      const recording = record()
+      await ask(app, '/')
+      expect((await recording.all(1))[0]?.name).toBe('GET /')
     })
 
     test('those that Fastify gives to every plugin are none of ours', async () => {

@@ -3,6 +3,7 @@ import {
   receiver,
   recordError,
   reportOnce,
+  show,
   type Framework,
   type ReceivingOptions,
 } from '@throughline/core'
@@ -26,13 +27,29 @@ const scope = { name: '@throughline/fastify', version: '0.1.0' }
 
 /**
  * A Fastify plugin that makes a SERVER span of every request. Register it first: a hook that answers before it leaves no
- * span behind. Fastify throws out of `ready()` and `listen()` what this throws.
+ * span behind. Fastify throws out of `ready()` and `listen()` what this rejects with.
  *
  * @example
  * app.register(tracing)
- * @throws TypeError for an option that is unknown or of the wrong shape.
+ * @returns a promise, which rejects with a TypeError for an option that is unknown or of the wrong shape.
+ * @throws TypeError where it is called in the place of being registered.
  */
-export async function tracing(fastify: FastifyInstance, options: TracingOptions): Promise<void> {
+export function tracing(fastify: FastifyInstance, options: TracingOptions): Promise<void> {
+  const given: unknown = fastify
+  if (typeof fastify?.addHook === 'function') return plugIn(fastify, options)
+  // By `app.addHook('onRequest', tracing)` Fastify calls it with each request.
+  if (typeof given === 'object' && given !== null && 'raw' in given) {
+    const message = `${scope.name}: nothing is traced by app.addHook('onRequest', tracing): expected tracing to be registered, received a request; example: app.register(tracing)`
+    reportOnce('fastify hook', 'error', message)
+    return Promise.resolve()
+  }
+  const example = given === undefined ? 'app.register(tracing)' : 'app.register(tracing, { ignore: … })'
+  throw new TypeError(
+    `${scope.name}: tracing(): expected to be called by Fastify, with the app, received ${show(given)}; example: ${example}`,
+  )
+}
+
+async function plugIn(fastify: FastifyInstance, options: TracingOptions): Promise<void> {
   // Fastify's own options for a plugin come along with ours.
   const given: TracingOptions & RegisterOptions = options
   const { prefix: _1, logLevel: _2, logSerializers: _3, ...own } = given
