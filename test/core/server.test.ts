@@ -65,6 +65,31 @@ function failMadeUp(handle: () => unknown = () => {}) {
 }
 
 describe('traceRequest', () => {
+  test.each<[string, unknown[], RegExp]>([
+    ['a wrong option', [() => {}, { ignored: '/health' }], /expected options among ignore, .*"ignored"/],
+    ['options that are none', [() => {}, '/health'], /expected an object of options, received "\/health"/],
+    ['no function', [], /expected a function to run, received undefined; example: createServer\(/],
+    ['options alone', [{ ignore: '/health' }], /expected a function to run, received an object/],
+  ])('given %s, throws in each request a TypeError in its own name', async (_title, given, said) => {
+    record()
+    const misuse = traceRequest as (...given: unknown[]) => unknown
+    const seen: unknown[] = []
+    const serving = await serve((request, response) => {
+      try {
+        misuse(request, response, ...given)
+      } catch (error) {
+        seen.push(error)
+      }
+      response.end('ok')
+    })
+    for (const time of ['first', 'second']) await ask(serving, `/?${time}`)
+    expect(seen).toEqual([expect.any(TypeError), expect.any(TypeError)])
+    for (const error of seen as Error[]) {
+      expect(error.message).toMatch(/^@throughline\/core: traceRequest\(\): expected /)
+      expect(error.message).toMatch(said)
+    }
+  })
+
   test('returns what the handler returns, at once where that is at once', async () => {
     const seen: unknown[] = []
     record()

@@ -120,13 +120,16 @@ function shape<Subject, Given extends unknown[]>(): Shape<ReceivingOptions<Subje
 /**
  * The inbound seam: takes the trace context from the request's headers, starts the SERVER span, runs the framework in
  * its context, and ends it when the response has closed, with the route and the status as they are then.
+ *
+ * @param caller what the app has called with these options, for messages.
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
 export function receiver<Subject, Given extends unknown[], Carried = Subject>(
   framework: Framework<Subject, Given, Carried>,
   options: ReceivingOptions<Subject, Given> = {},
+  caller = 'tracing()',
 ): Receive<Carried> {
-  checkOptions(framework, options)
+  checkOptions(framework, options, caller)
   const { inbound = 'continue', trustProxy = false, serverTiming = false, activeRequests = false } = options
   const tracer = tracerFor(framework.scope)
   const measure = requestMeasurements(framework.scope, trustProxy, activeRequests)
@@ -248,7 +251,8 @@ const NO_OPTIONS = {}
  * the request's SERVER span and returns what it returns. An error that it throws or rejects with is recorded.
  *
  * @param options are read once for each object: keep it outside of the handler.
- * @throws TypeError for an option that is unknown or of the wrong shape.
+ * @throws TypeError where `run` is no function, and for an option that is unknown or of the wrong shape: in each request, for
+ *   there is no earlier call.
  * @example
  * createServer((req, res) => traceRequest(req, res, () => handle(req, res)))
  */
@@ -258,9 +262,14 @@ export function traceRequest<T>(
   run: () => T,
   options: PlainOptions = NO_OPTIONS,
 ): T {
+  if (typeof run !== 'function') {
+    throw new TypeError(
+      `${plain.scope.name}: traceRequest(): expected a function to run, received ${show(run)}; example: createServer((req, res) => traceRequest(req, res, () => res.end('hello')))`,
+    )
+  }
   let receive = receivers.get(options)
   if (receive === undefined) {
-    receive = receiver(plain, options)
+    receive = receiver(plain, options, 'traceRequest()')
     receivers.set(options, receive)
   }
   return receive(request, response, request, () => {
@@ -363,10 +372,11 @@ function announce(response: ServerResponse, span: Span): void {
 function checkOptions<Subject, Given extends unknown[], Carried>(
   { scope, hasMiddleware }: Framework<Subject, Given, Carried>,
   options: ReceivingOptions<Subject, Given>,
+  caller: string,
 ): void {
   const { middlewareSpans, ...others } = shape<Subject, Given>()
   const expectations = hasMiddleware === true ? { ...others, middlewareSpans } : others
-  validated<object>(`${scope.name}: tracing()`, expectations, options)
+  validated<object>(`${scope.name}: ${caller}`, expectations, options)
 }
 
 function lowerCase(names: readonly string[] = []): string[] {
