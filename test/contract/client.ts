@@ -4,6 +4,7 @@ import { AsyncLocalStorage, createHook } from 'node:async_hooks'
 import { afterEach, describe, expect, test } from 'vitest'
 import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
+import { complaints } from './server/watch.ts'
 
 /** A client library as the contract sees it. `Target` is what the adapter wraps. */
 export interface ClientUnderTest<Target> {
@@ -241,6 +242,26 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
       )
     })
 
+    test('options of a second call are dropped, and that is said once, unless they are those of the first', async () => {
+      const recording = record()
+      const said = complaints()
+      const target = await opened()
+      const first = { attributes: () => ({ 'app.call': 'first' }) }
+      const answer = traced(target, first)
+      for (const same of [first, { ...first }, {}, { ignore: undefined }, undefined]) traced(target, same)
+      expect(said).toEqual([])
+      for (const other of [{ requireParent: true }, { ...first, ignore: client.ignoredText }]) {
+        expect(traced(target, other)).toBe(answer)
+      }
+      expect(said).toEqual([
+        expect.stringMatching(
+          /trace\w+.*: expected the options of the first call, .* received others: requireParent; .*; for example .*trace/,
+        ),
+      ])
+      await client.call(target)
+      expect((await recording.all(1))[0]?.attributes).toMatchObject({ 'app.call': 'first' })
+    })
+
     if (client.callBack !== undefined) {
       const callBack = client.callBack.bind(client)
 
@@ -331,6 +352,22 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
         await client.call(target)
         expect(recording.spans).toHaveLength(1)
       })
+
+      test('whoever switches it off does so for all, once: a second time is nothing, also to who comes later', async () => {
+        const recording = record()
+        const target = await opened()
+        const [first, second] = [traced(target), traced(target)] as (() => void)[]
+        second?.()
+        await client.call(target)
+        expect(recording.spans).toEqual([])
+        const said = complaints()
+        traced(target, { attributes: () => ({ 'app.life': 2 }) })
+        expect(said).toEqual([])
+        first?.()
+        second?.()
+        await client.call(target)
+        expect((await recording.all(1))[0]?.attributes).toMatchObject({ 'app.life': 2 })
+      })
     } else {
       test('the same object comes back, and wrapping it twice is wrapping it once', async () => {
         const recording = record()
@@ -350,6 +387,11 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
         expect(Reflect.ownKeys(target)).toEqual(before)
         expect(await client.call(target)).toEqual(client.result)
         expect(recording.spans).toHaveLength(0)
+        const said = complaints()
+        traced(target, { attributes: () => ({ 'app.life': 2 }) })
+        await client.call(target)
+        expect((await recording.all(1))[0]?.attributes).toMatchObject({ 'app.life': 2 })
+        expect(said).toEqual([])
       })
 
       test('what somebody has put over our methods stays when it is untraced, and ours pass calls on', async () => {

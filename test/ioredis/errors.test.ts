@@ -1,6 +1,7 @@
 import { span, untrace } from '@throughline/core'
 import { traceIORedis } from '@throughline/ioredis'
 import { describe, expect, test, vi } from 'vitest'
+import { complaints } from '../contract/server/watch.ts'
 import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
 import { clientsOf, namesOf, versions } from './redis.ts'
@@ -51,6 +52,20 @@ describe.each(versions)('%s', (version, Redis) => {
       await redis.pipeline().get(key).exec()
       await redis.multi().get(key).exec()
       expect(recording.spans).toEqual([])
+    })
+
+    test('a duplicate may be traced again by the options of its client, and by others it is told of', async () => {
+      record()
+      const said = complaints()
+      const options = { ignore: 'PING' }
+      const twin = traceIORedis(await ready(), options).duplicate()
+      afterwards(() => twin.disconnect())
+      traceIORedis(twin, options)
+      expect(said).toEqual([])
+      traceIORedis(twin, { ignore: 'GET' })
+      expect(said).toEqual([
+        expect.stringMatching(/^throughline: traceIORedis: .* received others: ignore; /),
+      ])
     })
 
     test('a duplicate is traced like the one that it was made of, and stays so', async () => {

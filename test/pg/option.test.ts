@@ -1,6 +1,7 @@
 import { span } from '@throughline/core'
 import { tracePg } from '@throughline/pg'
 import { afterEach, expect, test, vi } from 'vitest'
+import { complaints } from '../contract/server/watch.ts'
 import { record } from '../recording.ts'
 import { connected, database, host, open, parentOf, port, tableOf, url } from './database.ts'
 
@@ -15,6 +16,19 @@ test('with sanitize: always, parameterised text is shown without its literals, t
   expect((await recording.all(1))[0]?.attributes['db.query.text']).toBe(
     `SELECT * FROM ${table} WHERE id = $1 AND name = ?`,
   )
+})
+
+test('a client of a pool may be traced again by the options of its pool, and by others it is told of', async () => {
+  record()
+  const said = complaints()
+  const options = { ignore: 'SELECT 1' }
+  const pool = tracePg(open(), options)
+  pool.on('connect', (client) => void tracePg(client, options))
+  const client = await pool.connect()
+  expect(said).toEqual([])
+  tracePg(client, { ignore: 'SELECT 2' })
+  client.release()
+  expect(said).toEqual([expect.stringMatching(/^throughline: tracePg: .* received others: ignore; /)])
 })
 
 test('with parameters: true, the values of parameters are shown as text, whatever they are', async () => {

@@ -27,7 +27,17 @@ export { methodAttribute, spanName, withOldNames, wantsOldNames } from './http.t
 export { instrumentsFor, type DurationMetric } from './metrics.ts'
 export { isTraced, override, yieldsTo } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
-export { BOOLEAN, expected, guarded, matcher, show, type Match, type Shape } from './options.ts'
+export {
+  BOOLEAN,
+  dropOptions,
+  expected,
+  guarded,
+  holdOptions,
+  matcher,
+  show,
+  type Match,
+  type Shape,
+} from './options.ts'
 export { reportOnce } from './report.ts'
 export type { NamedAttributes } from './attribute.ts'
 export { errorType, isError, maskErrors, messageOf, showAs } from './exception.ts'

@@ -91,6 +91,32 @@ export function validated<T extends object>(caller: string, shape: Shape<T>, giv
   return given
 }
 
+/** By which options something is traced. */
+const held = new WeakMap<object, object>()
+
+/** These are in force for it, until it is traced anew. */
+export function holdOptions(of: object, options: object): void {
+  held.set(of, options)
+}
+
+/**
+ * For what is traced already: options that say something else than those in force are dropped, and that is said, once for
+ * each caller. `example` is what to write for others.
+ */
+export function dropOptions(of: object, options: object, caller: string, example: string): void {
+  const first = held.get(of) as Record<string, unknown> | undefined
+  const dropped = Object.entries(options).filter(
+    ([name, value]) => value !== undefined && !Object.is(value, first?.[name]),
+  )
+  if (dropped.length === 0) return
+  const names = dropped.map(([name]) => name).join(', ')
+  reportOnce(
+    `second call:${caller}`,
+    'warn',
+    `${caller}: expected the options of the first call, for those hold, received others: ${names}; give all of them to the first call, or end its tracing before; for example ${example}`,
+  )
+}
+
 /** A value as an error message shows it; a connection string without its password. */
 export function show(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(redactUrl(value))

@@ -1,4 +1,4 @@
-import { override, reportOnce, untrace, yieldsTo } from '@throughline/core'
+import { dropOptions, holdOptions, override, reportOnce, untrace, yieldsTo } from '@throughline/core'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import http, { OutgoingMessage, type ClientRequest } from 'node:http'
 import https from 'node:https'
@@ -19,8 +19,11 @@ const shared = ((globalThis as Record<symbol, unknown>)[Symbol.for('throughline.
  * Calls `begin` with each request as soon as it is made, inside the call that the app makes, before a byte of it has been
  * sent; until the function that it returns is called.
  */
-export function onRequests(begin: Begin): () => void {
-  if (shared.stop !== undefined) return shared.stop
+export function onRequests(options: object, begin: Begin): () => void {
+  if (shared.stop !== undefined) {
+    dropOptions(shared.stop, options, 'traceHttp()', "stop(); traceHttp({ headers: 'keep' })")
+    return shared.stop
+  }
   const forgetDestinations = noteDestinations()
   const end = isPublished() ? onPublished(begin) : onMade(begin)
   function stopTracing(): void {
@@ -30,6 +33,7 @@ export function onRequests(begin: Begin): () => void {
     forgetDestinations()
   }
   shared.stop = stopTracing
+  holdOptions(stopTracing, options)
   return stopTracing
 }
 

@@ -1,4 +1,12 @@
-import { context, isTraced, maskErrors, override, ROOT_CONTEXT, yieldsTo } from '@throughline/core'
+import {
+  context,
+  holdOptions,
+  isTraced,
+  maskErrors,
+  override,
+  ROOT_CONTEXT,
+  yieldsTo,
+} from '@throughline/core'
 import { beginCommand, isNew, submitted, type Command, type Tracing } from './command.ts'
 import { Connection, type Client } from './connection.ts'
 import { maskedReply } from './mask.ts'
@@ -28,6 +36,7 @@ function yielding(tracing: Tracing, cluster: Client): Tracing {
 export function traceClient(given: Tracing, client: Client): void {
   const tracing = client.isCluster ? yielding(given, client) : given
   maskErrors(maskedReply)
+  holdOptions(client, given.options)
   const connection = new Connection(client)
   const { unknownScripts } = connection
   const isOwn = ownCommands(client)

@@ -36,6 +36,7 @@ export interface IORedisOptions extends SendingOptions<Subject, Outcome> {
 
 /** How commands are traced: the options as they are applied. */
 export interface Tracing {
+  readonly options: IORedisOptions
   readonly send: Sender<Subject, Outcome>
   readonly text: TextOf
   readonly commandSpans: boolean

@@ -1,4 +1,4 @@
-import { BOOLEAN, expected, isTraced, show, type Shape } from '@throughline/core'
+import { BOOLEAN, dropOptions, expected, isTraced, show, type Shape } from '@throughline/core'
 import { sender, SENDING_SHAPE } from '@throughline/core/client'
 import { DATABASE_DURATION } from '@throughline/core/database'
 import type { Cluster, Redis } from 'ioredis'
@@ -30,7 +30,8 @@ const SHAPE: Shape<IORedisOptions> = {
 
 /**
  * Traces the commands of a Redis client or of a Cluster, each as a CLIENT span (semantic conventions, redis), a pipeline
- * or a transaction as one, and gives the same object back. Twice is once. What `duplicate()` makes of it is traced too.
+ * or a transaction as one, and gives the same object back. Twice is once: the options of the first call hold, until
+ * `untrace()` ends it. What `duplicate()` makes of it is traced too, by the same options.
  *
  * @throws TypeError for what is no client of ioredis, and for an option that is unknown or of the wrong shape.
  */
@@ -45,12 +46,16 @@ export function traceIORedis<
     )
   }
   const tracing: Tracing = {
+    options,
     send: sender<Subject, Outcome, IORedisOptions>(LIBRARY, 'traceIORedis', options, SHAPE),
     text: textOf(options.queryText),
     commandSpans: options.commandSpans === true,
   }
   const client: Client = redis
-  if (!isTraced(client) && !isOfOthers(client)) traceClient(tracing, client)
+  if (isTraced(client)) {
+    const example = 'untrace(redis); traceIORedis(redis, { requireParent: true })'
+    dropOptions(client, options, 'traceIORedis', example)
+  } else if (!isOfOthers(client)) traceClient(tracing, client)
   return redis
 }
 

@@ -1,4 +1,4 @@
-import { context, isTraced, override, ROOT_CONTEXT, yieldsTo } from '@throughline/core'
+import { context, holdOptions, isTraced, override, ROOT_CONTEXT, yieldsTo } from '@throughline/core'
 import type { ClientBase } from 'pg'
 import type { Connected } from './connection.ts'
 import { begin, isQuery, run, runWith, type Method } from './form.ts'
@@ -11,6 +11,7 @@ const tracings = new WeakMap<object, Tracing>()
 
 export function setTracing(target: object, tracing: Tracing): void {
   tracings.set(target, tracing)
+  holdOptions(target, tracing.options)
 }
 
 /** What a connection tells by itself. It outlives the one who was the first to need it, in whose context it tells this. */
@@ -56,6 +57,7 @@ export function isOfOthers(target: { readonly query?: unknown } | null | undefin
 /** Traces a client for as long as its owner is traced: itself, or its Pool. A Pool may lend what has no query. */
 export function traceClient(client: Connected, owner: object): void {
   if (isTraced(client) || typeof client.query !== 'function' || isOfOthers(client)) return
+  holdOptions(client, tracings.get(owner)?.options ?? {})
   override(client as unknown as Record<'query', Method>, 'query', (original, state) => {
     return function query(this: unknown, ...args) {
       if (!state.isOn) return Reflect.apply(original, this, args)

@@ -1,4 +1,4 @@
-import { isTraced, maskErrors, show } from '@throughline/core'
+import { dropOptions, isTraced, maskErrors, show } from '@throughline/core'
 import type { ClientBase, Pool } from 'pg'
 import { isOfOthers, setTracing, traceClient } from './client.ts'
 import { clientsOf } from './connection.ts'
@@ -11,7 +11,8 @@ export type { PgOptions, Query } from './options.ts'
 
 /**
  * Traces the queries of a Pool or of a Client of pg, each as a CLIENT span (semantic conventions, database spans), and
- * gives the same object back. The clients of a Pool are traced with it, those of `pool.connect()` too. Twice is once.
+ * gives the same object back. The clients of a Pool are traced with it, those of `pool.connect()` too. Twice is once: the
+ * options of the first call hold, until `untrace()` ends it.
  *
  * @throws TypeError for what is neither a Pool nor a Client, and for an option that is unknown or of the wrong shape.
  */
@@ -23,7 +24,11 @@ export function tracePg<Target extends Pool | ClientBase>(target: Target, option
   }
   const tracing = tracingBy(options)
   const clients = isPool(target) ? clientsOf(target) : undefined
-  if (isTraced(target) || isOfOthers(clients?.query === undefined ? target : clients)) return target
+  if (isTraced(target)) {
+    dropOptions(target, options, 'tracePg', 'untrace(pool); tracePg(pool, { requireParent: true })')
+    return target
+  }
+  if (isOfOthers(clients?.query === undefined ? target : clients)) return target
   setTracing(target, tracing)
   maskErrors(maskedReport)
   if (isPool(target)) tracePool(target, tracing)

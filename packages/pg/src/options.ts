@@ -48,6 +48,7 @@ const SHAPE: Shape<PgOptions> = {
 
 /** What the queries of one target have in common. */
 export interface Tracing {
+  readonly options: PgOptions
   readonly send: Sender<[text: string], Outcome>
   readonly sanitizesAlways: boolean
   readonly showsParameters: boolean
@@ -66,6 +67,7 @@ export function tracingBy(options: PgOptions): Tracing {
   )
   const { requireParent, sqlcomment } = options
   return {
+    options,
     send,
     sanitizesAlways: options.sanitize === 'always',
     showsParameters: options.parameters === true,

@@ -1,5 +1,5 @@
-import { reportOnce } from '@throughline/core'
-import type { HttpAttempt, HttpClient } from '@throughline/core/http-client'
+import { dropOptions, holdOptions, reportOnce } from '@throughline/core'
+import type { HttpAttempt, HttpClient, HttpClientOptions } from '@throughline/core/http-client'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { coveredBy, shared } from './covered.ts'
 import { isAlone, yieldsToOfficial } from './dispatcher.ts'
@@ -26,8 +26,11 @@ interface Message {
 }
 
 /** Traces every attempt until the function that it returns is called. While it is on, a second call changes nothing. */
-export function onAttempts(tracer: HttpClient): () => void {
-  if (shared.stop !== undefined) return shared.stop
+export function onAttempts(options: HttpClientOptions, tracer: HttpClient): () => void {
+  if (shared.stop !== undefined) {
+    dropOptions(shared.stop, options, 'traceUndici()', "stop(); traceUndici({ headers: 'keep' })")
+    return shared.stop
+  }
 
   function begin(request: Message['request']): void {
     const attempt = tracer.begin(request, request, headerOf)
@@ -85,5 +88,6 @@ export function onAttempts(tracer: HttpClient): () => void {
     shared.stop = undefined
   }
   shared.stop = stopTracing
+  holdOptions(stopTracing, options)
   return stopTracing
 }

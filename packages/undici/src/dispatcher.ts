@@ -1,5 +1,11 @@
-import { context, isTraced, override, reportOnce, untrace } from '@throughline/core'
-import type { HttpAttempt, HttpClient, HttpRequest, Untraced } from '@throughline/core/http-client'
+import { context, dropOptions, holdOptions, isTraced, override, reportOnce, untrace } from '@throughline/core'
+import type {
+  HttpAttempt,
+  HttpClient,
+  HttpClientOptions,
+  HttpRequest,
+  Untraced,
+} from '@throughline/core/http-client'
 import { channel, subscribe } from 'node:diagnostics_channel'
 import type { Dispatcher } from 'undici'
 import { cover, coveredBy, shared, tellServer } from './covered.ts'
@@ -81,8 +87,17 @@ export function isAlone(): boolean {
 }
 
 /** Overrides `dispatch` on this instance: undici's other methods come through it. */
-export function traceDispatcher<D extends Dispatcher>(dispatcher: D, tracer: HttpClient): D {
-  if (isTraced(dispatcher)) return dispatcher
+export function traceDispatcher<D extends Dispatcher>(
+  dispatcher: D,
+  options: HttpClientOptions,
+  tracer: HttpClient,
+): D {
+  if (isTraced(dispatcher)) {
+    const example = "untrace(pool); traceUndici(pool, { headers: 'keep' })"
+    dropOptions(dispatcher, options, 'traceUndici(dispatcher)', example)
+    return dispatcher
+  }
+  holdOptions(dispatcher, options)
   // While the process-wide form is off, nobody else of ours listens. Once for all dispatchers and all copies.
   if (shared.keepHeaders === undefined) {
     shared.keepHeaders = keepHeaders
