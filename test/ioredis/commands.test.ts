@@ -86,6 +86,20 @@ describe.each(versions)('%s', (version, Redis) => {
       expect((await recording.all(2)).map(({ name }) => name)).toEqual(['GET', 'MGET'])
     })
 
+    test.each([
+      ['a name in lower case', 'get'],
+      ['a name in upper case', 'GET'],
+      ['a RegExp in lower case', /^get$/],
+      ['a RegExp in any case', /^gEt$/i],
+      ['a list', ['ping', /^g.t$/]],
+    ])('ignored by %s, in whichever case the app sends it', async (_title, ignore) => {
+      const recording = record()
+      const redis = traceIORedis(await ready(), { ignore })
+      for (const name of ['get', 'GET', 'Get']) await redis.call(name, key)
+      await redis.mget(key)
+      expect((await recording.all(1)).map(({ name }) => name)).toEqual(['MGET'])
+    })
+
     test('in the database that is selected', async () => {
       const recording = record()
       const redis = traceIORedis(await ready())

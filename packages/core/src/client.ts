@@ -14,7 +14,17 @@ import type { Ticks } from './clock.ts'
 import { isIgnored, isSuppressed, spanIn, withSpan } from './context.ts'
 import { tracerFor } from './current.ts'
 import { CallMeasurement, durationsOf, instrumentsFor, type DurationMetric } from './metrics.ts'
-import { BOOLEAN, FUNCTION, guarded, MATCH, matcher, validated, type Match, type Shape } from './options.ts'
+import {
+  BOOLEAN,
+  FUNCTION,
+  guarded,
+  inAnyCase,
+  MATCH,
+  matcher,
+  validated,
+  type Match,
+  type Shape,
+} from './options.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import type { InstrumentationScope } from './span.ts'
@@ -98,6 +108,8 @@ export interface Library<Subject extends unknown[]> {
   readonly duration?: DurationMetric
   /** The text that `ignore` compares. */
   text(...subject: Subject): string
+  /** Whether that text is always in upper case, and what the app compares it with may be in any. */
+  readonly anyCase?: boolean
 }
 
 export interface Sender<Subject extends unknown[], Outcome extends unknown[]> {
@@ -147,7 +159,8 @@ export function sender<
 ): Sender<Subject, Outcome> {
   validated(`${library.scope.name}: ${wrapper}`, shape, options)
   const tracer = tracerFor(library.scope)
-  const isIgnoredCall = matcher('ignore', options.ignore, library.text)
+  const ignore = library.anyCase === true ? inAnyCase(options.ignore) : options.ignore
+  const isIgnoredCall = matcher('ignore', ignore, library.text)
   const moreAttributes = guarded('attributes', options.attributes)
   const { requireParent } = options
 

@@ -198,6 +198,18 @@ export function matcher<Subject extends unknown[]>(
   }
 }
 
+/** The same Match for texts that are in upper case: its own texts and RegExps may be in any. A function is left as it is. */
+export function inAnyCase<Subject extends unknown[]>(
+  match: Match<Subject> | undefined,
+): Match<Subject> | undefined {
+  if (match === undefined || typeof match === 'function') return match
+  const tests = (Array.isArray(match) ? match : [match]) as readonly TextMatch[]
+  return tests.map((test) => {
+    if (typeof test === 'string') return test.toUpperCase()
+    return test.ignoreCase ? test : new RegExp(test, `${test.flags}i`)
+  })
+}
+
 function isMatch(value: unknown): boolean {
   if (typeof value === 'function') return true
   return (Array.isArray(value) ? value : [value]).every(

@@ -16,6 +16,7 @@ const LIBRARY = {
   isSilent: true,
   duration: DATABASE_DURATION,
   text: (command: string) => command,
+  anyCase: true,
 }
 
 const SHAPE: Shape<IORedisOptions> = {
