@@ -3,6 +3,7 @@ import { context, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
 import { setImmediate as turn } from 'node:timers/promises'
 import { runInNewContext } from 'node:vm'
 import { describe, expect, test } from 'vitest'
+import { complaints } from '../contract/server/watch.ts'
 import { record } from '../recording.ts'
 
 describe('span()', () => {
@@ -161,6 +162,34 @@ describe('span()', () => {
     const { spans } = record()
     span('work', (s) => s.end())
     expect(spans).toHaveLength(1)
+  })
+
+  test.each<[string, unknown, string]>([
+    ['a text', 's3cret', 'a string'],
+    ['a number', 7, 'a number'],
+    ['a list', ['s3cret'], 'an array'],
+    ['a function', function options() {}, 'a function (options)'],
+  ])('with %s in the place of its attributes runs, and that is said once', async (_title, given, shown) => {
+    const recording = record()
+    const said = complaints()
+    const misuse = span as (...given: unknown[]) => unknown
+    expect(misuse('work', given, () => 1)).toBe(1)
+    expect(await misuse('work', given, async () => 2)).toBe(2)
+    expect((await recording.all(2)).map(({ attributes }) => attributes)).toEqual([{}, {}])
+    expect(said).toEqual([
+      expect.stringMatching(/span\(\): expected attributes in an object, received .*; for example span\(/),
+    ])
+    expect(said[0]).toContain(`received ${shown},`)
+    expect(said[0]).not.toContain('s3cret')
+  })
+
+  test('without attributes, though there is a place for them, says nothing', async () => {
+    const recording = record()
+    const said = complaints()
+    const misuse = span as (...given: unknown[]) => unknown
+    for (const given of [undefined, null, {}]) expect(misuse('work', given, () => 1)).toBe(1)
+    await recording.all(3)
+    expect(said).toEqual([])
   })
 
   test('without a name or a function is a TypeError that says what was expected and received, with an example', () => {

@@ -13,6 +13,7 @@ import { withSpan } from './context.ts'
 import { globalVersion, report, reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
 import { errorType, isError, messageOf, showable } from './exception.ts'
+import { showType } from './options.ts'
 import type { InstrumentationScope } from './span.ts'
 import * as semconv from './semconv.ts'
 
@@ -143,8 +144,9 @@ const manualTracer = tracerFor({ name: '@throughline/core', version: VERSION })
 /**
  * Runs `fn` in a span of its own (kind INTERNAL), a child of the current one, and returns what `fn` returns. The span
  * ends when `fn` has returned or, where it returns a promise, when that has settled. An error is recorded on the span,
- * sets its status to Error, and goes on to the caller.
+ * sets its status to Error, and goes on to the caller. Attributes that are none are reported once, and left out.
  *
+ * @throws TypeError without a name or a function.
  * @example
  * await span('checkout.process', { 'order.id': id }, async (s) => { s.addEvent('paid') })
  */
@@ -157,7 +159,7 @@ export function span<T>(name: string, ...rest: [(span: Span) => T] | [Attributes
       `span(): expected a name and a function, received ${typeof name} and ${typeof fn}; example: span('checkout.process', async (s) => { … })`,
     )
   }
-  const attributes = rest.length > 1 ? (rest[0] as Attributes) : {}
+  const attributes = rest.length > 1 ? attributesIn(rest[0]) : {}
   const parent = context.active()
   const made = manualTracer().startSpan(name, { attributes }, parent)
   const work = fn as (span: Span) => T
@@ -185,6 +187,19 @@ export function span<T>(name: string, ...rest: [(span: Span) => T] | [Attributes
   // In the span, too: what it returns may begin only now, as a query or a request that waits for somebody to ask.
   const { then } = result
   return context.with(within, then, result, settled, failed) as T
+}
+
+/** What may be one call of many in a running app is told of, and not thrown: `fn` is to run. */
+function attributesIn(given: unknown): Attributes {
+  if (typeof given === 'object' && given !== null && !Array.isArray(given)) return given as Attributes
+  if (given !== undefined && given !== null) {
+    reportOnce(
+      'span attributes',
+      'warn',
+      `span(): expected attributes in an object, received ${showType(given)}, which is left out; for example span('checkout.process', { 'order.id': id }, async (s) => { … })`,
+    )
+  }
+  return {}
 }
 
 // The app may have ended it itself.

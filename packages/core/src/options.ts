@@ -100,8 +100,8 @@ export function holdOptions(of: object, options: object): void {
 }
 
 /**
- * For what is traced already: options that say something else than those in force are dropped, and that is said, once for
- * each caller. `example` is what to write for others.
+ * For what is traced already: options that say something else than those in force are dropped, and that is said, once
+ * for each caller. `example` is what to write for others.
  */
 export function dropOptions(of: object, options: object, caller: string, example: string): void {
   const first = held.get(of) as Record<string, unknown> | undefined
@@ -198,7 +198,7 @@ export function matcher<Subject extends unknown[]>(
   }
 }
 
-/** The same Match for texts that are in upper case: its own texts and RegExps may be in any. A function is left as it is. */
+/** The same Match for texts that are in upper case: its own texts and RegExps may be in any case. */
 export function inAnyCase<Subject extends unknown[]>(
   match: Match<Subject> | undefined,
 ): Match<Subject> | undefined {

@@ -251,8 +251,8 @@ const NO_OPTIONS = {}
  * the request's SERVER span and returns what it returns. An error that it throws or rejects with is recorded.
  *
  * @param options are read once for each object: keep it outside of the handler.
- * @throws TypeError where `run` is no function, and for an option that is unknown or of the wrong shape: in each request, for
- *   there is no earlier call.
+ * @throws TypeError where `run` is no function, and for an option that is unknown or of the wrong shape: in each
+ *   request, for there is no earlier call.
  * @example
  * createServer((req, res) => traceRequest(req, res, () => handle(req, res)))
  */
@@ -293,8 +293,8 @@ function watched<T>(request: IncomingMessage, result: Promise<T>): Promise<T> {
 }
 
 /**
- * Tells whoever mounts `tracing` without a call: then requests come to it in the place of its options. The caller lets them
- * pass, untraced.
+ * Tells whoever mounts `tracing` without a call: then requests come to it in the place of its options. The caller lets
+ * them pass, untraced.
  */
 export function sayUncalled({ name }: InstrumentationScope, received: string): void {
   reportOnce(
