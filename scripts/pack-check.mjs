@@ -247,16 +247,17 @@ async function bundled(app, name, format, ending) {
  */
 async function command(app, packed) {
   const version = packed.find(({ name }) => name === '@throughline/viewer')?.version
-  try {
-    const { stdout } = await run('npx', ['--no-install', 'throughline', '--version'], {
-      ...npmOptions,
-      cwd: app,
-    })
-    if (stdout.trim() === version) return []
-    return [`npx throughline --version printed ${JSON.stringify(stdout.trim())}, expected ${version}`]
-  } catch (error) {
-    return [`npx throughline --version fails: see "bin" of @throughline/viewer\n${said(error)}`]
+  // The first is how its texts say that it is run: npx takes the one command that the package has.
+  for (const name of ['@throughline/viewer', 'throughline']) {
+    try {
+      const { stdout } = await run('npx', ['--no-install', name, '--version'], { ...npmOptions, cwd: app })
+      if (stdout.trim() === version) continue
+      return [`npx ${name} --version printed ${JSON.stringify(stdout.trim())}, expected ${version}`]
+    } catch (error) {
+      return [`npx ${name} --version fails: see "bin" of @throughline/viewer\n${said(error)}`]
+    }
   }
+  return []
 }
 
 /** @param {unknown} error */

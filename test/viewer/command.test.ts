@@ -59,7 +59,7 @@ describe('throughline', () => {
     )
   })
 
-  it('is throughline view', async () => {
+  it('is its command view', async () => {
     const { code, signals, written, send } = throughline(['view', ...anyPort])
     await send(checkout())
     signals.emit('SIGTERM')
@@ -173,6 +173,17 @@ describe('help', () => {
     expect(written.err).toBe('')
   })
 
+  it('names the command as the README does, which is the one that npx finds by the name of the package', async () => {
+    const at = (file: string) =>
+      readFileSync(new URL(`../../packages/viewer/${file}`, import.meta.url), 'utf8')
+    const { name, bin } = JSON.parse(at('package.json')) as { name: string; bin: object }
+    const { code, written } = throughline(['--help'])
+    expect(await code).toBe(0)
+    expect(written.out).toMatch(`Usage: npx ${name} [options]\n`)
+    expect(at('README.md')).toContain(`\nnpx ${name}\n`)
+    expect(Object.keys(bin)).toHaveLength(1)
+  })
+
   it.each(['--version', '-v'])('tells the version for %s', async (flag) => {
     const manifest: { version: string } = JSON.parse(
       readFileSync(new URL('../../packages/viewer/package.json', import.meta.url), 'utf8'),
@@ -195,14 +206,17 @@ describe('a mistake', () => {
     ],
     ['--quiet 9999999999', '--quiet: expected an integer from 0 to 2147483647, received "9999999999"'],
     ['--host=', '--host: expected an address, received ""; example: --host 127.0.0.1'],
-    ['watch', 'the command: expected view, received "watch"; example: throughline view --port 4318'],
-    ['view twice', 'the command: expected view, received "view twice"'],
+    [
+      'watch',
+      'the command: expected view or none, received "watch"; example: npx @throughline/viewer --port 4318',
+    ],
+    ['view twice', 'the command: expected view or none, received "view twice"'],
     [
       '--prot 1',
       'expected --port, --host, --quiet, --json, --help or --version; received --prot 1; example: ',
     ],
-    ['--port', 'received --port; example: throughline view --port 4318'],
-    ['--json=yes', 'received --json=yes; example: throughline view --port 4318'],
+    ['--port', 'received --port; example: npx @throughline/viewer --port 4318'],
+    ['--json=yes', 'received --json=yes; example: npx @throughline/viewer --port 4318'],
   ])('(%s) is explained on stderr, with exit code 2', async (line, message) => {
     const { code, written } = throughline(line.split(' '))
     expect(await code).toBe(2)

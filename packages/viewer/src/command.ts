@@ -20,7 +20,10 @@ export type Host = {
 
 type Settings = { port: number; host: string; quiet: number; json: boolean }
 
-const help = `Usage: throughline [view] [options]
+/** How it is run by who has not installed it: npx takes the one command that the package has. */
+const COMMAND = 'npx @throughline/viewer'
+
+const help = `Usage: ${COMMAND} [options]
 
 Listens for OpenTelemetry traces (OTLP/HTTP, protobuf or JSON) and prints each one as a waterfall.
 
@@ -63,7 +66,7 @@ function settingsOf(argv: readonly string[]): Settings | string {
   if (values.version) return `${version()}\n`
   const [command = 'view', ...rest] = positionals
   if (command !== 'view' || rest.length > 0) {
-    throw new Error(expected('the command', 'view', positionals.join(' '), 'throughline view --port 4318'))
+    throw new Error(expected('the command', 'view or none', positionals.join(' '), `${COMMAND} --port 4318`))
   }
   if (values.host === '') throw new Error(expected('--host', 'an address', values.host, '--host 127.0.0.1'))
   return {
@@ -91,7 +94,7 @@ function parse(argv: readonly string[]) {
   } catch (error) {
     const known = 'expected --port, --host, --quiet, --json, --help or --version'
     const received = `received ${argv.join(' ')}`
-    throw new Error(`${reasonOf(error)}\n${known}; ${received}; example: throughline view --port 4318`, {
+    throw new Error(`${reasonOf(error)}\n${known}; ${received}; example: ${COMMAND} --port 4318`, {
       cause: error,
     })
   }
