@@ -11,8 +11,8 @@ export type { PgOptions, Query } from './options.ts'
 
 /**
  * Traces the queries of a Pool or of a Client of pg, each as a CLIENT span (semantic conventions, database spans), and
- * gives the same object back. The clients of a Pool are traced with it, those of `pool.connect()` too. Twice is once: the
- * options of the first call hold, until `untrace()` ends it.
+ * gives the same object back. The clients of a Pool are traced with it, those of `pool.connect()` too. Twice is once:
+ * the options of the first call hold, until `untrace()` ends it.
  *
  * @throws TypeError for what is neither a Pool nor a Client, and for an option that is unknown or of the wrong shape.
  */

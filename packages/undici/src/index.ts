@@ -11,18 +11,18 @@ const SCOPE = { name: '@throughline/undici', version: '0.1.0' }
 
 /**
  * Traces the HTTP requests of this process that undici makes, global `fetch` included: a CLIENT span for each attempt on
- * the wire, and its trace context in the headers. Calling it again while it is on changes nothing: the options of the first
- * call hold.
+ * the wire, and its trace context in the headers. Calling it again while it is on changes nothing: the options of the
+ * first call hold.
  *
- * @returns a function that ends it; while it is on, the same one to every caller, so that whoever calls it ends it for all.
- *   Called again it does nothing, also where tracing has been switched on anew.
+ * @returns a function that ends it; while it is on, the same one to every caller, so that whoever calls it ends it for
+ *   all. Called again it does nothing, also where tracing has been switched on anew.
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
 export function traceUndici(options?: TracingOptions): () => void
 /**
  * Traces what is sent through this dispatcher (Agent, Pool, Client, …) and gives the same object back. The parent is the
- * span that is current when the request is made, also on a pool that is busy. Twice is once: the options of the first call
- * hold, until `untrace()` ends it.
+ * span that is current when the request is made, also on a pool that is busy. Twice is once: the options of the first
+ * call hold, until `untrace()` ends it.
  *
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
