@@ -634,6 +634,75 @@ describe('as a process of its own', () => {
     expect(collector.spans().map(({ name }) => name)).toEqual(['work', 'later'])
   })
 
+  test.each([
+    ['at once', `process.once('beforeExit', () => span('bye', () => {}))`],
+    [
+      'after a promise',
+      `process.once('beforeExit', () => span('bye', async () => { await null; await null }))`,
+    ],
+    ['after a tick', `process.once('beforeExit', () => span('bye', () => new Promise(process.nextTick)))`],
+    [
+      'after a turn of the loop',
+      `process.once('beforeExit', () => span('bye', () => new Promise((resolve) => setImmediate(resolve))))`,
+    ],
+  ])('the one span that a listener of beforeExit ends %s is sent', async (_row, listens) => {
+    const collector = await receiver()
+    const { code, stderr } = await app(
+      `
+      import { span, start } from '@throughline/core'
+      start()
+      ${listens}`,
+      at(collector.url),
+    ).ended
+    expect([code, stderr]).toEqual([0, ''])
+    expect(collector.spans().map(({ name }) => name)).toEqual(['bye'])
+  })
+
+  test.each([
+    ['and nothing before', ''],
+    ['and others before', `span('work', () => {})`],
+    ['also one in front of ours', `process.prependListener('beforeExit', () => span('bye', () => {}))`],
+  ])('an app that makes a span at each beforeExit ends, %s', async (_row, before) => {
+    const collector = await receiver()
+    const { code, stderr } = await app(
+      `
+      import { span, start } from '@throughline/core'
+      start()
+      ${before}
+      process.on('beforeExit', () => span('bye', () => {}))`,
+      at(collector.url),
+    ).ended
+    expect(code).toBe(0)
+    expect(stderr).toMatch(/^throughline: \d+ spans? had not been sent when the process ended/)
+    expect(collector.spans().map(({ name }) => name)).toContain('bye')
+  })
+
+  test('a listener in front of ours that shuts tracing down leaves none of our listeners behind', async () => {
+    const collector = await receiver()
+    const { stdout, stderr } = await app(
+      `
+      import { span, start } from '@throughline/core'
+      const tracing = start()
+      process.prependOnceListener('beforeExit', () => {
+        span('bye', () => {})
+        void tracing.shutdown().then(() => console.log(process.listenerCount('beforeExit')))
+      })`,
+      at(collector.url),
+    ).ended
+    expect([stdout, stderr]).toEqual(['0', ''])
+    expect(collector.spans().map(({ name }) => name)).toEqual(['bye'])
+  })
+
+  test('an app without spans has its beforeExit once', async () => {
+    const { stdout, stderr } = await app(
+      `
+      import { start } from '@throughline/core'
+      start()
+      process.on('beforeExit', () => console.log('bye'))`,
+    ).ended
+    expect([stdout, stderr]).toEqual(['bye', ''])
+  })
+
   test.each([{ NODE_ENV: 'test' }, { VITEST: 'true' }, { JEST_WORKER_ID: '1' }])(
     'a test run reaches a collector only where one was named: %o',
     async (environment) => {

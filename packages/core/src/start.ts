@@ -285,6 +285,12 @@ const consoleExporter: SpanExporter = {
 }
 
 /**
+ * Sending brings `beforeExit` once more, and the app's listeners make their spans again. So often on end it is done for
+ * the sake of theirs alone: an app that makes one each time would never end.
+ */
+const MOST_ROUNDS = 3
+
+/**
  * The queue may hold spans when the app has nothing left to do. What is sent then brings `beforeExit` once more, so only
  * new spans are a reason to send again, and all of it together may take no longer than the deadline.
  */
@@ -294,20 +300,40 @@ function onExit(
   abandon: () => void,
   onHeld: Pipeline['onHeld'],
 ): () => void {
+  let isOn = true
   let seen = 0
   let left = EXIT_DEADLINE_MS
-  const listener = async () => {
+  let looked = 0
+  let rounds = 0
+  const send = async () => {
     if (provider.endedCount === seen) return
     seen = provider.endedCount
     const began = performance.now()
     await finish(left)
     left = Math.max(0, left - (performance.now() - began))
   }
-  onHeld(listener)
-  process.on('beforeExit', listener)
+  const listener = () => {
+    // A listener in front of ours has shut us down.
+    if (!isOn) return
+    const before = provider.endedCount
+    // In front of all others next time, too.
+    process.off('beforeExit', listener)
+    process.prependListener('beforeExit', listener)
+    const look = () => {
+      if (provider.endedCount === looked) return
+      rounds = before === looked ? rounds + 1 : 0
+      looked = provider.endedCount
+      if (isOn && left > 0 && rounds <= MOST_ROUNDS) void send()
+    }
+    // Behind the app's listeners and the microtasks that they leave, and still before Node looks whether to end.
+    void Promise.resolve().then(() => process.nextTick(look))
+  }
+  onHeld(send)
+  process.prependListener('beforeExit', listener)
   // Who calls `process.exit()` does not wait for anything.
   process.on('exit', abandon)
   return () => {
+    isOn = false
     process.off('beforeExit', listener)
     process.off('exit', abandon)
   }
