@@ -890,6 +890,43 @@ describe('as a process of its own', () => {
     expect(collector.spans()).toHaveLength(1)
   })
 
+  test.each([
+    ['at its own end', 'end', { code: 0, signal: null }, ['of the worker']],
+    ['by a flush that the main thread asks for', 'flush', { code: 6, signal: null }, ['of the worker']],
+    ['not at a signal of which it is not told', 'ready', { code: null, signal: 'SIGTERM' }, []],
+  ])('a worker thread sends its spans %s', async (_row, asked, end, sent) => {
+    const collector = await receiver()
+    const process = app(
+      `
+      import { start } from '@throughline/core'
+      import { once } from 'node:events'
+      import { Worker } from 'node:worker_threads'
+      start()
+      const worker = new Worker(\`
+        const { flush, span } = require('@throughline/core')
+        const { parentPort } = require('node:worker_threads')
+        span('of the worker', () => {})
+        parentPort.on('message', async (asked) => {
+          if (asked === 'end') parentPort.close()
+          if (asked === 'flush') await flush()
+          parentPort.postMessage('done')
+        })\`, { eval: true, execArgv: [] })
+      if ('${asked}' === 'flush') process.once('SIGTERM', async () => {
+        worker.postMessage('flush')
+        await once(worker, 'message')
+        process.exit(6)
+      })
+      if ('${asked}' !== 'flush') worker.postMessage('${asked}')
+      if ('${asked}' === 'ready') await once(worker, 'message')
+      console.log('ready')`,
+      at(collector.url),
+    )
+    await process.printed('ready')
+    if (asked !== 'end') process.kill('SIGTERM')
+    expect(await process.ended).toMatchObject({ ...end, stderr: '' })
+    expect(collector.spans().map(({ name }) => name)).toEqual(sent)
+  })
+
   test('signals: false leaves signals to the system', async () => {
     const collector = await receiver()
     const process = app(
