@@ -265,7 +265,7 @@ const faults: Fault[] = [
     behave: ({ answer }) => answer(...http('200 OK', '', Buffer.alloc(5 * 2 ** 20))),
     sent: 1,
     lost: 5,
-    says: lostBecause('URL could not be reached: the answer is over 4194304 bytes'),
+    says: lostBecause('what URL answered is over 4194304 bytes'),
   },
   {
     fault: 'answers 5 MB in chunks that never end',
@@ -280,14 +280,30 @@ const faults: Fault[] = [
     },
     sent: 1,
     lost: 5,
-    says: lostBecause('URL could not be reached: the answer is over 4194304 bytes'),
+    says: lostBecause('what URL answered is over 4194304 bytes'),
   },
   {
     fault: 'speaks no HTTP',
     behave: ({ answer }) => answer('SSH-2.0-OpenSSH_9.9\r\n\r\n'),
     sent: 1,
     lost: 5,
-    says: lostBecause('URL could not be reached: what answers speaks no HTTP: "SSH-2.0-'),
+    says: lostBecause('what URL answered could not be understood, for it is no valid HTTP: "SSH-2.0-'),
+  },
+  {
+    fault: 'says two lengths of its answer',
+    behave: ({ answer }) => answer('HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 2\r\n\r\nok'),
+    sent: 1,
+    lost: 5,
+    says: lostBecause(
+      'what URL answered could not be understood, for it is no valid HTTP: Content-Length: 0, 2',
+    ),
+  },
+  {
+    fault: 'says one length twice, and breaks a header over two lines',
+    behave: ({ answer }) =>
+      answer('HTTP/1.1 200 OK\r\nContent-Length: 0, 0\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n'),
+    sent: 1,
+    lost: 0,
   },
   {
     fault: 'says 100 Continue before it answers',

@@ -476,7 +476,10 @@ describe('an answer', () => {
   test('of 5 MB is not read, and the request not made again', async () => {
     const { url, requests } = await receiver((response) => response.end(Buffer.alloc(5 * 2 ** 20)))
     const { code, error } = await send(exporterTo(url))
-    expect([code, error?.message]).toEqual([1, expect.stringContaining('the answer is over 4194304 bytes')])
+    expect([code, error?.message]).toEqual([
+      1,
+      expect.stringContaining(`what ${url}/v1/traces answered is over 4194304 bytes`),
+    ])
     expect(requests).toHaveLength(1)
   })
 

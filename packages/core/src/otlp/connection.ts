@@ -4,10 +4,10 @@ import { isHeader, MOST_TIMER_MS } from '../environment.ts'
 import { ResponseReader, type NoHttpError } from './response.ts'
 
 /**
- * Why there was no answer: no connection could be made; it broke; it was an idle one that had been closed; or what came is
- * nothing that another try would change.
+ * Why there was no answer: no connection could be made; it broke; it was an idle one that had been closed; nobody vouches for
+ * who is there; or what came cannot be taken for one. Another try would change neither of the last two.
  */
-export type Cause = 'absent' | 'dropped' | 'stale' | 'final'
+export type Cause = 'absent' | 'dropped' | 'stale' | 'untrusted' | 'unread'
 
 export type Answer =
   | { status: number; retryAfter: string | undefined; body: Buffer }
@@ -148,7 +148,7 @@ export function connectionTo(url: URL, general: Headers, credentials?: Credentia
 
       function answered(): void {
         const { status, retryAfter, isTooLong } = reader
-        if (isTooLong) fail(new Error(`the answer is over ${MOST_RESPONSE_BYTES} bytes`), 'final')
+        if (isTooLong) fail(new Error(`is over ${MOST_RESPONSE_BYTES} bytes`), 'unread')
         else settle({ status, retryAfter, body: reader.body })
       }
 
@@ -170,7 +170,7 @@ export function connectionTo(url: URL, general: Headers, credentials?: Credentia
         try {
           reader.read(chunk)
         } catch (error) {
-          fail(error as NoHttpError, 'final')
+          fail(error as NoHttpError, 'unread')
           return
         }
         if (!reader.isComplete) return
@@ -212,7 +212,7 @@ function causeOf(error: NodeJS.ErrnoException, socket: Socket, isUnanswered: boo
   // A host with several addresses fails with one error that holds theirs, and says no more itself.
   if (error instanceof AggregateError || syscall === 'connect' || syscall === 'getaddrinfo') return 'absent'
   // A certificate that nobody vouches for will not mend its ways by the next try.
-  if ((socket as Partial<Tls.TLSSocket>).authorizationError) return 'final'
+  if ((socket as Partial<Tls.TLSSocket>).authorizationError) return 'untrusted'
   return isUnanswered ? 'stale' : 'dropped'
 }
 

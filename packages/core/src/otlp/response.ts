@@ -1,7 +1,7 @@
-/** What a response is read as that is none. */
+/** What a response is read as that is none. Its message goes on where one began with what has answered. */
 export class NoHttpError extends Error {
   constructor(what: string) {
-    super(`what answers speaks no HTTP: ${what}`)
+    super(`could not be understood, for it is no valid HTTP: ${what}`)
   }
 }
 
@@ -120,7 +120,7 @@ export class ResponseReader {
   /** How long the body is (RFC 9112, 6.3), and whether the connection lasts (9.3). */
   #begin(fields: ReadonlyMap<string, string>, isNewer: boolean, status: number): void {
     const options = listOf(fields.get('connection'))
-    const length = fields.get('content-length')
+    const length = fields.get(LENGTH)
     const codings = listOf(fields.get('transfer-encoding'))
     this.isLasting = isNewer ? !options.includes('close') : options.includes('keep-alive')
     if (status === 204 || status === 304) this.#step = 'done'
@@ -131,7 +131,7 @@ export class ResponseReader {
       else this.#untilClose()
     } else if (length === undefined) this.#untilClose()
     else if (/^\d{1,15}$/.test(length)) this.#expect(Number(length), 'body')
-    else throw new NoHttpError(`Content-Length: ${length}`)
+    else throw new NoHttpError(`Content-Length: ${length.slice(0, SHOWN)}`)
   }
 
   #untilClose(): void {
@@ -221,7 +221,7 @@ const HTTP = 'HTTP/1.'
 
 function fieldsOf(lines: readonly string[]): Map<string, string> {
   const fields = new Map<string, string>()
-  for (const line of lines) {
+  for (const line of unfolded(lines)) {
     const [, name = '', padded = ''] = FIELD.exec(line) ?? []
     if (name === '') throw new NoHttpError(`a header "${line.slice(0, SHOWN)}"`)
     const key = name.toLowerCase()
@@ -229,13 +229,34 @@ function fieldsOf(lines: readonly string[]): Map<string, string> {
     const known = fields.get(key)
     if (known === undefined) fields.set(key, value)
     else if (LISTS.has(key)) fields.set(key, `${known}, ${value}`)
-    else if (key === 'content-length') throw new NoHttpError('two lengths')
   }
+  const length = fields.get(LENGTH)
+  if (length !== undefined) fields.set(LENGTH, oneLength(length))
   return fields
 }
 
+/** A line that begins with a blank goes on with the one before; their break is as good as blanks (RFC 9112, 5.2). */
+function unfolded(lines: readonly string[]): string[] {
+  const whole: string[] = []
+  for (const line of lines) {
+    const last = whole.length - 1
+    // In front of all headers it belongs to none (RFC 9112, 2.2).
+    if (/^[\t ]/.test(line) && last >= 0) whole[last] += ` ${line}`
+    else whole.push(line)
+  }
+  return whole
+}
+
+/** The same length may be said more than once, on one line or on several (RFC 9112, 6.3). */
+function oneLength(said: string): string {
+  const [length = '', ...others] = new Set(said.split(',').map((each) => each.trim()))
+  if (others.length > 0) throw new NoHttpError(`Content-Length: ${said.slice(0, SHOWN)}`)
+  return length
+}
+
+const LENGTH = 'content-length'
 /** Of all others the first one counts. */
-const LISTS = new Set(['connection', 'transfer-encoding'])
+const LISTS = new Set(['connection', LENGTH, 'transfer-encoding'])
 
 function listOf(value = ''): string[] {
   return value

@@ -298,7 +298,9 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       reportOnce('nobody listens', 'warn', message)
       return { code: 1, error: announced(message) }
     }
-    return failure(`${shown} could not be reached: ${reason(answer.failure)}`)
+    const why = reason(answer.failure)
+    if (answer.cause === 'unread') return failure(`what ${shown} answered ${why}`)
+    return failure(`${shown} could not be reached: ${why}`)
   }
 
   async function shutdown(): Promise<void> {
