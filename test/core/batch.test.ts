@@ -512,7 +512,10 @@ describe('a shutdown', () => {
 function counted(lines: readonly string[]): { lost: number; dropped: number } {
   const sum = (pattern: RegExp) =>
     lines.reduce((total, line) => total + Number(pattern.exec(line)?.[1] ?? 0), 0)
-  return { lost: sum(/(\d+) (?:spans )?were lost/), dropped: sum(/(\d+) spans were dropped/) }
+  return {
+    lost: sum(/(\d+) (?:spans? )?(?:was|were) lost/),
+    dropped: sum(/(\d+) spans? (?:was|were) dropped/),
+  }
 }
 
 const DOWN: ExportResult = { code: 1, error: new Error('down') }
@@ -754,6 +757,26 @@ describe('trouble', () => {
     expect(reports.lines).toEqual(['throughline: spans are being lost: down'])
     await processor.shutdown()
     expect(counted(reports.lines)).toEqual({ lost: 100, dropped: 0 })
+  })
+
+  test('one span is one span, wherever it is counted', async () => {
+    const reports = said()
+    const { exporter, processor, spans } = setUp(new Slow(), { maxQueueSize: 1, maxExportBatchSize: 1 })
+    spans(1)
+    ;(await exporter.nth(1)).done(DOWN)
+    spans(1)
+    const second = await exporter.nth(2)
+    spans(2)
+    second.done(OK)
+    ;(await exporter.nth(3)).done(DOWN)
+    await processor.shutdown()
+    expect(reports.lines).toEqual([
+      'throughline: spans are being lost: down',
+      'throughline: the queue of 1 span is full; spans are being dropped (OTEL_BSP_MAX_QUEUE_SIZE sets its size)',
+      'throughline: spans are exported again; 1 was lost',
+      'throughline: 1 span was dropped because the queue was full',
+      'throughline: 1 span was lost because it could not be exported',
+    ])
   })
 
   test('spans that find the queue full are dropped and counted, and that is said at once and then by the minute', async () => {

@@ -188,7 +188,7 @@ describe('a request', () => {
     expect(JSON.stringify(decodeRequest(collector.requests[0]?.body as Buffer))).toMatch(/one.*two/)
     expect(reports.lines).toEqual([
       expect.stringContaining('a span could not be encoded'),
-      expect.stringContaining('1 spans were lost'),
+      expect.stringContaining('1 span was lost'),
     ])
   })
 
@@ -420,7 +420,9 @@ describe('an answer', () => {
     vi.advanceTimersByTime(60_000)
     await send(exporter)
     expect(reports.lines).toEqual(
-      [1, 4, 1].map((count) => `throughline: ${url}/v1/traces rejected ${count} spans`),
+      [1, 4, 1].map(
+        (count) => `throughline: ${url}/v1/traces rejected ${count} ${count === 1 ? 'span' : 'spans'}`,
+      ),
     )
   })
 
@@ -447,7 +449,7 @@ describe('an answer', () => {
       )
       await send(exporterTo(url, { protocol }))
       expect(reports.lines).toHaveLength(1)
-      const [, detail = ''] = reports.lines[0]?.split('1 spans: ') ?? []
+      const [, detail = ''] = reports.lines[0]?.split('1 span: ') ?? []
       expect(detail).toMatch(
         /^quota\\u000d\\u000a\\u001b\[31mFATAL:\\u009b2J\\u2028\\u202eforged éx{900,1024}$/,
       )

@@ -342,7 +342,7 @@ describe('what was packed for OTLP', () => {
     expect(spans).toHaveLength(71)
     expect(reports.lines).toEqual([
       expect.stringMatching(/could not be encoded and (?:is|are) left out/),
-      expect.stringContaining('1 spans were lost'),
+      expect.stringContaining('1 span was lost'),
     ])
   })
 

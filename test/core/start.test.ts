@@ -753,7 +753,7 @@ describe('as a process of its own', () => {
       0,
       [
         'throughline: the spans could not all be sent within 2000 ms',
-        'throughline: 1 spans were lost because they could not be exported',
+        'throughline: 1 span was lost because it could not be exported',
       ],
     ])
   })
@@ -834,7 +834,7 @@ describe('as a process of its own', () => {
   test.each([
     ['dropped', '', 'throughline: 3 spans were dropped because the queue was full'],
     ['refused', '400', 'throughline: 2 spans were lost because they could not be exported'],
-    ['rejected', '200', '/v1/traces rejected 1 spans'],
+    ['rejected', '200', '/v1/traces rejected 1 span'],
   ])('the end says how many spans were %s', async (_row, status, line) => {
     const REJECTS_ONE = Buffer.from([0x0a, 0x02, 0x08, 0x01])
     const collector = await receiver((response) => {

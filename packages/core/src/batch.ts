@@ -3,7 +3,7 @@ import { AsyncResource } from 'node:async_hooks'
 import { setImmediate as turn } from 'node:timers/promises'
 import { root, suppressTracing } from './context.ts'
 import { messageOf } from './exception.ts'
-import { reportOnce, report } from './report.ts'
+import { report, reportOnce, spansOf, spansWere } from './report.ts'
 import type { Resource } from './resource.ts'
 import { isSampled, Span, type ReadableSpan, type SpanProcessor } from './span.ts'
 
@@ -326,7 +326,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   function tally(result: ExportResult | undefined, count: number, isGivenUp: boolean): void {
     if (result?.code === 0) {
       if (lost > 0 && (isLossSaid || isLeftToExporter)) {
-        report('info', `spans are exported again; ${lost} were lost`)
+        report('info', `spans are exported again; ${lost} ${lost === 1 ? 'was' : 'were'} lost`)
         lost = 0
       }
       isLossSaid = false
@@ -353,13 +353,13 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
 
   function sayLost(): void {
     if (lost === 0 || isLeftToExporter) return
-    report('warn', `${lost} spans were lost because they could not be exported`)
+    report('warn', `${spansWere(lost)} lost because ${lost === 1 ? 'it' : 'they'} could not be exported`)
     lost = 0
   }
 
   let dropped = 0
   const drops = lossPeriod(() => {
-    if (dropped > 0) report('warn', `${dropped} spans were dropped because the queue was full`)
+    if (dropped > 0) report('warn', `${spansWere(dropped)} dropped because the queue was full`)
     dropped = 0
   })
 
@@ -369,7 +369,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     reportOnce(
       'queue full',
       'warn',
-      `the queue of ${maxQueueSize} spans is full; spans are being dropped (OTEL_BSP_MAX_QUEUE_SIZE sets its size)`,
+      `the queue of ${spansOf(maxQueueSize)} is full; spans are being dropped (OTEL_BSP_MAX_QUEUE_SIZE sets its size)`,
     )
   }
 
@@ -406,7 +406,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     if (unsent === 0 || isLeftToExporter) return
     report(
       'warn',
-      `${unsent} ${unsent === 1 ? 'span' : 'spans'} had not been sent when the process ended (await flush() before process.exit())`,
+      `${spansOf(unsent)} had not been sent when the process ended (await flush() before process.exit())`,
     )
   }
 

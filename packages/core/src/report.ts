@@ -45,6 +45,15 @@ export function forgetReports(): void {
   said.clear()
 }
 
+/** So many spans, as the subject of a sentence: `1 span was`, `2 spans were`. */
+export function spansWere(count: number): string {
+  return `${spansOf(count)} ${count === 1 ? 'was' : 'were'}`
+}
+
+export function spansOf(count: number): string {
+  return `${count} ${count === 1 ? 'span' : 'spans'}`
+}
+
 /** The version of the API that registered first: only copies of this very version may register after it. */
 export function globalVersion(): string {
   return apiGlobal()?.version ?? 'unknown'

@@ -4,8 +4,8 @@ import { isHeader, MOST_TIMER_MS } from '../environment.ts'
 import { ResponseReader, type NoHttpError } from './response.ts'
 
 /**
- * Why there was no answer: no connection could be made; it broke; it was an idle one that had been closed; nobody vouches for
- * who is there; or what came cannot be taken for one. Another try would change neither of the last two.
+ * Why there was no answer: no connection could be made; it broke; it was an idle one that had been closed; nobody
+ * vouches for who is there; or what came cannot be taken for one. Another try would change neither of the last two.
  */
 export type Cause = 'absent' | 'dropped' | 'stale' | 'untrusted' | 'unread'
 

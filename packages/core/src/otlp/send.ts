@@ -12,7 +12,7 @@ import {
   type SpanExporter,
 } from '../batch.ts'
 import { MOST_TIMER_MS } from '../environment.ts'
-import { report, reportOnce } from '../report.ts'
+import { report, reportOnce, spansOf } from '../report.ts'
 import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
 import { connectionTo, type Answer, type Body, type Credentials, type Headers } from './connection.ts'
@@ -285,7 +285,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
 
   function sayRejected(): void {
     const detail = complaint === '' ? '' : `: ${inOneLine(complaint)}`
-    if (rejected > 0) report('warn', `${shown} rejected ${rejected} spans${detail}`)
+    if (rejected > 0) report('warn', `${shown} rejected ${spansOf(rejected)}${detail}`)
     else if (complaint !== '') report('warn', `${shown} took all spans, and warns${detail}`)
     rejected = 0
     complaint = ''
