@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { afterAll, describe, expect, test, vi } from 'vitest'
 import { hasDestination, readConfig, type StartOptions } from '../../packages/core/src/config.ts'
 import { randomIds } from '../../packages/core/src/ids.ts'
+import { b3Propagator } from '../../packages/core/src/propagation.ts'
 import { said } from './engine.ts'
 
 type Environment = Record<string, string>
@@ -573,6 +574,22 @@ describe('sampling', () => {
     },
   )
 
+  test('by a ratio without the name of a sampler is as by default, and that is said once', () => {
+    const reports = said()
+    for (let count = 0; count < 2; count += 1) {
+      expect(String(read({ OTEL_TRACES_SAMPLER_ARG: '0.1' }).sampler)).toBe(DEFAULT_SAMPLER)
+    }
+    expect(reports.lines).toEqual([
+      'throughline: OTEL_TRACES_SAMPLER_ARG is ignored: expected OTEL_TRACES_SAMPLER beside it; example: OTEL_TRACES_SAMPLER=parentbased_traceidratio',
+    ])
+  })
+
+  test('by code asks for no name of a sampler', () => {
+    const reports = said()
+    read({ OTEL_TRACES_SAMPLER_ARG: '0.1' }, { sampling: 0.5 })
+    expect(reports.lines).toEqual([])
+  })
+
   test('by code wins', () => {
     const environment = { OTEL_TRACES_SAMPLER: 'always_off' }
     const { sampler: byShare } = read(environment, { sampling: 0.1 })
@@ -657,6 +674,12 @@ describe('an option', () => {
       }),
     )
     expect(() => read({}, { toString: 1 } as unknown as StartOptions)).toThrow(TypeError)
+  })
+
+  test('that is no propagator is told of one that we have', () => {
+    const given = { propagator: 'b3' } as unknown as StartOptions
+    expect(() => read({}, given)).toThrow(/; example: \{ propagator: b3Propagator \}$/)
+    expect(read({}, { propagator: b3Propagator }).propagator).toBe(b3Propagator)
   })
 
   test.each<[string, unknown]>([

@@ -175,7 +175,7 @@ const SHAPE: Shape<StartOptions> = {
     "sampling: [{ match: { path: '/health' }, rate: 0 }]",
     (value) => isRatio(value) || Array.isArray(value),
   ),
-  propagator: expected('a TextMapPropagator', 'propagator: new B3Propagator()', (value) =>
+  propagator: expected('a TextMapPropagator', 'propagator: b3Propagator', (value) =>
     ['inject', 'extract', 'fields'].every((method) => has(value, method)),
   ),
   idGenerator: expected(
@@ -438,6 +438,13 @@ function readSampler({ sampler, sampling, idGenerator }: StartOptions, env: Read
       )
     }
     return parentBased(root)
+  }
+  if (env.text('OTEL_TRACES_SAMPLER') === undefined && env.text('OTEL_TRACES_SAMPLER_ARG') !== undefined) {
+    reportOnce(
+      'env:OTEL_TRACES_SAMPLER_ARG',
+      'warn',
+      'OTEL_TRACES_SAMPLER_ARG is ignored: expected OTEL_TRACES_SAMPLER beside it; example: OTEL_TRACES_SAMPLER=parentbased_traceidratio',
+    )
   }
   const name = env.choice('OTEL_TRACES_SAMPLER', SAMPLERS, UNSUPPORTED_SAMPLERS) ?? 'parentbased_always_on'
   const ratio = () => traceIdRatio(env.ratio('OTEL_TRACES_SAMPLER_ARG') ?? 1)
