@@ -62,7 +62,7 @@ describe('start()', () => {
     expect(collector.spans().map(({ name }) => name)).toEqual(['one', 'two'])
   })
 
-  test('called again returns what runs, and says so to the logger of the app', () => {
+  test('called again with options returns what runs, and says so once, to the logger of the app', () => {
     const warnings: string[] = []
     const reports = said()
     const ignore = () => {}
@@ -71,8 +71,17 @@ describe('start()', () => {
       DiagLogLevel.ALL,
     )
     const first = started({ spanProcessors: [] })
-    expect(started({ serviceName: 'other' })).toBe(first)
-    expect(warnings).toEqual([expect.stringContaining('start() was called while tracing runs already')])
+    for (let count = 0; count < 2; count += 1) expect(started({ serviceName: 'other' })).toBe(first)
+    expect(warnings).toEqual([
+      'throughline: start() was called while tracing runs already; the running one is returned and the options are unused',
+    ])
+    expect(reports.lines).toEqual([])
+  })
+
+  test('called again without options returns what runs, and says nothing', async () => {
+    const reports = said()
+    const first = started({ spanProcessors: [] })
+    expect([start(), start({}), start({ serviceName: undefined })]).toEqual([first, first, first])
     expect(reports.lines).toEqual([])
   })
 
@@ -567,6 +576,23 @@ describe('as a process of its own', () => {
     ).ended
     expect([stdout, stderr]).toEqual(['NoopTracerProvider 0\nTracerProvider 2', ''])
     expect(traceRequest).toBeTypeOf('function')
+  })
+
+  test('start() with options behind the first span says that this has started tracing already', async () => {
+    const { stderr } = await app(
+      `
+      import { span, start } from '@throughline/core'
+      span('work', () => {})
+      start()
+      start({ serviceName: 'orders' })
+      start({ serviceName: 'orders' })`,
+      { OTEL_TRACES_EXPORTER: 'none' },
+    ).ended
+    expect(stderr.trim().split('\n')).toEqual([
+      expect.stringMatching(
+        /^throughline: start\(\) was called .* unused: the first span has started it, so call start\(\) before/,
+      ),
+    ])
   })
 
   test('what ended last is sent before the process ends', async () => {

@@ -26,6 +26,8 @@ const HELD_CHECK_MS = 500
 
 interface Engine extends Tracing {
   provider: TracerProvider
+  /** Whether the first span has started it. */
+  isDefault: boolean
 }
 
 let running: Engine | undefined
@@ -49,17 +51,21 @@ export function start(options: StartOptions = {}): Tracing {
     return disabled
   }
   if (running !== undefined) {
-    report(
-      'warn',
-      'start() was called while tracing runs already; the running one is returned and the options are unused',
-    )
+    if (Object.values(options).some((option) => option !== undefined)) {
+      const why = running.isDefault ? ': the first span has started it, so call start() before that' : ''
+      reportOnce(
+        'start again',
+        'warn',
+        `start() was called while tracing runs already; the running one is returned and the options are unused${why}`,
+      )
+    }
     return running
   }
   if (registeredProvider() !== undefined) {
     report('info', 'an OpenTelemetry SDK is registered and stays in charge; start() did nothing')
     return { flush, shutdown: async () => {} }
   }
-  return launch(config, options.propagator !== undefined)
+  return launch(config, { isPropagatorGiven: options.propagator !== undefined })
 }
 
 /** Sends all spans that have ended, whoever is in charge. Does not reject, and ends within 5 seconds. */
@@ -78,20 +84,20 @@ onFirstSpan(() => {
     const config = readConfig({})
     // A test run is nobody's traffic: it reaches a receiver only when one was named.
     if (isTestRun() && !hasDestination()) config.exporters = []
-    launch(config)
+    launch(config, { isDefault: true })
   } catch (error) {
     isUntouched = false
     reportOnce('default start', 'error', 'tracing could not be started', error)
   }
 })
 
-/** `isGiven`: the propagator is the app's. */
-function launch(config: Config, isGiven = false): Tracing {
+/** `isPropagatorGiven`: it is the app's. `isDefault`: by the first span. */
+function launch(config: Config, { isPropagatorGiven = false, isDefault = false }): Tracing {
   isUntouched = false
   const manager = new AsyncContextManager()
   const isManager = context.setGlobalContextManager(manager.enable())
   const isPropagator = config.propagator !== undefined && propagation.setGlobalPropagator(config.propagator)
-  if (isGiven && !isPropagator) {
+  if (isPropagatorGiven && !isPropagator) {
     report(
       'warn',
       'start({ propagator }) is unused: another propagator was registered first, and stays in charge',
@@ -161,6 +167,7 @@ function launch(config: Config, isGiven = false): Tracing {
   let stopping: Promise<void> | undefined
   const engine: Engine = {
     provider,
+    isDefault,
     flush: async () => void (await hurry('brief', FLUSH_DEADLINE_MS)),
     shutdown: () => (stopping ??= stop()),
   }
