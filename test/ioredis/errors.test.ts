@@ -93,6 +93,12 @@ describe.each(versions)('%s', (version, Redis) => {
       expect(() => traceIORedis(target as never)).toThrow(message)
     })
 
+    test('an option of the wrong shape has an example of commands', () => {
+      expect(() => traceIORedis(new Redis({ lazyConnect: true }), { ignore: 7 } as never)).toThrow(
+        /expected ignore to be .*, received 7; example: \{ ignore: \['PING', \/\^X\?READ\/\] \}/,
+      )
+    })
+
     test('another instrumentation that is at work already is left alone, which is said once', async () => {
       const recording = record()
       const said = vi.spyOn(console, 'error').mockImplementation(() => {})

@@ -166,6 +166,10 @@ test('without it there are none', async () => {
 
 test.each([
   [{ sanitize: true }, /expected sanitize to be 'always', received true; example: \{ sanitize: 'always' \}/],
+  [
+    { ignore: 7 },
+    /expected ignore to be .*, received 7; example: \{ ignore: \['SELECT 1', \/\^LISTEN \/\] \}/,
+  ],
   [{ parameters: 'yes' }, /expected parameters to be true or false, received "yes"/],
   [{ connectSpans: 1 }, /expected connectSpans to be true or false, received 1/],
   [{ sqlcomment: 'on' }, /expected sqlcomment to be true, false or a function, received "on"/],

@@ -137,8 +137,9 @@ export interface Sender<Subject extends unknown[], Outcome extends unknown[]> {
   ): void
 }
 
+/** The example of `ignore` is for a library of commands: one that is compared by other text has its own. */
 export const SENDING_SHAPE = {
-  ignore: MATCH('ignore: /^\\/internal/'),
+  ignore: MATCH("ignore: ['PING', /^X?READ/]"),
   attributes: FUNCTION("attributes: () => ({ 'app.shard': 3 })"),
   requireParent: BOOLEAN('requireParent'),
 } satisfies Shape<SendingOptions<never, never>>

@@ -89,6 +89,7 @@ export interface HttpClient {
 /** What the options of a client of HTTP must be. */
 const HTTP_CLIENT_SHAPE: Shape<HttpClientOptions> = {
   ...SENDING_SHAPE,
+  ignore: MATCH("ignore: ['https://api.example.com/health', /^https:\\/\\/internal\\./]"),
   capture: CAPTURE,
   headers: choice('headers', ['replace', 'keep']),
   propagateTo: MATCH("propagateTo: ['https://api.example.com/']"),

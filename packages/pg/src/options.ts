@@ -36,6 +36,7 @@ export const SCOPE = { name: '@throughline/pg', version: '0.1.0' }
 
 const SHAPE: Shape<PgOptions> = {
   ...SENDING_SHAPE,
+  ignore: { ...SENDING_SHAPE.ignore, example: "ignore: ['SELECT 1', /^LISTEN /]" },
   sanitize: expected("'always'", "sanitize: 'always'", (value) => value === 'always'),
   parameters: BOOLEAN('parameters'),
   connectSpans: BOOLEAN('connectSpans'),

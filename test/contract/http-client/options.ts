@@ -140,6 +140,10 @@ export function takesOptions({ name, traced }: Contract): void {
 
     test.each<[object, RegExp]>([
       [{ headers: 'both' }, /expected headers to be one of 'replace', 'keep', received "both"/],
+      [
+        { ignore: 7 },
+        /expected ignore to be .*, received 7; example: \{ ignore: \['https:\/\/api\.example\.com\//,
+      ],
       [{ propagateTo: 7 }, /expected propagateTo to be .* received 7/],
       [{ redactQueryKeys: 'sig' }, /expected redactQueryKeys to be a list of query keys/],
       [{ urlTemplate: '/users' }, /expected urlTemplate to be a function/],
