@@ -237,6 +237,23 @@ describe('an answer', () => {
     expect(requests).toHaveLength(1)
   })
 
+  test.each([
+    ['twice', 404, '/v1/traces/v1/traces', true],
+    ['twice, below another', 404, '/otlp/v1/traces/v1/traces', true],
+    ['not at all', 404, '', true],
+    ['below another', 404, '/otlp/v1/traces', false],
+    ['twice, and found', 400, '/v1/traces/v1/traces', false],
+  ])(
+    'where the path is in the URL %s: %i, with a hint where that may be why',
+    async (_row, status, path, hints) => {
+      const { url } = await receiver(statuses(status))
+      const { error } = await send(exporterTo(url, { url: url + path }))
+      const hint =
+        ': /v1/traces is appended to OTEL_EXPORTER_OTLP_ENDPOINT and to start({ endpoint }), and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is used as it is'
+      expect(error?.message).toBe(`${url}${path || '/'} answered ${status}${hints ? hint : ''}`)
+    },
+  )
+
   test('with a 2xx of any kind is a success', async () => {
     const { url, requests } = await receiver(statuses(200, 202, 204))
     const exporter = exporterTo(url)

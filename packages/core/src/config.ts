@@ -25,7 +25,7 @@ import {
   validated,
 } from './options.ts'
 import type { Credentials } from './otlp/connection.ts'
-import type { OtlpOptions } from './otlp/send.ts'
+import { TRACES_PATH, type OtlpOptions } from './otlp/send.ts'
 import {
   b3MultiPropagator,
   b3Propagator,
@@ -137,7 +137,6 @@ const EXCEPTION_SIGNALS = ['logs', 'logs/dup']
 const COMPRESSIONS = ['none', 'gzip'] as const
 
 const DEFAULT_ENDPOINT = 'http://localhost:4318'
-const TRACES_PATH = 'v1/traces'
 
 // The standard's 2,048 loses the burst of a busy second; a span is about 300 bytes.
 const DEFAULT_QUEUE_SIZE = 16_384
@@ -363,7 +362,7 @@ function isPair(key: Pem | undefined, certificate: Pem | undefined): boolean {
 /** The base with `/v1/traces` below it, and one slash between them (OTLP exporter, endpoint URLs for OTLP/HTTP). */
 function joined(base: string): string {
   const url = new URL(base)
-  url.pathname = `${url.pathname.replace(/\/+$/, '')}/${TRACES_PATH}`
+  url.pathname = `${url.pathname.replace(/\/+$/, '')}${TRACES_PATH}`
   return url.href
 }
 

@@ -63,6 +63,9 @@ const SENT: ExportResult = { code: 0 }
 /** No answer of two bytes says anything: an empty partial success of protobuf (`0a 00`), and the `{}` of JSON. */
 const EMPTY_ANSWER_BYTES = 2
 
+/** What is appended to a base URL (OTLP exporter, endpoint URLs for OTLP/HTTP). */
+export const TRACES_PATH = '/v1/traces'
+
 /** OTLP/HTTP: a request that is larger before compression is not sent. */
 const MOST_REQUEST_BYTES = 64 * 2 ** 20
 const compress = promisify(gzip)
@@ -292,7 +295,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   }
 
   function refused(answer: Answer): ExportResult {
-    if ('status' in answer) return failure(`${shown} answered ${answer.status}`)
+    if ('status' in answer) return failure(`${shown} answered ${answer.status}${hintFor(answer.status)}`)
     if (answer.cause === 'absent' && options.isDefault) {
       const message = `nobody listens at ${shown}, so traces go nowhere. To see them, run: npx @throughline/viewer (or set OTEL_EXPORTER_OTLP_ENDPOINT)`
       reportOnce('nobody listens', 'warn', message)
@@ -301,6 +304,13 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     const why = reason(answer.failure)
     if (answer.cause === 'unread') return failure(`what ${shown} answered ${why}`)
     return failure(`${shown} could not be reached: ${why}`)
+  }
+
+  /** Where the path is there twice or not at all nothing is found: one of the two variables was taken for the other. */
+  function hintFor(status: number): string {
+    const isMistaken = url.pathname === '/' || url.pathname.endsWith(`${TRACES_PATH}${TRACES_PATH}`)
+    if (status !== 404 || !isMistaken) return ''
+    return `: ${TRACES_PATH} is appended to OTEL_EXPORTER_OTLP_ENDPOINT and to start({ endpoint }), and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is used as it is`
   }
 
   async function shutdown(): Promise<void> {
