@@ -603,6 +603,14 @@ describe('after its shutdown an exporter', () => {
 })
 
 describe('over https', () => {
+  test('to who speaks no TLS, one line says so, and what to write', async () => {
+    const { url } = await receiver((response) => response.end())
+    const { error } = await send(exporterTo(url.replace('http:', 'https:')))
+    expect(error?.message).toMatch(
+      /^https:\S+ could not be reached: what answers there speaks no TLS; for example http:\/\/ in the place of https:\/\/$/,
+    )
+  })
+
   const pem = (name: string) => readFileSync(new URL(`certificates/${name}.pem`, import.meta.url))
 
   async function secured(options: https.ServerOptions = {}) {

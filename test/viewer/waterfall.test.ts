@@ -296,6 +296,11 @@ describe('the tree', () => {
     `)
   })
 
+  it('speaks of one link as one', () => {
+    const links = [hex(7), hex(8), hex(9), hex(10)].map((id) => link(id))
+    expect(printed([span(1, 'shop', 'publish order', [0, 5], { links })])).toMatch(/↗ and 1 more link$/m)
+  })
+
   it('shows every span once when parents lead in a circle, and the way there', () => {
     const spans = [
       span(1, 'a', 'one', [10, 20], { parent: 3 }),

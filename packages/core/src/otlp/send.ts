@@ -344,9 +344,15 @@ function failure(message: string): ExportResult {
   return { code: 1, error: new Error(message) }
 }
 
-// The message of an AggregateError is empty.
+/** OpenSSL's code for an answer that is none of TLS: in words it is "wrong version number", behind a path of its source. */
+const NO_TLS = 'ERR_SSL_WRONG_VERSION_NUMBER'
+
+// The message of an AggregateError is empty. One of OpenSSL ends with a line end.
 function reason(error: Error): string {
-  return inOneLine(error.message || ('code' in error ? String(error.code) : error.name))
+  const code = 'code' in error ? String(error.code) : undefined
+  if (code === NO_TLS || error.message.includes(':wrong version number:'))
+    return 'what answers there speaks no TLS; for example http:// in the place of https://'
+  return inOneLine(error.message.trim() || (code ?? error.name))
 }
 
 /** Text of others, as JSON would show what is no character of a line: by it nobody forges one, or clears a terminal. */
