@@ -49,7 +49,9 @@ function skewNote({ start, parent }: Node): Note | false {
 function linkNotes({ span }: Node, tree: Tree): Note[] {
   const shown = span.links.slice(0, maxLinks).map((link) => linkNote(link, span.traceId, tree))
   const more = span.links.length - shown.length
-  return more > 0 ? [...shown, { text: `↗ and ${more} more ${more === 1 ? 'link' : 'links'}`, style: 'dim' }] : shown
+  return more > 0
+    ? [...shown, { text: `↗ and ${more} more ${more === 1 ? 'link' : 'links'}`, style: 'dim' }]
+    : shown
 }
 
 function linkNote(link: SpanLink, traceId: string, tree: Tree): Note {
