@@ -548,18 +548,21 @@ describe('sampling', () => {
     expect(String(sampler).startsWith(expected)).toBe(true)
   })
 
-  test.each(['', 'no', '-0.1', '1.5'])('by a ratio that is none is of all: "%s"', (ratio) => {
-    const reports = said()
-    const environment = { OTEL_TRACES_SAMPLER: 'traceidratio', OTEL_TRACES_SAMPLER_ARG: ratio }
-    expect(String(read(environment).sampler)).toBe('TraceIdRatioBased{1}')
-    expect(reports.lines).toEqual(
-      ratio === ''
-        ? []
-        : [
-            `throughline: OTEL_TRACES_SAMPLER_ARG is ignored: expected a number from 0 to 1, received "${ratio}"`,
-          ],
-    )
-  })
+  test.each(['', 'no', '-0.1', '1.5', '0x0', 'Infinity'])(
+    'by a ratio that is none is of all: "%s"',
+    (ratio) => {
+      const reports = said()
+      const environment = { OTEL_TRACES_SAMPLER: 'traceidratio', OTEL_TRACES_SAMPLER_ARG: ratio }
+      expect(String(read(environment).sampler)).toBe('TraceIdRatioBased{1}')
+      expect(reports.lines).toEqual(
+        ratio === ''
+          ? []
+          : [
+              `throughline: OTEL_TRACES_SAMPLER_ARG is ignored: expected a number from 0 to 1, received "${ratio}"`,
+            ],
+      )
+    },
+  )
 
   test.each(['jaeger_remote', 'parentbased_jaeger_remote', 'XRay'])(
     'by what is known but not to be had is as by default, and that is said once: %s',

@@ -115,6 +115,43 @@ test('rules that ask for the name or the kind alone have no attributes built for
   expect(others.map(asked)).toEqual([false, false, false])
 })
 
+test('what a span does not record matches no rule, whatever it would be as text', async () => {
+  const reports = said()
+  const noAttributes = { none: null, nothing: {}, bare: Object.create(null), fn: () => 'text' }
+  const sampling = ['none', 'nothing', 'bare', 'fn', 'constructor', 'toString'].map((name) => ({
+    match: { attributes: { [name]: /./ } },
+    rate: 0,
+  }))
+  const recording = record({ sampling })
+  trace
+    .getTracer('test')
+    .startSpan('kept', { attributes: noAttributes as unknown as Attributes })
+    .end()
+  const [kept] = await recording.all(1)
+  expect(kept?.spanContext().traceState?.serialize()).toBe('ot=th:0')
+  expect(reports.lines.filter((line) => !line.includes('an attribute was not recorded'))).toEqual([])
+})
+
+test('a RegExp that is frozen is asked as any other', async () => {
+  const frozen = [/sync/g, /sync/y].map((test) => Object.freeze(test))
+  const recording = record({ sampling: [{ match: { name: frozen }, rate: 0 }] })
+  const tracer = trace.getTracer('test')
+  for (const name of ['sync', 'sync', 'other', 'async']) tracer.startSpan(name).end()
+  expect((await recording.all(1)).map(({ name }) => name)).toEqual(['other'])
+})
+
+test('attributes that throw when they are read cost themselves, and not the span', async () => {
+  const recording = record({ sampling: [{ match: { path: '/health' }, rate: 0 }] })
+  const attributes = {
+    a: 1,
+    get broken(): number {
+      throw new Error('of the app')
+    },
+  }
+  trace.getTracer('test').startSpan('kept', { attributes }).end()
+  expect((await recording.all(1))[0]?.attributes).toEqual({ a: 1 })
+})
+
 test('a rule for the route is a TypeError that says why there is none, and what to match instead', () => {
   const sampling = [{ match: { route: '/users/:id' }, rate: 1 }] as unknown as SamplingRule[]
   expect(() => start({ sampling })).toThrow(TypeError)
@@ -127,6 +164,17 @@ test.each([
   [{ match: { path: 7 }, rate: 1 }, /expected path to be a function, a string.*received 7/],
   [{ match: { kind: 'SERVER' }, rate: 1 }, /expected kind to be one of internal, server/],
   [{ match: null, rate: 1 }, /expected match to be an object/],
+  [{ match: /health/, rate: 0 }, /expected match to be an object, received an object of RegExp/],
+  [{ match: new Map(), rate: 0 }, /expected match to be an object, received an object of Map/],
+  [{ match: [], rate: 0 }, /expected match to be an object, received an array/],
+  [
+    { match: { path: undefined }, rate: 0 },
+    /expected match of sampling to have a value, received path: undef/,
+  ],
+  [{ match: { attributes: /free/ }, rate: 1 }, /expected attributes to be an object/],
+  [{ match: { attributes: ['app.tier'] }, rate: 1 }, /expected attributes to be an object/],
+  [{ match: { attributes: { a: undefined } }, rate: 0 }, /expected attributes of sampling to have a value/],
+  [undefined, /expected an object of options, received undefined/],
   [{ match: { attributes: 'app.tier' }, rate: 1 }, /expected attributes to be an object/],
   [{ match: { attributes: { 'app.shard': 7 } }, rate: 1 }, /expected attributes to be an object/],
   [{ match: { host: 'a' }, rate: 1 }, /unknown one, "host"/],
@@ -137,4 +185,10 @@ test.each([
 ])('a rule of the wrong shape is a TypeError: %j', (rule, message) => {
   expect(() => start({ sampling: [rule as SamplingRule] })).toThrow(TypeError)
   expect(() => start({ sampling: [rule as SamplingRule] })).toThrow(message)
+})
+
+test('a hole in the list of rules is a rule of the wrong shape', () => {
+  const sampling: SamplingRule[] = []
+  sampling.length = 1
+  expect(() => start({ sampling })).toThrow(/expected an object of options, received undefined/)
 })

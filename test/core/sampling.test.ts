@@ -166,6 +166,27 @@ describe('the samplers', () => {
     expect(stateAfter(alwaysOff, sampled)).toBe('ot=rv:6e6d1a75832a2f,a=1,b=2')
     expect(stateAfter(alwaysOff, parent(1, true, 'ot=rv:6e6d1a75832a2f'))).toBe('ot=rv:6e6d1a75832a2f')
   })
+
+  test('never leaves one whose neighbour ends with a space, which no value may', () => {
+    expect(stateAfter(alwaysOff, parent(1, true, 'ot=x y ;th:c,a=1'))).toBe('ot=x y,a=1')
+    expect(stateAfter(alwaysOff, parent(1, true, 'ot= ;th:c,a=1'))).toBe('a=1')
+    expect(stateAfter(parentBased(probability(0.1)), parent(0, true, 'ot=x ;th:c'))).toBe('ot=x')
+  })
+
+  test("decide also where the parent's tracestate is the app's own and cannot be changed", () => {
+    const broken = () => {
+      throw new Error('of the app')
+    }
+    for (const unset of [broken, undefined, () => undefined]) {
+      const traceState = { get: () => 'th:c', set: broken, unset, serialize: () => 'a=1,ot=th:c' } as never
+      const spanContext = { traceId: 'a'.repeat(32), spanId: 'b'.repeat(16), traceFlags: 1, traceState }
+      const of = trace.setSpanContext(ROOT_CONTEXT, spanContext)
+      const { tracer } = engine({ sampler: alwaysOff })
+      const dropped = tracer.startSpan('work', {}, of).spanContext()
+      expect(dropped.traceFlags & TraceFlags.SAMPLED).toBe(0)
+      expect(dropped.traceState?.serialize()).toBe('a=1')
+    }
+  })
 })
 
 /** The tracestate that a span has under this parent. */
@@ -664,6 +685,37 @@ describe("the app's own sampler", () => {
     expect(stateOf(deciding({ decision: NOT_RECORD, traceState: given }), of)).toBe('ot=rv:6e6d1a75832a2f')
   })
 
+  test('may keep and change what it is shown: neither the app’s own nor what others are shown changes', () => {
+    const seen: unknown[] = []
+    const meddling: Sampler = {
+      shouldSample(_context, _traceId, _name, _kind, attributes, links) {
+        seen.push(structuredClone([attributes, links]))
+        ;(attributes['list'] as number[] | undefined)?.push(9)
+        attributes['more'] = 1
+        links.push({ context: { traceId: '', spanId: '', traceFlags: 0 } })
+        return { decision: RECORD_AND_SAMPLED }
+      },
+      toString: () => 'Meddling',
+    }
+    for (const head of [{}, { ignoresAttributes: true }, { ignoresAttributes: false }]) {
+      seen.length = 0
+      const { tracer, ended } = engine({ sampler: guardedSampler(Object.assign({}, meddling, head)) })
+      const given = { attributes: { list: [1] }, links: [] }
+      for (let count = 0; count < 2; count += 1) tracer.startSpan('work', given).end()
+      tracer.startSpan('work').end()
+      tracer.startSpan('work', { attributes: 'xy', links: 7 } as never).end()
+      const shown = 'ignoresAttributes' in head && head.ignoresAttributes ? {} : { list: [1] }
+      expect(seen).toEqual([
+        [shown, []],
+        [shown, []],
+        [{}, []],
+        [{}, []],
+      ])
+      expect(given).toEqual({ attributes: { list: [1] }, links: [] })
+      expect(ended.map(({ attributes }) => attributes)).toEqual([{ list: [1] }, { list: [1] }, {}, {}])
+    }
+  })
+
   test('decides also where the parent cannot be asked', () => {
     const reports = said()
     const broken = {
@@ -718,6 +770,9 @@ describe('the attributes of a seam', () => {
     expect(lazily(traceIdRatio(0)).built).toBe(0)
     expect(lazily(parentBased(probability(0))).built).toBe(0)
     expect(lazily(parentBased(alwaysOn), parent(0)).built).toBe(0)
+    // Nobody asks the rules about what the parent has decided.
+    const rules = parentBased(ruleBased([{ match: { path: '/orders' }, rate: 1 }]))
+    for (const isRemote of [true, false]) expect(lazily(rules, parent(0, isRemote)).built).toBe(0)
   })
 
   test('are built once for a span that is, also where the sampler reads them', () => {

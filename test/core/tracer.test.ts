@@ -1,6 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import {
   context,
+  createContextKey,
   createTraceState,
   ROOT_CONTEXT,
   SpanKind,
@@ -161,6 +162,17 @@ describe('processors', () => {
       .tracer.startSpan('work', {}, parent)
       .end()
     expect(told).toEqual([['a', 'work', parent], ['b', 'work', parent], 'a', 'b'])
+  })
+
+  test('are told of a root without the span that was current', () => {
+    const key = createContextKey('tenant')
+    const told: unknown[] = []
+    const { tracer } = engine({
+      processors: [processor({ onStart: (_span, of) => told.push(trace.getSpan(of), of.getValue(key)) })],
+    })
+    const current = trace.setSpanContext(ROOT_CONTEXT, remote).setValue(key, 'acme')
+    tracer.startSpan('work', { root: true }, current).end()
+    expect(told).toEqual([undefined, 'acme'])
   })
 
   test('that throw break neither the app nor one another, and it is said once for each step', () => {

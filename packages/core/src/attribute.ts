@@ -68,6 +68,12 @@ export function plainCopy(given: Attributes): Attributes | undefined {
   }
 }
 
+/** A copy, lists and all, of those attributes that are any. */
+export function soundCopy(given: Attributes | undefined): Attributes {
+  if (typeof given !== 'object' || given === null) return {}
+  return plainCopy(given) ?? limitedAttributes(given, Infinity, Infinity).attributes
+}
+
 /** Attributes of an event or a link within their limits, and how many the first limit cost. */
 export function limitedAttributes(
   given: Attributes,

@@ -51,7 +51,7 @@ export function reader(environment: Environment) {
 
   function count(name: string, least = 0): number | undefined {
     return checked(name, `a whole number of at least ${least}`, (value) => {
-      const number = Number(value)
+      const number = decimal(value)
       return isWholeNumber(number, least) ? number : undefined
     })
   }
@@ -76,7 +76,7 @@ export function reader(environment: Environment) {
     },
     ratio(name: string): number | undefined {
       return checked(name, 'a number from 0 to 1', (value) =>
-        isRatio(Number(value)) ? Number(value) : undefined,
+        isRatio(decimal(value)) ? decimal(value) : undefined,
       )
     },
     url(name: string): string | undefined {
@@ -164,6 +164,11 @@ function readPairs(value: string): Record<string, string> | undefined {
     }
   }
   return pairs
+}
+
+/** NaN for what is no number in decimal notation: `Number` takes `0x0` for one, too. */
+function decimal(text: string): number {
+  return /^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i.test(text) ? Number(text) : Number.NaN
 }
 
 export function isWholeNumber(value: unknown, least: number): boolean {

@@ -56,6 +56,13 @@ export const CAPTURE = expected(
     ),
 )
 
+/** An object as it is written in code: no RegExp, no Map, no list. */
+export function isPlain(value: unknown): value is Record<string, unknown> {
+  if (typeof value !== 'object' || value === null) return false
+  const prototype: unknown = Object.getPrototypeOf(value)
+  return prototype === null || Object.getPrototypeOf(prototype) === null
+}
+
 export function isStrings(value: unknown): boolean {
   return Array.isArray(value) && value.every((each) => typeof each === 'string')
 }
@@ -189,7 +196,11 @@ export function matcher<Subject extends unknown[]>(
     const ask = guarded(name, match)
     return (...subject) => ask?.(...subject) === true
   }
-  const tests = (Array.isArray(match) ? match : [match]) as readonly TextMatch[]
+  const given = (Array.isArray(match) ? match : [match]) as readonly TextMatch[]
+  // A frozen one cannot be asked: with the flag g or y it notes where it was.
+  const tests = given.map((test) =>
+    Object.isFrozen(test) && typeof test === 'object' ? new RegExp(test) : test,
+  )
   return (...subject) => {
     const candidate = text(...subject)
     return tests.some((test) =>

@@ -1,5 +1,5 @@
 import type { Attributes, AttributeValue, SpanKind } from '@opentelemetry/api'
-import { matcher, MATCH, expected, validated, type Match, type Shape } from './options.ts'
+import { expected, isPlain, MATCH, matcher, validated, type Match, type Shape } from './options.ts'
 import { probability, type ConsistentSampler, type HeadSampler } from './sampling.ts'
 import * as semconv from './semconv.ts'
 
@@ -24,11 +24,7 @@ type Test = (name: string, kind: SpanKind, attributes: Attributes) => boolean
 const KINDS = ['internal', 'server', 'client', 'producer', 'consumer'] as const
 
 const RULE: Shape<SamplingRule> = {
-  match: expected(
-    'an object',
-    "match: { path: '/health' }",
-    (value) => typeof value === 'object' && value !== null,
-  ),
+  match: expected('an object', "match: { path: '/health' }", isPlain),
   rate: expected(
     'a number from 0 to 1',
     'rate: 0.1',
@@ -46,7 +42,7 @@ const MATCHES: Shape<RuleMatch> = {
   attributes: expected(
     'an object of functions, strings, RegExps or lists',
     "attributes: { 'app.tier': 'free' }",
-    (value) => typeof value === 'object' && value !== null && Object.values(value).every(isTextTest),
+    (value) => isPlain(value) && Object.values(value).every(isTextTest),
   ),
 }
 
@@ -57,7 +53,8 @@ const MATCHES: Shape<RuleMatch> = {
  * @throws TypeError for a rule of the wrong shape.
  */
 export function ruleBased(rules: readonly SamplingRule[]): ConsistentSampler {
-  const compiled = rules.map((rule) => {
+  // A hole in the list is no rule, either.
+  const compiled = Array.from(rules, (rule) => {
     const { match, rate } = validated('start(): a rule of sampling', RULE, rule)
     if (match === undefined || rate === undefined) {
       throw new TypeError(
@@ -98,6 +95,8 @@ function testOf(match: RuleMatch): Test {
     name,
     attributes = {},
   } = validated('start(): match of sampling', MATCHES, match)
+  refuseUnset('match of sampling', match)
+  refuseUnset('attributes of sampling', attributes)
   const isName = textTest('name', name)
   const wanted = [
     { key: semconv.HTTP_REQUEST_METHOD, isWanted: textTest('method', method) },
@@ -108,7 +107,19 @@ function testOf(match: RuleMatch): Test {
   return (spanName, spanKind, given) =>
     (kind === undefined || KINDS[spanKind] === kind) &&
     isName?.(spanName) !== false &&
-    wanted.every(({ key, isWanted }) => isWanted?.(given[key]) === true)
+    wanted.every(
+      ({ key, isWanted }) => isWanted?.(Object.hasOwn(given, key) ? given[key] : undefined) === true,
+    )
+}
+
+/** `{ path: process.env['QUIET'] }` would be about everything where that is not set. */
+function refuseUnset(of: string, given: object): void {
+  const entries = Object.entries(given)
+  if (entries.length === 0 || entries.some(([, value]) => value !== undefined)) return
+  const received = entries.map(([name]) => `${name}: undefined`).join(', ')
+  throw new TypeError(
+    `start(): expected ${of} to have a value, received ${received}; example: { match: { path: '/health' }, rate: 0 }, or { match: {}, rate: 0.1 } for whatever is left`,
+  )
 }
 
 function isTextTest(value: unknown): boolean {

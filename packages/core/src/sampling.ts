@@ -14,7 +14,7 @@ import { isUndecided } from './b3.ts'
 import { spanIn } from './context.ts'
 import { RANDOM_FLAG, validContextOf } from './ids.ts'
 import { reportOnce } from './report.ts'
-import { emptyTraceState } from './trace-context.ts'
+import { emptyTraceState, ownState } from './trace-context.ts'
 
 /** Decides at a span's start whether it is recorded; the shape of the official SDK's Sampler. */
 export interface Sampler {
@@ -131,15 +131,11 @@ export function parentBased(rootSampler: Sampler): Sampler {
     shouldSample(context, traceId, spanName, spanKind, attributes, links) {
       // Not by the API, which would read both ids again for each child of a span: 1,600 instructions.
       const parent = validContextOf(spanIn(context))
-      if (parent === undefined) {
+      if (parent === undefined || !isDecided(parent)) {
         return rootSampler.shouldSample(context, traceId, spanName, spanKind, attributes, links)
       }
       const verdict = isSampled(parent) ? KEEP : DROP
-      if (parent.isRemote !== true) return verdict
-      if (verdict === DROP && isUndecided(parent)) {
-        return rootSampler.shouldSample(context, traceId, spanName, spanKind, attributes, links)
-      }
-      return isChecking && parent.traceState !== undefined
+      return isChecking && parent.isRemote === true && parent.traceState !== undefined
         ? checked(verdict, traceId, parent.traceState)
         : verdict
     },
@@ -158,6 +154,11 @@ function parentIn(context: Context): SpanContext | undefined {
   } catch {
     return undefined
   }
+}
+
+/** Whether the sender of this parent has decided about the trace. */
+function isDecided(parent: SpanContext): boolean {
+  return parent.isRemote !== true || isSampled(parent) || !isUndecided(parent)
 }
 
 function isSampled({ traceFlags }: SpanContext): boolean {
@@ -188,9 +189,12 @@ function withoutThreshold(verdict: SamplingResult, state: TraceState | undefined
  * what the tracestate is, the parent's threshold is not passed on, and never with what is not sampled.
  */
 export function guardedSampler(given: Sampler): Sampler {
+  const isHead = ignoresAttributes(given)
   const sampler: Sampler = {
-    shouldSample(context, ...asked) {
-      const verdict = given.shouldSample(context, ...asked)
+    shouldSample(context, traceId, spanName, spanKind, known, links) {
+      // What it is given it may keep, and change.
+      const asked = [isHead ? {} : known, Array.isArray(links) ? [...links] : []] as const
+      const verdict = given.shouldSample(context, traceId, spanName, spanKind, ...asked)
       const { decision, attributes, traceState } = verdict
       if (decision === undefined && has(verdict, 'then')) {
         // A rejection that nobody handles would end the process.
@@ -216,7 +220,7 @@ export function guardedSampler(given: Sampler): Sampler {
     },
     toString: () => String(given),
   }
-  return ignoresAttributes(given) ? Object.assign(sampler, { ignoresAttributes: true as const }) : sampler
+  return isHead ? Object.assign(sampler, { ignoresAttributes: true as const }) : sampler
 }
 
 function has(value: unknown, method: string): boolean {
@@ -240,7 +244,13 @@ export function followsParents(sampler: Sampler): boolean {
 }
 
 export function ignoresAttributes(sampler: Sampler): sampler is HeadSampler {
-  return 'ignoresAttributes' in sampler
+  return (sampler as Partial<HeadSampler>).ignoresAttributes === true
+}
+
+/** Whether this sampler may look at the attributes of a span that has this parent. */
+export function looksAtAttributes(sampler: Sampler, parent: SpanContext | undefined): boolean {
+  if (ignoresAttributes(sampler)) return false
+  return parent === undefined || !followsParents(sampler) || !isDecided(parent)
 }
 
 // What is asked where the app's sampler fails.
@@ -354,11 +364,13 @@ function thresholdIn(ot: string | undefined): string | null | undefined {
  * long, it gets no `th`, and that is said once.
  */
 function withThreshold(state: TraceState | undefined, th: string | undefined): TraceState {
-  const before = state ?? emptyTraceState
+  const before = state === undefined ? emptyTraceState : ownState(state)
   const others = (otOf(state) ?? '')
     .split(';')
     .filter((sub) => sub !== '' && !sub.startsWith('th:'))
     .join(';')
+    // No value of a tracestate ends with a space, but one before a semicolon may.
+    .replace(/ +$/, '')
   let ot = others
   if (th !== undefined) ot = others === '' ? `th:${th}` : `${others};th:${th}`
   if (ot.length > MOST_CHARACTERS) {

@@ -114,6 +114,11 @@ export function serializeTracestate(state: TraceState): string {
   return list.length <= TRACESTATE_LIMIT ? list : cut(list)
 }
 
+/** What the state holds, in one of ours: others may do anything when they are changed. */
+export function ownState(state: TraceState): TraceState {
+  return state instanceof TraceStateList ? state : new TraceStateList(foreignList(state))
+}
+
 /** What a state that is not ours holds, as a list that may be sent; `''` if there is none in it. */
 function foreignList(state: TraceState): string {
   let list: unknown

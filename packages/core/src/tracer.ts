@@ -14,13 +14,13 @@ import {
   type Tracer as ApiTracer,
   type TracerProvider as ApiTracerProvider,
 } from '@opentelemetry/api'
-import { plainCopy, textOf } from './attribute.ts'
+import { plainCopy, soundCopy, textOf } from './attribute.ts'
 import { isSuppressed, spanIn, withSpan } from './context.ts'
 import { NOBODY, registeredProvider } from './current.ts'
 import { guardedIds, isValid, RANDOM_FLAG, validContextOf, type IdGenerator } from './ids.ts'
 import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
-import { decide, followsParents, ignoresAttributes, type Sampler } from './sampling.ts'
+import { decide, followsParents, looksAtAttributes, type Sampler } from './sampling.ts'
 import * as semconv from './semconv.ts'
 import {
   Span,
@@ -221,7 +221,7 @@ export class Tracer implements ApiTracer, SpanMaker {
       parent === undefined && spanIn(parentContext) !== undefined
         ? withSpan(parentContext, undefined)
         : parentContext
-    const known = ignoresAttributes(sampler) ? NO_ATTRIBUTES : { ...options.attributes }
+    const known = looksAtAttributes(sampler, parent) ? soundCopy(options.attributes) : NO_ATTRIBUTES
     const verdict = decide(sampler, asked, traceId, name, kind, known, options.links ?? NO_LINKS)
     const spanId = idGenerator.generateSpanId()
     const own = provider.flagsRandom ? RANDOM_FLAG : TraceFlags.NONE
@@ -253,7 +253,7 @@ export class Tracer implements ApiTracer, SpanMaker {
     if (attributes === undefined && given !== undefined) span.setAttributes(given)
     if (verdict.attributes !== undefined) span.setAttributes(verdict.attributes)
     if (options.links !== undefined && options.links !== NO_LINKS) span.addLinks(options.links)
-    provider.started(span, parentContext)
+    provider.started(span, asked)
     return span
   }
 
