@@ -6,33 +6,22 @@ import {
   SpanKind,
   SpanStatusCode,
   trace,
-  type HrTime,
   type Span,
 } from '@opentelemetry/api'
 import type { RPCMetadata } from '@opentelemetry/core'
 import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node'
 import { endRequest, recordError, start, traceRequest, type ReceivingOptions } from '@throughline/core'
-import { EventEmitter, once } from 'node:events'
-import { createServer, IncomingMessage, ServerResponse, type OutgoingHttpHeaders } from 'node:http'
-import {
-  constants,
-  createServer as createHttp2Server,
-  type ClientHttp2Stream,
-  type Http2ServerRequest,
-  type Http2ServerResponse,
-} from 'node:http2'
+import { EventEmitter } from 'node:events'
+import { createServer, IncomingMessage, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { httpAdapter } from '../contract/http.ts'
 import { ask, listening, raw, serverContract, type Serving } from '../contract/server.ts'
 import { signal } from '../contract/server/watch.ts'
-import { http2ClientOf } from '../http2.ts'
 import { record } from '../recording.ts'
 import { said } from './engine.ts'
 
 serverContract('node:http', httpAdapter)
-
-const { NGHTTP2_CANCEL: CANCELLED, NGHTTP2_REFUSED_STREAM: REFUSED } = constants
 
 type Listener = (request: IncomingMessage, response: ServerResponse) => unknown
 type Options = ReceivingOptions<IncomingMessage, [IncomingMessage, ServerResponse]>
@@ -588,244 +577,6 @@ describe('a client that is too slow for the server’s limits', () => {
     const [next] = await recording.all(1)
     expect(recording.spans).toHaveLength(1)
     expect(next?.attributes['url.path']).toBe('/')
-  })
-})
-
-test('HTTP/2: a request has its span, to the authority, aborts are aborts, and a method in lower case is another one', async () => {
-  const recording = record()
-  const server = createHttp2Server((request, response) => {
-    traceRequest(
-      ...asHttp1(request, response),
-      () => {
-        if (request.url === '/slow') stream?.close(8)
-        else response.writeHead(200, { 'x-id': 'a' }).end('ok')
-      },
-      { capture: { responseHeaders: ['x-id'] }, serverTiming: true },
-    )
-  })
-  const { client, port } = await http2ClientOf(server)
-  let stream = client.request({
-    ':path': '/fast?a=1',
-    traceparent: `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01`,
-  })
-  const [headers] = (await once(stream, 'response')) as [Record<string, string>]
-  stream.resume()
-  await once(stream, 'end')
-  stream = client.request({ ':path': '/slow', ':method': 'get' })
-  stream.on('error', () => {})
-  const [fast, slow] = await recording.all(2)
-  expect(headers['server-timing']).toContain(fast?.spanContext().spanId)
-  expect(fast?.parentSpanContext?.spanId).toBe('b'.repeat(16))
-  expect(fast?.attributes).toMatchObject({
-    'url.path': '/fast',
-    'url.query': 'a=1',
-    'network.protocol.version': '2',
-    'server.address': '127.0.0.1',
-    'server.port': port,
-    'http.response.header.x-id': ['a'],
-  })
-  expect(fast?.status.code).toBe(0)
-  expect(slow?.attributes).toMatchObject({
-    'error.type': 'aborted',
-    'http.request.method': '_OTHER',
-    'http.request.method_original': 'get',
-  })
-})
-
-/** As far as we are concerned, they are what those of HTTP/1 are. */
-function asHttp1(...pair: [Http2ServerRequest, Http2ServerResponse]) {
-  return pair as unknown as [IncomingMessage, ServerResponse]
-}
-
-function nanoseconds([seconds, nanos]: HrTime = [0, 0]): bigint {
-  return BigInt(seconds) * 1_000_000_000n + BigInt(nanos)
-}
-
-describe('HTTP/2: an answer', () => {
-  type Answer = (response: Http2ServerResponse) => unknown
-
-  /** The one span of a request that is answered so; the client has seen the end of its stream. */
-  async function spanOverHttp2(
-    answer: Answer,
-    leave?: (stream: ClientHttp2Stream) => void,
-    headers: OutgoingHttpHeaders = {},
-  ) {
-    const recording = record()
-    const server = createHttp2Server((request, response) =>
-      traceRequest(...asHttp1(request, response), () => void answer(response)),
-    )
-    const { client } = await http2ClientOf(server)
-    const stream = client.request({ ':path': '/', ...headers }).end()
-    stream.on('error', () => {})
-    if (leave === undefined) stream.resume()
-    else stream.on('response', () => leave(stream))
-    const [span] = await recording.all(1)
-    if (span === undefined) throw new Error('there is no span')
-    return span
-  }
-
-  test.each<[string, number | undefined, Answer]>([
-    ['before it is given', undefined, (response) => response.stream.close(REFUSED)],
-    [
-      'before it is given all the same',
-      undefined,
-      (response) => {
-        response.stream.close(REFUSED)
-        response.end('for nobody')
-      },
-    ],
-    [
-      'without a reason, and given all the same',
-      undefined,
-      (response) => {
-        response.stream.close()
-        response.end('for nobody')
-      },
-    ],
-    [
-      'in the middle, and ended all the same',
-      200,
-      (response) => {
-        response.write('first')
-        response.stream.close(REFUSED)
-        response.end('last')
-      },
-    ],
-  ])('whose stream the app resets %s is an abort', async (_when, status, answer) => {
-    const { attributes, events } = await spanOverHttp2(answer)
-    expect(attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
-    expect(attributes['http.response.status_code']).toBe(status)
-    expect(events).toEqual([])
-  })
-
-  test('that the client gives up in the middle of is an abort, also when the app has ended it', async () => {
-    const { attributes } = await spanOverHttp2(
-      (response) => response.end('x'.repeat(1_000_000)),
-      (stream) => stream.close(CANCELLED),
-    )
-    expect(attributes).toMatchObject({ 'error.type': 'aborted', 'http.response.status_code': 200 })
-  })
-
-  test('by the stream of the response is that one, with its status', async () => {
-    const { attributes, status } = await spanOverHttp2(({ stream }) => {
-      stream.respond({ ':status': 203 })
-      stream.end('ok')
-    })
-    expect(attributes['http.response.status_code']).toBe(203)
-    expect(attributes).not.toHaveProperty('error.type')
-    expect(status.code).toBe(0)
-  })
-
-  describe('to HEAD', () => {
-    test.each<[string, number, Answer]>([
-      ['by the stream of the response', 201, ({ stream }) => stream.respond({ ':status': 201 })],
-      ['by the response', 202, (response) => response.writeHead(202).end()],
-      ['with a body that nobody gets', 203, (response) => response.writeHead(203).end('body')],
-    ])('given %s is complete', async (_how, code, answer) => {
-      const { attributes, status } = await spanOverHttp2(answer, undefined, { ':method': 'HEAD' })
-      expect(attributes).toMatchObject({
-        'http.request.method': 'HEAD',
-        'http.response.status_code': code,
-      })
-      expect(attributes).not.toHaveProperty('error.type')
-      expect(status.code).toBe(0)
-    })
-
-    test.each<[string, Answer]>([
-      ['is never given', () => {}],
-      ['is given when it has gone', (response) => response.stream.once('close', () => response.end())],
-    ])('that the client does not wait for is an abort: it %s', async (_when, answer) => {
-      const recording = record()
-      const arrived = signal()
-      const server = createHttp2Server((request, response) => {
-        traceRequest(...asHttp1(request, response), () => void answer(response))
-        arrived.give()
-      })
-      const { client } = await http2ClientOf(server)
-      const stream = client.request({ ':path': '/', ':method': 'HEAD' })
-      await arrived.given
-      stream.close(CANCELLED)
-      const [span] = await recording.all(1)
-      expect(span?.attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
-      expect(span?.attributes).not.toHaveProperty('http.response.status_code')
-    })
-  })
-
-  test.each<[code: number, errorType: string | undefined]>([
-    [204, undefined],
-    [413, undefined],
-    [500, '500'],
-  ])('%i without a body is over with its headers, though the client cancels its own body', async (...row) => {
-    const [code, errorType] = row
-    const recording = record()
-    const finished = signal()
-    const server = createHttp2Server((request, response) => {
-      traceRequest(...asHttp1(request, response), () => {
-        response.stream.once('finish', () => {
-          trace.getTracer('test').startSpan('after the answer').end()
-          finished.give()
-        })
-        request.resume()
-        response.writeHead(code).end()
-      })
-    })
-    const { client } = await http2ClientOf(server)
-    const stream = client.request({ ':path': '/', ':method': 'POST' })
-    stream.on('error', () => {})
-    stream.write('the first half')
-    await finished.given
-    stream.close(CANCELLED)
-    const [after, span] = await recording.all(2)
-    expect(span?.attributes['http.response.status_code']).toBe(code)
-    expect(span?.attributes['error.type']).toBe(errorType)
-    expect(span?.attributes).not.toHaveProperty('throughline.incomplete')
-    expect(nanoseconds(span?.endTime)).toBeLessThanOrEqual(nanoseconds(after?.startTime))
-  })
-
-  test('by the stream, to a body that was read, is complete', async () => {
-    const { attributes, status } = await spanOverHttp2(
-      async ({ req, stream }) => {
-        await once(req.resume(), 'end')
-        stream.respond({ ':status': 203 })
-        stream.end('ok')
-      },
-      undefined,
-      { ':method': 'POST' },
-    )
-    expect(attributes['http.response.status_code']).toBe(203)
-    expect(attributes).not.toHaveProperty('error.type')
-    expect(status.code).toBe(0)
-  })
-
-  test('by the stream, to a body that was read, is an abort when the app destroys the session', async () => {
-    const { attributes } = await spanOverHttp2(
-      async ({ req, stream }) => {
-        await once(req.resume(), 'end')
-        const { session } = stream
-        stream.respond({ ':status': 203 })
-        stream.end('x'.repeat(1_000_000))
-        session?.destroy()
-      },
-      () => {},
-      { ':method': 'POST' },
-    )
-    expect(attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
-  })
-
-  test.each<[what: string, Answer]>([
-    ['has ended', (response) => response.end('x'.repeat(1_000_000))],
-    ['has begun', (response) => response.write('x'.repeat(1_000_000))],
-  ])('that the app %s is an abort when the client resets it for no error', async (_what, answer) => {
-    const { attributes } = await spanOverHttp2(answer, (stream) => stream.close(constants.NGHTTP2_NO_ERROR))
-    expect(attributes).toMatchObject({ 'error.type': 'aborted', 'http.response.status_code': 200 })
-  })
-
-  test('that is destroyed with an error has that error', async () => {
-    const { attributes, events } = await spanOverHttp2(({ stream }) =>
-      stream.destroy(new RangeError('it broke')),
-    )
-    expect(attributes).toMatchObject({ 'error.type': 'RangeError', 'throughline.incomplete': true })
-    expect(events.map((event) => event.attributes?.['exception.message'])).toEqual(['it broke'])
   })
 })
 
