@@ -1,4 +1,4 @@
-import { context } from '@opentelemetry/api'
+import { context, SpanStatusCode } from '@opentelemetry/api'
 import * as fc from 'fast-check'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { EventEmitter, once } from 'node:events'
@@ -325,6 +325,8 @@ describe('a batch of large spans is cut', () => {
       },
     ],
     ['an event with a stack', 5, (span) => span.addEvent('exception', { stack: text })],
+    ['an event with a long name', 5, (span) => span.addEvent(text)],
+    ['a status that says much', 5, (span) => span.setStatus({ code: SpanStatusCode.ERROR, message: text })],
     ['a link that says much', 5, (span) => span.addLink({ ...link, attributes: { text } })],
     ['one text that is larger than any batch', 1, (span) => span.setAttribute('text', text.repeat(10))],
     ['nothing of note', 24, (span) => span.setAttribute('text', 'x')],

@@ -10,6 +10,7 @@ import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { batchProcessor, type ExportResult } from '../../packages/core/src/batch.ts'
 import { AsyncContextManager, isSuppressed } from '../../packages/core/src/context.ts'
 import { otlpExporter, type OtlpExporter } from '../../packages/core/src/otlp/send.ts'
+import type { ReadableSpan } from '../../packages/core/src/span.ts'
 import { decodeRequest, encodeResponse } from '../otlp-definition.ts'
 import { engine, finished, said } from './engine.ts'
 import { exporterTo, hurried } from './exporter.ts'
@@ -115,12 +116,26 @@ describe('a request', () => {
   describe.each(['http/protobuf', 'http/json'] as const)(
     'of more than an app would feel goes in parts: %s',
     (protocol) => {
-      const heavy = (count: number) => {
+      const heavy = (count: number, length = 100 * 1024) => {
         const { tracer, ended } = engine()
         for (let index = 0; index < count; index++)
-          tracer.startSpan(`heavy ${index}`, { attributes: { text: 'x'.repeat(100 * 1024) } }).end()
+          tracer.startSpan(`heavy ${index}`, { attributes: { text: 'x'.repeat(length) } }).end()
         return ended
       }
+
+      test('one of more than 64 MiB is lost alone, and is said to be', async () => {
+        const collector = await receiver()
+        const exporter = exporterTo(collector.url, { protocol })
+        const [large] = heavy(1, 65 * 2 ** 20)
+        const spans = [...heavy(3), large, ...heavy(3)] as ReadableSpan[]
+        const result = await new Promise<ExportResult>((resolve) => exporter.export(spans, resolve))
+        expect([result.code, result.lost]).toEqual([1, 1])
+        expect(result.error?.message).toMatch(/^a request of \d+ bytes is larger than 67108864$/)
+        const told = collector.requests.map(
+          ({ body }) => body.toString('latin1').match(/heavy \d/g)?.length ?? 0,
+        )
+        expect(told.reduce((sum, count) => sum + count, 0)).toBe(6)
+      })
 
       test('each span is in one of them', async () => {
         const collector = await receiver()

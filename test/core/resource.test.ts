@@ -140,6 +140,21 @@ describe('the resource', () => {
     expect(resource.attributes['service.instance.id']).toBe(resource.attributes['service.instance.id'])
   })
 
+  test('leaves out what is no attribute, and says so', () => {
+    const reports = said()
+    const given = {
+      '': 'x',
+      symbol: Symbol('s'),
+      promise: Promise.resolve(),
+      fn: () => {},
+      list: [1, 'a'],
+      ok: 'yes',
+    }
+    const described = attributes({}, { resource: given as never })
+    expect(Object.keys(described).filter((name) => name in given)).toEqual(['ok'])
+    expect(reports.lines).toHaveLength(5)
+  })
+
   test('of a schema keeps its URL', () => {
     const official = resourceFromAttributes({ team: 'orders' }, { schemaUrl: 'https://example.org/1.0.0' })
     expect(readConfig({ resource: official }, {}).resource.schemaUrl).toBe('https://example.org/1.0.0')

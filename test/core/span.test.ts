@@ -130,10 +130,22 @@ describe('attributes', () => {
     expect(span.attributes).toEqual({ text: 'abc', list: ['abc', 'ab'], number: 123_456 })
   })
 
-  test('have texts cut between characters, never within one', () => {
+  test('have texts cut between characters, each of which counts as one', () => {
     const span = started({ attributeValueLengthLimit: 3 })
-    span.setAttributes({ pair: 'ab😀', after: '😀ab', list: ['a😀😀'] })
-    expect(span.attributes).toEqual({ pair: 'ab', after: '😀a', list: ['a😀'] })
+    span.setAttributes({
+      fits: '😀😀😀',
+      pair: 'ab😀c',
+      after: '😀abc',
+      list: ['a😀😀😀'],
+      half: '\ud83dabc',
+    })
+    expect(span.attributes).toEqual({
+      fits: '😀😀😀',
+      pair: 'ab😀',
+      after: '😀ab',
+      list: ['a😀😀'],
+      half: '\ud83dab',
+    })
     const none = started({ attributeValueLengthLimit: 0 }).setAttributes({ text: 'a', list: ['a', null] })
     expect(none.attributes).toEqual({ text: '', list: ['', null] })
   })
@@ -231,6 +243,8 @@ describe('links', () => {
     const zeros = { traceId: '0'.repeat(32), spanId: '0'.repeat(16), traceFlags: 0 }
     const span = started()
     span.addLink({ context: zeros, attributes: { 'messaging.batch': 1 } })
+    for (const nothing of [{}, { a: undefined }, { a: {} }])
+      span.addLink({ context: zeros, attributes: nothing as never })
     span.addLink(undefined as unknown as typeof link)
     expect(span.links).toEqual([{ context: zeros, attributes: { 'messaging.batch': 1 } }])
   })
@@ -347,7 +361,17 @@ describe('an exception', () => {
     ],
     ['an object with a message alone', { message: 'ish' }, { 'exception.message': 'ish' }],
     ['a symbol', Symbol('odd'), { 'exception.message': 'Symbol(odd)' }],
-    ['an object of odd fields', { name: 5, message: 6, stack: 7 }, { 'exception.type': 'Object' }],
+    ['an object of odd fields', { name: 5, message: 6, stack: 7 }, { 'exception.message': '6' }],
+    ['an object of odder ones', { name: 5, message: {}, stack: 7 }, { 'exception.type': 'Object' }],
+    [
+      'an error whose stack nobody can format',
+      Object.defineProperty(new RangeError('card declined'), 'stack', {
+        get() {
+          throw new Error('of a hook')
+        },
+      }),
+      { 'exception.type': 'RangeError', 'exception.message': 'card declined' },
+    ],
   ]
   test.each(thrown)('may be anything that can be thrown: %s', (_row, value, attributes) => {
     const span = started()

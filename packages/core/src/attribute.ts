@@ -42,12 +42,16 @@ export function limited(value: AttributeValue, lengthLimit: number): AttributeVa
   return copy.map((element) => (typeof element === 'string' ? cut(element, lengthLimit) : element))
 }
 
-/** Not through the middle of a surrogate pair: half of one is no text. */
+/** Any character counts as one (common specification, attribute limits), also where it takes two units of JavaScript. */
 function cut(text: string, limit: number): string {
   if (text.length <= limit) return text
-  const last = text.charCodeAt(limit - 1)
-  return text.slice(0, last >= 0xd800 && last <= 0xdbff ? limit - 1 : limit)
+  let at = 0
+  for (let count = 0; count < limit && at < text.length; count++)
+    at += (text.codePointAt(at) as number) > LAST_OF_ONE_UNIT ? 2 : 1
+  return at < text.length ? text.slice(0, at) : text
 }
+
+const LAST_OF_ONE_UNIT = 0xffff
 
 /**
  * A copy of attributes that are texts, numbers and booleans, as nearly all are; undefined where one has to be looked at, or
@@ -105,11 +109,11 @@ export function limitedAttributes(
 export function sayNoAttribute(key: unknown, value: unknown): void {
   if (value === undefined || value === null) return
   const name = textOf(key)
-  const isName = typeof key === 'string' && key !== '' && key !== '__proto__'
   const received = Array.isArray(value) ? 'an array of others or of several kinds' : typeof value
-  const wrong = isName
-    ? `expected a string, number, boolean or an array of one of them, received ${received} for "${name}"`
-    : `expected a name of one character or more, received "${name}"`
+  let wrong = `expected a string, number, boolean or an array of one of them, received ${received} for "${name}"`
+  if (typeof key !== 'string' || key === '')
+    wrong = `expected a name of one character or more, received "${name}"`
+  else if (key === '__proto__') wrong = 'expected any other name, received "__proto__"'
   reportOnce(
     `attribute:${name}`,
     'warn',

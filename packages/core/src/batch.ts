@@ -509,11 +509,13 @@ const DETAIL_WEIGHT = 50
 
 function weightOf(span: ReadableSpan): number {
   try {
-    let weight = SPAN_WEIGHT + weightOfAttributes(span.attributes)
+    let weight = SPAN_WEIGHT + span.name.length + weightOfAttributes(span.attributes)
+    weight += span.status.message?.length ?? 0
     // To ask for events makes a list of them.
     if (span instanceof Span && span.isPlain) return weight
     const { events, links } = span
-    for (const event of events) weight += DETAIL_WEIGHT + weightOfAttributes(event.attributes)
+    for (const { name, attributes } of events)
+      weight += DETAIL_WEIGHT + name.length + weightOfAttributes(attributes)
     for (const link of links) weight += DETAIL_WEIGHT + weightOfAttributes(link.attributes)
     return weight
   } catch {

@@ -86,24 +86,35 @@ export function exceptionAttributes(exception: unknown): Attributes {
   const attributes: Attributes = {}
   const type = errorType(exception)
   if (type !== undefined) attributes[semconv.EXCEPTION_TYPE] = type
-  try {
-    const { message, stack } = exception as { message?: unknown; stack?: unknown }
-    const shown = shownOf(exception)
-    if (typeof message === 'string') {
-      attributes[semconv.EXCEPTION_MESSAGE] = shown?.message ?? message
-      // A plain object with a message, as some libraries hand over, is of no type.
-      if (type === 'Object') delete attributes[semconv.EXCEPTION_TYPE]
-    }
-    if (typeof stack === 'string')
-      attributes[semconv.EXCEPTION_STACKTRACE] =
-        shown === undefined ? stack : maskedStack(type ?? 'Error', stack, shown)
-  } catch (error) {
-    sayUnreadable('an exception', error)
+  const message = readFrom(exception, 'message')
+  const stack = readFrom(exception, 'stack')
+  const shown = shownOf(exception)
+  if (isText(message)) {
+    attributes[semconv.EXCEPTION_MESSAGE] = shown?.message ?? String(message)
+    // A plain object with a message, as some libraries hand over, is of no type.
+    if (type === 'Object') delete attributes[semconv.EXCEPTION_TYPE]
   }
+  if (typeof stack === 'string')
+    attributes[semconv.EXCEPTION_STACKTRACE] =
+      shown === undefined ? stack : maskedStack(type ?? 'Error', stack, shown)
   // One of the two is required.
   if (attributes[semconv.EXCEPTION_TYPE] === undefined)
     attributes[semconv.EXCEPTION_MESSAGE] ??= textOf(exception)
   return attributes
+}
+
+/** Each by itself: a hook that fails to format a stack costs the stack. */
+function readFrom(exception: object, name: 'message' | 'stack'): unknown {
+  try {
+    return (exception as { message?: unknown; stack?: unknown })[name]
+  } catch (error) {
+    sayUnreadable(`the ${name} of an exception`, error)
+    return undefined
+  }
+}
+
+function isText(value: unknown): value is string | number | bigint | boolean {
+  return ['string', 'number', 'bigint', 'boolean'].includes(typeof value)
 }
 
 /** Whether it is an error, of this realm or of another: in jest, those of Node are of another than what a test imports. */

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync, realpathSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
+import { isAttribute, sayNoAttribute } from './attribute.ts'
 import { report, reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 
@@ -45,12 +46,17 @@ export function describeProcess(given: Attributes, fromEnvironment: Attributes):
   return { attributes: { ...detected, ...chosen, ...SDK } }
 }
 
-/** Without what says nothing: a variable of the environment that is not set, or a service without a name. */
+/**
+ * Without what says nothing: a variable of the environment that is not set, or a service without a name; and without what is
+ * no attribute, which is said.
+ */
 function told(attributes: Attributes): Attributes {
-  const entries = Object.entries(attributes).filter(
-    ([name, value]) =>
-      value !== undefined && value !== null && !(name === semconv.SERVICE_NAME && value === ''),
-  )
+  const entries = Object.entries(attributes).filter(([name, value]) => {
+    if (name === semconv.SERVICE_NAME && value === '') return false
+    if (isAttribute(name, value)) return true
+    sayNoAttribute(name, value)
+    return false
+  })
   return Object.fromEntries(entries)
 }
 

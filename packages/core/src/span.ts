@@ -549,7 +549,10 @@ function saysSomething(link: Link | undefined): boolean {
   const context = link?.context
   if (typeof context?.traceId !== 'string' || typeof context.spanId !== 'string') return false
   if (context.traceId !== INVALID_TRACEID && context.spanId !== INVALID_SPANID) return true
-  return Object.keys(link?.attributes ?? {}).length > 0 || Boolean(context.traceState?.serialize())
+  const attributes = Object.entries(link?.attributes ?? {})
+  return (
+    attributes.some(([key, value]) => isAttribute(key, value)) || Boolean(context.traceState?.serialize())
+  )
 }
 
 function countKeys(attributes: Attributes): number {

@@ -361,7 +361,14 @@ function writeSpans({ first }: ScopeGroup, spans: readonly ReadableSpan[], start
       break
     }
     try {
-      at = writeSpan(spans[index] as ReadableSpan, at)
+      const end = writeSpan(spans[index] as ReadableSpan, at)
+      // By itself, so that it costs none of the others anything, should it be too large for any collector.
+      if (end - at > room && written > 0) {
+        forget()
+        remainder.later.push(...chain(spans, index))
+        break
+      }
+      at = end
       written += 1
     } catch (error) {
       forget() // What is remembered may stand in the part that is about to be overwritten.

@@ -146,17 +146,25 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     const rest: Rest = { parcels: [...parcels], spans }
     let lost = 0
     let settled = 0
+    let tooLarge: ExportResult | undefined
     while (settled < total) {
       if (settled > 0) await turn()
       const { body, count, leftOut } = nextRequest(rest)
       const sent = count - leftOut
-      const result = sent === 0 ? SENT : await sendRequest(body, sent, deadline, late)
-      if (result.code !== 0) return settled === 0 ? result : { ...result, lost: lost + total - settled }
       settled += count
       lost += leftOut
+      if (body.length > MOST_REQUEST_BYTES) {
+        // One span, which is never sent; the others are.
+        const message = `a request of ${body.length} bytes is larger than ${MOST_REQUEST_BYTES}`
+        tooLarge = failure(message)
+        lost += sent
+        continue
+      }
+      const result = sent === 0 ? SENT : await sendRequest(body, sent, deadline, late)
+      if (result.code !== 0) return { ...result, lost: lost + sent + total - settled }
       handover.delivered = settled - lost
     }
-    return lost === 0 ? SENT : { ...SENT, lost }
+    return lost === 0 ? SENT : { ...(tooLarge ?? SENT), lost }
   }
 
   /** Takes from the rest what goes into one request: what is packed already, and then as many of the spans as are light enough. */
@@ -206,9 +214,6 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     deadline: number,
     late?: AbortSignal,
   ): Promise<ExportResult> {
-    if (encoded.length > MOST_REQUEST_BYTES) {
-      return failure(`a request of ${encoded.length} bytes is larger than ${MOST_REQUEST_BYTES}`)
-    }
     const bytes = options.compression === 'gzip' ? await compress(encoded) : encoded
     const body: Body = { bytes, isHeld: false }
     const result = await tryRequest(body, count, deadline, late)
