@@ -211,6 +211,83 @@ describe('an answer', () => {
     expect(nanoseconds(span?.endTime)).toBeLessThanOrEqual(nanoseconds(after?.startTime))
   })
 
+  describe('by the stream that is a file', () => {
+    const sendFile: Answer = ({ stream }) => stream.respondWithFile(process.execPath, { ':status': 200 })
+
+    test('is an abort when the client gives it up', async () => {
+      const { attributes } = await spanOverHttp2(sendFile, (stream) => stream.close(CANCELLED))
+      expect(attributes).toMatchObject({ 'error.type': 'aborted', 'http.response.status_code': 200 })
+    })
+
+    test('is over when all of it is out', async () => {
+      const recording = record()
+      const server = createServer((request, response) => {
+        traceRequest(...asHttp1(request, response), () => {
+          response.stream.on('error', () => {})
+          response.stream.respondWithFile(import.meta.filename, { ':status': 200 })
+          // Node has ended the stream by then, and sends the file.
+          response.stream.once('finish', () => trace.getTracer('test').startSpan('begun').end())
+        })
+      })
+      const { client } = await http2ClientOf(server)
+      client.request({ ':path': '/' }).resume()
+      const [begun, span] = await recording.all(2)
+      expect(span?.attributes).not.toHaveProperty('error.type')
+      expect(nanoseconds(span?.endTime)).toBeGreaterThan(nanoseconds(begun?.endTime))
+    })
+  })
+
+  test('to HEAD is told to the app before it is over', async () => {
+    const { attributes } = await spanOverHttp2(
+      (response) => {
+        const span = trace.getActiveSpan()
+        response.on('finish', () => span?.setAttribute('app.finished', true))
+        response.end()
+      },
+      undefined,
+      { ':method': 'HEAD' },
+    )
+    expect(attributes['app.finished']).toBe(true)
+  })
+
+  test.each(['before', 'after'])(
+    'to one that is traced late, %s its client has left, ends its span',
+    async (when) => {
+      const recording = record()
+      const arrived = signal()
+      const traced = signal()
+      const server = createServer(async (request, response) => {
+        arrived.give()
+        if (when === 'after') await new Promise<void>((resolve) => response.stream.once('close', resolve))
+        traceRequest(...asHttp1(request, response), () => {})
+        traced.give()
+      })
+      const { client } = await http2ClientOf(server)
+      const stream = client.request({ ':path': '/' })
+      stream.on('error', () => {})
+      await (when === 'after' ? arrived : traced).given
+      stream.close(CANCELLED)
+      const [span] = await recording.all(1)
+      expect(span?.attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
+    },
+  )
+
+  test('by the stream to a body that was read before it is traced is complete', async () => {
+    const recording = record()
+    const server = createServer(async (request, response) => {
+      await once(request.resume(), 'end')
+      traceRequest(...asHttp1(request, response), () => {
+        response.stream.respond({ ':status': 203 })
+        response.stream.end('ok')
+      })
+    })
+    const { client } = await http2ClientOf(server)
+    client.request({ ':path': '/', ':method': 'POST' }).resume().end('hi')
+    const [span] = await recording.all(1)
+    expect(span?.attributes).toMatchObject({ 'http.response.status_code': 203 })
+    expect(span?.attributes).not.toHaveProperty('error.type')
+  })
+
   test('by the stream, to a body that was read, is complete', async () => {
     const { attributes, status } = await spanOverHttp2(
       async ({ req, stream }) => {
@@ -243,6 +320,10 @@ describe('an answer', () => {
 
   test.each<[what: string, Answer]>([
     ['has ended', (response) => response.end('x'.repeat(1_000_000))],
+    [
+      'has ended when it had read the body',
+      (response) => response.req.on('end', () => response.end('x'.repeat(1_000_000))).resume(),
+    ],
     ['has begun', (response) => response.write('x'.repeat(1_000_000))],
   ])('that the app %s is an abort when the client resets it for no error', async (_what, answer) => {
     const { attributes } = await spanOverHttp2(answer, (stream) => stream.close(NO_ERROR))
@@ -256,6 +337,23 @@ describe('an answer', () => {
     expect(attributes).toMatchObject({ 'error.type': 'RangeError', 'throughline.incomplete': true })
     expect(events.map((event) => event.attributes?.['exception.message'])).toEqual(['it broke'])
   })
+})
+
+test('a request that is not sampled has no listener of ours on its stream', async () => {
+  record()
+  const counts: unknown[] = []
+  const server = createServer((request, response) => {
+    const { stream } = response
+    const count = () => stream.eventNames().map((name) => [name, stream.listenerCount(name)])
+    counts.push(count())
+    traceRequest(...asHttp1(request, response), () => counts.push(count()))
+    response.end()
+  })
+  const { client } = await http2ClientOf(server)
+  const traceparent = `00-${'a'.repeat(32)}-${'b'.repeat(16)}-00`
+  await once(client.request({ ':path': '/', traceparent }).resume(), 'end')
+  expect(counts).toHaveLength(2)
+  expect(counts[1]).toEqual(counts[0])
 })
 
 describe('each request has one span, which ends, whatever the app does', () => {

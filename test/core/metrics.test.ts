@@ -13,9 +13,10 @@ import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@
 import { endRequest, instrumentsFor, traceRequest, type ReceivingOptions } from '@throughline/core'
 import { once } from 'node:events'
 import { createServer, request as get, type IncomingMessage, type ServerResponse } from 'node:http'
-import { createServer as createHttp2Server } from 'node:http2'
+import { constants, createServer as createHttp2Server } from 'node:http2'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { ask, listening, type Serving } from '../contract/server.ts'
+import { signal } from '../contract/server/watch.ts'
 import { http2ClientOf } from '../http2.ts'
 import { measure, type Measuring } from '../measuring.ts'
 import { record } from '../recording.ts'
@@ -223,6 +224,31 @@ test('HTTP/2 is version 2', async () => {
   await once(stream, 'end')
   const [point] = await measuring.all(DURATION, 1)
   expect(point?.attributes).toMatchObject({ 'network.protocol.version': '2', 'url.scheme': 'http' })
+})
+
+test('an answer over HTTP/2 that nobody samples is over when it is out, whatever the client still sends', async () => {
+  const measuring = measure()
+  record({ sampling: 0 })
+  const finished = signal<number>()
+  const server = createHttp2Server((request, response) => {
+    const http1 = [request, response] as unknown as [IncomingMessage, ServerResponse]
+    const began = performance.now()
+    traceRequest(...http1, () => {
+      // Ours is in front of it.
+      response.stream.once('finish', () => finished.give(performance.now() - began))
+      request.resume()
+      response.writeHead(204).end()
+    })
+  })
+  const { client } = await http2ClientOf(server)
+  const stream = client.request({ ':path': '/', ':method': 'POST' })
+  stream.on('error', () => {})
+  stream.write('the first half')
+  const milliseconds = await finished.given
+  stream.close(constants.NGHTTP2_CANCEL)
+  const [point] = await measuring.all(DURATION, 1)
+  expect(point?.attributes).not.toHaveProperty('error.type')
+  expect(point?.value).toBeLessThanOrEqual(milliseconds / 1000)
 })
 
 test('what the app’s `attributes` adds goes to the span alone', async () => {

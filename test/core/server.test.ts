@@ -11,9 +11,11 @@ import {
 import type { RPCMetadata } from '@opentelemetry/core'
 import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node'
 import { endRequest, recordError, start, traceRequest, type ReceivingOptions } from '@throughline/core'
-import { EventEmitter } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { createServer, IncomingMessage, ServerResponse } from 'node:http'
-import { Socket } from 'node:net'
+import { connect, Socket } from 'node:net'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { httpAdapter } from '../contract/http.ts'
 import { ask, listening, raw, serverContract, type Serving } from '../contract/server.ts'
@@ -648,6 +650,102 @@ test('an event that nobody hears is one for an emit of the app’s, and an error
   expect(seen).toEqual(['odd'])
   expect(() => request.emit('error', new RangeError('unheard'))).toThrow('unheard')
   expect(() => response.emit('error', new RangeError('unheard'))).toThrow('unheard')
+})
+
+test('a request whose client has left before it comes to us has a span, which ends', async () => {
+  const recording = record()
+  const arrived = signal()
+  const serving = await serve(async (request, response) => {
+    arrived.give()
+    await once(request.socket, 'close')
+    traceRequest(request, response, () => {})
+  })
+  const client = connect(serving.port, '127.0.0.1')
+  client.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+  await arrived.given
+  client.destroy()
+  const [span] = await recording.all(1)
+  expect(span?.attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
+})
+
+describe('a request that waits behind another one, and whose body was read before it comes to us,', () => {
+  const READ_FIRST = 'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi'
+
+  /** Serves GET when `first` says so, and POST when its body was read. */
+  async function serving(first: Promise<void>, traced: (request: IncomingMessage) => void): Promise<Serving> {
+    return serve(async (request, response) => {
+      if (request.method === 'GET') await first
+      else await once(request.resume(), 'close')
+      traceRequest(request, response, () => response.end('ok'))
+      if (request.method === 'POST') traced(request)
+    })
+  }
+
+  test('has a span, which ends with their connection', async () => {
+    const recording = record()
+    const traced = signal<IncomingMessage>()
+    const { port } = await serving(new Promise(() => {}), traced.give)
+    const client = connect(port, '127.0.0.1')
+    client.write(`GET / HTTP/1.1\r\nHost: a\r\n\r\n${READ_FIRST}`)
+    await traced.given
+    client.destroy()
+    const [span] = await recording.all(1)
+    expect(span?.attributes).toMatchObject({ 'error.type': 'aborted', 'http.request.method': 'POST' })
+  })
+
+  test('is let go of when it is answered, though their connection lasts', async () => {
+    setFlagsFromString('--expose-gc')
+    const collect = runInNewContext('gc') as () => void
+    record()
+    const first = signal()
+    const traced = signal<WeakRef<object>>()
+    const { port } = await serving(first.given, (request) => traced.give(new WeakRef(request)))
+    const client = connect(port, '127.0.0.1')
+    onTestFinished(() => void client.destroy())
+    let answers = 0
+    const answered = new Promise<void>((resolve) => {
+      client.setEncoding('latin1').on('data', (text: string) => {
+        answers += text.split('HTTP/1.1 200').length - 1
+        if (answers === 3) resolve()
+      })
+    })
+    // The last one takes the place that Node's parser keeps for the newest.
+    client.write(`GET / HTTP/1.1\r\nHost: a\r\n\r\n${READ_FIRST}GET / HTTP/1.1\r\nHost: a\r\n\r\n`)
+    const request = await traced.given
+    first.give()
+    await answered
+    for (let turns = 0; turns < 20 && request.deref() !== undefined; turns += 1) {
+      await new Promise((resolve) => setImmediate(resolve))
+      collect()
+    }
+    expect(request.deref()).toBeUndefined()
+  })
+})
+
+test('a made-up request that closes while its response is not done waits for that one', async () => {
+  const reports = said()
+  const recording = record()
+  const request = new IncomingMessage({} as Socket)
+  const response = new ServerResponse(request)
+  traceRequest(request, response, () => {})
+  request.emit('close')
+  expect(recording.spans).toEqual([])
+  response.writeHead(201).end()
+  response.emit('finish')
+  const [span] = await recording.all(1)
+  expect(span?.attributes['http.response.status_code']).toBe(201)
+  expect(reports.lines).toEqual([])
+})
+
+test('a request that is made up and says that it is of HTTP/2 is a made-up one', async () => {
+  const recording = record()
+  const request = new IncomingMessage(new Socket())
+  request.httpVersion = '2.0'
+  const response = new ServerResponse(request)
+  traceRequest(request, response, () => response.writeHead(204).end())
+  response.emit('finish')
+  const [span] = await recording.all(1)
+  expect(span?.attributes).not.toHaveProperty('error.type')
 })
 
 test('a request that is frozen leaves no span open', async () => {

@@ -108,8 +108,10 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   #transport: Transport | undefined
   /** With whom it waits for the end of their connection. */
   #waiting: Set<Ending> | undefined
-  /** Of HTTP/2, where all of the client's body was read before the stream closed. */
+  /** Of HTTP/2. */
   #session: Session | undefined
+  /** Over HTTP/2: all of the client's body was read before the stream closed. */
+  #isRead = false
 
   constructor(
     seam: Seam<Given, Carried>,
@@ -144,21 +146,26 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     else this.responseScope = scope
   }
 
-  /**
-   * Before the request's listeners of 'close' are called. It closes when its body is read, or its connection ends, while the
-   * response may be one that never says that it has closed.
-   */
+  /** Before the request's listeners of 'close' are called: its body was read, or it has no connection any more. */
   requestClosed(): void {
     if (this.hasEnded) return
-    const { request, response } = this
-    if (this.transport === 'HTTP/2') {
-      // That of HEAD closes if the app has ended it, and else not.
-      if (this.method === 'HEAD' && !response.writableEnded) this.end()
-    } else if (response.socket === null && !response.writableFinished) {
-      // It waits behind another one on its connection, and would not be told that this has ended.
-      if (request.socket?.destroyed === true) this.end()
-      else if (this.transport === 'HTTP/1') this.#waiting = waitingOn(request.socket).add(this)
+    try {
+      const { request, response } = this
+      if (this.transport === 'HTTP/1') this.#waitForTurn()
+      // A response to HEAD closes if the app has ended it, and else not.
+      else if (this.transport === 'HTTP/2' && request.method === 'HEAD' && !response.writableEnded) this.end()
+    } catch (error) {
+      // What is made up may be anything.
+      reportOnce('request closed', 'error', 'the close of a request could not be heard', error)
     }
+  }
+
+  /** A response that waits behind another one on its connection is not told when this ends. */
+  #waitForTurn(): void {
+    const { request, response } = this
+    if (response.socket !== null || response.writableFinished) return
+    if (request.socket.destroyed) this.end()
+    else this.#waiting ??= waitingOn(request.socket).add(this)
   }
 
   /** The app has ended its answer, and what is left of it goes to the connection. */
@@ -177,24 +184,41 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     if (isMadeUp) this.end()
   }
 
-  /**
-   * Of HTTP/2 all of an answer is out when its stream has finished, if it has not been reset by then. It closes when the client
-   * has sent all of its body or cancels it, which may be much later.
-   */
-  hearStream(): void {
+  /** Hears of what ends a request whose response will not say that it has closed, or says so too late. */
+  hear(): void {
+    const { request, transport } = this
+    if (transport === 'HTTP/2') this.#hearStream()
+    if (transport !== 'HTTP/1') return
+    // Who lets requests wait in front of us lets them come when their bodies were read, and when their clients have gone.
+    if (request.socket.destroyed) this.#endSoon()
+    else if (request.destroyed) this.#waitForTurn()
+  }
+
+  #hearStream(): void {
     const stream = this.#stream
     if (stream === undefined) return
+    this.#session = stream.session
+    this.#isRead = stream.readableEnded
+    if (stream.closed) this.#endSoon()
+    // All of the app's answer is out. The stream closes when the client has sent all of its body or cancels it, which may be
+    // much later. One that the app sends by the stream may be a file, which goes out behind this.
     stream.once('finish', () => {
-      if (!isUnharmed(stream)) return
+      if (!isUnharmed(stream) || !this.response.writableEnded) return
       this.isComplete = true
       this.endTicks = now()
     })
     // Node before 24 never closes one that the client resets for no error while it takes no more of the answer.
-    const endSoon = () => void setImmediate(() => this.end())
-    stream.once('aborted', endSoon).once('end', () => {
-      if (stream.closed) endSoon()
-      else this.#session = stream.session
-    })
+    stream
+      .once('aborted', () => this.#endSoon())
+      .once('end', () => {
+        if (stream.closed) this.#endSoon()
+        else this.#isRead = true
+      })
+  }
+
+  /** When all those have heard of it who still will. */
+  #endSoon(): void {
+    setImmediate(() => this.end())
   }
 
   /** Ends the span, once. Called while the app's own events are on their way: nothing may leave here. */
@@ -241,17 +265,20 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     if (this.isForNobody) return false
     if (response.writableFinished && response.writableEnded) return true
     // The answer to HEAD is complete with its headers; one that waits behind another one has not sent them.
-    return this.method === 'HEAD' && response.headersSent && response.socket !== null
+    return this.method === 'HEAD' && hasSentHead(response) && response.socket !== null
   }
 
-  /** Over HTTP/2, where the stream has not said that it has finished. */
+  /** Over HTTP/2, where not all of an answer of the response's own was seen to be out. */
   #isSent(): boolean {
+    const { response } = this
     // That of HEAD has finished before there is an answer, which is complete with its headers.
-    if (this.method === 'HEAD') return this.response.headersSent
-    // Node closes it before it can say so where the client's body was read, and the app has answered by the stream itself.
+    if (this.method === 'HEAD') return response.headersSent
     const stream = this.#stream
-    const isOver = stream?.writableEnded === true && isUnharmed(stream)
-    return isOver && this.#session?.destroyed === false
+    if (stream === undefined || response.writableEnded) return false
+    // The app has answered by the stream. That Node closes before it has finished where the client's body was read: then a
+    // client that has reset it for no error cannot be told from one that has everything.
+    const isOver = stream.writableFinished || (stream.writableEnded && this.#isRead)
+    return isOver && isUnharmed(stream) && this.#session?.destroyed === false
   }
 
   /** Of HTTP/1 a `stream` is something of the app's own. */
@@ -324,7 +351,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
 
   #fail(span: Span, type: string): void {
     const error = this.#failure()
-    const errorTicks = this.error === undefined ? now() : this.errorTicks
+    const errorTicks = this.error === undefined ? (this.endTicks ?? now()) : this.errorTicks
     const message = error === undefined ? undefined : messageOf(error)
     if (isError(error)) span.recordException(showable(error), errorTicks)
     else if (message !== undefined) span.recordException(message, errorTicks)
@@ -427,7 +454,7 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
   }
   emitOfResponse[SCOPED] = exchange as Scoped
   response.emit = emitOfResponse
-  if (isWanted && exchange.transport === 'HTTP/2') exchange.hearStream()
+  if (isWanted) exchange.hear()
 }
 
 const { emit: PLAIN_EMIT, listenerCount: PLAIN_COUNT } = EventEmitter.prototype
@@ -543,7 +570,9 @@ interface Stream extends Pick<EventEmitter, 'once'> {
   readonly closed: boolean
   readonly aborted: boolean
   readonly rstCode: number
+  readonly readableEnded: boolean
   readonly writableEnded: boolean
+  readonly writableFinished: boolean
   readonly errored: NodeJS.ErrnoException | null
   readonly sentHeaders?: { readonly ':status'?: number }
 }
@@ -554,6 +583,11 @@ interface Session {
 
 function isUnharmed({ aborted, rstCode }: Stream): boolean {
   return !aborted && rstCode === 0
+}
+
+/** What is given to `writeHead` waits for the first of the body, or the end. */
+function hasSentHead(response: ServerResponse): boolean {
+  return (response as ServerResponse & { readonly _headerSent?: unknown })._headerSent === true
 }
 
 /** As the client has read it; undefined where that cannot be told. */
@@ -573,7 +607,9 @@ function transportOf(request: Partial<IncomingMessage>): Transport {
   const { socket, httpVersion = '' } = request
   // Nearly all are 1.1, and to read the number takes 0.1 µs.
   if (httpVersion !== '1.1' && Number.parseFloat(httpVersion) >= 2 && 'stream' in request) return 'HTTP/2'
-  return (socket as { server?: unknown } | undefined)?.server === undefined ? 'made up' : 'HTTP/1'
+  const server = (socket as { server?: object | null } | undefined)?.server
+  // A socket that nobody has connected has null.
+  return server === undefined || server === null ? 'made up' : 'HTTP/1'
 }
 
 interface Ending {
@@ -591,8 +627,10 @@ function waitingOn(socket: Socket): Set<Ending> {
   if (known !== undefined) return known
   const all = new Set<Ending>()
   waiting.set(socket, all)
-  socket.once('close', () => {
+  // The requests' listeners hear of it first.
+  const endAll = () => {
     for (const each of all) each.end()
-  })
+  }
+  socket.once('close', () => void setImmediate(endAll))
   return all
 }

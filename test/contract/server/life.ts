@@ -227,9 +227,9 @@ export function endsWithRequests({ name, served }: Contract): void {
     test('is no abort when the client has the headers that it asked for with HEAD, and leaves', async () => {
       const recording = record()
       const routes = {
-        'HEAD /': ({ response }: Exchange) => {
-          response.writeHead(201).flushHeaders()
-          return never(undefined as never)
+        'HEAD /': (exchange: Exchange) => {
+          exchange.response.writeHead(201).flushHeaders()
+          return never(exchange)
         },
       }
       const serving = await served({ routes })
@@ -239,6 +239,43 @@ export function endsWithRequests({ name, served }: Contract): void {
       const span = await theOnly(recording)
       expect(span.attributes['http.response.status_code']).toBe(201)
       expect(span.attributes).not.toHaveProperty('error.type')
+    })
+
+    test('is an abort when the client that has asked with HEAD leaves before they are sent', async () => {
+      const recording = record()
+      const written = signal()
+      const routes = {
+        'HEAD /': (exchange: Exchange) => {
+          // Node keeps them back for what is to follow.
+          exchange.response.writeHead(201)
+          written.give()
+          return never(exchange)
+        },
+      }
+      const asked = asking(await served({ routes }), '/', { method: 'HEAD' })
+      await written.given
+      asked.destroy()
+      expect((await theOnly(recording)).attributes['error.type']).toBe('aborted')
+    })
+
+    test('is an abort of a HEAD that waits behind another request, whatever the app has flushed', async () => {
+      const recording = record()
+      const flushed = signal()
+      const routes = {
+        // Before GET, which some routers take HEAD for.
+        'HEAD /': (exchange: Exchange) => {
+          exchange.response.writeHead(201).flushHeaders()
+          flushed.give()
+          return never(exchange)
+        },
+        'GET /': never,
+      }
+      const client = connect((await served({ routes })).port, '127.0.0.1').on('error', () => {})
+      client.write('GET / HTTP/1.1\r\nHost: a\r\n\r\nHEAD / HTTP/1.1\r\nHost: a\r\n\r\n')
+      await flushed.given
+      client.destroy()
+      const spans = await recording.all(2)
+      expect(spans.map(({ attributes }) => attributes['error.type'])).toEqual(['aborted', 'aborted'])
     })
 
     test('is no abort when the client leaves right after the answer', async () => {
