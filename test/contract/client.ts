@@ -246,9 +246,11 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
       const recording = record()
       const said = complaints()
       const target = await opened()
-      const first = { attributes: () => ({ 'app.call': 'first' }) }
+      const options = { attributes: () => ({ 'app.call': 'first' }) }
+      const first = { ...options, ignore: ['nothing', /like this/] }
+      const equal = { ignore: ['nothing', /like this/] }
       const answer = traced(target, first)
-      for (const same of [first, { ...first }, {}, { ignore: undefined }, undefined]) traced(target, same)
+      for (const same of [first, options, equal, {}, { ignore: undefined }, undefined]) traced(target, same)
       expect(said).toEqual([])
       for (const other of [{ requireParent: true }, { ...first, ignore: client.ignoredText }]) {
         expect(traced(target, other)).toBe(answer)

@@ -688,17 +688,17 @@ describe('as a process of its own', () => {
     ['and nothing before', ''],
     ['and others before', `span('work', () => {})`],
     ['also one in front of ours', `process.prependListener('beforeExit', () => span('bye', () => {}))`],
-  ])('an app that makes a span at each beforeExit ends, %s', async (_row, before) => {
+  ])('an app that makes a span at each beforeExit has it once more, %s', async (_row, before) => {
     const collector = await receiver()
-    const { code, stderr } = await app(
+    const { code, stdout, stderr } = await app(
       `
       import { span, start } from '@throughline/core'
       start()
       ${before}
-      process.on('beforeExit', () => span('bye', () => {}))`,
+      process.on('beforeExit', () => span('bye', () => console.log('bye')))`,
       at(collector.url),
     ).ended
-    expect(code).toBe(0)
+    expect([code, stdout]).toEqual([0, 'bye\nbye'])
     expect(stderr).toMatch(/^throughline: \d+ spans? had not been sent when the process ended/)
     expect(collector.spans().map(({ name }) => name)).toContain('bye')
   })
@@ -717,6 +717,22 @@ describe('as a process of its own', () => {
     ).ended
     expect([stdout, stderr]).toEqual(['0', ''])
     expect(collector.spans().map(({ name }) => name)).toEqual(['bye'])
+  })
+
+  test('what an app does between one beforeExit and the next is sent, as often as it likes', async () => {
+    const collector = await receiver()
+    const { code, stderr } = await app(
+      `
+      import { span, start } from '@throughline/core'
+      start()
+      let rounds = 0
+      process.on('beforeExit', () => {
+        if ((rounds += 1) <= 5) setTimeout(() => span('round ' + rounds, () => {}), 1)
+      })`,
+      at(collector.url),
+    ).ended
+    expect([code, stderr]).toEqual([0, ''])
+    expect(collector.spans()).toHaveLength(5)
   })
 
   test('an app without spans has its beforeExit once', async () => {

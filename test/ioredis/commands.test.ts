@@ -91,6 +91,7 @@ describe.each(versions)('%s', (version, Redis) => {
       ['a name in upper case', 'GET'],
       ['a RegExp in lower case', /^get$/],
       ['a RegExp in any case', /^gEt$/i],
+      ['a RegExp that leaves lower case out', /^[^a-z]{2}T$/],
       ['a list', ['ping', /^g.t$/]],
     ])('ignored by %s, in whichever case the app sends it', async (_title, ignore) => {
       const recording = record()

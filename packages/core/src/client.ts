@@ -18,9 +18,9 @@ import {
   BOOLEAN,
   FUNCTION,
   guarded,
-  inAnyCase,
   MATCH,
   matcher,
+  matcherInAnyCase,
   validated,
   type Match,
   type Shape,
@@ -160,8 +160,8 @@ export function sender<
 ): Sender<Subject, Outcome> {
   validated(`${library.scope.name}: ${wrapper}`, shape, options)
   const tracer = tracerFor(library.scope)
-  const ignore = library.anyCase === true ? inAnyCase(options.ignore) : options.ignore
-  const isIgnoredCall = matcher('ignore', ignore, library.text)
+  const matcherOf = library.anyCase === true ? matcherInAnyCase : matcher
+  const isIgnoredCall = matcherOf<Subject>('ignore', options.ignore, library.text)
   const moreAttributes = guarded('attributes', options.attributes)
   const { requireParent } = options
 

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { REDACTED, redactUrl } from './redact.ts'
 import { reportOnce } from './report.ts'
 
@@ -98,12 +99,17 @@ export function validated<T extends object>(caller: string, shape: Shape<T>, giv
   return given
 }
 
-/** By which options something is traced. */
-const held = new WeakMap<object, object>()
+/** By which options something is traced. What that is may be known to all copies of this package, and so are they. */
+const HELD = Symbol.for('throughline.held-options')
+
+function heldOptions(): WeakMap<object, object> {
+  const known = globalThis as { [HELD]?: WeakMap<object, object> }
+  return (known[HELD] ??= new WeakMap<object, object>())
+}
 
 /** These are in force for it, until it is traced anew. */
 export function holdOptions(of: object, options: object): void {
-  held.set(of, options)
+  heldOptions().set(of, options)
 }
 
 /**
@@ -111,9 +117,9 @@ export function holdOptions(of: object, options: object): void {
  * for each caller. `example` is what to write for others.
  */
 export function dropOptions(of: object, options: object, caller: string, example: string): void {
-  const first = held.get(of) as Record<string, unknown> | undefined
+  const first = heldOptions().get(of) as Record<string, unknown> | undefined
   const dropped = Object.entries(options).filter(
-    ([name, value]) => value !== undefined && !Object.is(value, first?.[name]),
+    ([name, value]) => value !== undefined && !isDeepStrictEqual(value, first?.[name]),
   )
   if (dropped.length === 0) return
   const names = dropped.map(([name]) => name).join(', ')
@@ -209,16 +215,19 @@ export function matcher<Subject extends unknown[]>(
   }
 }
 
-/** The same Match for texts that are in upper case: its own texts and RegExps may be in any case. */
-export function inAnyCase<Subject extends unknown[]>(
+/** `matcher` for texts that are in upper case, where the app may have written its own in any. */
+export function matcherInAnyCase<Subject extends unknown[]>(
+  name: string,
   match: Match<Subject> | undefined,
-): Match<Subject> | undefined {
-  if (match === undefined || typeof match === 'function') return match
-  const tests = (Array.isArray(match) ? match : [match]) as readonly TextMatch[]
-  return tests.map((test) => {
-    if (typeof test === 'string') return test.toUpperCase()
-    return test.ignoreCase ? test : new RegExp(test, `${test.flags}i`)
-  })
+  text: (...subject: Subject) => string,
+): ((...subject: Subject) => boolean) | undefined {
+  if (match === undefined || typeof match === 'function') return matcher(name, match, text)
+  const given = (Array.isArray(match) ? match : [match]) as readonly TextMatch[]
+  const tests = given.map((test) => (typeof test === 'string' ? test.toUpperCase() : test))
+  const isUpper = matcher(name, tests, text)
+  // What a RegExp leaves out it is not to let in: it is asked about both forms, and not told to ignore the case.
+  const isLower = matcher(name, tests, (...subject: Subject) => text(...subject).toLowerCase())
+  return (...subject) => isUpper?.(...subject) === true || isLower?.(...subject) === true
 }
 
 function isMatch(value: unknown): boolean {

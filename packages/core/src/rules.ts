@@ -24,7 +24,7 @@ type Test = (name: string, kind: SpanKind, attributes: Attributes) => boolean
 const KINDS = ['internal', 'server', 'client', 'producer', 'consumer'] as const
 
 const RULE: Shape<SamplingRule> = {
-  match: expected('an object', "match: { path: '/health' }", isPlain),
+  match: expected('a plain object', "match: { path: '/health' }", isPlain),
   rate: expected(
     'a number from 0 to 1',
     'rate: 0.1',
@@ -95,8 +95,8 @@ function testOf(match: RuleMatch): Test {
     name,
     attributes = {},
   } = validated('start(): match of sampling', MATCHES, match)
-  refuseUnset('match of sampling', match)
-  refuseUnset('attributes of sampling', attributes)
+  refuseUnset('match', match)
+  refuseUnset('attributes', attributes)
   const isName = textTest('name', name)
   const wanted = [
     { key: semconv.HTTP_REQUEST_METHOD, isWanted: textTest('method', method) },
@@ -112,14 +112,14 @@ function testOf(match: RuleMatch): Test {
     )
 }
 
-/** `{ path: process.env['QUIET'] }` would be about everything where that is not set. */
+/** `{ kind: 'server', path: process.env['QUIET'] }` would be about every request where that is not set. */
 function refuseUnset(of: string, given: object): void {
-  const entries = Object.entries(given)
-  if (entries.length === 0 || entries.some(([, value]) => value !== undefined)) return
-  const received = entries.map(([name]) => `${name}: undefined`).join(', ')
-  throw new TypeError(
-    `start(): expected ${of} to have a value, received ${received}; example: { match: { path: '/health' }, rate: 0 }, or { match: {}, rate: 0.1 } for whatever is left`,
-  )
+  for (const [name, value] of Object.entries(given)) {
+    if (value !== undefined) continue
+    throw new TypeError(
+      `start(): expected each value in ${of} of sampling to be there, received ${name}: undefined, which would match everything; example: { match: { path: '/health' }, rate: 0 }`,
+    )
+  }
 }
 
 function isTextTest(value: unknown): boolean {

@@ -192,7 +192,7 @@ export function guardedSampler(given: Sampler): Sampler {
   const isHead = ignoresAttributes(given)
   const sampler: Sampler = {
     shouldSample(context, traceId, spanName, spanKind, known, links) {
-      // What it is given it may keep, and change.
+      // The list and the attributes are its own to keep and to change.
       const asked = [isHead ? {} : known, Array.isArray(links) ? [...links] : []] as const
       const verdict = given.shouldSample(context, traceId, spanName, spanKind, ...asked)
       const { decision, attributes, traceState } = verdict
@@ -240,7 +240,7 @@ function decimal(ratio: number): string {
 
 /** Whether this sampler drops every span under a local one that is not sampled, whatever it is about. */
 export function followsParents(sampler: Sampler): boolean {
-  return 'followsParents' in sampler
+  return (sampler as { followsParents?: unknown }).followsParents === true
 }
 
 export function ignoresAttributes(sampler: Sampler): sampler is HeadSampler {

@@ -292,14 +292,9 @@ const consoleExporter: SpanExporter = {
 }
 
 /**
- * Sending brings `beforeExit` once more, and the app's listeners make their spans again. So often on end it is done for
- * the sake of theirs alone: an app that makes one each time would never end.
- */
-const MOST_ROUNDS = 3
-
-/**
- * The queue may hold spans when the app has nothing left to do. What is sent then brings `beforeExit` once more, so only
- * new spans are a reason to send again, and all of it together may take no longer than the deadline.
+ * The queue may hold spans when the app has nothing left to do. What is sent then brings `beforeExit` once more, with the
+ * app's listeners for it, which may make their spans again. So only new spans are a reason to send again, and not those of
+ * listeners alone: an app that makes one each time would never end. All of it together may take no longer than the deadline.
  */
 function onExit(
   provider: TracerProvider,
@@ -311,7 +306,7 @@ function onExit(
   let seen = 0
   let left = EXIT_DEADLINE_MS
   let looked = 0
-  let rounds = 0
+  let hasSent = false
   const send = async () => {
     if (provider.endedCount === seen) return
     seen = provider.endedCount
@@ -323,14 +318,18 @@ function onExit(
     // A listener in front of ours has shut us down.
     if (!isOn) return
     const before = provider.endedCount
-    // In front of all others next time, too.
-    process.off('beforeExit', listener)
-    process.prependListener('beforeExit', listener)
+    // In front of all others next time: what has ended by then is not theirs.
+    if (process.listeners('beforeExit')[0] !== listener) {
+      process.off('beforeExit', listener)
+      process.prependListener('beforeExit', listener)
+    }
     const look = () => {
       if (provider.endedCount === looked) return
-      rounds = before === looked ? rounds + 1 : 0
+      const isOfListeners = before === looked
       looked = provider.endedCount
-      if (isOn && left > 0 && rounds <= MOST_ROUNDS) void send()
+      if (!isOn || left === 0 || (isOfListeners && hasSent)) return
+      hasSent = true
+      void send()
     }
     // Behind the app's listeners and the microtasks that they leave, and still before Node looks whether to end.
     void Promise.resolve().then(() => process.nextTick(look))

@@ -130,8 +130,7 @@ export class ResponseReader {
       if (codings.at(-1) === 'chunked') this.#step = 'chunk size'
       else this.#untilClose()
     } else if (length === undefined) this.#untilClose()
-    else if (/^\d{1,15}$/.test(length)) this.#expect(Number(length), 'body')
-    else throw new NoHttpError(`Content-Length: ${length.slice(0, SHOWN)}`)
+    else this.#expect(lengthSaid(length), 'body')
   }
 
   #untilClose(): void {
@@ -230,8 +229,6 @@ function fieldsOf(lines: readonly string[]): Map<string, string> {
     if (known === undefined) fields.set(key, value)
     else if (LISTS.has(key)) fields.set(key, `${known}, ${value}`)
   }
-  const length = fields.get(LENGTH)
-  if (length !== undefined) fields.set(LENGTH, oneLength(length))
   return fields
 }
 
@@ -248,10 +245,11 @@ function unfolded(lines: readonly string[]): string[] {
 }
 
 /** The same length may be said more than once, on one line or on several (RFC 9112, 6.3). */
-function oneLength(said: string): string {
+function lengthSaid(said: string): number {
   const [length = '', ...others] = new Set(said.split(',').map((each) => each.trim()))
-  if (others.length > 0) throw new NoHttpError(`Content-Length: ${said.slice(0, SHOWN)}`)
-  return length
+  if (others.length > 0 || !/^\d{1,15}$/.test(length))
+    throw new NoHttpError(`Content-Length: ${said.slice(0, SHOWN)}`)
+  return Number(length)
 }
 
 const LENGTH = 'content-length'
