@@ -355,26 +355,32 @@ function chain(spans: readonly ReadableSpan[], first: number): ReadableSpan[] {
 /** ScopeSpans.spans = 2 of one scope, as many as there is room for. */
 function writeSpans({ first }: ScopeGroup, spans: readonly ReadableSpan[], start: number): number {
   let at = start
+  let last = first
+  let lastAt = start
+  let rest = -1
   for (let index = first; index !== -1; index = nextSpan[index] ?? -1) {
     if (isFull(at)) {
-      remainder.later.push(...chain(spans, index))
+      rest = index
       break
     }
+    last = index
+    lastAt = at
     try {
-      const end = writeSpan(spans[index] as ReadableSpan, at)
-      // By itself, so that it costs none of the others anything, should it be too large for any collector.
-      if (end - at > room && written > 0) {
-        forget()
-        remainder.later.push(...chain(spans, index))
-        break
-      }
-      at = end
+      at = writeSpan(spans[index] as ReadableSpan, at)
       written += 1
     } catch (error) {
       forget() // What is remembered may stand in the part that is about to be overwritten.
       leaveOut(remainder, error)
     }
   }
+  // One that fills a request goes by itself: it costs none of the others anything, should it be too large for any collector.
+  if (at - lastAt > room && written > 1) {
+    forget()
+    at = lastAt
+    written -= 1
+    rest = last
+  }
+  if (rest !== -1) remainder.later.push(...chain(spans, rest))
   return at
 }
 
