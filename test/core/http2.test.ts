@@ -13,6 +13,8 @@ import {
   type ServerHttp2Stream,
 } from 'node:http2'
 import type { AddressInfo } from 'node:net'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { signal } from '../contract/server/watch.ts'
 import { http2ClientOf } from '../http2.ts'
@@ -235,6 +237,64 @@ describe('an answer', () => {
       expect(span?.attributes).not.toHaveProperty('error.type')
       expect(nanoseconds(span?.endTime)).toBeGreaterThan(nanoseconds(begun?.endTime))
     })
+  })
+
+  test.each<[how: string, answer: Answer, method: string]>([
+    [
+      'piped into the stream',
+      async (response) => {
+        response.writeHead(200)
+        await pipeline(Readable.from(['a', 'b']), response.stream)
+        response.end()
+      },
+      'GET',
+    ],
+    [
+      'a file',
+      async (response) => {
+        response.stream.respondWithFile(import.meta.filename, { ':status': 200 })
+        await once(response.stream, 'finish')
+        response.end()
+      },
+      'GET',
+    ],
+    [
+      'piped into the stream to a body that was read',
+      async (response) => {
+        await once(response.req.resume(), 'end')
+        response.stream.respond({ ':status': 200 })
+        await pipeline(Readable.from(['a', 'b']), response.stream)
+        response.end()
+      },
+      'POST',
+    ],
+  ])('%s, which the app then ends, is complete', async (_how, answer, method) => {
+    const { attributes, status } = await spanOverHttp2(answer, undefined, { ':method': method })
+    expect(attributes['http.response.status_code']).toBe(200)
+    expect(attributes).not.toHaveProperty('error.type')
+    expect(status.code).toBe(0)
+  })
+
+  test('by the stream is over when it is out, though the client cancels its own body', async () => {
+    const recording = record()
+    const finished = signal()
+    const server = createServer((request, response) => {
+      request.on('error', () => {})
+      traceRequest(...asHttp1(request, response), () => {
+        request.resume()
+        response.stream.respond({ ':status': 200 })
+        response.stream.once('finish', finished.give).end('ok')
+      })
+    })
+    const { client } = await http2ClientOf(server)
+    const stream = client.request({ ':path': '/', ':method': 'POST' }).resume()
+    stream.on('error', () => {})
+    stream.write('the first half')
+    await finished.given
+    stream.close(CANCELLED)
+    const [span] = await recording.all(1)
+    expect(span?.attributes).not.toHaveProperty('error.type')
+    expect(span?.status.code).toBe(0)
   })
 
   test('to HEAD is told to the app before it is over', async () => {

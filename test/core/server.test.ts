@@ -12,7 +12,7 @@ import type { RPCMetadata } from '@opentelemetry/core'
 import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node'
 import { endRequest, recordError, start, traceRequest, type ReceivingOptions } from '@throughline/core'
 import { EventEmitter, once } from 'node:events'
-import { createServer, IncomingMessage, ServerResponse } from 'node:http'
+import { Agent, createServer, IncomingMessage, ServerResponse } from 'node:http'
 import { connect, Socket } from 'node:net'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -666,6 +666,21 @@ test('a request whose client has left before it comes to us has a span, which en
   client.destroy()
   const [span] = await recording.all(1)
   expect(span?.attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
+})
+
+test('a request that was answered before it comes to us has a span, which ends', async () => {
+  const recording = record()
+  const serving = await serve(async (request, response) => {
+    response.writeHead(503).end()
+    await once(response, 'close')
+    traceRequest(request, response, () => {})
+  })
+  const agent = new Agent({ keepAlive: true })
+  onTestFinished(() => agent.destroy())
+  expect((await ask(serving, '/', { agent })).status).toBe(503)
+  const [span] = await recording.all(1)
+  expect(span?.attributes['http.response.status_code']).toBe(503)
+  expect(span?.attributes).not.toHaveProperty('throughline.incomplete')
 })
 
 describe('a request that waits behind another one, and whose body was read before it comes to us,', () => {

@@ -18,9 +18,9 @@ import {
   BOOLEAN,
   FUNCTION,
   guarded,
+  inUpperCase,
   MATCH,
   matcher,
-  matcherInAnyCase,
   validated,
   type Match,
   type Shape,
@@ -108,8 +108,8 @@ export interface Library<Subject extends unknown[]> {
   readonly duration?: DurationMetric
   /** The text that `ignore` compares. */
   text(...subject: Subject): string
-  /** Whether that text is always in upper case, and what the app compares it with may be in any. */
-  readonly anyCase?: boolean
+  /** Whether that text is always in upper case; the app's own may then be in any. */
+  readonly isUpperCase?: boolean
 }
 
 export interface Sender<Subject extends unknown[], Outcome extends unknown[]> {
@@ -160,8 +160,8 @@ export function sender<
 ): Sender<Subject, Outcome> {
   validated(`${library.scope.name}: ${wrapper}`, shape, options)
   const tracer = tracerFor(library.scope)
-  const matcherOf = library.anyCase === true ? matcherInAnyCase : matcher
-  const isIgnoredCall = matcherOf<Subject>('ignore', options.ignore, library.text)
+  const ignore = library.isUpperCase === true ? inUpperCase(options.ignore) : options.ignore
+  const isIgnoredCall = matcher('ignore', ignore, library.text)
   const moreAttributes = guarded('attributes', options.attributes)
   const { requireParent } = options
 

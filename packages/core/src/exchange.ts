@@ -186,12 +186,16 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
 
   /** Hears of what ends a request whose response will not say that it has closed, or says so too late. */
   hear(): void {
-    const { request, transport } = this
+    const { request, response, transport } = this
     if (transport === 'HTTP/2') this.#hearStream()
     if (transport !== 'HTTP/1') return
-    // Who lets requests wait in front of us lets them come when their bodies were read, and when their clients have gone.
+    // Who lets requests wait in front of us lets them come when their bodies were read, when they were answered already, and
+    // when their clients have gone.
     if (request.socket.destroyed) this.#endSoon()
-    else if (request.destroyed) this.#waitForTurn()
+    else if (request.destroyed) {
+      if (response.closed) this.#endSoon()
+      else this.#waitForTurn()
+    }
   }
 
   #hearStream(): void {
@@ -201,9 +205,9 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     this.#isRead = stream.readableEnded
     if (stream.closed) this.#endSoon()
     // All of the app's answer is out. The stream closes when the client has sent all of its body or cancels it, which may be
-    // much later. One that the app sends by the stream may be a file, which goes out behind this.
+    // much later.
     stream.once('finish', () => {
-      if (!isUnharmed(stream) || !this.response.writableEnded) return
+      if (!isUnharmed(stream) || isFile(stream)) return
       this.isComplete = true
       this.endTicks = now()
     })
@@ -268,16 +272,17 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     return this.method === 'HEAD' && hasSentHead(response) && response.socket !== null
   }
 
-  /** Over HTTP/2, where not all of an answer of the response's own was seen to be out. */
+  /** Over HTTP/2, where the end of the answer was not heard. */
   #isSent(): boolean {
     const { response } = this
     // That of HEAD has finished before there is an answer, which is complete with its headers.
     if (this.method === 'HEAD') return response.headersSent
     const stream = this.#stream
-    if (stream === undefined || response.writableEnded) return false
-    // The app has answered by the stream. That Node closes before it has finished where the client's body was read: then a
+    if (stream === undefined) return false
+    // What the app has answered by the stream Node closes before it has finished, where the client's body was read: then a
     // client that has reset it for no error cannot be told from one that has everything.
-    const isOver = stream.writableFinished || (stream.writableEnded && this.#isRead)
+    const isByStream = stream.writableEnded && !response.writableEnded
+    const isOver = stream.writableFinished || (isByStream && this.#isRead)
     return isOver && isUnharmed(stream) && this.#session?.destroyed === false
   }
 
@@ -583,6 +588,11 @@ interface Session {
 
 function isUnharmed({ aborted, rstCode }: Stream): boolean {
   return !aborted && rstCode === 0
+}
+
+/** One that sends a file has finished when it begins: Node ends it, and what it had to do at its end is taken from it. */
+function isFile(stream: Stream): boolean {
+  return (stream as Stream & { readonly _final?: unknown })._final === null
 }
 
 /** What is given to `writeHead` waits for the first of the body, or the end. */

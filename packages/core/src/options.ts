@@ -215,19 +215,13 @@ export function matcher<Subject extends unknown[]>(
   }
 }
 
-/** `matcher` for texts that are in upper case, where the app may have written its own in any. */
-export function matcherInAnyCase<Subject extends unknown[]>(
-  name: string,
+/** The same Match for texts that are in upper case: the app's own may be in any. A RegExp means what it says. */
+export function inUpperCase<Subject extends unknown[]>(
   match: Match<Subject> | undefined,
-  text: (...subject: Subject) => string,
-): ((...subject: Subject) => boolean) | undefined {
-  if (match === undefined || typeof match === 'function') return matcher(name, match, text)
-  const given = (Array.isArray(match) ? match : [match]) as readonly TextMatch[]
-  const tests = given.map((test) => (typeof test === 'string' ? test.toUpperCase() : test))
-  const isUpper = matcher(name, tests, text)
-  // What a RegExp leaves out it is not to let in: it is asked about both forms, and not told to ignore the case.
-  const isLower = matcher(name, tests, (...subject: Subject) => text(...subject).toLowerCase())
-  return (...subject) => isUpper?.(...subject) === true || isLower?.(...subject) === true
+): Match<Subject> | undefined {
+  if (match === undefined || typeof match === 'function') return match
+  const tests = (Array.isArray(match) ? match : [match]) as readonly TextMatch[]
+  return tests.map((test) => (typeof test === 'string' ? test.toUpperCase() : test))
 }
 
 function isMatch(value: unknown): boolean {

@@ -27,7 +27,7 @@ export type QueryText =
   | ((command: string, args: readonly unknown[]) => string | undefined)
 
 /**
- * `ignore` gets a command's name in upper case and its arguments; its texts and RegExps may be in any case.
+ * `ignore` gets a command's name in upper case and its arguments; names to compare with may be in any case.
  * `attributes` gets the command and its reply.
  */
 export interface IORedisOptions extends SendingOptions<Subject, Outcome> {

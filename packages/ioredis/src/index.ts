@@ -16,7 +16,7 @@ const LIBRARY = {
   isSilent: true,
   duration: DATABASE_DURATION,
   text: (command: string) => command,
-  anyCase: true,
+  isUpperCase: true,
 }
 
 const SHAPE: Shape<IORedisOptions> = {

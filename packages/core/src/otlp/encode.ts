@@ -40,6 +40,9 @@ const KEPT_BYTES = 1024 * 1024
 /** The most a padded length of four bytes can say, and four times what a collector accepts. */
 const REQUEST_LIMIT = 2 ** 28 - 1
 
+/** A span of more than this goes into a request of its own. */
+const ALONE_BYTES = 2 ** 24
+
 /** Keys come from code, so a process has a few dozen. One that makes them from data only costs itself the cache. */
 const KEYS_LIMIT = 1024
 const CACHED_KEY_LENGTH = 128
@@ -373,8 +376,8 @@ function writeSpans({ first }: ScopeGroup, spans: readonly ReadableSpan[], start
       leaveOut(remainder, error)
     }
   }
-  // One that fills a request goes by itself: it costs none of the others anything, should it be too large for any collector.
-  if (at - lastAt > room && written > 1) {
+  // By itself it costs none of the others anything, should it be too large for any collector.
+  if (at > room && at - lastAt > ALONE_BYTES && written > 1) {
     forget()
     at = lastAt
     written -= 1

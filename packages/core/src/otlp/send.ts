@@ -154,7 +154,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       settled += count
       lost += leftOut
       if (body.length > MOST_REQUEST_BYTES) {
-        // One span, which is never sent; the others are.
+        // Of one span, but where another library's hold what nobody can weigh. It is never sent; the others are.
         const message = `a request of ${body.length} bytes is larger than ${MOST_REQUEST_BYTES}`
         tooLarge = failure(message)
         lost += sent
