@@ -1080,6 +1080,12 @@ describe('an attribute', () => {
     })
   })
 
+  it('that is an object of another realm is one as well', () => {
+    expect(wireValue(runInNewContext('({ a: 1 })'))).toEqual({
+      kvlistValue: { values: [{ key: 'a', value: { intValue: '1' } }] },
+    })
+  })
+
   it('that is inherited is no attribute', () => {
     expect(wireSpan({ attributes: Object.create({ inherited: 1 }) as Loose })).not.toHaveProperty(
       'attributes',

@@ -21,6 +21,16 @@ export function isAttribute(key: unknown, value: unknown): value is AttributeVal
   return isPrimitive(value) || (Array.isArray(value) && isUniform(value))
 }
 
+/**
+ * Whether a value is an object as it is written in code, of whichever realm: a record of values, and no RegExp, Map or list, nor
+ * an instance of anything else that has its own way to be text.
+ */
+export function isPlain(value: unknown): value is Record<string, unknown> {
+  if (typeof value !== 'object' || value === null) return false
+  const prototype: unknown = Object.getPrototypeOf(value)
+  return prototype === null || Object.getPrototypeOf(prototype) === null
+}
+
 function isPrimitive(value: unknown): boolean {
   const type = typeof value
   return type === 'string' || type === 'number' || type === 'boolean'

@@ -57,13 +57,6 @@ export const CAPTURE = expected(
     ),
 )
 
-/** An object as it is written in code: no RegExp, no Map, no list. */
-export function isPlain(value: unknown): value is Record<string, unknown> {
-  if (typeof value !== 'object' || value === null) return false
-  const prototype: unknown = Object.getPrototypeOf(value)
-  return prototype === null || Object.getPrototypeOf(prototype) === null
-}
-
 export function isStrings(value: unknown): boolean {
   return Array.isArray(value) && value.every((each) => typeof each === 'string')
 }

@@ -1,5 +1,6 @@
 import type { Attributes, AttributeValue, SpanKind } from '@opentelemetry/api'
-import { expected, isPlain, MATCH, matcher, validated, type Match, type Shape } from './options.ts'
+import { isPlain } from './attribute.ts'
+import { expected, MATCH, matcher, validated, type Match, type Shape } from './options.ts'
 import { probability, type ConsistentSampler, type HeadSampler } from './sampling.ts'
 import * as semconv from './semconv.ts'
 

@@ -8,6 +8,7 @@
  * the position in a register, and undoing a half-written message is no more than forgetting the new position.
  */
 import type { Attributes, Link, TraceState } from '@opentelemetry/api'
+import { isPlain } from '../attribute.ts'
 import { writeHrTime } from '../clock.ts'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
@@ -782,13 +783,6 @@ function writeObject(value: unknown, depth: number, start: number): number {
   }
   writeLength(start + 1, 4, at - start - 5)
   return at
-}
-
-/** Whether a value is a record of values, and not an instance of something that has its own way to be text. */
-export function isPlain(value: unknown): value is Record<string, unknown> {
-  if (typeof value !== 'object' || value === null) return false
-  const prototype: unknown = Object.getPrototypeOf(value)
-  return prototype === Object.prototype || prototype === null
 }
 
 // ---- Keys and repeated text ----

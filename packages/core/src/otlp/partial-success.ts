@@ -1,4 +1,4 @@
-import { isPlain } from './encode.ts'
+import { isPlain } from '../attribute.ts'
 
 /** What a collector says when it took the request but not all of its spans. */
 export interface PartialSuccess {
