@@ -7,13 +7,24 @@ import { UsageError } from './arguments.mjs'
 
 const run = promisify(execFile)
 
+/** The caches of each core of a processor as servers have them now: bytes, ways, bytes of a line. */
+const CACHES = ['--I1=32768,8,64', '--D1=32768,8,64', '--LL=524288,8,64']
+/** What is read or written and is not in the core's first cache: code, data to read, data to write. */
+const MISSES = ['I1mr', 'D1mr', 'D1mw']
+
 /**
- * Counts the instructions of processes in user space, of which `pid` is one that was started by these words.
+ * @typedef {object} Counts
+ * @property {number} instructions
+ * @property {number} misses how often code or data was not in the core's first cache
+ */
+
+/**
+ * Counts what processes do in user space, of which `pid` is one that was started by these words.
  *
  * @typedef {object} Callgrind
  * @property {string[]} under the words of the command that runs a process
  * @property {(pid: number) => Promise<void>} begin counts from now on
- * @property {(pid: number) => Promise<number>} end gives how many there were since
+ * @property {(pid: number) => Promise<Counts>} end gives how many there were since
  * @property {() => void} remove
  */
 
@@ -36,6 +47,8 @@ export function callgrind() {
       'valgrind',
       '--quiet',
       '--tool=callgrind',
+      '--cache-sim=yes',
+      ...CACHES,
       // V8 writes code all the time.
       '--smc-check=all-non-file',
       // Until it is told to count it runs several times as fast.
@@ -49,10 +62,19 @@ export function callgrind() {
     async end(pid) {
       await tell(pid, '-d')
       const file = readdirSync(folder).find((name) => name.startsWith(`${pid}.`))
-      const [, total] = /^(?:totals|summary): (\d+)/m.exec(readFileSync(join(folder, file), 'utf8')) ?? []
+      const text = readFileSync(join(folder, file), 'utf8')
       rmSync(join(folder, file))
-      return Number(total)
+      return countsIn(text)
     },
     remove,
   }
+}
+
+/** @param {string} text what callgrind has written @returns {Counts} */
+function countsIn(text) {
+  const events = /^events: (.*)$/m.exec(text)?.[1].split(' ') ?? []
+  const totals = /^(?:totals|summary): (.*)$/m.exec(text)?.[1].split(' ').map(Number) ?? []
+  // Zeros at the end are left out.
+  const count = (event) => totals[events.indexOf(event)] ?? 0
+  return { instructions: count('Ir'), misses: MISSES.reduce((sum, event) => sum + count(event), 0) }
 }

@@ -21,12 +21,15 @@ const NO_HASTE = { OTEL_EXPORTER_OTLP_TIMEOUT: '600000', OTEL_BSP_SCHEDULE_DELAY
  * @property {number[]} [rounds] instructions per request, of each round
  * @property {number} [count] the fewest: in some rounds V8 compiles once more
  * @property {number} [added] over the bare app's
+ * @property {number} [misses] of the first cache for each request, the fewest
+ * @property {number} [addedMisses]
  * @property {number} [spansPerRequest] that arrived
  */
 
 /**
- * One app, once for each contender: instructions in user space for each request, export included. Another load on the machine
- * changes little about them. They say nothing of the kernel, nor of what waits for memory.
+ * One app, once for each contender: instructions in user space for each request, and how often one waits for code or data that is
+ * not in the core's first cache, export included. Another load on the machine changes little about them. They say nothing of
+ * the kernel.
  *
  * @param {object} options
  * @param {string} options.framework
@@ -56,7 +59,10 @@ export async function instructions(options) {
     })
     await Promise.all(works)
     const [bare] = results
-    for (const result of results) result.added = result.count - bare.count
+    for (const result of results) {
+      result.added = result.count - bare.count
+      result.addedMisses = result.misses - bare.misses
+    }
     return results
   } finally {
     await sink.stop()
@@ -100,11 +106,13 @@ export async function instructions(options) {
       for (let round = 0; round < rounds; round++) {
         await counter.begin(pid)
         await send(requests)
-        counts.push((await counter.end(pid)) / requests)
+        counts.push(await counter.end(pid))
       }
       const { spans } = await sink.counts(name)
       const spansPerRequest = (spans - before) / (rounds * requests)
-      return { version, rounds: counts, count: Math.min(...counts), spansPerRequest }
+      const rounded = counts.map(({ instructions }) => instructions / requests)
+      const misses = Math.min(...counts.map((each) => each.misses / requests))
+      return { version, rounds: rounded, count: Math.min(...rounded), misses, spansPerRequest }
     } finally {
       await server.stop()
     }

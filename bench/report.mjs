@@ -112,10 +112,23 @@ function instructionsTable(rows) {
   const floor = by('floor')
   const openTelemetry = by('OpenTelemetry')
   return table(
-    [title(rows[0]), 'instructions/request', 'added', '× floor', '× OTel', 'rounds', 'spans', 'version'],
+    [
+      title(rows[0]),
+      'instructions/request',
+      'added',
+      '× floor',
+      '× OTel',
+      'rounds',
+      'misses/request',
+      'added',
+      '× floor',
+      '× OTel',
+      'spans',
+      'version',
+    ],
     rows.map((row) =>
       row.error !== undefined
-        ? failedRow(row, 6)
+        ? failedRow(row, 10)
         : [
             row.name,
             fixed(row.count, 0),
@@ -123,6 +136,10 @@ function instructionsTable(rows) {
             times(row.added, floor?.added),
             times(row.added, openTelemetry?.added),
             `${fixed(Math.min(...row.rounds), 0)} to ${fixed(Math.max(...row.rounds), 0)}`,
+            fixed(row.misses, 0),
+            fixed(row.addedMisses, 0),
+            times(row.addedMisses, floor?.addedMisses),
+            times(row.addedMisses, openTelemetry?.addedMisses),
             fixed(row.spansPerRequest, 2),
             row.version,
           ],

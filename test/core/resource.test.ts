@@ -153,6 +153,7 @@ describe('the resource', () => {
     const described = attributes({}, { resource: given as never })
     expect(Object.keys(described).filter((name) => name in given)).toEqual(['ok'])
     expect(reports.lines).toHaveLength(5)
+    for (const line of reports.lines) expect(line).toContain('for example resourceFromAttributes({')
   })
 
   test('of a schema keeps its URL', () => {

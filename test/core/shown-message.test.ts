@@ -116,6 +116,8 @@ test('what has no message to mask, or needs none, is told as it is', () => {
     showAs(thrown, '?')
     expect(messageOf(thrown)).toBe(String(thrown))
   }
+  // By its name, and not by its source.
+  expect(messageOf(RangeError)).toBe('[Function: RangeError]')
   const several = new AggregateError([new Error('one')])
   showAs(several, 'one')
   expect(messageOf(several)).toBe('one')

@@ -361,6 +361,16 @@ describe('an exception', () => {
     ],
     ['an object with a message alone', { message: 'ish' }, { 'exception.message': 'ish' }],
     ['a symbol', Symbol('odd'), { 'exception.message': 'Symbol(odd)' }],
+    ['a class, for want of a new', RangeError, { 'exception.message': '[Function: RangeError]' }],
+    [
+      'a class whose name nobody can read',
+      Object.defineProperty(() => {}, 'name', {
+        get() {
+          throw new Error('of a class')
+        },
+      }),
+      { 'exception.message': '[Function]' },
+    ],
     ['an object of odd fields', { name: 5, message: 6, stack: 7 }, { 'exception.message': '6' }],
     ['an object of odder ones', { name: 5, message: {}, stack: 7 }, { 'exception.type': 'Object' }],
     [

@@ -115,8 +115,12 @@ export function limitedAttributes(
   return { attributes, dropped }
 }
 
-/** Says what is wrong with it; nothing is wrong with one that is not there. */
-export function sayNoAttribute(key: unknown, value: unknown): void {
+/** Says what is wrong with it, and how it is done where it was given; nothing is wrong with one that is not there. */
+export function sayNoAttribute(
+  key: unknown,
+  value: unknown,
+  example = "span.setAttribute('order.id', 'A-7')",
+): void {
   if (value === undefined || value === null) return
   const name = textOf(key)
   const received = Array.isArray(value) ? 'an array of others or of several kinds' : typeof value
@@ -124,11 +128,7 @@ export function sayNoAttribute(key: unknown, value: unknown): void {
   if (typeof key !== 'string' || key === '')
     wrong = `expected a name of one character or more, received "${name}"`
   else if (key === '__proto__') wrong = 'expected any other name, received "__proto__"'
-  reportOnce(
-    `attribute:${name}`,
-    'warn',
-    `an attribute was not recorded: ${wrong}; for example span.setAttribute('order.id', 'A-7')`,
-  )
+  reportOnce(`attribute:${name}`, 'warn', `an attribute was not recorded: ${wrong}; for example ${example}`)
 }
 
 /** Values that throw when they are read cost themselves and what comes after them, never the app (trace API, error handling). */

@@ -82,7 +82,7 @@ function maskedStack(name: string, stack = '', { raw, message }: Shown): string 
 /** The attributes of the event `exception` (OpenTelemetry semantic conventions, exceptions on spans). */
 export function exceptionAttributes(exception: unknown): Attributes {
   if (typeof exception !== 'object' || exception === null)
-    return { [semconv.EXCEPTION_MESSAGE]: textOf(exception) }
+    return { [semconv.EXCEPTION_MESSAGE]: textOfThrown(exception) }
   const attributes: Attributes = {}
   const type = errorType(exception)
   if (type !== undefined) attributes[semconv.EXCEPTION_TYPE] = type
@@ -101,6 +101,16 @@ export function exceptionAttributes(exception: unknown): Attributes {
   if (attributes[semconv.EXCEPTION_TYPE] === undefined)
     attributes[semconv.EXCEPTION_MESSAGE] ??= textOf(exception)
   return attributes
+}
+
+/** Of an error class that was thrown without `new`, its name: as text it is its source. */
+function textOfThrown(thrown: unknown): string {
+  if (typeof thrown !== 'function') return textOf(thrown)
+  try {
+    return `[Function: ${textOf(thrown.name)}]`
+  } catch {
+    return '[Function]'
+  }
 }
 
 /** Each by itself: a hook that fails to format a stack costs the stack. */
@@ -125,7 +135,7 @@ export function isError(value: unknown): value is Error {
 /** The message of an error, as it may be shown, or the thing itself as text where it is none. */
 export function messageOf(error: unknown): string {
   try {
-    if (!isError(error)) return String(error)
+    if (!isError(error)) return typeof error === 'function' ? textOfThrown(error) : String(error)
     const shown = shownOf(error)
     if (shown !== undefined) return shown.message
     // An error that stands for several (one for each address that was tried) has a code and no message.

@@ -54,7 +54,7 @@ function told(attributes: Attributes): Attributes {
   const entries = Object.entries(attributes).filter(([name, value]) => {
     if (name === semconv.SERVICE_NAME && value === '') return false
     if (isAttribute(name, value)) return true
-    sayNoAttribute(name, value)
+    sayNoAttribute(name, value, "resourceFromAttributes({ 'deployment.environment.name': 'staging' })")
     return false
   })
   return Object.fromEntries(entries)
