@@ -73,16 +73,11 @@ function judgeAdded(row, rows, unit) {
   const official = peerOf(row, rows, 'OpenTelemetry')
   const unsampled = peerOf(row, rows, `${row.name}, unsampled`)
   if (floor !== undefined) {
-    verdicts.push(atMost(`${where}: added ${unit} against floor`, row.added / floor.added, FLOOR_LIMIT, '×'))
+    verdicts.push(addedAtMost(`${where}: added ${unit} against floor`, row, floor, FLOOR_LIMIT))
   }
   if (official !== undefined) {
     const limit = withClients ? PEER_LIMITS_WITH_CLIENTS[framework] : PEER_LIMIT
-    const verdict = atMost(
-      `${where}: added ${unit} against OpenTelemetry`,
-      row.added / official.added,
-      limit,
-      '×',
-    )
+    const verdict = addedAtMost(`${where}: added ${unit} against OpenTelemetry`, row, official, limit)
     const isOutOfReach = floor !== undefined && floor.added / official.added > limit / FLOOR_LIMIT
     verdicts.push(
       isOutOfReach
@@ -92,9 +87,17 @@ function judgeAdded(row, rows, unit) {
   }
   if (unsampled !== undefined && floor !== undefined) {
     const what = `${where}: an unsampled request's ${unit} against floor`
-    verdicts.push(atMost(what, unsampled.added / floor.added, UNSAMPLED_LIMIT, '×'))
+    verdicts.push(addedAtMost(what, unsampled, floor, UNSAMPLED_LIMIT))
   }
   return verdicts
+}
+
+/** Where tracing has cost less than nothing, the machine was too busy for what it costs to be seen. */
+function addedAtMost(what, row, other, limit) {
+  const verdict = atMost(what, row.added / other.added, limit, '×')
+  const odd = [row, other].find(({ added }) => !(added > 0))
+  if (odd === undefined) return verdict
+  return { ...verdict, measured: '-', isMet: false, note: `cannot be told: ${odd.name} has added nothing` }
 }
 
 function rowsOf(rows, name) {

@@ -3,6 +3,7 @@ import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { judge } from '../bench/targets.mjs'
 import { filesIn, importsOf, root } from './source.ts'
 
 // The bench takes minutes, and an install of its own, so nothing here measures. What can be known without either is.
@@ -109,6 +110,26 @@ describe('the command', () => {
     expect([...optionsIn(stdout)].filter((option) => option !== '--help').sort()).toEqual(
       [...documented].sort(),
     )
+  })
+})
+
+describe('its verdict', () => {
+  const row = (name: string, added: number) => ({ framework: 'koa', withClients: false, name, added })
+  const others = [row('OpenTelemetry', 100), row('ours, unsampled', 2)]
+
+  // Against the floor, against OpenTelemetry, and of an unsampled request against the floor.
+  test.each([
+    ['within the limits', 12, 10, [true, true, true]],
+    ['above them', 13, 10, [false, false, true]],
+    ['of a floor that cost less than nothing', 12, -6, [undefined, true, undefined]],
+    ['of one that cost nothing', 12, 0, [undefined, true, undefined]],
+    ['of packages that cost less than nothing', -1, 10, [undefined, undefined, true]],
+  ])('%s is met, or not met, or cannot be told', (_case, ours, floor, expected) => {
+    const instructions = [row('bare', 0), row('floor', floor), row('ours', ours), ...others]
+    const verdicts = judge({ node: 'v24.0.0', micro: [], endToEnd: [], instructions })
+    const told = verdicts.map(({ isMet, note }) => (note?.startsWith('cannot be told') ? undefined : isMet))
+    expect(told).toEqual(expected)
+    for (const { isMet, note } of verdicts) if (note !== undefined) expect(isMet).toBe(false)
   })
 })
 
