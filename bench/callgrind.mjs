@@ -7,8 +7,8 @@ import { UsageError } from './arguments.mjs'
 
 const run = promisify(execFile)
 
-/** The caches of each core of a processor as servers have them now: bytes, ways, bytes of a line. */
-const CACHES = ['--I1=32768,8,64', '--D1=32768,8,64', '--LL=524288,8,64']
+/** A core's first caches, of code and of data, as servers have them now: bytes, ways, bytes of a line. */
+const CACHES = ['--I1=32768,8,64', '--D1=32768,8,64']
 /** What is read or written and is not in the core's first cache: code, data to read, data to write. */
 const MISSES = ['I1mr', 'D1mr', 'D1mw']
 
@@ -72,8 +72,9 @@ export function callgrind() {
 
 /** @param {string} text what callgrind has written @returns {Counts} */
 function countsIn(text) {
-  const events = /^events: (.*)$/m.exec(text)?.[1].split(' ') ?? []
-  const totals = /^(?:totals|summary): (.*)$/m.exec(text)?.[1].split(' ').map(Number) ?? []
+  const events = /^events: (.*)$/m.exec(text)?.[1].split(' ')
+  const totals = /^(?:totals|summary): (.*)$/m.exec(text)?.[1].split(' ').map(Number)
+  if (events === undefined || totals === undefined) throw new Error('callgrind has written no totals')
   // Zeros at the end are left out.
   const count = (event) => totals[events.indexOf(event)] ?? 0
   return { instructions: count('Ir'), misses: MISSES.reduce((sum, event) => sum + count(event), 0) }

@@ -110,9 +110,9 @@ export async function instructions(options) {
       }
       const { spans } = await sink.counts(name)
       const spansPerRequest = (spans - before) / (rounds * requests)
-      const rounded = counts.map(({ instructions }) => instructions / requests)
+      const perRequest = counts.map(({ instructions }) => instructions / requests)
       const misses = Math.min(...counts.map((each) => each.misses / requests))
-      return { version, rounds: rounded, count: Math.min(...rounded), misses, spansPerRequest }
+      return { version, rounds: perRequest, count: Math.min(...perRequest), misses, spansPerRequest }
     } finally {
       await server.stop()
     }

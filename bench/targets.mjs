@@ -80,7 +80,7 @@ function judgeAdded(row, rows, unit) {
     const verdict = addedAtMost(`${where}: added ${unit} against OpenTelemetry`, row, official, limit)
     const isOutOfReach = floor !== undefined && floor.added / official.added > limit / FLOOR_LIMIT
     verdicts.push(
-      isOutOfReach
+      isOutOfReach && verdict.note === undefined
         ? { ...verdict, note: `the floor decides: it has ${ratio(floor.added, official.added)}` }
         : verdict,
     )

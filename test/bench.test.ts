@@ -124,6 +124,7 @@ describe('its verdict', () => {
     ['of a floor that cost less than nothing', 12, -6, [undefined, true, undefined]],
     ['of one that cost nothing', 12, 0, [undefined, true, undefined]],
     ['of packages that cost less than nothing', -1, 10, [undefined, undefined, true]],
+    ['of these, where OpenTelemetry is out of reach', -1, 11, [undefined, undefined, true]],
   ])('%s is met, or not met, or cannot be told', (_case, ours, floor, expected) => {
     const instructions = [row('bare', 0), row('floor', floor), row('ours', ours), ...others]
     const verdicts = judge({ node: 'v24.0.0', micro: [], endToEnd: [], instructions })
