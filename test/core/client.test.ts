@@ -32,7 +32,7 @@ class Counted extends Call<[text: string], Outcome> {
     return ['answer']
   }
 
-  protected override build(): Attributes {
+  override build(): Attributes {
     this.asked.push('attributes')
     return { 'call.number': 1 }
   }

@@ -19,7 +19,7 @@ export const LIMITS: SpanLimits = {
 /** Options as the seams hand them over, with attributes by a function. */
 export class LazyOptions extends DeferredOptions {
   readonly kind: SpanKind
-  protected readonly build: () => Attributes
+  override readonly build: () => Attributes
 
   constructor(kind: SpanKind, build: () => Attributes) {
     super()

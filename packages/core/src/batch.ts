@@ -5,7 +5,7 @@ import { root, suppressTracing } from './context.ts'
 import { messageOf } from './exception.ts'
 import { report, reportOnce, spansOf, spansWere } from './report.ts'
 import type { Resource } from './resource.ts'
-import { isSampled, Span, type ReadableSpan, type SpanProcessor } from './span.ts'
+import { ignoreStart, isOurs, isSampled, type ReadableSpan, type SpanProcessor } from './span.ts'
 
 /** What an exporter says of one batch: code 0 for success, 1 for failure. The official SDK's ExportResult. */
 export interface ExportResult {
@@ -420,7 +420,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   }
 
   return {
-    onStart() {},
+    onStart: ignoreStart,
     onEnd,
     forceFlush: () => stopping ?? flush(),
     shutdown: () => (stopping ??= stop()),
@@ -511,7 +511,7 @@ function weightOf(span: ReadableSpan): number {
   try {
     let weight = SPAN_WEIGHT + span.name.length + weightOfAttributes(span.attributes)
     // To ask for the others makes them: 0.1 µs a span, and as much again when it is encoded.
-    if (span instanceof Span && span.isPlain) return weight
+    if (isOurs(span) && span.isPlain) return weight
     const { events, links, status } = span
     weight += status.message?.length ?? 0
     for (const { name, attributes } of events)

@@ -1,5 +1,4 @@
 import {
-  context,
   INVALID_SPAN_CONTEXT,
   propagation,
   SpanKind,
@@ -11,7 +10,7 @@ import {
   type Tracer,
 } from '@opentelemetry/api'
 import type { Ticks } from './clock.ts'
-import { isIgnored, isSuppressed, spanIn, withSpan } from './context.ts'
+import { activeContext, isIgnored, isPlain, isSuppressed, spanIn, withSpan } from './context.ts'
 import { tracerFor } from './current.ts'
 import { CallMeasurement, durationsOf, instrumentsFor, type DurationMetric } from './metrics.ts'
 import {
@@ -27,8 +26,8 @@ import {
 } from './options.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
-import type { InstrumentationScope } from './span.ts'
-import { DeferredOptions, Tracer as OurTracer } from './tracer.ts'
+import { isOurs, type InstrumentationScope } from './span.ts'
+import { DeferredOptions, isOurTracer, type Tracer as OurTracer } from './tracer.ts'
 
 /** What a call has before it has begun. */
 const NO_SPAN = trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
@@ -168,25 +167,40 @@ export function sender<
   const { duration } = library
   const durationsNow = duration && instrumentsFor(library.scope, (meter) => durationsOf(meter, duration))
 
-  // The one that the caller was asked for with: a call begins right after that.
-  let maker: Tracer | undefined
+  let latest: OurTracer | undefined
+
+  /** Below a span of ours its engine goes on: who is in charge need not be looked up, which is 8 lines of the code cache. */
+  function makerUnder(parent: Span | undefined): Tracer {
+    if (latest !== undefined && isOurs(parent) && parent.home === latest.home && !latest.home.isStopped)
+      return latest
+    const maker = tracer()
+    latest = isOurTracer(maker) ? maker : undefined
+    return maker
+  }
 
   function caller(): Context | undefined {
     try {
-      // First of all: with the default start comes the propagator, for calls without a span too.
-      maker = tracer()
-      const active = context.active()
-      if (isSuppressed(active) || isIgnored(active)) return undefined
-      // One that has no span is measured all the same.
-      if (durationsNow?.() !== undefined) return active
-      const parent = spanIn(active)
-      if (parent === undefined) return requireParent ? undefined : active
-      const isDropped = library.isSilent === true && maker instanceof OurTracer && maker.dropsUnder(parent)
-      return isDropped ? undefined : active
+      const active = activeContext()
+      // Nearly every call: nothing is left to be decided.
+      if (isPlain(active) && isOurs(spanIn(active))) return active
+      return callerNow()
     } catch (error) {
       sayUntraced(error)
       return undefined
     }
+  }
+
+  function callerNow(): Context | undefined {
+    // First of all: with the default start comes the context, and the propagator, for calls without a span too.
+    const maker = tracer()
+    const active = activeContext()
+    if (isSuppressed(active) || isIgnored(active)) return undefined
+    // One that has no span is measured all the same.
+    if (durationsNow?.() !== undefined) return active
+    const parent = spanIn(active)
+    if (parent === undefined) return requireParent ? undefined : active
+    const isDropped = library.isSilent === true && isOurTracer(maker) && maker.dropsUnder(parent)
+    return isDropped ? undefined : active
   }
 
   function begin(call: Call<Subject, Outcome>): boolean {
@@ -196,14 +210,18 @@ export function sender<
       if (durations !== undefined) call.measurement = new CallMeasurement(durations)
       const parent = spanIn(call.caller)
       if (parent === undefined && (requireParent ?? call.needsParent())) return call.isOpen
-      const by = maker ?? tracer()
-      const isDropped = parent !== undefined && by instanceof OurTracer && by.dropsUnder(parent)
-      call.span = by.startSpan(isDropped ? UNNAMED : call.name(), call, call.caller)
+      call.span = startedBy(makerUnder(parent), call, parent)
       return call.isOpen
     } catch (error) {
       sayUntraced(error)
       return call.isOpen
     }
+  }
+
+  function startedBy(by: Tracer, call: Call<Subject, Outcome>, parent: Span | undefined): Span {
+    if (!isOurTracer(by)) return by.startSpan(call.name(), call, call.caller)
+    if (parent !== undefined && by.dropsUnder(parent)) return by.startSpan(UNNAMED, call, call.caller)
+    return by.startDeferred(call.name(), call, call.caller, SpanKind.CLIENT)
   }
 
   function sayUntraced(error: unknown): void {

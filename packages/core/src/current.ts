@@ -10,7 +10,7 @@ import {
 } from '@opentelemetry/api'
 import { createRequire } from 'node:module'
 import { withSpan } from './context.ts'
-import { globalVersion, report, reportOnce } from './report.ts'
+import { globalVersion, registered, report, reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
 import { errorType, isError, messageOf, showable } from './exception.ts'
 import { showType } from './options.ts'
@@ -27,12 +27,20 @@ export function onFirstSpan(start: () => void): void {
   startDefault = start
 }
 
+// What the API has answered, and what was registered then: while that is the same, it would answer the same. Where nothing
+// is registered it answers a proxy, and has a new one after each that it dismissed.
+let answer: TracerProvider = trace.getTracerProvider()
+let answeredFor: TracerProvider | undefined
+
 /** The provider that is in charge: ours or any other that was registered with the API. Undefined for none. */
 export function registeredProvider(): TracerProvider | undefined {
-  const registered = trace.getTracerProvider()
+  const now = registered()?.trace
+  if (now === undefined || now !== answeredFor) {
+    answer = trace.getTracerProvider()
+    answeredFor = now
+  }
   // Not by instanceof: the proxy that is registered may be another copy's of the API.
-  const provider =
-    'getDelegate' in registered ? (registered as ProxyTracerProvider).getDelegate() : registered
+  const provider = 'getDelegate' in answer ? (answer as ProxyTracerProvider).getDelegate() : answer
   return provider === NOBODY ? undefined : provider
 }
 

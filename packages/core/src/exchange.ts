@@ -126,9 +126,10 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     this.response = response
     this.carried = carried
     this.method = request.method ?? ''
+    if (seam.requestHeaders.length > 0) this.mostAttributes += seam.requestHeaders.length
   }
 
-  protected build(): Attributes {
+  override build(): Attributes {
     const { request, route, seam } = this
     const attributes = serverAttributes(request, targetOf(request), seam.trustProxy, seam.requestHeaders)
     if (route !== undefined) attributes[semconv.HTTP_ROUTE] = route

@@ -20,12 +20,15 @@ export interface IdGenerator {
 export const RANDOM_FLAG = 0x02
 
 const TRACE_BYTES = 16
-const SPAN_BYTES = 8
+const WORD_BYTES = 4
 const POOL_BYTES = 8192
 
 // Random bytes for a thousand ids at once: a call of the generator for each costs 2 µs.
 const pool = Buffer.allocUnsafe(POOL_BYTES)
 let used = POOL_BYTES
+
+// The same bytes, read four at a time.
+const words = new DataView(pool.buffer, pool.byteOffset, POOL_BYTES)
 
 /** Where so many fresh bytes stand in the pool. */
 function take(count: number): number {
@@ -48,16 +51,28 @@ function low(at: number): number {
   return DIGITS[(pool[at] as number) & 0xf] as number
 }
 
-// All digits in one call make a text of its own. Slices of a long text of digits are as cheap to make, but each holds on
-// to that text, 48 bytes a span, and is read half as fast by the encoder.
-function spanIdAt(at: number): string {
+/** Four random bytes, as a number that needs no object of its own: a span keeps its id as two of them. */
+export function randomWord(): number {
+  return words.getInt32(take(WORD_BYTES))
+}
+
+/** The digits of a span id that is kept as two words. */
+export function spanIdOf(upper: number, lower: number): string {
   // prettier-ignore
   return String.fromCharCode(
-    high(at), low(at), high(at + 1), low(at + 1), high(at + 2), low(at + 2), high(at + 3), low(at + 3),
-    high(at + 4), low(at + 4), high(at + 5), low(at + 5), high(at + 6), low(at + 6), high(at + 7), low(at + 7),
+    digit(upper >>> 28), digit(upper >>> 24), digit(upper >>> 20), digit(upper >>> 16),
+    digit(upper >>> 12), digit(upper >>> 8), digit(upper >>> 4), digit(upper),
+    digit(lower >>> 28), digit(lower >>> 24), digit(lower >>> 20), digit(lower >>> 16),
+    digit(lower >>> 12), digit(lower >>> 8), digit(lower >>> 4), digit(lower),
   )
 }
 
+function digit(word: number): number {
+  return DIGITS[word & 0xf] as number
+}
+
+// All digits in one call make a text of its own. Slices of a long text of digits are as cheap to make, but each holds on
+// to that text, 48 bytes a span, and is read half as fast by the encoder.
 function traceIdAt(at: number): string {
   // prettier-ignore
   return String.fromCharCode(
@@ -78,7 +93,7 @@ export const randomIds: IdGenerator = {
     return id === INVALID_TRACEID ? randomIds.generateTraceId() : id
   },
   generateSpanId() {
-    const id = spanIdAt(take(SPAN_BYTES))
+    const id = spanIdOf(randomWord(), randomWord())
     return id === INVALID_SPANID ? randomIds.generateSpanId() : id
   },
 }

@@ -13,7 +13,7 @@ import {
 import type { IncomingMessage } from 'node:http'
 import { now, type Ticks } from './clock.ts'
 import { methodAttribute, protocolVersion, schemeOf, withOldNames, wantsOldNames, type Area } from './http.ts'
-import { reportOnce } from './report.ts'
+import { registered, reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import type { InstrumentationScope, ReadableSpan } from './span.ts'
 
@@ -33,8 +33,12 @@ export function instrumentsFor<T>(
   make: (meter: Meter) => T,
 ): () => T | undefined {
   let known: MeterProvider | undefined
+  let knownFor: MeterProvider | undefined
   let instruments: T | undefined
   return () => {
+    const now = registered()?.metrics
+    if (known !== undefined && now === knownFor) return instruments
+    knownFor = now
     const provider = metrics.getMeterProvider()
     if (provider === known) return instruments
     // Before the rest: one that throws is asked once.

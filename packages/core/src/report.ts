@@ -1,4 +1,10 @@
-import type { DiagLogger } from '@opentelemetry/api'
+import type {
+  ContextManager,
+  DiagLogger,
+  MeterProvider,
+  TextMapPropagator,
+  TracerProvider,
+} from '@opentelemetry/api'
 
 // Trouble of our own is said once, never thrown: to the logger that the app gave the API's `diag`, else on stderr, since
 // `diag` without a logger drops what it is told. `OTEL_LOG_LEVEL=none` silences the latter.
@@ -32,7 +38,7 @@ export function reportOnce(key: string, level: Level, message: string, cause?: u
 export function report(level: Level, message: string, cause?: unknown): void {
   const args = cause === undefined ? [] : [cause]
   try {
-    const logger = apiGlobal()?.diag
+    const logger = registered()?.diag
     if (logger !== undefined) logger[level](`throughline: ${message}`, ...args)
     else if (RANK[level] <= stderrRank()) console.error(`throughline: ${message}`, ...args)
   } catch {
@@ -56,15 +62,29 @@ export function spansOf(count: number): string {
 
 /** The version of the API that registered first: only copies of this very version may register after it. */
 export function globalVersion(): string {
-  return apiGlobal()?.version ?? 'unknown'
+  return registered()?.version ?? 'unknown'
 }
 
-// The API keeps what is registered on one global object per major version, shared by all its copies. Its `diag` reads the
-// logger there only if that was given to a version it knows; what went wrong between two versions must be said as well.
-function apiGlobal(): { version?: string; diag?: DiagLogger } | undefined {
-  return (globalThis as Record<symbol, unknown>)[Symbol.for('opentelemetry.js.api.1')] as
-    | { version?: string; diag?: DiagLogger }
-    | undefined
+/** What is registered with the API, by whichever of its copies. */
+export interface Registered {
+  readonly version?: string
+  readonly diag?: DiagLogger
+  readonly trace?: TracerProvider
+  readonly context?: ContextManager
+  readonly metrics?: MeterProvider
+  readonly propagation?: TextMapPropagator
+}
+
+const API = Symbol.for('opentelemetry.js.api.1')
+
+/**
+ * The API keeps what is registered on one global object per major version, shared by all its copies. Its `diag` reads the
+ * logger there only if that was given to a version it knows; what went wrong between two versions must be said as well.
+ * And who remembers what the API has answered sees here whether it would answer the same: to ask it takes a dozen lines of
+ * the code cache each time, and a request with its calls would ask twenty times.
+ */
+export function registered(): Registered | undefined {
+  return (globalThis as { [API]?: Registered })[API]
 }
 
 function stderrRank(): number {

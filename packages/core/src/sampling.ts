@@ -147,6 +147,11 @@ export function parentBased(rootSampler: Sampler): Sampler {
     : sampler
 }
 
+/** Whether a sampler that follows parents keeps what has this one, and passes its tracestate on as it is. */
+export function isKeptWith(parent: SpanContext): boolean {
+  return isSampled(parent) && (parent.traceState === undefined || parent.isRemote !== true)
+}
+
 /** Of a span of the app's making nobody knows what it does: what it breaks is not the sampler. */
 function parentIn(context: Context): SpanContext | undefined {
   try {

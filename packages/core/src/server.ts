@@ -1,7 +1,7 @@
 import {
-  context,
   defaultTextMapGetter,
   propagation,
+  SpanKind,
   trace,
   TraceFlags,
   type Attributes,
@@ -12,10 +12,12 @@ import {
 } from '@opentelemetry/api'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import {
+  activeContext,
   ignoreTracing,
   requestSpanIn,
   root,
   rpcMetadata,
+  runIn,
   spanIn,
   take,
   withRequestSpan,
@@ -55,7 +57,7 @@ import { reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
 import type { InstrumentationScope } from './span.ts'
 import { formatTraceparent } from './trace-context.ts'
-import { Tracer as OurTracer } from './tracer.ts'
+import { isOurTracer } from './tracer.ts'
 
 /** What becomes of the trace that a request brings along. */
 export type Inbound = 'continue' | 'restart' | 'ignore'
@@ -161,14 +163,14 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
       reportOnce(`receive:${framework.scope.name}`, 'error', 'a request could not be traced', error)
       return run()
     }
-    return context.with(scope, run)
+    return runIn(scope, run)
   }
 
   /** The context for the request; from here on its listeners run in it, and its close ends the span. */
   function begin(request: IncomingMessage, response: ServerResponse, carried: Carried): Context {
     // First of all: with the default start come the propagator and the context that the rest relies on.
     const maker = tracer()
-    const active = context.active()
+    const active = activeContext()
     const instrumented = rpcMetadata(active)
     if (instrumented?.span !== undefined && take(instrumented)) {
       if (ignores(request, carried))
@@ -185,7 +187,10 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     if (ignores(request, carried)) return attach(exchange, ignoredScope(extracted, maker))
     const parent = treatment === 'continue' ? extracted : base
     exchange.route = framework.routeAtStart?.(carried)
-    const span = maker.startSpan(spanName(exchange.method, exchange.route), exchange, parent)
+    const name = spanName(exchange.method, exchange.route)
+    const span = isOurTracer(maker)
+      ? maker.startDeferred(name, exchange, parent, SpanKind.SERVER)
+      : maker.startSpan(name, exchange, parent)
     exchange.span = span
     try {
       exchange.measurement = measure(request)
@@ -346,7 +351,7 @@ function ignoredScope(extracted: Context, maker: Tracer): Context {
 
 function unsampledSpan(maker: Tracer): Span {
   const traceId = randomIds.generateTraceId()
-  const traceFlags = maker instanceof OurTracer && maker.home.flagsRandom ? RANDOM_FLAG : TraceFlags.NONE
+  const traceFlags = isOurTracer(maker) && maker.home.flagsRandom ? RANDOM_FLAG : TraceFlags.NONE
   return trace.wrapSpanContext({ traceId, spanId: randomIds.generateSpanId(), traceFlags })
 }
 

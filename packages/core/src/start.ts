@@ -2,7 +2,7 @@ import { context, propagation } from '@opentelemetry/api'
 import { Socket } from 'node:net'
 import { batchProcessor, type BatchProcessor, type SpanExporter } from './batch.ts'
 import { hasDestination, readConfig, type Config, type StartOptions } from './config.ts'
-import { AsyncContextManager } from './context.ts'
+import { contextManager } from './context.ts'
 import { onFirstSpan, register, registeredProvider } from './current.ts'
 import { otlpExporter, type Patience } from './otlp/send.ts'
 import { forgetReports, report, reportOnce } from './report.ts'
@@ -94,8 +94,8 @@ onFirstSpan(() => {
 /** `isPropagatorGiven`: it is the app's. `isDefault`: by the first span. */
 function launch(config: Config, { isPropagatorGiven = false, isDefault = false }): Tracing {
   isUntouched = false
-  const manager = new AsyncContextManager()
-  const isManager = context.setGlobalContextManager(manager.enable())
+  const manager = contextManager()
+  const isManager = context.setGlobalContextManager(manager)
   const isPropagator = config.propagator !== undefined && propagation.setGlobalPropagator(config.propagator)
   if (isPropagatorGiven && !isPropagator) {
     report(

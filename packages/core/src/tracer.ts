@@ -17,12 +17,15 @@ import {
 import { plainCopy, soundCopy, textOf } from './attribute.ts'
 import { isSuppressed, spanIn, withSpan } from './context.ts'
 import { NOBODY, registeredProvider } from './current.ts'
-import { guardedIds, isValid, RANDOM_FLAG, validContextOf, type IdGenerator } from './ids.ts'
+import { guardedIds, isValid, randomIds, RANDOM_FLAG, validContextOf, type IdGenerator } from './ids.ts'
 import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
-import { decide, followsParents, looksAtAttributes, type Sampler } from './sampling.ts'
+import { decide, followsParents, isKeptWith, looksAtAttributes, type Sampler } from './sampling.ts'
 import * as semconv from './semconv.ts'
 import {
+  countKeys,
+  ignoreStart,
+  isOurs,
   Span,
   type InstrumentationScope,
   type SpanHome,
@@ -47,13 +50,15 @@ const NO_ATTRIBUTES: Attributes = {}
 export abstract class DeferredOptions implements SpanOptions {
   abstract readonly kind: SpanKind
   readonly links: Link[]
+  /** How many attributes `build` gives at most: to count them costs more than to say it. */
+  mostAttributes = 32
   #built: Attributes | undefined
 
   constructor(links: Link[] = NO_LINKS) {
     this.links = links
   }
 
-  protected abstract build(): Attributes
+  abstract build(): Attributes
 
   get attributes(): Attributes {
     return (this.#built ??= this.build())
@@ -77,7 +82,14 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   readonly sampler: Sampler
   readonly idGenerator: IdGenerator
   readonly flagsRandom: boolean
+  /** Whether spans need not ask the generator for an id. */
+  readonly hasRandomIds: boolean
+  /** Whether the sampler follows a parent's decision. */
+  readonly followsParents: boolean
   readonly #processors: readonly SpanProcessor[]
+  /** Of the processors those that want to know of a span that starts, or is about to end. */
+  readonly #starting: readonly SpanProcessor[]
+  readonly #ending: readonly SpanProcessor[]
   readonly #tracers = new Map<string, Tracer>()
   /** How many spans have ended; whoever flushes can tell whether there is anything new. */
   endedCount = 0
@@ -91,7 +103,11 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.sampler = config.sampler
     this.idGenerator = guardedIds(config.idGenerator)
     this.flagsRandom = config.flagsRandom
+    this.hasRandomIds = config.idGenerator === randomIds
+    this.followsParents = followsParents(config.sampler)
     this.#processors = config.processors
+    this.#starting = config.processors.filter(({ onStart }) => onStart !== ignoreStart)
+    this.#ending = config.processors.filter(({ onEnding }) => onEnding !== undefined)
   }
 
   getTracer(given: string, version?: string, options?: { schemaUrl?: string }): Tracer {
@@ -112,7 +128,11 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
 
   started(span: Span, parent: Context): void {
     if (this.#open.length < MOST_OPEN) span.place = this.#open.push(span) - 1
-    for (const processor of this.#processors) {
+    if (this.#starting.length > 0) this.#tellStarted(span, parent)
+  }
+
+  #tellStarted(span: Span, parent: Context): void {
+    for (const processor of this.#starting) {
       try {
         heed('onStart', processor.onStart(span, parent))
       } catch (error) {
@@ -124,20 +144,24 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   ended(span: Span): void {
     this.endedCount += 1
     this.#forget(span)
-    for (const processor of this.#processors) {
-      if (processor.onEnding === undefined) continue
-      try {
-        heed('onEnding', processor.onEnding(span))
-      } catch (error) {
-        failed('onEnding', error)
-      }
-    }
+    if (this.#ending.length > 0) this.#tellEnding(span)
     span.close()
     for (const processor of this.#processors) {
       try {
-        heed('onEnd', processor.onEnd(span))
+        const result: unknown = processor.onEnd(span)
+        if (result !== undefined) heed('onEnd', result)
       } catch (error) {
         failed('onEnd', error)
+      }
+    }
+  }
+
+  #tellEnding(span: Span): void {
+    for (const processor of this.#ending) {
+      try {
+        heed('onEnding', processor.onEnding?.(span))
+      } catch (error) {
+        failed('onEnding', error)
       }
     }
   }
@@ -163,10 +187,11 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   }
 
   /** What ends may be a view of the span, made by a Proxy or by `Object.create`: its place and its id tell which one it is. */
-  #forget({ place, spanId }: Span): void {
+  #forget(ended: Span): void {
+    const { place } = ended
     if (place < 0) return
     const span = this.#open[place]
-    if (span?.spanId !== spanId) return
+    if (span === undefined || (span !== ended && span.spanId !== ended.spanId)) return
     const last = this.#open.pop() as Span
     if (last !== span) {
       this.#open[place] = last
@@ -187,9 +212,42 @@ export class Tracer implements ApiTracer, SpanMaker {
 
   /** Whether a span that starts under this one is sure to be dropped, so that none need be prepared. */
   dropsUnder(parent: ApiSpan): boolean {
-    if (parent instanceof Span || !followsParents(this.home.sampler) || this.home.isStopped) return false
+    if (isOurs(parent) || !followsParents(this.home.sampler) || this.home.isStopped) return false
     const given = parent.spanContext()
     return given.isRemote !== true && (given.traceFlags & TraceFlags.SAMPLED) === 0 && isValid(given)
+  }
+
+  /**
+   * `startSpan` for options of ours, which have links only where there is no parent. Nearly all spans follow a parent that was
+   * sampled, by a sampler that keeps those: they take a way of their own, half as long.
+   */
+  startDeferred(name: string, options: DeferredOptions, parentContext: Context, kind: SpanKind): ApiSpan {
+    const provider = this.home
+    if (!provider.followsParents || provider.isStopped || isSuppressed(parentContext))
+      return this.startSpan(name, options, parentContext)
+    try {
+      const outer = spanIn(parentContext)
+      const parent = validContextOf(outer)
+      if (parent === undefined || !isKeptWith(parent)) return this.startSpan(name, options, parentContext)
+      const span = new Span(
+        this,
+        name,
+        kind,
+        parent.traceId,
+        provider.hasRandomIds ? undefined : provider.idGenerator.generateSpanId(),
+        parent.traceFlags & (RANDOM_FLAG | TraceFlags.SAMPLED),
+        parent.traceState,
+        parent,
+        isOurs(outer) ? outer.anchor : undefined,
+        undefined,
+        options.build(),
+        options.mostAttributes,
+      )
+      provider.started(span, parentContext)
+      return span
+    } catch (error) {
+      return unstarted(parentContext, error)
+    }
   }
 
   /** Never throws: where the parts given are not what the API says, the parent's context passes through. */
@@ -197,8 +255,7 @@ export class Tracer implements ApiTracer, SpanMaker {
     try {
       return this.#start(name, options ?? {}, parentContext ?? context.active())
     } catch (error) {
-      reportOnce('startSpan', 'error', 'a span could not be started', error)
-      return trace.wrapSpanContext(spanContextIn(parentContext) ?? INVALID_SPAN_CONTEXT)
+      return unstarted(parentContext, error)
     }
   }
 
@@ -209,8 +266,8 @@ export class Tracer implements ApiTracer, SpanMaker {
 
     const { idGenerator, sampler } = provider
     // Options of our own have neither `root` nor a start time: they are not asked for what they lack.
-    const isOurs = options instanceof DeferredOptions
-    const outer = !isOurs && options.root === true ? undefined : spanIn(parentContext)
+    const isDeferred = options instanceof DeferredOptions
+    const outer = !isDeferred && options.root === true ? undefined : spanIn(parentContext)
     const parent = validContextOf(outer)
     const traceId = parent === undefined ? idGenerator.generateTraceId() : parent.traceId
     const kind =
@@ -236,7 +293,7 @@ export class Tracer implements ApiTracer, SpanMaker {
     }
 
     const given = options.attributes
-    const attributes = isOurs || given === undefined ? given : plainCopy(given)
+    const attributes = isDeferred || given === undefined ? given : plainCopy(given)
     const span = new Span(
       this,
       name,
@@ -246,9 +303,10 @@ export class Tracer implements ApiTracer, SpanMaker {
       traceFlags,
       traceState,
       parent,
-      outer instanceof Span ? outer.anchor : undefined,
-      isOurs ? undefined : options.startTime,
+      isOurs(outer) ? outer.anchor : undefined,
+      isDeferred ? undefined : options.startTime,
       attributes ?? {},
+      countKeys(attributes ?? NO_ATTRIBUTES),
     )
     if (attributes === undefined && given !== undefined) span.setAttributes(given)
     if (verdict.attributes !== undefined) span.setAttributes(verdict.attributes)
@@ -290,6 +348,16 @@ export class Tracer implements ApiTracer, SpanMaker {
     const heir = provider === undefined || provider === this.home ? NOBODY : provider
     return heir.getTracer(name, version, schemaUrl === undefined ? undefined : { schemaUrl })
   }
+}
+
+/** Whether it is one of ours. Not by `instanceof`, for the reason that contexts are not. */
+export function isOurTracer(tracer: object): tracer is Tracer {
+  return tracer.constructor === Tracer
+}
+
+function unstarted(parentContext: Context | null, error: unknown): ApiSpan {
+  reportOnce('startSpan', 'error', 'a span could not be started', error)
+  return trace.wrapSpanContext(spanContextIn(parentContext) ?? INVALID_SPAN_CONTEXT)
 }
 
 function spanContextIn(of: Context | null): SpanContext | undefined {

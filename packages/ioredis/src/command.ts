@@ -206,7 +206,7 @@ export class CommandCall extends RedisCall implements Watcher {
     return [{ name: this.#name, args: this.#args }, this.#reply]
   }
 
-  protected override build(): Attributes {
+  override build(): Attributes {
     const name = this.#name
     const attributes = this.connection.attributes(name, this.tracing.text(name, this.#args))
     if (STORED_PROCEDURE.has(name)) attributes[semconv.DB_STORED_PROCEDURE_NAME] = worded(this.#args[0])

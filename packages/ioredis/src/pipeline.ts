@@ -137,7 +137,7 @@ class BatchCall extends RedisCall {
     return [{ name, args }, this.#replies]
   }
 
-  protected override build(): Attributes {
+  override build(): Attributes {
     const commands = this.#commands
     const attributes = this.connection.attributes(this.name(), batchText(commands, this.tracing.text))
     if (commands.length > 1) attributes[semconv.DB_OPERATION_BATCH_SIZE] = commands.length

@@ -243,7 +243,7 @@ class ConnectCall extends Call<[], []> {
     return []
   }
 
-  protected override build(): Attributes {
+  override build(): Attributes {
     return named({ [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#place) })
   }
 

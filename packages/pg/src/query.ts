@@ -34,6 +34,7 @@ export class QueryCall extends Call<[text: string], Outcome> {
     this.#values = values
     this.#name = name
     this.#place = place
+    if (tracing.showsParameters) this.mostAttributes += values.length
   }
 
   override name(): string {
@@ -57,7 +58,7 @@ export class QueryCall extends Call<[text: string], Outcome> {
     return counted
   }
 
-  protected override build(): Attributes {
+  override build(): Attributes {
     const attributes = this.#build()
     if (this.#tracing.showsParameters) addParameters(attributes, this.#values)
     return named(attributes)

@@ -88,7 +88,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     return counted
   }
 
-  protected override build(): Attributes {
+  override build(): Attributes {
     const request = this.#request
     const { method } = request
     const known = methodAttribute(method)

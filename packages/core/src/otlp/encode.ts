@@ -12,7 +12,7 @@ import { isPlain } from '../attribute.ts'
 import { writeHrTime } from '../clock.ts'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
-import { Span, type InstrumentationScope, type ReadableSpan, type TimedEvent } from '../span.ts'
+import { isOurs, type InstrumentationScope, type ReadableSpan, type TimedEvent } from '../span.ts'
 import { borrow } from './memory.ts'
 
 /** Arrays and objects nested deeper than this are written as empty values: an attribute may be cyclic. */
@@ -427,12 +427,16 @@ function encodeScope(scope: InstrumentationScope, start: number): Uint8Array {
 function writeSpan(span: ReadableSpan, start: number): number {
   reserve(start, SPAN_FIXED_BYTES)
   // A span of ours has the fields of its context: to ask for that would make an object of it.
-  const context = span instanceof Span ? span : span.spanContext()
+  const context = isOurs(span) ? span : span.spanContext()
   const parent = span.parentSpanContext
   bytes[start] = 0x12
   let at = start + 5
   at = writeTraceId(context.traceId, at)
-  at = writeSpanId(0x12, context.spanId, at)
+  if (isOurs(span) && span.writeId(view, at + 2)) {
+    bytes[at] = 0x12
+    bytes[at + 1] = 8
+    at += 10
+  } else at = writeSpanId(0x12, context.spanId, at)
   const traceState = stateText(context)
   if (traceState) at = reserved(writeTextField(0x1a, traceState, at), SPAN_FIXED_BYTES)
   if (parent !== undefined) {
@@ -449,14 +453,14 @@ function writeSpan(span: ReadableSpan, start: number): number {
   }
   bytes[at] = 0x39
   bytes[at + 9] = 0x41
-  if (span instanceof Span) {
+  if (isOurs(span)) {
     span.writeTimes(view, at + 1, at + 10)
   } else {
     writeHrTime(span.startTime, view, at + 1)
     writeHrTime(span.endTime, view, at + 10)
   }
   at = writeAttributes(0x4a, span.attributes, at + 18)
-  if (!(span instanceof Span && span.isPlain)) at = writeDetails(span, at)
+  if (!(isOurs(span) && span.isPlain)) at = writeDetails(span, at)
   reserve(at, 6)
   bytes[at] = 0x85 // flags = 16, fixed32: a tag of two bytes
   bytes[at + 1] = 0x01
