@@ -510,7 +510,8 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
       return
     }
     const { attributeCountLimit, attributeValueLengthLimit } = this.maker.home.limits
-    if (!Object.hasOwn(this.attributes, key)) {
+    // What is there is never undefined: to ask for the value is a third of what `hasOwn` costs.
+    if (this.attributes[key] === undefined || !Object.hasOwn(this.attributes, key)) {
       const limit = Math.min(attributeCountLimit, MOST_ATTRIBUTES)
       if (this.state >> COUNT_SHIFT >= limit && this.recount() >= limit) {
         if (this.own().droppedAttributes === 0) sayDropped('attributes', attributeCountLimit)

@@ -109,21 +109,22 @@ type AddHeader = PublishedRequest['addHeader'] & { [ADDS_ALL]?: AddHeader }
  */
 export function setHeaders(request: PublishedRequest, ours: HeaderChanges, isAlone: boolean): void {
   const { headers } = request
+  const names = Object.keys(ours)
   const addHeader: AddHeader = request.addHeader
   const addAny = addHeader[ADDS_ALL] ?? addHeader
-  if (typeof headers === 'string') request.headers = without(headers, ours)
+  if (typeof headers === 'string') request.headers = without(headers, names)
   else {
     for (let index = headers.length - 2; index >= 0; index -= 2) {
-      if (isOneOf(headers[index], ours)) headers.splice(index, 2)
+      if (isOneOf(headers[index], names)) headers.splice(index, 2)
     }
   }
-  for (const name in ours) {
+  for (const name of names) {
     const value = ours[name]
     if (value !== undefined) addAny.call(request, name, value)
   }
   if (isAlone) return
   const addOther: AddHeader = function (this: PublishedRequest, name, value) {
-    if (!isOneOf(name, ours)) addHeader.call(this, name, value)
+    if (!isOneOf(name, names)) addHeader.call(this, name, value)
   }
   addOther[ADDS_ALL] = addAny
   request.addHeader = addOther
@@ -136,7 +137,7 @@ function valueIn(text: string, name: string): unknown {
   return headerValue(lines.map((line) => line.slice(name.length + 1).trim()))
 }
 
-function without(text: string, names: HeaderChanges): string {
+function without(text: string, names: readonly string[]): string {
   return text
     .split(LINE)
     .filter((line) => !isOneOf(nameOf(line), names))
@@ -147,14 +148,14 @@ function nameOf(line: string): string {
   return line.slice(0, Math.max(0, line.indexOf(':')))
 }
 
-function isOneOf(given: unknown, names: HeaderChanges): boolean {
-  for (const name in names) if (isNamed(given, name)) return true
+function isOneOf(given: unknown, names: readonly string[]): boolean {
+  for (const name of names) if (isNamed(given, name)) return true
   return false
 }
 
 // Most names differ in length: 1 µs per request is spared by not writing each in lower case.
 function isNamed(given: unknown, name: string): boolean {
-  const text = String(given)
+  const text = typeof given === 'string' ? given : String(given)
   return text.length === name.length && text.toLowerCase() === name
 }
 

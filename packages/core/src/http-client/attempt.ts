@@ -1,4 +1,4 @@
-import { SpanKind, type Attributes, type Context } from '@opentelemetry/api'
+import { SpanKind, type Attributes, type AttributeValue, type Context } from '@opentelemetry/api'
 import type { NamedAttributes } from '../attribute.ts'
 import { Call, type Sender } from '../client.ts'
 import { errorType, isError, messageOf } from '../exception.ts'
@@ -7,7 +7,7 @@ import { redactUrl } from '../redact.ts'
 import * as semconv from '../semconv.ts'
 import { NO_CHANGES } from './headers.ts'
 import { serverOf, urlOf, type HttpRequest } from './origin.ts'
-import { answeredWith, failedBefore, resendsOf } from './resends.ts'
+import { answeredWith, failedBefore, FIRST_TO_REPEAT, resendsOf } from './resends.ts'
 import type { Answered, Unread } from './unread.ts'
 
 /** What came back: the status, and the headers with names in lower case. */
@@ -50,6 +50,8 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   next: Answered | undefined = undefined
   readonly #settings: Settings
   #request: HttpRequest
+  /** Its URL, once somebody has asked for it. */
+  #url: string | undefined = undefined
   /** How many attempts there were before this one; known where it is recorded. */
   #resendCount = 0
   /** Asked once, and only where somebody wants to know. */
@@ -69,7 +71,11 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   }
 
   override subject(): Subject {
-    return [urlOf(this.#request), this.#request.method]
+    return [this.#urlOf(), this.#request.method]
+  }
+
+  #urlOf(): string {
+    return (this.#url ??= urlOf(this.#request))
   }
 
   override outcome(): Outcome {
@@ -92,7 +98,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     const request = this.#request
     const { method } = request
     const known = methodAttribute(method)
-    const url = redactUrl(urlOf(request), this.#settings.redactedKeys)
+    const url = redactUrl(this.#urlOf(), this.#settings.redactedKeys)
     const { address, port } = serverOf(request)
     // One literal with what nearly every request has, its keys written out: see NamedAttributes.
     const attributes: Attributes =
@@ -107,15 +113,16 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     if (known !== method) attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
     const template = this.#templated()
     if (template !== undefined) attributes[semconv.URL_TEMPLATE] = template
-    this.#resendCount = resendsOf(this.caller, method, urlOf(request))
+    this.#resendCount = resendsOf(this.caller, method, this.#urlOf())
     if (this.#resendCount > 0) attributes[semconv.HTTP_REQUEST_RESEND_COUNT] = this.#resendCount
     return wantsOldNames('http') ? withOldNames(attributes, SpanKind.CLIENT) : attributes
   }
 
   #templated(): string | undefined {
+    const { templateOf } = this.#settings
+    if (templateOf === undefined) return undefined
     if (this.#template !== null) return this.#template
-    const [url, method] = this.subject()
-    const template = this.#settings.templateOf?.(url, method)
+    const template = templateOf(this.#urlOf(), this.#request.method)
     return (this.#template = typeof template === 'string' ? template : undefined)
   }
 
@@ -123,14 +130,15 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   leadsTo(origin: string | URL): void {
     const { method, path } = this.#request
     this.#request = { method, path, origin }
+    this.#url = undefined
     if (!this.span.isRecording()) return
     const told: Attributes = {
-      [semconv.URL_FULL]: redactUrl(urlOf(this.#request), this.#settings.redactedKeys),
+      [semconv.URL_FULL]: redactUrl(this.#urlOf(), this.#settings.redactedKeys),
     }
     const { address, port } = serverOf(this.#request)
     if (address !== undefined) told[semconv.SERVER_ADDRESS] = address
     if (port !== undefined) told[semconv.SERVER_PORT] = port
-    this.#set(told)
+    this.#tellAll(told)
   }
 
   /**
@@ -140,9 +148,8 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   connected(address: string, port: number | undefined, version?: string): void {
     if (version !== undefined) this.#version = version
     if (!this.span.isRecording()) return
-    const told: Attributes = { [semconv.NETWORK_PEER_ADDRESS]: address }
-    if (port !== undefined) told[semconv.NETWORK_PEER_PORT] = port
-    this.#set(told)
+    this.#tell(semconv.NETWORK_PEER_ADDRESS, address)
+    if (port !== undefined) this.#tell(semconv.NETWORK_PEER_PORT, port)
   }
 
   /**
@@ -160,17 +167,20 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     this.#version = version ?? this.#version
     if (!this.isOpen) return
     if (this.span.isRecording()) {
-      const told: Attributes = { [semconv.HTTP_RESPONSE_STATUS_CODE]: statusCode }
-      if (this.#version !== undefined) told[semconv.NETWORK_PROTOCOL_VERSION] = this.#version
+      this.#tell(semconv.HTTP_RESPONSE_STATUS_CODE, statusCode)
+      if (this.#version !== undefined) this.#tell(semconv.NETWORK_PROTOCOL_VERSION, this.#version)
       if (responseHeaders.length > 0) {
         const headers = read(from)
+        const told: Attributes = {}
         captureHeaders(told, semconv.HTTP_RESPONSE_HEADER, responseHeaders, (name) => headers[name])
+        this.span.setAttributes(told)
       }
-      this.#set(told)
       if (marksFirstByte) this.span.addEvent(FIRST_BYTE)
-      const location = (): unknown => read(from)['location']
-      const [url, method] = this.subject()
-      answeredWith(statusCode, location, this.caller, method, url, this.#resendCount)
+      if (statusCode >= FIRST_TO_REPEAT) {
+        const location = (): unknown => read(from)['location']
+        const [url, method] = this.subject()
+        answeredWith(statusCode, location, this.caller, method, url, this.#resendCount)
+      }
     }
     if (send.asksOutcome) {
       this.#response = {
@@ -184,7 +194,13 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     unread.add(this)
   }
 
-  #set(attributes: Attributes): void {
+  /** Without an object for it, of which a request would make two. */
+  #tell(name: string, value: AttributeValue): void {
+    if (wantsOldNames('http')) this.#tellAll({ [name]: value })
+    else this.span.setAttribute(name, value)
+  }
+
+  #tellAll(attributes: Attributes): void {
     this.span.setAttributes(wantsOldNames('http') ? withOldNames(attributes, SpanKind.CLIENT) : attributes)
   }
 

@@ -23,11 +23,8 @@ export const NO_CHANGES: HeaderChanges = {}
 const TRACEPARENT = 'traceparent'
 const BAGGAGE = 'baggage'
 
-/** What says more of the trace that is named by the first, and nothing of any other. */
-const FAMILIES = [
-  [TRACEPARENT, 'tracestate'],
-  ['x-b3-traceid', 'x-b3-spanid', 'x-b3-parentspanid', 'x-b3-sampled', 'x-b3-flags'],
-] as const
+/** What says more of the trace that is named by the first header, and nothing of any other: of Trace Context a tracestate. */
+const OF_B3 = ['x-b3-spanid', 'x-b3-parentspanid', 'x-b3-sampled', 'x-b3-flags'] as const
 
 /**
  * What this context changes of a request's headers, so that there is one trace on the wire. With `replace` that is ours:
@@ -44,10 +41,8 @@ export function headerChanges<From>(
   for (const name in changes)
     if (name !== TRACEPARENT && !canBeSent(name, changes[name])) delete changes[name]
   if (rule === 'keep') dropKept(changes, from, read)
-  for (const [leader, ...others] of FAMILIES) {
-    if (changes[leader] === undefined) continue
-    for (const name of others) changes[name] ??= undefined
-  }
+  if (changes[TRACEPARENT] !== undefined) changes['tracestate'] ??= undefined
+  if (changes['x-b3-traceid'] !== undefined) for (const name of OF_B3) changes[name] ??= undefined
   return changes
 }
 

@@ -6,6 +6,9 @@ const REDIRECTS = new Set([301, 302, 303, 307, 308])
 /** Statuses after which clients ask the same again, by themselves or with credentials. */
 const PASSING = new Set([401, 407, 408, 421, 425, 429, 500, 502, 503, 504])
 
+/** Below, no answer has its request sent again, nor another one. */
+export const FIRST_TO_REPEAT = 300
+
 /** Of one caller. Most of what fails is not asked again, and a caller may live as long as its process. */
 const MOST_EXPECTED = 16
 
@@ -14,9 +17,12 @@ const MOST_EXPECTED = 16
  * request once more; but it does so in the context of the first time, which an app rarely does for a reason of its own.
  */
 const expected = new WeakMap<Context, Map<string, number[]>>()
+/** Whether anything was ever expected: until then nobody is looked up. */
+let isExpecting = false
 
 /** `http.request.resend_count` of a request that is made now: 0 where it is no repetition. */
 export function resendsOf(caller: Context, method: string, url: string): number {
+  if (!isExpecting) return 0
   const known = expected.get(caller)
   if (known === undefined) return 0
   return take(known, redirected(url)) ?? take(known, repeated(method, url)) ?? 0
@@ -56,6 +62,7 @@ function repeated(method: string, url: string): string {
 function expect(caller: Context, key: string, count: number): void {
   // Where nobody is the caller, what is asked next may be anybody's.
   if (spanIn(caller) === undefined) return
+  isExpecting = true
   let known = expected.get(caller)
   if (known === undefined) expected.set(caller, (known = new Map()))
   const counts = known.get(key)
