@@ -42,7 +42,7 @@ import {
   type Ticks,
 } from './clock.ts'
 import { exceptionAttributes } from './exception.ts'
-import { randomWord, spanIdOf, type Checked } from './ids.ts'
+import { randomWords, spanIdOf, takeWords, type Checked } from './ids.ts'
 import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
 import * as semconv from './semconv.ts'
@@ -157,7 +157,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   readonly parentSpanContext: SpanContext | undefined
   attributes: Attributes
   /** Where it stands among its provider's open spans; negative where it does not. */
-  place = -1
+  place: number
   private readonly maker: SpanMaker
   // Its id as two words; zeros where it is another generator's, which is a text in the context. Most spans are leaves of
   // their trace, and nobody asks for their digits: 20 lines of the code cache, and 32 bytes as long as the span waits.
@@ -172,51 +172,41 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
    * Nanoseconds; undefined while the span is open. A whole number below 2^31, which these are up to two seconds, needs no
    * object of its own, as a second reading of the clock would: 16 bytes.
    */
-  private lasted: number | undefined = undefined
+  private lasted: number | undefined
   private state: number
-  private extras: Extras | undefined = undefined
+  private extras: Extras | undefined
 
   /**
-   * `attributes`, `count` at most, become the span's own: unless they pass a limit they are neither copied nor checked.
-   * Without a `spanId` it makes a random one.
+   * Stores and nothing else, each once: so V8 makes the object in place, without a call or a write barrier, where a span is
+   * begun. Whoever calls this sees to what `begun` does.
    */
   constructor(
     maker: SpanMaker,
     name: string,
-    kind: SpanKind,
     traceId: string,
-    spanId: string | undefined,
-    traceFlags: number,
-    traceState: TraceState | undefined,
     parent: SpanContext | undefined,
-    anchor: Anchor | undefined,
-    startTime: TimeInput | undefined,
     attributes: Attributes,
-    count: number,
+    context: SpanContext | undefined,
+    upper: number,
+    lower: number,
+    anchor: Anchor,
+    startTicks: Ticks,
+    state: number,
   ) {
-    this.name = textOf(name)
+    this.name = name
+    this.traceId = traceId
     this.parentSpanContext = parent
     this.attributes = attributes
+    this.place = -1
     this.maker = maker
-    this.traceId = traceId
-    this.upper = spanId === undefined ? randomWord() : 0
-    // An id of zeros is none.
-    this.lower = spanId === undefined ? randomWord() || 1 : 0
-    this.context =
-      traceState === undefined && spanId === undefined
-        ? undefined
-        : contextOf(traceId, spanId ?? spanIdOf(this.upper, this.lower), traceFlags, traceState)
-    const ticks = now()
-    this.startTicks = ticks
-    this.anchor = anchor ?? checkedAnchor(ticks)
-    if (startTime !== undefined) this.own().startTime = this.timeOf(startTime)
-    this.state = (kind & KIND_BITS) | ((traceFlags & FLAGS_BITS) << FLAGS_SHIFT) | (count << COUNT_SHIFT)
-    const { attributeCountLimit, attributeValueLengthLimit } = maker.home.limits
-    if (count > Math.min(attributeCountLimit, MOST_ATTRIBUTES) || attributeValueLengthLimit !== Infinity) {
-      this.attributes = {}
-      this.state &= (1 << COUNT_SHIFT) - 1
-      this.setAttributes(attributes)
-    }
+    this.upper = upper
+    this.lower = lower
+    this.context = context
+    this.anchor = anchor
+    this.startTicks = startTicks
+    this.lasted = undefined
+    this.state = state
+    this.extras = undefined
   }
 
   spanContext(): SpanContext {
@@ -523,6 +513,19 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     this.attributes[key] = limited(value, attributeValueLengthLimit)
   }
 
+  /** For whoever begins it: it began at this time instead. */
+  beganAt(time: TimeInput): void {
+    this.own().startTime = this.timeOf(time)
+  }
+
+  /** For whoever begins it: brings attributes that are not known to be within the limits there. */
+  limit(): void {
+    const { attributes } = this
+    this.attributes = {}
+    this.state &= (1 << COUNT_SHIFT) - 1
+    this.setAttributes(attributes)
+  }
+
   /** What it has at most may be more than it has. */
   private recount(): number {
     const count = countKeys(this.attributes)
@@ -568,6 +571,52 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
 /** Whether it is one of ours, or a view of one. Not by `instanceof`, for the reason that contexts are not. */
 export function isOurs(span: object | undefined): span is Span {
   return span?.constructor === Span
+}
+
+/**
+ * Begins a span. `attributes`, `count` at most, become its own: unless they pass a limit they are neither copied nor
+ * checked. Without a `spanId` it makes a random one.
+ */
+export function begun(
+  maker: SpanMaker,
+  name: string,
+  kind: SpanKind,
+  traceId: string,
+  spanId: string | undefined,
+  traceFlags: number,
+  traceState: TraceState | undefined,
+  parent: SpanContext | undefined,
+  anchor: Anchor | undefined,
+  attributes: Attributes,
+  count: number,
+): Span {
+  let upper = 0
+  let lower = 0
+  if (spanId === undefined) {
+    const at = takeWords(2)
+    upper = randomWords[at] as number
+    // An id of zeros is none.
+    lower = (randomWords[at + 1] as number) || 1
+  }
+  const hasContext = spanId !== undefined || traceState !== undefined
+  const ticks = now()
+  const span = new Span(
+    maker,
+    textOf(name),
+    traceId,
+    parent,
+    attributes,
+    hasContext ? contextOf(traceId, spanId ?? spanIdOf(upper, lower), traceFlags, traceState) : undefined,
+    upper,
+    lower,
+    anchor ?? checkedAnchor(ticks),
+    ticks,
+    (kind & KIND_BITS) | ((traceFlags & FLAGS_BITS) << FLAGS_SHIFT) | (count << COUNT_SHIFT),
+  )
+  const { attributeCountLimit, attributeValueLengthLimit } = maker.home.limits
+  if (count > Math.min(attributeCountLimit, MOST_ATTRIBUTES) || attributeValueLengthLimit !== Infinity)
+    span.limit()
+  return span
 }
 
 export function isSampled(span: Pick<ReadableSpan, 'spanContext'>): boolean {

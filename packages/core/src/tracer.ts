@@ -24,9 +24,10 @@ import { decide, followsParents, isKeptWith, looksAtAttributes, type Sampler } f
 import * as semconv from './semconv.ts'
 import {
   countKeys,
+  begun,
   ignoreStart,
   isOurs,
-  Span,
+  type Span,
   type InstrumentationScope,
   type SpanHome,
   type SpanLimits,
@@ -50,9 +51,9 @@ const NO_ATTRIBUTES: Attributes = {}
 export abstract class DeferredOptions implements SpanOptions {
   abstract readonly kind: SpanKind
   readonly links: Link[]
+  private built: Attributes | undefined = undefined
   /** How many attributes `build` gives at most: to count them costs more than to say it. */
   mostAttributes = 32
-  #built: Attributes | undefined
 
   constructor(links: Link[] = NO_LINKS) {
     this.links = links
@@ -61,7 +62,7 @@ export abstract class DeferredOptions implements SpanOptions {
   abstract build(): Attributes
 
   get attributes(): Attributes {
-    return (this.#built ??= this.build())
+    return (this.built ??= this.build())
   }
 }
 
@@ -229,7 +230,7 @@ export class Tracer implements ApiTracer, SpanMaker {
       const outer = spanIn(parentContext)
       const parent = validContextOf(outer)
       if (parent === undefined || !isKeptWith(parent)) return this.startSpan(name, options, parentContext)
-      const span = new Span(
+      const span = begun(
         this,
         name,
         kind,
@@ -239,7 +240,6 @@ export class Tracer implements ApiTracer, SpanMaker {
         parent.traceState,
         parent,
         isOurs(outer) ? outer.anchor : undefined,
-        undefined,
         options.build(),
         options.mostAttributes,
       )
@@ -294,7 +294,7 @@ export class Tracer implements ApiTracer, SpanMaker {
 
     const given = options.attributes
     const attributes = isDeferred || given === undefined ? given : plainCopy(given)
-    const span = new Span(
+    const span = begun(
       this,
       name,
       kind,
@@ -304,10 +304,10 @@ export class Tracer implements ApiTracer, SpanMaker {
       traceState,
       parent,
       isOurs(outer) ? outer.anchor : undefined,
-      isDeferred ? undefined : options.startTime,
       attributes ?? {},
       countKeys(attributes ?? NO_ATTRIBUTES),
     )
+    if (!isDeferred && options.startTime !== undefined) span.beganAt(options.startTime)
     if (attributes === undefined && given !== undefined) span.setAttributes(given)
     if (verdict.attributes !== undefined) span.setAttributes(verdict.attributes)
     if (options.links !== undefined && options.links !== NO_LINKS) span.addLinks(options.links)
