@@ -152,6 +152,13 @@ export function isKeptWith(parent: SpanContext): boolean {
   return isSampled(parent) && (parent.traceState === undefined || parent.isRemote !== true)
 }
 
+/** Whether it drops what has this one, and passes its tracestate on as it is. */
+export function isDroppedWith(parent: SpanContext): boolean {
+  return (
+    !isSampled(parent) && isDecided(parent) && (parent.traceState === undefined || parent.isRemote !== true)
+  )
+}
+
 /** Of a span of the app's making nobody knows what it does: what it breaks is not the sampler. */
 function parentIn(context: Context): SpanContext | undefined {
   try {

@@ -17,10 +17,25 @@ import {
 import { plainCopy, soundCopy, textOf } from './attribute.ts'
 import { isSuppressed, spanIn, withSpan } from './context.ts'
 import { NOBODY, registeredProvider } from './current.ts'
-import { guardedIds, isValid, randomIds, RANDOM_FLAG, validContextOf, type IdGenerator } from './ids.ts'
+import {
+  guardedIds,
+  isValid,
+  randomIds,
+  RANDOM_FLAG,
+  validContextOf,
+  type Checked,
+  type IdGenerator,
+} from './ids.ts'
 import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
-import { decide, followsParents, isKeptWith, looksAtAttributes, type Sampler } from './sampling.ts'
+import {
+  decide,
+  followsParents,
+  isDroppedWith,
+  isKeptWith,
+  looksAtAttributes,
+  type Sampler,
+} from './sampling.ts'
 import * as semconv from './semconv.ts'
 import {
   countKeys,
@@ -213,14 +228,15 @@ export class Tracer implements ApiTracer, SpanMaker {
 
   /** Whether a span that starts under this one is sure to be dropped, so that none need be prepared. */
   dropsUnder(parent: ApiSpan): boolean {
-    if (isOurs(parent) || !followsParents(this.home.sampler) || this.home.isStopped) return false
+    if (isOurs(parent) || !this.home.followsParents || this.home.isStopped) return false
+    if (parent instanceof DroppedSpan) return true
     const given = parent.spanContext()
     return given.isRemote !== true && (given.traceFlags & TraceFlags.SAMPLED) === 0 && isValid(given)
   }
 
   /**
-   * `startSpan` for options of ours, which have links only where there is no parent. Nearly all spans follow a parent that was
-   * sampled, by a sampler that keeps those: they take a way of their own, half as long.
+   * `startSpan` for options of ours, which have links only where there is no parent. Nearly all spans do as their parent does, by
+   * a sampler that follows it: they take a way of their own, half as long.
    */
   startDeferred(name: string, options: DeferredOptions, parentContext: Context, kind: SpanKind): ApiSpan {
     const provider = this.home
@@ -229,7 +245,12 @@ export class Tracer implements ApiTracer, SpanMaker {
     try {
       const outer = spanIn(parentContext)
       const parent = validContextOf(outer)
-      if (parent === undefined || !isKeptWith(parent)) return this.startSpan(name, options, parentContext)
+      if (parent === undefined) return this.startSpan(name, options, parentContext)
+      if (!isKeptWith(parent)) {
+        return provider.hasRandomIds && isDroppedWith(parent)
+          ? new DroppedSpan(parent)
+          : this.startSpan(name, options, parentContext)
+      }
       const span = begun(
         this,
         name,
@@ -347,6 +368,42 @@ export class Tracer implements ApiTracer, SpanMaker {
     const { name, version, schemaUrl } = this.scope
     const heir = provider === undefined || provider === this.home ? NOBODY : provider
     return heir.getTracer(name, version, schemaUrl === undefined ? undefined : { schemaUrl })
+  }
+}
+
+// The API has no other door to the class of its spans that record nothing.
+const NonRecordingSpan = trace.wrapSpanContext(INVALID_SPAN_CONTEXT).constructor as new (
+  context: SpanContext | undefined,
+) => ApiSpan
+
+/** A span that is dropped as its parent was. Its id is made when somebody asks for it: most have nothing to send. */
+class DroppedSpan extends NonRecordingSpan implements Checked {
+  private readonly parent: SpanContext
+  private context: SpanContext | undefined
+
+  constructor(parent: SpanContext) {
+    super(undefined)
+    this.parent = parent
+    this.context = undefined
+  }
+
+  get hasCheckedIds(): true {
+    return true
+  }
+
+  override spanContext(): SpanContext {
+    return (this.context ??= this.made())
+  }
+
+  private made(): SpanContext {
+    const { traceId, traceFlags, traceState } = this.parent
+    const own: SpanContext = {
+      traceId,
+      spanId: randomIds.generateSpanId(),
+      traceFlags: traceFlags & RANDOM_FLAG,
+    }
+    if (traceState !== undefined) own.traceState = traceState
+    return own
   }
 }
 
