@@ -1,4 +1,11 @@
-import { context, createContextKey, SpanKind, trace, type ProxyTracerProvider, type Tracer } from '@opentelemetry/api'
+import {
+  context,
+  createContextKey,
+  SpanKind,
+  trace,
+  type ProxyTracerProvider,
+  type Tracer,
+} from '@opentelemetry/api'
 import { middlewareSpans, span as manualSpan, traceRequest, type BeginLayer } from '@throughline/core'
 import { createServer } from 'node:http'
 import { describe, expect, onTestFinished, test } from 'vitest'

@@ -1,3 +1,4 @@
+import { context, propagation } from '@opentelemetry/api'
 import { span } from '@throughline/core'
 import { tracePg } from '@throughline/pg'
 import { afterEach, expect, test, vi } from 'vitest'
@@ -50,6 +51,22 @@ test('with parameters: true, the values of parameters are shown as text, whateve
     '[1,2]',
     '10',
   ])
+})
+
+test('with parameters: true, no more values are shown than a span may have attributes', async () => {
+  const recording = record()
+  const pool = tracePg(open(), { parameters: true })
+  const values = Array.from({ length: 200 }, (_, index) => index)
+  const sql = `SELECT ${values.map((index) => `$${index + 1}::int`).join(' + ')} AS sum`
+  expect((await pool.query(sql, values)).rows).toEqual([{ sum: 19_900 }])
+  const traceparent = `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01`
+  const within = propagation.extract(context.active(), { traceparent })
+  await context.with(within, () => pool.query(sql, values))
+  for (const { attributes, droppedAttributesCount } of await recording.all(2)) {
+    expect(Object.keys(attributes)).toHaveLength(128)
+    // Of five others, and the wait for a connection where there was one.
+    expect([200 + 5 - 128, 200 + 6 - 128]).toContain(droppedAttributesCount)
+  }
 })
 
 test('a value that has no text costs the query nothing', async () => {

@@ -171,8 +171,8 @@ export function sender<
 
   /** Below a span of ours its engine goes on: who is in charge need not be looked up, which is 8 lines of the code cache. */
   function makerUnder(parent: Span | undefined): Tracer {
-    if (latest !== undefined && isOurs(parent) && parent.home === latest.home && !latest.home.isStopped)
-      return latest
+    // One that has stopped knows its successor.
+    if (latest !== undefined && isOurs(parent)) return latest
     const maker = tracer()
     latest = isOurTracer(maker) ? maker : undefined
     return maker

@@ -444,10 +444,6 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     return this.extras?.droppedLinks ?? 0
   }
 
-  get home(): SpanHome {
-    return this.maker.home
-  }
-
   get resource(): Resource {
     return this.maker.home.resource
   }

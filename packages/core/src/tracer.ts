@@ -301,14 +301,14 @@ export class Tracer implements ApiTracer, SpanMaker {
         : parentContext
     const known = looksAtAttributes(sampler, parent) ? soundCopy(options.attributes) : NO_ATTRIBUTES
     const verdict = decide(sampler, asked, traceId, name, kind, known, options.links ?? NO_LINKS)
-    const spanId = idGenerator.generateSpanId()
+    const spanId = provider.hasRandomIds ? undefined : idGenerator.generateSpanId()
     const own = provider.flagsRandom ? RANDOM_FLAG : TraceFlags.NONE
     const random = parent === undefined ? own : parent.traceFlags & RANDOM_FLAG
     const isSampled = verdict.decision === SamplingDecision.RECORD_AND_SAMPLED
     const traceFlags = isSampled ? random | TraceFlags.SAMPLED : random
     const traceState = verdict.traceState ?? parent?.traceState
     if (verdict.decision === SamplingDecision.NOT_RECORD) {
-      const spanContext: SpanContext = { traceId, spanId, traceFlags }
+      const spanContext: SpanContext = { traceId, spanId: spanId ?? idGenerator.generateSpanId(), traceFlags }
       if (traceState !== undefined) spanContext.traceState = traceState
       return trace.wrapSpanContext(spanContext)
     }

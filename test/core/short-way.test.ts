@@ -1,0 +1,320 @@
+import {
+  context,
+  createTraceState,
+  defaultTextMapGetter,
+  ROOT_CONTEXT,
+  SamplingDecision,
+  SpanKind,
+  trace,
+  type Attributes,
+  type ContextManager,
+  type Span as ApiSpan,
+  type SpanContext,
+  type TracerProvider as ApiTracerProvider,
+} from '@opentelemetry/api'
+import { start, traceRequest } from '@throughline/core'
+import { randomFillSync } from 'node:crypto'
+import { createServer } from 'node:http'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { activeContext, root, runIn, withSpan } from '../../packages/core/src/context.ts'
+import { registeredProvider } from '../../packages/core/src/current.ts'
+import { randomIds, randomWords } from '../../packages/core/src/ids.ts'
+import { encodeProtobuf } from '../../packages/core/src/otlp/encode.ts'
+import { encodeJson } from '../../packages/core/src/otlp/json.ts'
+import { b3Propagator } from '../../packages/core/src/propagation.ts'
+import {
+  alwaysOff,
+  alwaysOn,
+  parentBased,
+  probability,
+  type Sampler,
+} from '../../packages/core/src/sampling.ts'
+import type { ReadableSpan } from '../../packages/core/src/span.ts'
+import { ask, listening } from '../contract/server.ts'
+import { decodeRequest } from '../otlp-definition.ts'
+import { record } from '../recording.ts'
+import { engine, LazyOptions, LIMITS } from './engine.ts'
+
+// What the seams start goes a shorter way than what an app starts by the API, and asks the API less often. Nobody is to notice.
+
+const TRACE = '0af7651916cd43dd8448eb211c80319c'
+const PARENT = 'b7ad6b7169203331'
+
+const remote = (traceFlags: number, state?: string): SpanContext => ({
+  traceId: TRACE,
+  spanId: PARENT,
+  traceFlags,
+  isRemote: true,
+  ...(state === undefined ? {} : { traceState: createTraceState(state) }),
+})
+
+const ATTRIBUTES = { 'url.path': '/', n: 1 }
+
+const options = (build: () => Attributes = () => ({ ...ATTRIBUTES })) =>
+  new LazyOptions(SpanKind.SERVER, build)
+
+describe('a span of a seam is the same as one that is started by the API', () => {
+  const everySecond: Sampler = {
+    shouldSample: (_context, traceId) => ({
+      decision: traceId === TRACE ? SamplingDecision.RECORD : SamplingDecision.RECORD_AND_SAMPLED,
+      attributes: { 'app.sampled': true },
+    }),
+    toString: () => 'of the app',
+  }
+  const samplers: [string, Sampler][] = [
+    ['parentBased(alwaysOn)', parentBased(alwaysOn)],
+    ['parentBased(alwaysOff)', parentBased(alwaysOff)],
+    ['parentBased(probability(1))', parentBased(probability(1))],
+    ['alwaysOn', alwaysOn],
+    ['alwaysOff', alwaysOff],
+    ['one of the app', everySecond],
+    ['one of the app, for roots', parentBased(everySecond)],
+  ]
+  const undecided = b3Propagator.extract(root, { b3: `${TRACE}-${PARENT}` }, defaultTextMapGetter)
+  const parents: [string, (tracer: ReturnType<typeof engine>['tracer']) => ApiSpan | undefined][] = [
+    ['no parent', () => undefined],
+    ...[0, 1, 2, 3, 0xff].map(
+      (flags) =>
+        [`a remote one with flags ${flags}`, () => trace.wrapSpanContext(remote(flags))] as [
+          string,
+          () => ApiSpan,
+        ],
+    ),
+    ...['a=1', 'ot=th:8,a=1', 'ot=th:fffffffffffff8', 'ot=rv:00000000000000;th:0'].flatMap((state) =>
+      [0, 1].map(
+        (flags) =>
+          [
+            `a remote one with flags ${flags} and ${state}`,
+            () => trace.wrapSpanContext(remote(flags, state)),
+          ] as [string, () => ApiSpan],
+      ),
+    ),
+    ['one whose sender left the decision to us', () => trace.getSpan(undecided)],
+    ['a local one of somebody else’s', () => trace.wrapSpanContext({ ...remote(1, 'a=1'), isRemote: false })],
+    ['one that is none', () => trace.wrapSpanContext({ ...remote(1), traceId: '0'.repeat(32) })],
+    ['one with capitals', () => trace.wrapSpanContext({ ...remote(1), traceId: TRACE.toUpperCase() })],
+    ['one of ours', (tracer) => tracer.startSpan('outer')],
+    ['one of a seam', (tracer) => tracer.startDeferred('outer', options(), root, SpanKind.SERVER)],
+    [
+      'a child of a seam',
+      (tracer) =>
+        tracer.startDeferred(
+          'outer',
+          options(),
+          withSpan(root, trace.wrapSpanContext(remote(0))),
+          SpanKind.SERVER,
+        ),
+    ],
+  ]
+
+  for (const [samplerName, sampler] of samplers) {
+    test.each(parents)(`by ${samplerName}, under %s`, (_name, parentBy) => {
+      for (const idGenerator of [randomIds, { ...randomIds, generateSpanId: () => 'abcdefabcdefabcd' }]) {
+        const { tracer, ended } = engine({ sampler, idGenerator })
+        const parent = parentBy(tracer)
+        const within = parent === undefined ? root : withSpan(root, parent)
+        const bySeam = tracer.startDeferred('work', options(), within, SpanKind.SERVER)
+        const byApi = tracer.startSpan(
+          'work',
+          { kind: SpanKind.SERVER, attributes: { ...ATTRIBUTES } },
+          within,
+        )
+        const isRoot = byApi.spanContext().traceId !== TRACE
+        const known = (span: ApiSpan) => {
+          const { traceId, spanId, traceState, ...rest } = span.spanContext()
+          const isOwn = idGenerator === randomIds
+          return {
+            ...rest,
+            traceId: isRoot && parent?.spanContext().traceId !== traceId ? 'new' : traceId,
+            spanId: isOwn ? /^(?!0+$)[0-9a-f]{16}$/.test(spanId) : spanId,
+            traceState: traceState?.serialize(),
+            isRecording: span.isRecording(),
+          }
+        }
+        expect(known(bySeam)).toEqual(known(byApi))
+        expect(bySeam.spanContext()).toBe(bySeam.spanContext())
+        expect(byApi.isRecording()).toBe(bySeam.isRecording())
+        if (!bySeam.isRecording()) {
+          expect(bySeam.setAttribute('a', 1).addEvent('e').setStatus({ code: 2 }).updateName('n')).toBe(
+            bySeam,
+          )
+          bySeam.end()
+          expect(ended).toEqual([])
+          continue
+        }
+        bySeam.end()
+        byApi.end()
+        const [one, other] = ended as [ReadableSpan, ReadableSpan]
+        expect(one.attributes).toEqual(other.attributes)
+        expect(one.parentSpanContext).toEqual(other.parentSpanContext)
+        expect([one.kind, one.name, one.droppedAttributesCount]).toEqual([other.kind, other.name, 0])
+      }
+    })
+  }
+
+  test('an unsampled one makes no attributes', () => {
+    const { tracer } = engine({ sampler: parentBased(alwaysOn) })
+    const within = withSpan(root, trace.wrapSpanContext(remote(0)))
+    const build = () => {
+      throw new Error('nobody has asked')
+    }
+    expect(tracer.startDeferred('work', options(build), within, SpanKind.SERVER).isRecording()).toBe(false)
+  })
+})
+
+describe('a span’s id', () => {
+  test('is the same for whoever asks, before and after, and for whoever exports it unasked', () => {
+    const { tracer, ended } = engine()
+    const idIn = (span: ReadableSpan) => {
+      const [bytes] = decodeRequest(encodeProtobuf([span])).resourceSpans?.[0]?.scopeSpans?.[0]?.spans ?? []
+      const { resourceSpans } = JSON.parse(encodeJson([span]).toString())
+      expect(resourceSpans[0].scopeSpans[0].spans[0].spanId).toBe(
+        Buffer.from(bytes?.spanId ?? []).toString('hex'),
+      )
+      return Buffer.from(bytes?.spanId ?? []).toString('hex')
+    }
+    for (let count = 0; count < 1000; count += 1) {
+      const outer = tracer.startSpan('unasked')
+      outer.end()
+      const span = ended.at(-1) as ReadableSpan
+      const exported = Buffer.from(
+        decodeRequest(encodeProtobuf([span])).resourceSpans?.[0]?.scopeSpans?.[0]?.spans?.[0]?.spanId ?? [],
+      ).toString('hex')
+      const view = Object.create(span) as ReadableSpan
+      expect(exported).toMatch(/^(?!0+$)[0-9a-f]{16}$/)
+      expect(view.spanContext().spanId).toBe(exported)
+      expect(span.spanContext().spanId).toBe(exported)
+      expect(idIn(span)).toBe(exported)
+      const child = tracer.startSpan(
+        'child',
+        {},
+        trace.setSpan(ROOT_CONTEXT, outer),
+      ) as unknown as ReadableSpan
+      expect(child.parentSpanContext?.spanId).toBe(exported)
+    }
+  })
+})
+
+describe('a span’s id', () => {
+  test('is never all zeros, whatever the generator of random bytes gives', () => {
+    const { tracer, ended } = engine()
+    randomWords.fill(0)
+    // The trace has an id already: one of zeros would be made anew.
+    const span = tracer.startSpan('work', {}, withSpan(root, trace.wrapSpanContext(remote(1))))
+    span.end()
+    expect(span.spanContext().spanId).toBe('0000000000000001')
+    expect(encodeJson(ended).toString()).toContain('"spanId":"0000000000000001"')
+    randomFillSync(randomWords)
+  })
+})
+
+describe('spans of many traces', () => {
+  test('whose ids end alike keep their own, in whatever order they are encoded', () => {
+    const { tracer, ended } = engine()
+    const ids = Array.from(
+      { length: 200 },
+      (_, index) => `${(index + 1).toString(16).padStart(30, '0')}${index % 3}f`,
+    )
+    for (const traceId of [...ids, ...ids, ...ids.toReversed()]) {
+      tracer.startSpan('work', {}, withSpan(root, trace.wrapSpanContext({ ...remote(1), traceId }))).end()
+    }
+    const spans = decodeRequest(encodeProtobuf(ended)).resourceSpans?.[0]?.scopeSpans?.[0]?.spans ?? []
+    expect(spans.map(({ traceId }) => Buffer.from(traceId ?? []).toString('hex'))).toEqual(
+      ended.map((span) => span.spanContext().traceId),
+    )
+  })
+})
+
+describe('the limit of attributes', () => {
+  // A seam says how many it has at most, and that is what is counted until somebody comes near the limit.
+  test.each([1, 11, 12, 13, 31, 32, 33, 40, 41, 42, 100])(
+    'of %i is kept to the one',
+    (attributeCountLimit) => {
+      const { tracer, ended } = engine({
+        limits: { ...LIMITS, attributeCountLimit },
+        sampler: parentBased(alwaysOn),
+      })
+      const built = Object.fromEntries(Array.from({ length: 12 }, (_, index) => [`own.${index}`, index]))
+      const within = withSpan(root, trace.wrapSpanContext(remote(1)))
+      const span = tracer.startDeferred(
+        'work',
+        options(() => ({ ...built })),
+        within,
+        SpanKind.SERVER,
+      )
+      for (let index = 0; index < 30; index += 1) span.setAttribute(`app.${index}`, index)
+      span.setAttribute('app.0', 'again').end()
+      const kept = Math.min(42, attributeCountLimit)
+      expect(Object.keys(ended[0]?.attributes ?? {})).toHaveLength(kept)
+      // What is set again where there was no room for it is dropped again.
+      expect(ended[0]?.droppedAttributesCount).toBe(42 - kept + (attributeCountLimit <= 12 ? 1 : 0))
+    },
+  )
+
+  test('holds for a request of which 200 headers are recorded', async () => {
+    const recording = record()
+    const names = Array.from({ length: 200 }, (_, index) => `x-app-${index}`)
+    const options = { capture: { requestHeaders: names } }
+    const serving = await listening(
+      createServer((request, response) => {
+        traceRequest(request, response, () => response.end('ok'), options)
+      }),
+    )
+    onTestFinished(() => serving.close())
+    const headers = Object.fromEntries(names.map((name) => [name, '1']))
+    await ask(serving, '/', { headers })
+    await ask(serving, '/', { headers: { ...headers, traceparent: `00-${TRACE}-${PARENT}-01` } })
+    for (const { attributes, droppedAttributesCount } of await recording.all(2)) {
+      expect(Object.keys(attributes)).toHaveLength(128)
+      expect(droppedAttributesCount).toBeGreaterThan(80)
+      expect(droppedAttributesCount).toBeLessThan(90)
+    }
+  })
+})
+
+describe('what the API has answered', () => {
+  const theirs = (): ApiTracerProvider => ({ getTracer: (name, version) => trace.getTracer(name, version) })
+
+  test('is forgotten with who was registered, also where nobody asked in between', () => {
+    expect(registeredProvider()).toBeUndefined()
+    trace.setGlobalTracerProvider(theirs())
+    trace.disable()
+    expect(registeredProvider()).toBeUndefined()
+    const [one, other] = [theirs(), theirs()]
+    trace.setGlobalTracerProvider(one)
+    expect(registeredProvider()).toBe(one)
+    trace.disable()
+    trace.setGlobalTracerProvider(other)
+    expect(registeredProvider()).toBe(other)
+    trace.disable()
+    expect(registeredProvider()).toBeUndefined()
+  })
+
+  test('of the context is right while ours is in charge, when it is not any more, and when another is', async () => {
+    const scope = root.setValue(Symbol('of a test'), 1)
+    const seen = () => [activeContext(), context.active()]
+    const tracing = start({ signals: false, spanProcessors: [] })
+    expect(runIn(scope, seen)).toEqual([scope, scope])
+    expect(context.with(scope, seen)).toEqual([scope, scope])
+    expect(seen()).toEqual([root, root])
+    context.disable()
+    expect(runIn(scope, seen)).toEqual([ROOT_CONTEXT, ROOT_CONTEXT])
+    let asked = 0
+    const constant: ContextManager = {
+      active: () => scope,
+      with: (_scope, fn, self, ...given) => {
+        asked += 1
+        return fn.call(self as ThisParameterType<typeof fn>, ...given)
+      },
+      bind: (_scope, target) => target,
+      enable: () => constant,
+      disable: () => constant,
+    }
+    context.setGlobalContextManager(constant)
+    expect(seen()).toEqual([scope, scope])
+    expect(runIn(root, seen)).toEqual([scope, scope])
+    expect(asked).toBe(1)
+    await tracing.shutdown()
+    context.disable()
+  })
+})
