@@ -46,8 +46,7 @@ const BUSIEST = 0.6
  * @param {string} options.install
  * @param {string} options.node
  * @param {number} options.processes of each contender, one after the other
- * @param {number} options.warmUpRounds before them: after 25,000 to 30,000 requests V8 has compiled nearly all that it
- *   will, after 20,000 that still takes 3 µs of each
+ * @param {number} options.warmUpRounds before them: V8 compiles until then
  * @param {number} options.rounds of each process
  * @param {number} options.requests per round
  * @param {number} options.latencyRounds of the last process

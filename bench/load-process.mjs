@@ -93,7 +93,9 @@ async function client(port, flags) {
     const [, status] = /^HTTP\/1\.1 (\d{3})/.exec(head) ?? []
     const [, length] = /\r\ncontent-length: (\d+)/i.exec(head) ?? []
     if (status !== '200' || length === undefined) {
-      fail(new Error(`expected 200 with a Content-Length, received:\n${received.latin1Slice().slice(0, 500)}`))
+      fail(
+        new Error(`expected 200 with a Content-Length, received:\n${received.latin1Slice().slice(0, 500)}`),
+      )
     } else if (received.length >= headEnd + HEAD_END.length + Number(length)) {
       received = undefined
       const { resolve } = waiting
