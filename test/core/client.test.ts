@@ -1,7 +1,16 @@
-import { context, ROOT_CONTEXT, SamplingDecision, trace, type Attributes } from '@opentelemetry/api'
+import {
+  context,
+  ROOT_CONTEXT,
+  SamplingDecision,
+  trace,
+  type Attributes,
+  type ProxyTracerProvider,
+  type Span,
+} from '@opentelemetry/api'
 import { span } from '@throughline/core'
 import { Call, sender, type Sender, type SendingOptions } from '@throughline/core/client'
 import { describe, expect, test } from 'vitest'
+import { ignoreTracing, suppressTracing } from '../../packages/core/src/context.ts'
 import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
 import { said } from './engine.ts'
@@ -141,6 +150,47 @@ describe('a call that sends nothing of its span along', () => {
     if (within.length === 0) ask()
     else within(ask)
     expect(callers).toEqual([expect.anything()])
+  })
+})
+
+describe('a call below a span of ours', () => {
+  test.each([
+    ['suppressed', suppressTracing],
+    ['ignored', ignoreTracing],
+  ] as const)('has none where tracing is %s', (_, turnedOff) => {
+    const recording = record()
+    const send = made()
+    span('caller', () => {
+      begun(send)
+      context.with(turnedOff(context.active()), () => expect(send.caller()).toBeUndefined())
+    })
+    expect(recording.spans.map(({ name }) => name)).toEqual(['caller'])
+  })
+
+  test('goes to whoever is in charge by then', async () => {
+    const first = record()
+    const send = made()
+    const end = () => send.succeed(begun(send).call)
+    let within = context.active()
+    span('caller', () => {
+      within = context.active()
+      end()
+    })
+    await first.stop()
+    expect(first.spans.map(({ name }) => name)).toEqual(['call', 'caller'])
+    const parent = trace.getSpan(within) as Span
+    // Nobody, and then a second life of ours.
+    expect(send.begin(new Counted(within))).toBe(false)
+    const second = record()
+    const call = new Counted(trace.setSpan(context.active(), parent))
+    expect(send.begin(call)).toBe(true)
+    send.succeed(call)
+    const [ofSecond] = await second.all(1)
+    expect(ofSecond?.parentSpanContext?.spanId).toBe(parent.spanContext().spanId)
+    const proxy = trace.getTracerProvider() as ProxyTracerProvider
+    trace.disable()
+    expect(send.begin(new Counted(within))).toBe(false)
+    trace.setGlobalTracerProvider(proxy.getDelegate())
   })
 })
 

@@ -15,8 +15,8 @@ import {
 import { start, traceRequest } from '@throughline/core'
 import { randomFillSync } from 'node:crypto'
 import { createServer } from 'node:http'
-import { describe, expect, onTestFinished, test } from 'vitest'
-import { activeContext, root, runIn, withSpan } from '../../packages/core/src/context.ts'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { activeContext, root, runIn, suppressTracing, withSpan } from '../../packages/core/src/context.ts'
 import { registeredProvider } from '../../packages/core/src/current.ts'
 import { randomIds, randomWords } from '../../packages/core/src/ids.ts'
 import { encodeProtobuf } from '../../packages/core/src/otlp/encode.ts'
@@ -29,11 +29,11 @@ import {
   probability,
   type Sampler,
 } from '../../packages/core/src/sampling.ts'
-import type { ReadableSpan } from '../../packages/core/src/span.ts'
+import type { ReadableSpan, Span as OurSpan } from '../../packages/core/src/span.ts'
 import { ask, listening } from '../contract/server.ts'
 import { decodeRequest } from '../otlp-definition.ts'
 import { record } from '../recording.ts'
-import { engine, LazyOptions, LIMITS } from './engine.ts'
+import { engine, LazyOptions, LIMITS, processor } from './engine.ts'
 
 // What the seams start goes a shorter way than what an app starts by the API, and asks the API less often. Nobody is to notice.
 
@@ -73,7 +73,7 @@ describe('a span of a seam is the same as one that is started by the API', () =>
   const undecided = b3Propagator.extract(root, { b3: `${TRACE}-${PARENT}` }, defaultTextMapGetter)
   const parents: [string, (tracer: ReturnType<typeof engine>['tracer']) => ApiSpan | undefined][] = [
     ['no parent', () => undefined],
-    ...[0, 1, 2, 3, 0xff].map(
+    ...[0, 1, 2, 3, 0xfe, 0xff].map(
       (flags) =>
         [`a remote one with flags ${flags}`, () => trace.wrapSpanContext(remote(flags))] as [
           string,
@@ -91,6 +91,10 @@ describe('a span of a seam is the same as one that is started by the API', () =>
     ),
     ['one whose sender left the decision to us', () => trace.getSpan(undecided)],
     ['a local one of somebody else’s', () => trace.wrapSpanContext({ ...remote(1, 'a=1'), isRemote: false })],
+    [
+      'a local one that is not sampled',
+      () => trace.wrapSpanContext({ ...remote(2, 'a=1'), isRemote: false }),
+    ],
     ['one that is none', () => trace.wrapSpanContext({ ...remote(1), traceId: '0'.repeat(32) })],
     ['one with capitals', () => trace.wrapSpanContext({ ...remote(1), traceId: TRACE.toUpperCase() })],
     ['one of ours', (tracer) => tracer.startSpan('outer')],
@@ -152,6 +156,44 @@ describe('a span of a seam is the same as one that is started by the API', () =>
     })
   }
 
+  test('its processors get the context that it was started in, and its times are on its parent’s clock', () => {
+    const given: unknown[] = []
+    const { tracer } = engine({
+      sampler: parentBased(alwaysOn),
+      processors: [processor({ onStart: (_span, within) => given.push(within) })],
+    })
+    const outer = tracer.startSpan('outer') as unknown as OurSpan
+    const within = withSpan(root, outer)
+    const span = tracer.startDeferred('work', options(), within, SpanKind.SERVER) as unknown as OurSpan
+    expect(given.at(-1)).toBe(within)
+    vi.useFakeTimers({ toFake: ['Date', 'performance'], now: Date.now() + 3_600_000 })
+    onTestFinished(() => void vi.useRealTimers())
+    const later = tracer.startDeferred('work', options(), within, SpanKind.SERVER) as unknown as OurSpan
+    expect([span.anchor, later.anchor]).toEqual([outer.anchor, outer.anchor])
+  })
+
+  test('where tracing is suppressed there is none', () => {
+    const { tracer, ended } = engine({ sampler: parentBased(alwaysOn) })
+    const within = suppressTracing(withSpan(root, trace.wrapSpanContext(remote(1))))
+    const span = tracer.startDeferred('work', options(), within, SpanKind.SERVER)
+    span.end()
+    expect([span.isRecording(), ended]).toEqual([false, []])
+  })
+
+  test('a processor that comes into the app’s list after the start is told of nothing, by half or otherwise', () => {
+    const told: string[] = []
+    const late = processor({
+      onStart: () => told.push('start'),
+      onEnding: () => told.push('ending'),
+      onEnd: () => told.push('end'),
+    })
+    const processors = [processor({})]
+    const { tracer } = engine({ processors })
+    processors.push(late)
+    tracer.startSpan('work').end()
+    expect(told).toEqual([])
+  })
+
   test('an unsampled one makes no attributes', () => {
     const { tracer } = engine({ sampler: parentBased(alwaysOn) })
     const within = withSpan(root, trace.wrapSpanContext(remote(0)))
@@ -193,18 +235,39 @@ describe('a span’s id', () => {
       expect(child.parentSpanContext?.spanId).toBe(exported)
     }
   })
-})
 
-describe('a span’s id', () => {
   test('is never all zeros, whatever the generator of random bytes gives', () => {
-    const { tracer, ended } = engine()
+    const { tracer, ended } = engine({ sampler: parentBased(alwaysOn) })
+    onTestFinished(() => void randomFillSync(randomWords))
     randomWords.fill(0)
     // The trace has an id already: one of zeros would be made anew.
-    const span = tracer.startSpan('work', {}, withSpan(root, trace.wrapSpanContext(remote(1))))
+    const within = (flags: number) => withSpan(root, trace.wrapSpanContext(remote(flags)))
+    const span = tracer.startSpan('work', {}, within(1))
     span.end()
     expect(span.spanContext().spanId).toBe('0000000000000001')
     expect(encodeJson(ended).toString()).toContain('"spanId":"0000000000000001"')
-    randomFillSync(randomWords)
+    const dropped = tracer.startDeferred('work', options(), within(0), SpanKind.SERVER)
+    expect(dropped.spanContext().spanId).toBe('0000000000000001')
+  })
+
+  test('of a dropped span is the same by a view of it, and where it is frozen', () => {
+    const { tracer } = engine({ sampler: parentBased(alwaysOn) })
+    const within = withSpan(root, trace.wrapSpanContext(remote(2, 'a=1')))
+    const dropped = () =>
+      tracer.startDeferred(
+        'work',
+        options(),
+        withSpan(root, tracer.startDeferred('outer', options(), within, SpanKind.SERVER)),
+        SpanKind.SERVER,
+      )
+    for (const span of [dropped(), Object.freeze(dropped())]) {
+      const view = Object.create(span) as ApiSpan
+      expect(view.spanContext()).toEqual(span.spanContext())
+      expect(span.spanContext()).toEqual(span.spanContext())
+      expect(Object.assign(Object.create(Object.getPrototypeOf(span) as object), span).spanContext()).toEqual(
+        span.spanContext(),
+      )
+    }
   })
 })
 
@@ -250,6 +313,31 @@ describe('the limit of attributes', () => {
       expect(ended[0]?.droppedAttributesCount).toBe(42 - kept + (attributeCountLimit <= 12 ? 1 : 0))
     },
   )
+
+  test('counts what has the name of something that every object has', () => {
+    const { tracer, ended } = engine({ limits: { ...LIMITS, attributeCountLimit: 2 } })
+    const span = tracer.startSpan('work')
+    span.setAttributes({ toString: 'a', constructor: 'b', valueOf: 'c' }).end()
+    expect(ended[0]).toMatchObject({
+      attributes: { toString: 'a', constructor: 'b' },
+      droppedAttributesCount: 1,
+    })
+  })
+
+  test('costs the same for each that is dropped, however many there are', () => {
+    const { tracer } = engine()
+    const span = tracer.startSpan('work') as unknown as OurSpan
+    let enumerated = 0
+    span.attributes = new Proxy(span.attributes, {
+      ownKeys: (target) => {
+        enumerated += 1
+        return Reflect.ownKeys(target)
+      },
+    })
+    for (let index = 0; index < 1000; index += 1) span.setAttribute(`app.${index}`, index)
+    expect(span.droppedAttributesCount).toBe(1000 - 128)
+    expect(enumerated).toBeLessThanOrEqual(1)
+  })
 
   test('holds for a request of which 200 headers are recorded', async () => {
     const recording = record()

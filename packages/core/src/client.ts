@@ -10,7 +10,7 @@ import {
   type Tracer,
 } from '@opentelemetry/api'
 import type { Ticks } from './clock.ts'
-import { activeContext, isIgnored, isPlain, isSuppressed, spanIn, withSpan } from './context.ts'
+import { activeContext, isIgnored, isOrdinary, isSuppressed, spanIn, withSpan } from './context.ts'
 import { tracerFor } from './current.ts'
 import { CallMeasurement, durationsOf, instrumentsFor, type DurationMetric } from './metrics.ts'
 import {
@@ -24,7 +24,7 @@ import {
   type Match,
   type Shape,
 } from './options.ts'
-import { reportOnce } from './report.ts'
+import { registered, reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import { isOurs, type InstrumentationScope } from './span.ts'
 import { DeferredOptions, isOurTracer, type Tracer as OurTracer } from './tracer.ts'
@@ -117,7 +117,7 @@ export interface Sender<Subject extends unknown[], Outcome extends unknown[]> {
   /** The context of a call that is made now; undefined where it is to have no span, so that none need be prepared. */
   caller(): Context | undefined
   /**
-   * Starts a CLIENT span, right after `caller()`. False when nobody need watch its end: the call is to have no span, or one
+   * Starts a CLIENT span. False when nobody need watch its end: the call is to have no span, or one
    * that does not record, and it is not measured.
    */
   begin(call: Call<Subject, Outcome>): boolean
@@ -167,14 +167,17 @@ export function sender<
   const { duration } = library
   const durationsNow = duration && instrumentsFor(library.scope, (meter) => durationsOf(meter, duration))
 
+  // The tracer of ours that was in charge at last, and what was registered then.
   let latest: OurTracer | undefined
+  let latestFor: unknown
 
-  /** Below a span of ours its engine goes on: who is in charge need not be looked up, which is 8 lines of the code cache. */
+  /** Below a span of ours who is in charge need not be looked up as long as the same is registered. */
   function makerUnder(parent: Span | undefined): Tracer {
-    // One that has stopped knows its successor.
-    if (latest !== undefined && isOurs(parent)) return latest
+    if (latest !== undefined && registered()?.trace === latestFor && isOurs(parent)) return latest
     const maker = tracer()
     latest = isOurTracer(maker) ? maker : undefined
+    // It may have been started just now.
+    latestFor = registered()?.trace
     return maker
   }
 
@@ -182,7 +185,7 @@ export function sender<
     try {
       const active = activeContext()
       // Nearly every call: nothing is left to be decided.
-      if (isPlain(active) && isOurs(spanIn(active))) return active
+      if (isOrdinary(active) && isOurs(spanIn(active))) return active
       return callerNow()
     } catch (error) {
       sayUntraced(error)
@@ -220,8 +223,8 @@ export function sender<
 
   function startedBy(by: Tracer, call: Call<Subject, Outcome>, parent: Span | undefined): Span {
     if (!isOurTracer(by)) return by.startSpan(call.name(), call, call.caller)
-    if (parent !== undefined && by.dropsUnder(parent)) return by.startSpan(UNNAMED, call, call.caller)
-    return by.startDeferred(call.name(), call, call.caller, SpanKind.CLIENT)
+    const name = parent !== undefined && by.dropsUnder(parent) ? UNNAMED : call.name()
+    return by.startDeferred(name, call, call.caller, SpanKind.CLIENT)
   }
 
   function sayUntraced(error: unknown): void {

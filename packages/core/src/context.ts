@@ -171,7 +171,7 @@ export function isIgnored(of: Context): boolean {
 }
 
 /** Whether tracing goes on here as ever: it is neither suppressed nor ignored. */
-export function isPlain(of: Context): boolean {
+export function isOrdinary(of: Context): boolean {
   return isSlotted(of) && of.others === undefined && of.suppressed === undefined
 }
 

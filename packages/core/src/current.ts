@@ -27,8 +27,8 @@ export function onFirstSpan(start: () => void): void {
   startDefault = start
 }
 
-// What the API has answered, and what was registered then: while that is the same, it would answer the same. Where nothing
-// is registered it answers a proxy, and has a new one after each that it dismissed.
+// What the API has answered, and what was registered then: while that is the same, it would answer the same. Where
+// nothing is registered it answers a proxy, and has a new one after each that it dismissed.
 let answer: TracerProvider = trace.getTracerProvider()
 let answeredFor: TracerProvider | undefined
 

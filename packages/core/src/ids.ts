@@ -24,8 +24,8 @@ const SPAN_WORDS = 2
 const POOL_WORDS = 2048
 
 /**
- * Random bytes for a thousand ids at once, four in each: a call of the generator for each id costs 2 µs. They are numbers
- * that need no object of their own.
+ * Random bytes for a thousand ids at once, four in each word: a call of the generator for each id costs 2 µs. Words are
+ * numbers that need no object of their own.
  */
 export const randomWords = new Int32Array(POOL_WORDS)
 let used = POOL_WORDS

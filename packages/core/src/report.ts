@@ -1,10 +1,4 @@
-import type {
-  ContextManager,
-  DiagLogger,
-  MeterProvider,
-  TextMapPropagator,
-  TracerProvider,
-} from '@opentelemetry/api'
+import type { ContextManager, DiagLogger, MeterProvider, TracerProvider } from '@opentelemetry/api'
 
 // Trouble of our own is said once, never thrown: to the logger that the app gave the API's `diag`, else on stderr, since
 // `diag` without a logger drops what it is told. `OTEL_LOG_LEVEL=none` silences the latter.
@@ -72,7 +66,6 @@ export interface Registered {
   readonly trace?: TracerProvider
   readonly context?: ContextManager
   readonly metrics?: MeterProvider
-  readonly propagation?: TextMapPropagator
 }
 
 const API = Symbol.for('opentelemetry.js.api.1')
@@ -80,8 +73,8 @@ const API = Symbol.for('opentelemetry.js.api.1')
 /**
  * The API keeps what is registered on one global object per major version, shared by all its copies. Its `diag` reads the
  * logger there only if that was given to a version it knows; what went wrong between two versions must be said as well.
- * And who remembers what the API has answered sees here whether it would answer the same: to ask it takes a dozen lines of
- * the code cache each time, and a request with its calls would ask twenty times.
+ * And who remembers what the API has answered sees here whether it would answer the same: to ask it takes a dozen lines
+ * of the code cache each time, and a request with its calls would ask twenty times.
  */
 export function registered(): Registered | undefined {
   return (globalThis as { [API]?: Registered })[API]

@@ -250,7 +250,7 @@ function decimal(ratio: number): string {
   return `0.${'0'.repeat(Number(exponent) - 1)}${mantissa.replace('.', '')}`
 }
 
-/** Whether this sampler drops every span under a local one that is not sampled, whatever it is about. */
+/** Whether this sampler does as the parent's decision says wherever there is one, whatever the span is about. */
 export function followsParents(sampler: Sampler): boolean {
   return (sampler as { followsParents?: unknown }).followsParents === true
 }

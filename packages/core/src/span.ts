@@ -149,7 +149,7 @@ interface Extras {
 /**
  * One timed operation: the API's Span for those who make it, the exporters' ReadableSpan for those who read it. Nothing
  * here throws, whatever it is given. No `#private` names: exporters that redact make views of spans, by `Object.create` or
- * a Proxy, and those have none.
+ * a Proxy, and those have none. What a view changes is exported; its ids it has to leave as they are.
  */
 export class Span implements ApiSpan, ReadableSpan, Checked {
   name: string
@@ -178,7 +178,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
 
   /**
    * Stores and nothing else, each once: so V8 makes the object in place, without a call or a write barrier, where a span is
-   * begun. Whoever calls this sees to what `begun` does.
+   * begun. Whoever calls this sees to what `beginSpan` does.
    */
   constructor(
     maker: SpanMaker,
@@ -499,7 +499,11 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     // What is there is never undefined: to ask for the value is a third of what `hasOwn` costs.
     if (this.attributes[key] === undefined || !Object.hasOwn(this.attributes, key)) {
       const limit = Math.min(attributeCountLimit, MOST_ATTRIBUTES)
-      if (this.state >> COUNT_SHIFT >= limit && this.recount() >= limit) {
+      // Who is over the limit once stays over it, and is not counted again.
+      if (
+        this.state >> COUNT_SHIFT >= limit &&
+        (this.droppedAttributesCount > 0 || this.recount() >= limit)
+      ) {
         if (this.own().droppedAttributes === 0) sayDropped('attributes', attributeCountLimit)
         this.own().droppedAttributes += 1
         return
@@ -573,7 +577,7 @@ export function isOurs(span: object | undefined): span is Span {
  * Begins a span. `attributes`, `count` at most, become its own: unless they pass a limit they are neither copied nor
  * checked. Without a `spanId` it makes a random one.
  */
-export function begun(
+export function beginSpan(
   maker: SpanMaker,
   name: string,
   kind: SpanKind,
@@ -591,7 +595,7 @@ export function begun(
   if (spanId === undefined) {
     const at = takeWords(2)
     upper = randomWords[at] as number
-    // An id of zeros is none.
+    // An id of zeros is none: the second half is never zero.
     lower = (randomWords[at + 1] as number) || 1
   }
   const hasContext = spanId !== undefined || traceState !== undefined

@@ -22,6 +22,9 @@ import {
   isValid,
   randomIds,
   RANDOM_FLAG,
+  randomWords,
+  spanIdOf,
+  takeWords,
   validContextOf,
   type Checked,
   type IdGenerator,
@@ -38,8 +41,8 @@ import {
 } from './sampling.ts'
 import * as semconv from './semconv.ts'
 import {
+  beginSpan,
   countKeys,
-  begun,
   ignoreStart,
   isOurs,
   type Span,
@@ -121,9 +124,10 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.flagsRandom = config.flagsRandom
     this.hasRandomIds = config.idGenerator === randomIds
     this.followsParents = followsParents(config.sampler)
-    this.#processors = config.processors
-    this.#starting = config.processors.filter(({ onStart }) => onStart !== ignoreStart)
-    this.#ending = config.processors.filter(({ onEnding }) => onEnding !== undefined)
+    // The app may go on to change its list: whoever is in it now is told of everything.
+    this.#processors = [...config.processors]
+    this.#starting = this.#processors.filter(({ onStart }) => onStart !== ignoreStart)
+    this.#ending = this.#processors.filter(({ onEnding }) => onEnding !== undefined)
   }
 
   getTracer(given: string, version?: string, options?: { schemaUrl?: string }): Tracer {
@@ -235,14 +239,15 @@ export class Tracer implements ApiTracer, SpanMaker {
   }
 
   /**
-   * `startSpan` for options of ours, which have links only where there is no parent. Nearly all spans do as their parent does, by
-   * a sampler that follows it: they take a way of their own, half as long.
+   * `startSpan` for options of ours, which have links only where there is no parent. Nearly all spans do as their parent
+   * does, by a sampler that follows it: they take a way of their own, half as long. `kind` is that of the options, which
+   * are of many shapes: to read it from them is a look at each.
    */
   startDeferred(name: string, options: DeferredOptions, parentContext: Context, kind: SpanKind): ApiSpan {
     const provider = this.home
-    if (!provider.followsParents || provider.isStopped || isSuppressed(parentContext))
-      return this.startSpan(name, options, parentContext)
     try {
+      if (!provider.followsParents || provider.isStopped || isSuppressed(parentContext))
+        return this.startSpan(name, options, parentContext)
       const outer = spanIn(parentContext)
       const parent = validContextOf(outer)
       if (parent === undefined) return this.startSpan(name, options, parentContext)
@@ -251,7 +256,7 @@ export class Tracer implements ApiTracer, SpanMaker {
           ? new DroppedSpan(parent)
           : this.startSpan(name, options, parentContext)
       }
-      const span = begun(
+      const span = beginSpan(
         this,
         name,
         kind,
@@ -315,7 +320,7 @@ export class Tracer implements ApiTracer, SpanMaker {
 
     const given = options.attributes
     const attributes = isDeferred || given === undefined ? given : plainCopy(given)
-    const span = begun(
+    const span = beginSpan(
       this,
       name,
       kind,
@@ -376,14 +381,19 @@ const NonRecordingSpan = trace.wrapSpanContext(INVALID_SPAN_CONTEXT).constructor
   context: SpanContext | undefined,
 ) => ApiSpan
 
-/** A span that is dropped as its parent was. Its id is made when somebody asks for it: most have nothing to send. */
+/** A span that is dropped as its parent was. Its id becomes digits when somebody asks for it: most have nothing to send. */
 class DroppedSpan extends NonRecordingSpan implements Checked {
   private readonly parent: SpanContext
+  private readonly upper: number
+  private readonly lower: number
   private context: SpanContext | undefined
 
   constructor(parent: SpanContext) {
     super(undefined)
+    const at = takeWords(2)
     this.parent = parent
+    this.upper = randomWords[at] as number
+    this.lower = (randomWords[at + 1] as number) || 1
     this.context = undefined
   }
 
@@ -392,24 +402,23 @@ class DroppedSpan extends NonRecordingSpan implements Checked {
   }
 
   override spanContext(): SpanContext {
-    return (this.context ??= this.made())
-  }
-
-  private made(): SpanContext {
+    if (this.context !== undefined) return this.context
     const { traceId, traceFlags, traceState } = this.parent
-    const own: SpanContext = {
+    const context: SpanContext = {
       traceId,
-      spanId: randomIds.generateSpanId(),
+      spanId: spanIdOf(this.upper, this.lower),
       traceFlags: traceFlags & RANDOM_FLAG,
     }
-    if (traceState !== undefined) own.traceState = traceState
-    return own
+    if (traceState !== undefined) context.traceState = traceState
+    // Not by an assignment: where it is frozen, that throws.
+    Reflect.set(this, 'context', context)
+    return context
   }
 }
 
 /** Whether it is one of ours. Not by `instanceof`, for the reason that contexts are not. */
-export function isOurTracer(tracer: object): tracer is Tracer {
-  return tracer.constructor === Tracer
+export function isOurTracer(tracer: object | undefined): tracer is Tracer {
+  return tracer?.constructor === Tracer
 }
 
 function unstarted(parentContext: Context | null, error: unknown): ApiSpan {

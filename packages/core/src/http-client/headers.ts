@@ -23,7 +23,7 @@ export const NO_CHANGES: HeaderChanges = {}
 const TRACEPARENT = 'traceparent'
 const BAGGAGE = 'baggage'
 
-/** What says more of the trace that is named by the first header, and nothing of any other: of Trace Context a tracestate. */
+/** What says more of the trace that `x-b3-traceid` names, and nothing of any other. Of Trace Context that is a tracestate. */
 const OF_B3 = ['x-b3-spanid', 'x-b3-parentspanid', 'x-b3-sampled', 'x-b3-flags'] as const
 
 /**

@@ -60,7 +60,7 @@ const SPAN_FIXED_BYTES = 160
 const HAS_IS_REMOTE = 0x100
 const IS_REMOTE = 0x200
 
-/** A power of two, and as many as there are spans in a pack. */
+/** A power of two: more traces than are in one pack of spans. */
 const TRACE_SLOTS = 64
 
 /** Character code to nibble; what is no hexadecimal digit has a bit above the nibble's. */
@@ -104,7 +104,7 @@ const resources = new WeakMap<Resource, Uint8Array>()
 const scopes = new WeakMap<InstrumentationScope, Uint8Array>()
 
 let nextSpan = new Int32Array(512)
-/** Trace ids that were written last, by their last byte, and where they stand in the buffer. */
+/** Trace ids that were written last, by the last bits of them, and where they stand in the buffer. */
 const traceIds = Array.from({ length: TRACE_SLOTS }, () => '')
 const traceIdsAt = new Int32Array(TRACE_SLOTS)
 let valuesLeft = 0
