@@ -166,10 +166,16 @@ describe('a span of a seam is the same as one that is started by the API', () =>
     const within = withSpan(root, outer)
     const span = tracer.startDeferred('work', options(), within, SpanKind.SERVER) as unknown as OurSpan
     expect(given.at(-1)).toBe(within)
-    vi.useFakeTimers({ toFake: ['Date', 'performance'], now: Date.now() + 3_600_000 })
-    onTestFinished(() => void vi.useRealTimers())
+    // An hour later by the wall clock, and a second by the monotonic one: somebody has set it.
+    const [wall, monotonic] = [Date.now() + 3_600_000, performance.now() + 1000]
+    vi.spyOn(Date, 'now').mockReturnValue(wall)
+    vi.spyOn(performance, 'now').mockReturnValue(monotonic)
+    onTestFinished(() => void vi.restoreAllMocks())
     const later = tracer.startDeferred('work', options(), within, SpanKind.SERVER) as unknown as OurSpan
-    expect([span.anchor, later.anchor]).toEqual([outer.anchor, outer.anchor])
+    expect(later.anchor).toBe(outer.anchor)
+    expect(span.anchor).toBe(outer.anchor)
+    const elsewhere = tracer.startSpan('elsewhere') as unknown as OurSpan
+    expect(elsewhere.anchor).not.toBe(outer.anchor)
   })
 
   test('where tracing is suppressed there is none', () => {
