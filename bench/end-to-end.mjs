@@ -46,16 +46,17 @@ const BUSIEST = 0.6
  * @param {string} options.install
  * @param {string} options.node
  * @param {number} options.processes of each contender, one after the other
+ * @param {number} [options.mostSeconds] after which no further processes are begun
  * @param {number} options.warmUpRounds before them: V8 compiles until then
  * @param {number} options.rounds of each process
  * @param {number} options.requests per round
- * @param {number} options.latencyRounds of the last process
+ * @param {number} options.latencyRounds of the first process
  * @param {number} options.latencySeconds of each of them
  * @param {import('./child.mjs').Child} options.load
  * @returns {Promise<EndToEndResult[]>}
  */
 export async function endToEnd(options) {
-  const { framework, urls, contenders, processes } = options
+  const { framework, urls, contenders, processes, mostSeconds = Infinity } = options
   const rows = contenders.map((contender) => ({
     contender,
     /** @type {EndToEndResult} */
@@ -65,9 +66,13 @@ export async function endToEnd(options) {
     rss: [],
     lost: [],
   }))
+  const began = performance.now()
   for (let process = 1; process <= processes; process++) {
     const alive = rows.filter(({ result }) => result.error === undefined)
-    if (alive.length > 0) await generation(alive, { ...options, isLast: process === processes })
+    if (alive.length > 0) await generation(alive, { ...options, isFirst: process === 1 })
+    // The next ones will take about as long as those so far did.
+    const seconds = (performance.now() - began) / 1000
+    if (seconds + seconds / process > mostSeconds) break
   }
   for (const { result, cpu, added, rss, lost } of rows) {
     if (result.error !== undefined) continue
@@ -82,7 +87,7 @@ export async function endToEnd(options) {
 /** A process for each contender, from its start to its end. */
 async function generation(rows, options) {
   const { framework, urls, install, node, warmUpRounds, rounds, requests, load } = options
-  const { isLast, latencyRounds, latencySeconds } = options
+  const { isFirst, latencyRounds, latencySeconds } = options
   const withClients = urls !== undefined
   const sink = await startSink(node)
   const servers = rows.map((row) => ({
@@ -114,7 +119,7 @@ async function generation(rows, options) {
     }
     for (const server of alive()) await attempt(server, settle)
     const [bare] = servers
-    if (isLast && latencyRounds > 0 && bare.result.error === undefined) {
+    if (isFirst && latencyRounds > 0 && bare.result.error === undefined) {
       // The load generator shares the core with it, and its clock readings must not wait.
       await sink.stepBack()
       const perSecond = median(bare.throughput) * RATE_SHARE

@@ -15,11 +15,12 @@ import { startBackends } from './services.mjs'
 import { stage } from './staging.mjs'
 
 /**
- * How many requests come before those that count: after 25,000 to 30,000 V8 has compiled nearly all that it will, with clients as
- * well as without; after 20,000 that still takes 3 µs of each.
+ * How many requests come before those that count: after 25,000 to 30,000 V8 has compiled nearly all that it will, with
+ * clients as well as without; after 20,000 that still takes 3 µs of each.
  */
 const WARM_UP_REQUESTS = 32_000
-const QUICK_WARM_UP_REQUESTS = 24_000
+/** For each framework: the quick run is to take less than two minutes, on a slow machine with one process of each. */
+const QUICK_SECONDS = 32
 
 /** @param {string[]} args */
 export async function run(args) {
@@ -116,8 +117,9 @@ async function bench(options) {
         const requests = withClients ? 1500 : quick ? 2000 : 4000
         const rows = await endToEnd({
           ...measured,
-          processes: options.processes ?? (quick ? 1 : 5),
-          warmUpRounds: Math.ceil((quick ? QUICK_WARM_UP_REQUESTS : WARM_UP_REQUESTS) / requests),
+          processes: options.processes ?? (quick ? 3 : 5),
+          mostSeconds: quick && options.processes === undefined ? QUICK_SECONDS : undefined,
+          warmUpRounds: Math.ceil(WARM_UP_REQUESTS / requests),
           rounds: options.rounds ?? (quick ? 5 : 8),
           requests,
           latencyRounds: options.latency ? (quick ? 3 : 15) : 0,
