@@ -237,18 +237,21 @@ export function contextManager(): AsyncContextManager {
   return latestManager.enable()
 }
 
+/** Our manager, where it is the one that the API would ask. */
+function managerInCharge(): AsyncContextManager | undefined {
+  return registered()?.context === latestManager ? latestManager : undefined
+}
+
 /** The API's `context.active()`, by a shorter way where it would ask our manager. */
 export function activeContext(): Context {
-  return latestManager !== undefined && registered()?.context === latestManager
-    ? latestManager.active()
-    : context.active()
+  const manager = managerInCharge()
+  return manager === undefined ? context.active() : manager.active()
 }
 
 /** The API's `context.with(scope, fn)`, by a shorter way where it would ask our manager. */
 export function runIn<T>(scope: Context, fn: () => T): T {
-  return latestManager !== undefined && registered()?.context === latestManager
-    ? latestManager.run(scope, fn)
-    : context.with(scope, fn)
+  const manager = managerInCharge()
+  return manager === undefined ? context.with(scope, fn) : manager.run(scope, fn)
 }
 
 type Callable = (this: unknown, ...args: unknown[]) => unknown

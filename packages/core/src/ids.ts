@@ -1,5 +1,4 @@
 import {
-  INVALID_SPANID,
   INVALID_TRACEID,
   isSpanContextValid,
   isValidSpanId,
@@ -31,7 +30,7 @@ export const randomWords = new Int32Array(POOL_WORDS)
 let used = POOL_WORDS
 
 /** Where so many fresh words stand among them. */
-export function takeWords(count: number): number {
+function takeWords(count: number): number {
   if (used + count > POOL_WORDS) refill()
   const at = used
   used += count
@@ -51,6 +50,20 @@ function digit(word: number): number {
 
 // All digits in one call make a text of its own. Slices of a long text of digits are as cheap to make, but each holds on
 // to that text, 48 bytes a span, and is read half as fast by the encoder.
+
+/** A fresh span id, as two words that `upperAt` and `lowerAt` give. */
+export function takeSpanId(): number {
+  return takeWords(SPAN_WORDS)
+}
+
+export function upperAt(at: number): number {
+  return randomWords[at] as number
+}
+
+/** Never zero: an id of zeros is none. */
+export function lowerAt(at: number): number {
+  return (randomWords[at + 1] as number) || 1
+}
 
 /** The digits of a span id that is kept as two words. */
 export function spanIdOf(upper: number, lower: number): string {
@@ -84,9 +97,8 @@ export const randomIds: IdGenerator = {
     return id === INVALID_TRACEID ? randomIds.generateTraceId() : id
   },
   generateSpanId() {
-    const at = takeWords(SPAN_WORDS)
-    const id = spanIdOf(wordAt(at), wordAt(at + 1))
-    return id === INVALID_SPANID ? randomIds.generateSpanId() : id
+    const at = takeSpanId()
+    return spanIdOf(upperAt(at), lowerAt(at))
   },
 }
 

@@ -42,7 +42,7 @@ import {
   type Ticks,
 } from './clock.ts'
 import { exceptionAttributes } from './exception.ts'
-import { randomWords, spanIdOf, takeWords, type Checked } from './ids.ts'
+import { lowerAt, spanIdOf, takeSpanId, upperAt, type Checked } from './ids.ts'
 import { reportOnce } from './report.ts'
 import type { Resource } from './resource.ts'
 import * as semconv from './semconv.ts'
@@ -593,10 +593,9 @@ export function beginSpan(
   let upper = 0
   let lower = 0
   if (spanId === undefined) {
-    const at = takeWords(2)
-    upper = randomWords[at] as number
-    // An id of zeros is none: the second half is never zero.
-    lower = (randomWords[at + 1] as number) || 1
+    const at = takeSpanId()
+    upper = upperAt(at)
+    lower = lowerAt(at)
   }
   const hasContext = spanId !== undefined || traceState !== undefined
   const ticks = now()
@@ -644,7 +643,7 @@ function saysSomething(link: Link | undefined): boolean {
   )
 }
 
-function contextOf(
+export function contextOf(
   traceId: string,
   spanId: string,
   traceFlags: number,

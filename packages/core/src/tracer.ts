@@ -22,9 +22,10 @@ import {
   isValid,
   randomIds,
   RANDOM_FLAG,
-  randomWords,
+  lowerAt,
   spanIdOf,
-  takeWords,
+  takeSpanId,
+  upperAt,
   validContextOf,
   type Checked,
   type IdGenerator,
@@ -42,6 +43,7 @@ import {
 import * as semconv from './semconv.ts'
 import {
   beginSpan,
+  contextOf,
   countKeys,
   ignoreStart,
   isOurs,
@@ -390,10 +392,10 @@ class DroppedSpan extends NonRecordingSpan implements Checked {
 
   constructor(parent: SpanContext) {
     super(undefined)
-    const at = takeWords(2)
+    const at = takeSpanId()
     this.parent = parent
-    this.upper = randomWords[at] as number
-    this.lower = (randomWords[at + 1] as number) || 1
+    this.upper = upperAt(at)
+    this.lower = lowerAt(at)
     this.context = undefined
   }
 
@@ -404,12 +406,7 @@ class DroppedSpan extends NonRecordingSpan implements Checked {
   override spanContext(): SpanContext {
     if (this.context !== undefined) return this.context
     const { traceId, traceFlags, traceState } = this.parent
-    const context: SpanContext = {
-      traceId,
-      spanId: spanIdOf(this.upper, this.lower),
-      traceFlags: traceFlags & RANDOM_FLAG,
-    }
-    if (traceState !== undefined) context.traceState = traceState
+    const context = contextOf(traceId, spanIdOf(this.upper, this.lower), traceFlags & RANDOM_FLAG, traceState)
     // Not by an assignment: where it is frozen, that throws.
     Reflect.set(this, 'context', context)
     return context
