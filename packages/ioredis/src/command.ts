@@ -154,10 +154,11 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
   locate(command: Command): void {
     if (!this.connection.isCluster) return
     const { toWritable } = command
-    command.toWritable = (socket) => {
+    const noticing: Command['toWritable'] = (socket) => {
       this.#stream = socket
       return Reflect.apply(toWritable, command, [socket])
     }
+    command.toWritable = noticing
   }
 
   #servedBy(): Stream | null | undefined {
@@ -224,22 +225,45 @@ export class CommandCall extends RedisCall implements Watcher {
   watch(command: Command, isAgain = false): void {
     this.claim(command)
     const { resolve, reject } = command
-    command.resolve = (reply) => {
+    const resolving: Command['resolve'] = (reply) => {
       const settled = resolve(reply)
       this.answer(this.#name === 'EXEC' && Array.isArray(reply) ? reply.filter(isError) : [])
+      release(command, resolving, rejecting, resolve, reject)
       return settled
     }
-    command.reject = (error) => {
+    const rejecting: Command['reject'] = (error) => {
       // One that has failed before, by a timeout, is not sent again.
       if (!isAgain && this.isOpen && isUnknownScript(command, error))
         this.connection.unknownScripts.add(command, this)
       else this.fail([error])
+      release(command, resolving, rejecting, resolve, reject)
       return reject(error)
     }
+    command.resolve = resolving
+    command.reject = rejecting
     if (!this.asksOutcome) return
     const { transformReply } = command
-    command.transformReply = (reply) => (this.#reply = Reflect.apply(transformReply, command, [reply]))
+    const transforming: Command['transformReply'] = (reply) =>
+      (this.#reply = Reflect.apply(transformReply, command, [reply]))
+    command.transformReply = transforming
   }
+}
+
+/**
+ * Has a command that is settled hold nothing of ours. ioredis gives each a method by an assignment, so that V8 keeps it until
+ * the old space is collected: call, span and what hangs on them, 1 KB, would be copied there with it.
+ */
+function release(
+  command: Command,
+  resolving: Command['resolve'],
+  rejecting: Command['reject'],
+  resolve: Command['resolve'],
+  reject: Command['reject'],
+): void {
+  command[CALL] = 'none'
+  // Somebody else's in front of ours stays.
+  if (command.resolve === resolving) command.resolve = resolve
+  if (command.reject === rejecting) command.reject = reject
 }
 
 /** Begins the span of a command; undefined where there is to be none. Its end is the caller's business. */

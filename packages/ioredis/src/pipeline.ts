@@ -83,7 +83,7 @@ function isAutoPipeline({ client }: Connection, pipeline: Pipeline): boolean {
  */
 function endTogether(calls: readonly (CommandCall | undefined)[], pipeline: Pipeline): void {
   const { resolve, reject } = pipeline
-  pipeline.resolve = (results) => {
+  const resolving: Pipeline['resolve'] = (results) => {
     const settled = resolve(results)
     for (const [index, call] of calls.entries()) {
       const [error, reply] = results[index] ?? [undefined]
@@ -91,10 +91,12 @@ function endTogether(calls: readonly (CommandCall | undefined)[], pipeline: Pipe
     }
     return settled
   }
-  pipeline.reject = (error) => {
+  const rejecting: Pipeline['reject'] = (error) => {
     for (const call of calls) call?.fail([error])
     return reject(error)
   }
+  pipeline.resolve = resolving
+  pipeline.reject = rejecting
 }
 
 class BatchCall extends RedisCall {
@@ -152,15 +154,17 @@ class BatchCall extends RedisCall {
     for (const command of this.#commands) watchScript(command, unknownScripts)
     if (this.tracing.commandSpans) this.#beginChildren()
     const { resolve, reject } = pipeline
-    pipeline.resolve = (results) => {
+    const resolving: Pipeline['resolve'] = (results) => {
       const settled = resolve(results)
       this.#end(results)
       return settled
     }
-    pipeline.reject = (error) => {
+    const rejecting: Pipeline['reject'] = (error) => {
       this.fail([error])
       return reject(error)
     }
+    pipeline.resolve = resolving
+    pipeline.reject = rejecting
   }
 
   override fail(errors: readonly unknown[], hasOutcome = false): void {
@@ -219,11 +223,12 @@ function watchScript(command: Command, unknownScripts: Connection['unknownScript
   if (!isOfScript(command)) return
   const { reject } = command
   let isRejected = false
-  command.reject = (error) => {
+  const rejecting: Command['reject'] = (error) => {
     if (!isRejected && isUnknownScript(command, error)) unknownScripts.add(command, undefined)
     isRejected = true
     return reject(error)
   }
+  command.reject = rejecting
 }
 
 function beginBatch(

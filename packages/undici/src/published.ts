@@ -44,7 +44,7 @@ export function noticeUpgrade(request: PublishedRequest, attempt: HttpAttempt): 
   for (const name of ['onUpgrade', 'onRequestUpgrade'] as const) {
     const original = open[name]
     if (original === undefined) continue
-    open[name] = function (status, headers, ...rest) {
+    const noticing: OnUpgrade = function (status, headers, ...rest) {
       try {
         attempt.answered(status, undefined, headers, readHeaders)
         attempt.completed()
@@ -53,6 +53,7 @@ export function noticeUpgrade(request: PublishedRequest, attempt: HttpAttempt): 
       }
       return original.call(this, status, headers, ...rest)
     }
+    open[name] = noticing
   }
 }
 
@@ -64,10 +65,11 @@ export function noticeData(request: PublishedRequest, came: () => void): void {
   for (const name of ['onData', 'onResponseData'] as const) {
     const original = open[name]
     if (original === undefined) continue
-    open[name] = function (...given) {
+    const noticing: OnData = function (...given) {
       came()
       return original.apply(this, given)
     }
+    open[name] = noticing
   }
 }
 

@@ -166,7 +166,7 @@ export function connectionTo(url: URL, general: Headers, credentials?: Credentia
         if (isSettled) release()
       }
 
-      line.heard = (chunk) => {
+      const heard: Line['heard'] = (chunk) => {
         try {
           reader.read(chunk)
         } catch (error) {
@@ -178,10 +178,12 @@ export function connectionTo(url: URL, general: Headers, credentials?: Credentia
         // What is not sent yet is to arrive all the same.
         if (isSent) release()
       }
-      line.broke = (error) => {
+      const broke: Line['broke'] = (error) => {
         const failure = error ?? new Error('the connection was closed before an answer came')
         fail(failure, causeOf(failure, socket, isUsed && reader.isEmpty))
       }
+      line.heard = heard
+      line.broke = broke
       const timedOut = () =>
         isSettled ? socket.destroy() : fail(new Error('the export timed out'), 'dropped')
       const abort = () => fail(new Error(GIVEN_UP), 'dropped')
