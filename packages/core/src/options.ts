@@ -160,9 +160,9 @@ export function guarded<A extends unknown[], R>(
   fn: ((...args: A) => R) | undefined,
 ): ((...args: A) => R | undefined) | undefined {
   if (fn === undefined) return undefined
+  const sayThrown = (error: unknown) =>
+    reportOnce(`callback:${name}`, 'error', `the function given as ${name} threw`, error)
   return (...args) => {
-    const sayThrown = (error: unknown) =>
-      reportOnce(`callback:${name}`, 'error', `the function given as ${name} threw`, error)
     try {
       const answer = fn(...args)
       if (!(answer instanceof Promise)) return answer

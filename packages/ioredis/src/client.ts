@@ -43,9 +43,9 @@ export function traceClient(given: Tracing, client: Client): void {
 
   override(client, 'sendCommand', (original, state) => {
     return function sendCommand(this: unknown, ...args) {
-      const [command, stream] = args as [Command, unknown]
+      const command = args[0] as Command
       // Those of a pipeline come with a stream.
-      if (stream || !isNew(command)) return Reflect.apply(original, this, args)
+      if (args[1] || !isNew(command)) return Reflect.apply(original, this, args)
       const unknown = unknownScripts.take(command)
       if (unknown !== undefined) unknown.owner?.watch(command, true)
       if (unknown !== undefined || !state.isOn || isOwn(command)) return Reflect.apply(original, this, args)

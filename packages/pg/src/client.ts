@@ -71,7 +71,7 @@ export function traceClient(client: Connected, owner: object): void {
       }
       const tracing = isTraced(owner) ? tracings.get(owner) : undefined
       if (tracing === undefined) return Reflect.apply(original, this, args)
-      const [first] = args
+      const first = args[0]
       const call = begin(tracing, args, client)
       if (isSubmittable(first)) {
         watch(first, call, call?.caller ?? context.active())

@@ -22,7 +22,8 @@ export function isQuery(first: unknown): boolean {
 
 /** Begins the span of the query that the arguments ask for; undefined where there is to be none. */
 export function begin(tracing: Tracing, args: unknown[], place: Place): QueryCall | undefined {
-  const [first, second] = args
+  const first = args[0]
+  const second = args[1]
   const { send } = tracing
   const caller = send.caller()
   if (caller === undefined) return undefined

@@ -49,7 +49,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       if (!state.isOn) return Reflect.apply(original, this, args)
       // Another instrumentation may come after us, and go: this is asked each time.
       if (isOfOthers(clientsOf(pool))) return leave(original, this, args)
-      const [first] = args
+      const first = args[0]
       const call = begin(tracing, args, newest(pool) ?? place)
       const position = callbackAt(args)
       const callback = args[position]
@@ -79,7 +79,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       gauge()
       const call = connecting === undefined && isSubclass ? callOfClass(pool) : connecting
       connecting = undefined
-      const [callback, ...rest] = args
+      const callback = args[0]
       if (call === undefined) return connectFor(isLeft ? undefined : tracing.connects, original, this, args)
       if (typeof callback !== 'function') return Reflect.apply(original, this, args)
 
@@ -88,7 +88,8 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       const known = newest(pool)
       const { waitingCount } = pool
       let isQueued = false
-      const result = Reflect.apply(original, this, [acquired, ...rest])
+      args[0] = acquired
+      const result = Reflect.apply(original, this, args)
       if (call !== null && pool.waitingCount > waitingCount) {
         isQueued = true
         queued.push(call)
@@ -176,13 +177,13 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   // A pool announces a client before it hands it out; this way no listener is added and no promise touched.
   override(methodsOf(pool), 'emit', (original, state) => {
     return function emit(this: unknown, ...args) {
-      const [event, client] = args
       if (!state.isOn) return Reflect.apply(original, this, args)
+      const event = args[0]
       if (event === 'connect') {
-        const { host, port, database } = client as Place
+        const { host, port, database } = args[1] as Place
         place = { host, port, database } as Place
       }
-      if (event === 'connect' || event === 'acquire') traceClient(client as Connected, pool)
+      if (event === 'connect' || event === 'acquire') traceClient(args[1] as Connected, pool)
       return Reflect.apply(original, this, args)
     }
   })
