@@ -43,7 +43,7 @@ async function leftoversOf(client: string): Promise<Leftovers> {
   return told
 }
 
-test.each(['ioredis', 'pg', 'fetch'])(
+test.each(['ioredis', 'pg', 'fetch', 'an Agent of undici', 'node:http'])(
   'a call of %s leaves nothing that gets old',
   async (client) => {
     const { bytes, spans } = await leftoversOf(client)

@@ -30,10 +30,29 @@ const clients = {
   async fetch() {
     const { traceUndici } = await import('@throughline/undici')
     traceUndici()
-    const server = createServer((_request, response) => response.end('{}')).listen(0, '127.0.0.1')
-    await once(server, 'listening')
-    const url = `http://127.0.0.1:${server.address().port}/`
+    const url = `http://127.0.0.1:${await listening()}/`
     return async () => (await fetch(url)).json()
+  },
+
+  async 'node:http'() {
+    const { traceHttp } = await import('@throughline/http')
+    traceHttp()
+    const { Agent, get } = await import('node:http')
+    const agent = new Agent({ keepAlive: true })
+    const port = await listening()
+    return async () => {
+      const [response] = await once(get({ port, agent }), 'response')
+      response.resume()
+      await once(response, 'end')
+    }
+  },
+
+  async 'an Agent of undici'() {
+    const { traceUndici } = await import('@throughline/undici')
+    const { Agent, request } = await import('undici')
+    const dispatcher = traceUndici(new Agent())
+    const url = `http://127.0.0.1:${await listening()}/`
+    return async () => (await request(url, { dispatcher })).body.json()
   },
 
   /** What is to be seen, if it is there. */
@@ -41,6 +60,13 @@ const clients = {
     const { held } = await import('./held.mjs')
     return () => new Promise((resolve) => setImmediate(resolve, held(resolve)))
   },
+}
+
+/** The port of a server that is asked. */
+async function listening() {
+  const server = createServer((_request, response) => response.end('{}')).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  return server.address().port
 }
 
 const { start, flush } = await import('@throughline/core')
