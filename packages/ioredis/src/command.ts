@@ -46,11 +46,9 @@ export interface Tracing {
 }
 
 /** A command with what its typings do not tell: a reply, or an error, reaches its promise through these two. */
-export interface Command {
+export interface Command extends Settling<unknown> {
   readonly name: string
   readonly args: readonly unknown[]
-  resolve: (reply: unknown) => unknown
-  reject: (error: unknown) => unknown
   transformReply(reply: unknown): unknown
   /** What is written to this socket. */
   toWritable(socket: Stream): unknown
@@ -228,6 +226,7 @@ export class CommandCall extends RedisCall implements Watcher {
     const resolving: Command['resolve'] = (reply) => {
       const settled = resolve(reply)
       this.answer(this.#name === 'EXEC' && Array.isArray(reply) ? reply.filter(isError) : [])
+      disown(command)
       release(command, resolving, rejecting, resolve, reject)
       return settled
     }
@@ -236,6 +235,7 @@ export class CommandCall extends RedisCall implements Watcher {
       if (!isAgain && this.isOpen && isUnknownScript(command, error))
         this.connection.unknownScripts.add(command, this)
       else this.fail([error])
+      disown(command)
       release(command, resolving, rejecting, resolve, reject)
       return reject(error)
     }
@@ -249,21 +249,32 @@ export class CommandCall extends RedisCall implements Watcher {
   }
 }
 
+/** What ioredis settles by two methods: a command or a pipeline. */
+interface Settling<Reply> {
+  resolve: (reply: Reply) => unknown
+  reject: (error: unknown) => unknown
+}
+
 /**
- * Has a command that is settled hold nothing of ours. ioredis gives each a method by an assignment, so that V8 keeps it until
- * the old space is collected: call, span and what hangs on them, 1 KB, would be copied there with it.
+ * Puts the methods back that were there before ours: what is settled holds nothing of ours. ioredis assigns each command a
+ * function of its own, so that V8 keeps it until the old space is collected; and call, span and what hangs on them, 1 KB, would
+ * be copied there with it.
  */
-function release(
-  command: Command,
-  resolving: Command['resolve'],
-  rejecting: Command['reject'],
-  resolve: Command['resolve'],
-  reject: Command['reject'],
+export function release<Reply>(
+  settled: Settling<Reply>,
+  resolving: Settling<Reply>['resolve'],
+  rejecting: Settling<Reply>['reject'],
+  resolve: Settling<Reply>['resolve'],
+  reject: Settling<Reply>['reject'],
 ): void {
-  command[CALL] = 'none'
   // Somebody else's in front of ours stays.
-  if (command.resolve === resolving) command.resolve = resolve
-  if (command.reject === rejecting) command.reject = reject
+  if (settled.resolve === resolving) settled.resolve = resolve
+  if (settled.reject === rejecting) settled.reject = reject
+}
+
+/** Has a command that is settled lead to no call any more. */
+export function disown(command: Command): void {
+  command[CALL] = 'none'
 }
 
 /** Begins the span of a command; undefined where there is to be none. Its end is the caller's business. */

@@ -2,7 +2,9 @@ import { isError, semconv, type Attributes, type Context } from '@throughline/co
 import {
   beginCommand,
   CommandCall,
+  disown,
   RedisCall,
+  release,
   submitted,
   type Command,
   type Outcome,
@@ -89,11 +91,17 @@ function endTogether(calls: readonly (CommandCall | undefined)[], pipeline: Pipe
       const [error, reply] = results[index] ?? [undefined]
       call?.end(error, reply)
     }
+    letGo()
     return settled
   }
   const rejecting: Pipeline['reject'] = (error) => {
     for (const call of calls) call?.fail([error])
+    letGo()
     return reject(error)
+  }
+  function letGo(): void {
+    for (const command of pipeline._queue) disown(command)
+    release(pipeline, resolving, rejecting, resolve, reject)
   }
   pipeline.resolve = resolving
   pipeline.reject = rejecting
@@ -157,11 +165,17 @@ class BatchCall extends RedisCall {
     const resolving: Pipeline['resolve'] = (results) => {
       const settled = resolve(results)
       this.#end(results)
+      letGo()
       return settled
     }
     const rejecting: Pipeline['reject'] = (error) => {
       this.fail([error])
+      letGo()
       return reject(error)
+    }
+    function letGo(): void {
+      if (first !== undefined) disown(first)
+      release(pipeline, resolving, rejecting, resolve, reject)
     }
     pipeline.resolve = resolving
     pipeline.reject = rejecting
