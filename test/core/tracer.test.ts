@@ -248,14 +248,55 @@ describe('shutdown', () => {
     expect(stops).toBe(1)
   })
 
-  test('holds for spans in whatever order they end', async () => {
+  test.each([10, 100, 399])(
+    'holds for spans in whatever order they end: %i of 400 are open',
+    async (left) => {
+      const report = said()
     const { provider, tracer, ended } = engine()
-    const spans = Array.from({ length: 50 }, (_, index) => tracer.startSpan(`${index}`))
-    const order = spans.toSorted((a, b) => a.spanContext().spanId.localeCompare(b.spanContext().spanId))
-    for (const span of order.slice(0, 40)) span.end()
+      const spans = Array.from({ length: 400 }, (_, index) => tracer.startSpan(`${index}`))
+      const order = spans.toSorted((a, b) => a.spanContext().spanId.localeCompare(b.spanContext().spanId))
+      for (const span of order.slice(0, 400 - left)) span.end()
+      await provider.shutdown()
+      expect(new Set(ended).size).toBe(400)
+      const open = ended.filter(({ attributes }) => attributes['throughline.incomplete'] === true)
+      expect(open).toHaveLength(left)
+      // Those within others first.
+      const numbers = open.map(({ name }) => Number(name))
+      expect(report.lines).toEqual([])
+      expect(numbers).toEqual(numbers.toSorted((a, b) => b - a))
+    },
+  )
+
+  test('holds for those that began before and after another, within them, had ended', async () => {
+    const { provider, tracer, ended } = engine()
+    tracer.startSpan('outer')
+    tracer.startSpan('inner').end()
+    tracer.startSpan('next')
     await provider.shutdown()
-    expect(new Set(ended).size).toBe(50)
-    expect(ended.filter(({ attributes }) => attributes['throughline.incomplete'] === true)).toHaveLength(10)
+    expect(ended.map(({ name }) => name)).toEqual(['inner', 'next', 'outer'])
+  })
+
+  test('knows 20,000 open spans, those that have ended apart', () => {
+    const { tracer } = engine()
+    const spans = Array.from({ length: 20_000 }, () => tracer.startSpan('open') as Span)
+    expect((tracer.startSpan('one too many') as Span).place).toBe(-1)
+    spans[10]?.end()
+    expect((tracer.startSpan('in its place') as Span).place).not.toBe(-1)
+    expect((tracer.startSpan('one too many') as Span).place).toBe(-1)
+  })
+
+  test('remembers no more than the spans that are open, however many have ended below a long one', async () => {
+    const { provider, tracer, ended } = engine()
+    const long = tracer.startSpan('long') as Span
+    let latest = tracer.startSpan('0') as Span
+    for (let count = 1; count <= 10_000; count += 1) {
+      const next = tracer.startSpan(`${count}`) as Span
+      latest.end()
+      latest = next
+    }
+    expect(latest.place).toBeLessThan(100)
+    await provider.shutdown()
+    expect(ended.slice(-2)).toEqual([latest, long])
   })
 
   test.each([

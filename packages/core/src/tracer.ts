@@ -61,6 +61,9 @@ import {
  */
 const MOST_OPEN = 20_000
 
+/** Up to so many gaps among them are left open, and beyond that up to half of all. */
+const MOST_GAPS = 64
+
 const NO_LINKS: Link[] = []
 const NO_ATTRIBUTES: Attributes = {}
 
@@ -114,8 +117,14 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   readonly #tracers = new Map<string, Tracer>()
   /** How many spans have ended; whoever flushes can tell whether there is anything new. */
   endedCount = 0
-  /** In no particular order: each knows its place, and the last one takes that of one that leaves. */
-  readonly #open: Span[] = []
+  /**
+   * In the order of their starts, with gaps where one has ended: each knows its place. To have the last one fill the gap would
+   * be a look at a span that nobody else looks at now, 0.3 µs for each that ends.
+   */
+  readonly #open: (Span | undefined)[] = []
+  /** Where the next one goes, and how many before it are gaps. The list itself never gets shorter: it would have to grow again. */
+  #openEnd = 0
+  #gaps = 0
   #stopping: Promise<void> | undefined
 
   constructor(config: ProviderConfig) {
@@ -149,7 +158,10 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   }
 
   started(span: Span, parent: Context): void {
-    if (this.#open.length < MOST_OPEN) span.place = this.#open.push(span) - 1
+    if (this.#openEnd - this.#gaps < MOST_OPEN) {
+      span.place = this.#openEnd
+      this.#open[this.#openEnd++] = span
+    }
     if (this.#starting.length > 0) this.#tellStarted(span, parent)
   }
 
@@ -201,7 +213,11 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
 
   async #stop(): Promise<void> {
     // Those within others first. What a processor starts meanwhile is not waited for.
-    for (const span of this.#open.splice(0).toReversed()) {
+    const open = this.#open.splice(0).toReversed()
+    this.#openEnd = 0
+    this.#gaps = 0
+    for (const span of open) {
+      if (span === undefined) continue
       span.place = -1
       span.setAttribute(semconv.INCOMPLETE, true).end()
     }
@@ -214,12 +230,24 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     if (place < 0) return
     const span = this.#open[place]
     if (span === undefined || (span !== ended && span.spanId !== ended.spanId)) return
-    const last = this.#open.pop() as Span
-    if (last !== span) {
-      this.#open[place] = last
-      last.place = place
-    }
     span.place = -1
+    this.#open[place] = undefined
+    if (place === this.#openEnd - 1) this.#openEnd -= 1
+    else if (++this.#gaps > MOST_GAPS && this.#gaps > this.#openEnd / 2) this.#closeRanks()
+  }
+
+  #closeRanks(): void {
+    const open = this.#open
+    let end = 0
+    for (let place = 0; place < this.#openEnd; place++) {
+      const span = open[place]
+      if (span === undefined) continue
+      open[place] = undefined
+      open[end] = span
+      span.place = end++
+    }
+    this.#openEnd = end
+    this.#gaps = 0
   }
 }
 
