@@ -15,10 +15,11 @@ interface Leftovers {
 }
 
 const CALLS = 600
-/** Of a call with all that it has there would be 330 to 1,100. */
-const MOST_BYTES = 220
-/** What is made to be held weighs somewhat more. */
-const HELD_BYTES = 80
+/**
+ * Of a query of PostgreSQL there would be 330, of the others 470 to 1,100: a call with all that it has. What may be left are
+ * functions that stand behind those of others, and the `exec` of a pipeline.
+ */
+const MOST_BYTES = 280
 /** V8 makes functions old in code that it has not optimized, and has no reason here to collect anything by itself. */
 const V8_FLAGS = [
   '--expose-gc',
@@ -31,7 +32,7 @@ const V8_FLAGS = [
 async function leftoversOf(client: string): Promise<Leftovers> {
   const urls = { postgres: inject('databaseUrl'), redis: inject('redisUrl') }
   const script = fileURLToPath(new URL('hot-path/leftovers.mjs', import.meta.url))
-  const child = fork(script, [JSON.stringify({ client, urls })], {
+  const child = fork(script, [JSON.stringify({ client, urls, calls: CALLS })], {
     execArgv: V8_FLAGS,
     env: { PATH: process.env['PATH'] ?? '' },
   })
@@ -42,7 +43,18 @@ async function leftoversOf(client: string): Promise<Leftovers> {
   return told
 }
 
-test.each(['ioredis', 'a pipeline of ioredis', 'pg', 'fetch', 'an Agent of undici', 'node:http'])(
+// The last two have never left anything.
+test.each([
+  'ioredis',
+  'ioredis with attributes',
+  'ioredis with pipelines of its own',
+  'a script of ioredis',
+  'a pipeline of ioredis',
+  'pg',
+  'fetch',
+  'an Agent of undici',
+  'node:http',
+])(
   'a call of %s leaves nothing that gets old',
   async (client) => {
     const { bytes, spans } = await leftoversOf(client)
@@ -54,5 +66,5 @@ test.each(['ioredis', 'a pipeline of ioredis', 'pg', 'fetch', 'an Agent of undic
 
 test('what gets old would be seen', async () => {
   const { bytes } = await leftoversOf('control')
-  expect(bytes).toBeGreaterThan(HELD_BYTES)
+  expect(bytes).toBeGreaterThan(MOST_BYTES)
 })

@@ -252,7 +252,7 @@ describe('shutdown', () => {
     'holds for spans in whatever order they end: %i of 400 are open',
     async (left) => {
       const report = said()
-    const { provider, tracer, ended } = engine()
+      const { provider, tracer, ended } = engine()
       const spans = Array.from({ length: 400 }, (_, index) => tracer.startSpan(`${index}`))
       const order = spans.toSorted((a, b) => a.spanContext().spanId.localeCompare(b.spanContext().spanId))
       for (const span of order.slice(0, 400 - left)) span.end()

@@ -1,6 +1,16 @@
-/** An object whose function V8 makes in its old space: since it is written where it is assigned to a property. */
+/** What V8 makes a function for in its old space: since that is written where it is assigned to a property. */
 export function held(resolve) {
-  const made = { resolve }
+  const weight = [
+    { resolve },
+    { resolve },
+    { resolve },
+    { resolve },
+    { resolve },
+    { resolve },
+    { resolve },
+    { resolve },
+  ]
+  const made = { weight }
   made.answer = () => resolve(made)
   return made
 }

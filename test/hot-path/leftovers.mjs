@@ -4,9 +4,8 @@ import { once } from 'node:events'
 import { Session } from 'node:inspector/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-const { client, urls } = JSON.parse(process.argv[2])
+const { client, urls, calls: CALLS } = JSON.parse(process.argv[2])
 
-const CALLS = 600
 /** More than the pool below has connections, so that most queries wait. */
 const AT_ONCE = 32
 const CONNECTIONS = 4
@@ -17,6 +16,28 @@ const clients = {
     const { Redis } = await import('ioredis')
     const { traceIORedis } = await import('@throughline/ioredis')
     const redis = traceIORedis(new Redis(urls.redis))
+    return () => redis.get('throughline:claim')
+  },
+
+  async 'ioredis with attributes'() {
+    const { Redis } = await import('ioredis')
+    const { traceIORedis } = await import('@throughline/ioredis')
+    const redis = traceIORedis(new Redis(urls.redis), { attributes: (_command, reply) => ({ reply }) })
+    return () => redis.get('throughline:claim')
+  },
+
+  async 'a script of ioredis'() {
+    const { Redis } = await import('ioredis')
+    const { traceIORedis } = await import('@throughline/ioredis')
+    const redis = traceIORedis(new Redis(urls.redis))
+    redis.defineCommand('one', { numberOfKeys: 0, lua: 'return 1' })
+    return () => redis.one()
+  },
+
+  async 'ioredis with pipelines of its own'() {
+    const { Redis } = await import('ioredis')
+    const { traceIORedis } = await import('@throughline/ioredis')
+    const redis = traceIORedis(new Redis(urls.redis, { enableAutoPipelining: true }))
     return () => redis.get('throughline:claim')
   },
 

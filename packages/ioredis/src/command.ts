@@ -45,6 +45,12 @@ export interface Tracing {
   readonly commandSpans: boolean
 }
 
+/** What ioredis settles by two methods of its own: a command, or a pipeline. */
+export interface Settling<Reply> {
+  resolve: (reply: Reply) => unknown
+  reject: (error: unknown) => unknown
+}
+
 /** A command with what its typings do not tell: a reply, or an error, reaches its promise through these two. */
 export interface Command extends Settling<unknown> {
   readonly name: string
@@ -222,46 +228,50 @@ export class CommandCall extends RedisCall implements Watcher {
   /** Not by handlers on the promise: a rejection that nobody handles must remain one. */
   watch(command: Command, isAgain = false): void {
     this.claim(command)
+    CommandCall.#follow(this, command, isAgain)
+  }
+
+  /** There is no `call` any more when it is settled: what others have put in front of ours, as a script does, keeps these functions. */
+  static #follow(call: CommandCall | undefined, command: Command, isAgain: boolean): void {
+    const isExec = call?.name() === 'EXEC'
     const { resolve, reject } = command
     const resolving: Command['resolve'] = (reply) => {
       const settled = resolve(reply)
-      this.answer(this.#name === 'EXEC' && Array.isArray(reply) ? reply.filter(isError) : [])
-      disown(command)
+      call?.answer(isExec && Array.isArray(reply) ? reply.filter(isError) : [])
+      call = undefined
       release(command, resolving, rejecting, resolve, reject)
       return settled
     }
     const rejecting: Command['reject'] = (error) => {
       // One that has failed before, by a timeout, is not sent again.
-      if (!isAgain && this.isOpen && isUnknownScript(command, error))
-        this.connection.unknownScripts.add(command, this)
-      else this.fail([error])
-      disown(command)
+      if (!isAgain && call?.isOpen === true && isUnknownScript(command, error))
+        call.connection.unknownScripts.add(command, call)
+      else call?.fail([error])
+      call = undefined
       release(command, resolving, rejecting, resolve, reject)
       return reject(error)
     }
     command.resolve = resolving
     command.reject = rejecting
-    if (!this.asksOutcome) return
+    if (call?.asksOutcome !== true) return
     const { transformReply } = command
-    const transforming: Command['transformReply'] = (reply) =>
-      (this.#reply = Reflect.apply(transformReply, command, [reply]))
+    const transforming: Command['transformReply'] = (reply) => {
+      if (command.transformReply === transforming) command.transformReply = transformReply
+      const transformed: unknown = Reflect.apply(transformReply, command, [reply])
+      if (call !== undefined) call.#reply = transformed
+      return transformed
+    }
     command.transformReply = transforming
   }
 }
 
-/** What ioredis settles by two methods: a command or a pipeline. */
-interface Settling<Reply> {
-  resolve: (reply: Reply) => unknown
-  reject: (error: unknown) => unknown
-}
-
 /**
- * Puts the methods back that were there before ours: what is settled holds nothing of ours. ioredis assigns each command a
- * function of its own, so that V8 keeps it until the old space is collected; and call, span and what hangs on them, 1 KB, would
- * be copied there with it.
+ * Puts the methods back that were there before ours: a command that is settled, or the commands of a pipeline that is, lead to
+ * nothing of ours. ioredis assigns each command a function, so that V8 keeps it until the old space is collected; call, span and
+ * what hangs on them, 1 KB, would be copied there with it.
  */
 export function release<Reply>(
-  settled: Settling<Reply>,
+  settled: Settling<Reply> & { [CALL]?: Command[typeof CALL]; readonly _queue?: readonly Command[] },
   resolving: Settling<Reply>['resolve'],
   rejecting: Settling<Reply>['reject'],
   resolve: Settling<Reply>['resolve'],
@@ -270,11 +280,9 @@ export function release<Reply>(
   // Somebody else's in front of ours stays.
   if (settled.resolve === resolving) settled.resolve = resolve
   if (settled.reject === rejecting) settled.reject = reject
-}
-
-/** Has a command that is settled lead to no call any more. */
-export function disown(command: Command): void {
-  command[CALL] = 'none'
+  if (settled[CALL] !== undefined) settled[CALL] = 'none'
+  if (settled._queue === undefined) return
+  for (const command of settled._queue) if (command[CALL] !== undefined) command[CALL] = 'none'
 }
 
 /** Begins the span of a command; undefined where there is to be none. Its end is the caller's business. */

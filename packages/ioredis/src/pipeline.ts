@@ -2,12 +2,12 @@ import { isError, semconv, type Attributes, type Context } from '@throughline/co
 import {
   beginCommand,
   CommandCall,
-  disown,
   RedisCall,
   release,
   submitted,
   type Command,
   type Outcome,
+  type Settling,
   type Subject,
   type Tracing,
 } from './command.ts'
@@ -20,13 +20,11 @@ type Kind = 'PIPELINE' | 'MULTI'
 type Result = readonly [error: unknown, reply?: unknown]
 
 /** A pipeline with what its typings do not tell: its results reach its promise through resolve and reject. */
-export interface Pipeline {
+export interface Pipeline extends Settling<readonly Result[]> {
   readonly isPipeline?: boolean
   readonly _queue: readonly Command[]
   /** How many MULTI in it lack their EXEC. */
   readonly _transactions: number
-  resolve: (results: readonly Result[]) => unknown
-  reject: (error: unknown) => unknown
   exec: (this: unknown, ...args: unknown[]) => unknown
   sendCommand: (this: unknown, command: Command, ...rest: unknown[]) => unknown
 }
@@ -83,7 +81,7 @@ function isAutoPipeline({ client }: Connection, pipeline: Pipeline): boolean {
  * Ends the calls of an automatic pipeline as the app learns of them: all at once, when it is known whether a Cluster sends
  * them to another node.
  */
-function endTogether(calls: readonly (CommandCall | undefined)[], pipeline: Pipeline): void {
+function endTogether(calls: (CommandCall | undefined)[], pipeline: Pipeline): void {
   const { resolve, reject } = pipeline
   const resolving: Pipeline['resolve'] = (results) => {
     const settled = resolve(results)
@@ -100,7 +98,7 @@ function endTogether(calls: readonly (CommandCall | undefined)[], pipeline: Pipe
     return reject(error)
   }
   function letGo(): void {
-    for (const command of pipeline._queue) disown(command)
+    calls.length = 0
     release(pipeline, resolving, rejecting, resolve, reject)
   }
   pipeline.resolve = resolving
@@ -165,17 +163,13 @@ class BatchCall extends RedisCall {
     const resolving: Pipeline['resolve'] = (results) => {
       const settled = resolve(results)
       this.#end(results)
-      letGo()
+      release(pipeline, resolving, rejecting, resolve, reject)
       return settled
     }
     const rejecting: Pipeline['reject'] = (error) => {
       this.fail([error])
-      letGo()
-      return reject(error)
-    }
-    function letGo(): void {
-      if (first !== undefined) disown(first)
       release(pipeline, resolving, rejecting, resolve, reject)
+      return reject(error)
     }
     pipeline.resolve = resolving
     pipeline.reject = rejecting

@@ -99,7 +99,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       return result
 
       function acquired(error: unknown, client: Connected | undefined, release: unknown): unknown {
-        if (isQueued) unqueue(call)
+        if (isQueued) unqueue(call as QueryCall)
         if (askedAt !== undefined) call?.waited(performance.now() - askedAt)
         if (error) call?.end(error)
         else call?.on(client)
@@ -130,11 +130,14 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
 
   function connectFor(send: Tracing['connects'], original: Method, self: unknown, args: unknown[]): unknown {
     const call = beginConnect(send, newest(pool) ?? place)
-    const [callback, ...rest] = args
+    const callback = args[0]
     const isCalledBack = typeof callback === 'function'
     // On a busy pool whoever releases a client calls this back, in a context of his own.
     const caller = isCalledBack && context.bind(call?.caller ?? context.active(), callback as Method)
-    if (call === undefined) return Reflect.apply(original, self, caller ? [caller, ...rest] : args)
+    if (call === undefined) {
+      if (caller) args[0] = caller
+      return Reflect.apply(original, self, args)
+    }
 
     let isQueued = false
     const end = (error: unknown, client?: unknown) => {
@@ -146,7 +149,8 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       return (caller as Method)(...outcome)
     }
     const { waitingCount } = pool
-    const result = Reflect.apply(original, self, caller ? [acquired, ...rest] : args)
+    if (caller) args[0] = acquired
+    const result = Reflect.apply(original, self, args)
     if (pool.waitingCount > waitingCount) {
       isQueued = true
       queued.push(call)
@@ -154,13 +158,11 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
     return caller ? result : ending({ end }, result)
   }
 
-  function unqueue(call: QueryCall | ConnectCall | null | undefined): void {
-    // The first in the queue is nearly always the next one.
-    if (queued[0] === call) queued.shift()
-    else {
-      const place = queued.findIndex((other) => other === call)
-      if (place !== -1) queued.splice(place, 1)
-    }
+  function unqueue(call: QueryCall | ConnectCall): void {
+    // The first in the queue is nearly always the next one: so the pool takes them out, too.
+    const index = queued.indexOf(call)
+    if (index === 0) queued.shift()
+    else if (index !== -1) queued.splice(index, 1)
   }
 
   override(methodsOf(pool), 'end', (original) => {
