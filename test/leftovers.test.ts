@@ -3,8 +3,8 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { expect, inject, test } from 'vitest'
 
-// V8 clears its young space often and its old one seldom, and what is old keeps what it leads to, though it may be garbage itself.
-// So a call that has ended must not be led to by anything that gets old: neither by what its library has made and
+// V8 clears its young space often and its old one seldom, and what is old keeps what it leads to, though it may be garbage
+// itself. So a call that has ended must not be led to by anything that gets old: neither by what its library has made and
 // abandoned, nor by a function of ours that was born old. Else all that it has is copied twice, which for a request that asks
 // PostgreSQL, Redis and a service cost a tenth of what tracing costs it.
 

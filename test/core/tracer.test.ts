@@ -255,9 +255,14 @@ describe('shutdown', () => {
       const { provider, tracer, ended } = engine()
       const spans = Array.from({ length: 400 }, (_, index) => tracer.startSpan(`${index}`))
       const order = spans.toSorted((a, b) => a.spanContext().spanId.localeCompare(b.spanContext().spanId))
-      for (const span of order.slice(0, 400 - left)) span.end()
+      const early = Math.floor((400 - left) / 2)
+      for (const span of order.slice(0, early)) span.end()
+      // The others when new ones have come.
+      const late = Array.from({ length: 100 }, () => tracer.startSpan('late'))
+      for (const span of [...order.slice(early, 400 - left), ...late]) span.end()
       await provider.shutdown()
-      expect(new Set(ended).size).toBe(400)
+      expect(ended).toHaveLength(500)
+      expect(new Set(ended).size).toBe(500)
       const open = ended.filter(({ attributes }) => attributes['throughline.incomplete'] === true)
       expect(open).toHaveLength(left)
       // Those within others first.

@@ -13,38 +13,28 @@ const WARM_UP_CALLS = 600
 
 const clients = {
   async ioredis() {
-    const { Redis } = await import('ioredis')
-    const { traceIORedis } = await import('@throughline/ioredis')
-    const redis = traceIORedis(new Redis(urls.redis))
+    const redis = await tracedRedis()
     return () => redis.get('throughline:claim')
   },
 
   async 'ioredis with attributes'() {
-    const { Redis } = await import('ioredis')
-    const { traceIORedis } = await import('@throughline/ioredis')
-    const redis = traceIORedis(new Redis(urls.redis), { attributes: (_command, reply) => ({ reply }) })
+    const redis = await tracedRedis({}, { attributes: (_command, reply) => ({ reply }) })
     return () => redis.get('throughline:claim')
   },
 
   async 'a script of ioredis'() {
-    const { Redis } = await import('ioredis')
-    const { traceIORedis } = await import('@throughline/ioredis')
-    const redis = traceIORedis(new Redis(urls.redis))
+    const redis = await tracedRedis()
     redis.defineCommand('one', { numberOfKeys: 0, lua: 'return 1' })
     return () => redis.one()
   },
 
   async 'ioredis with pipelines of its own'() {
-    const { Redis } = await import('ioredis')
-    const { traceIORedis } = await import('@throughline/ioredis')
-    const redis = traceIORedis(new Redis(urls.redis, { enableAutoPipelining: true }))
+    const redis = await tracedRedis({ enableAutoPipelining: true })
     return () => redis.get('throughline:claim')
   },
 
   async 'a pipeline of ioredis'() {
-    const { Redis } = await import('ioredis')
-    const { traceIORedis } = await import('@throughline/ioredis')
-    const redis = traceIORedis(new Redis(urls.redis))
+    const redis = await tracedRedis()
     return () => redis.pipeline().get('throughline:claim').get('throughline:claim').exec()
   },
 
@@ -88,6 +78,12 @@ const clients = {
     const { held } = await import('./held.mjs')
     return () => new Promise((resolve) => setImmediate(resolve, held(resolve)))
   },
+}
+
+async function tracedRedis(settings = {}, options = {}) {
+  const { Redis } = await import('ioredis')
+  const { traceIORedis } = await import('@throughline/ioredis')
+  return traceIORedis(new Redis(urls.redis, settings), options)
 }
 
 /** The port of a server that is asked. */

@@ -122,8 +122,9 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
    * be a look at a span that nobody else looks at now, 0.3 µs for each that ends.
    */
   readonly #open: (Span | undefined)[] = []
-  /** Where the next one goes, and how many before it are gaps. The list itself never gets shorter: it would have to grow again. */
+  /** Where the next one goes: the list itself never gets shorter, for it would have to grow again. */
   #openEnd = 0
+  /** How many before that are gaps. */
   #gaps = 0
   #stopping: Promise<void> | undefined
 

@@ -231,7 +231,10 @@ export class CommandCall extends RedisCall implements Watcher {
     CommandCall.#follow(this, command, isAgain)
   }
 
-  /** There is no `call` any more when it is settled: what others have put in front of ours, as a script does, keeps these functions. */
+  /**
+   * Forgets the call when the command is settled: what others have put in front of these functions, as a script does, keeps
+   * them.
+   */
   static #follow(call: CommandCall | undefined, command: Command, isAgain: boolean): void {
     const isExec = call?.name() === 'EXEC'
     const { resolve, reject } = command
