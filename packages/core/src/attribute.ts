@@ -11,6 +11,9 @@ export type NamedAttributes = {
   readonly [Name in (typeof semconv)[keyof typeof semconv]]?: AttributeValue | undefined
 }
 
+/** Attributes of a span to which some are added, their names written out. */
+export type AttributeRoom = { -readonly [Name in keyof NamedAttributes]: AttributeValue }
+
 /** An array is cut after so many elements, as it would be at export: a sparse one may claim billions. */
 const MOST_ELEMENTS = 65_536
 

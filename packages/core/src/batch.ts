@@ -163,8 +163,10 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     }
     queued += 1
     filling.count += 1
-    const loose = filling.spans.push(span)
-    if (loose === SPANS_PACKED_AT_ONCE && pack !== undefined) packSoon(filling)
+    const { spans } = filling
+    // By its index: `push` on lists that V8 has seen empty is a call, 0.1 µs.
+    spans[spans.length] = span
+    if (spans.length === SPANS_PACKED_AT_ONCE && pack !== undefined) packSoon(filling)
     if (filling.count >= batchSize) {
       due.push(takeFilling())
       exportWhatIsDue()

@@ -9,6 +9,7 @@ import {
   type Span,
   type Tracer,
 } from '@opentelemetry/api'
+import type { AttributeRoom } from './attribute.ts'
 import type { Ticks } from './clock.ts'
 import { activeContext, isIgnored, isOrdinary, isSuppressed, spanIn, withSpan } from './context.ts'
 import { tracerFor } from './current.ts'
@@ -26,8 +27,10 @@ import {
 } from './options.ts'
 import { registered, reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
-import { isOurs, type InstrumentationScope } from './span.ts'
+import { isOurs, roomIn, type InstrumentationScope } from './span.ts'
 import { DeferredOptions, isOurTracer, type Tracer as OurTracer } from './tracer.ts'
+
+export { now } from './clock.ts'
 
 /** What a call has before it has begun. */
 const NO_SPAN = trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
@@ -74,6 +77,11 @@ export abstract class Call<
   /** Whether its end is to be noticed: somebody wants to know of it. */
   get isOpen(): boolean {
     return this.measurement !== undefined || this.span.isRecording()
+  }
+
+  /** The attributes of its span, where so many can be added to them just so: see Span's `roomFor`. */
+  protected roomFor(count: number): AttributeRoom | undefined {
+    return roomIn(this.span, count)
   }
 
   /** The name of the span. */

@@ -38,10 +38,20 @@ const BELIEVED_MS = 20
 
 let anchor = firstAnchor()
 let lookedAt: Ticks = -Infinity
+let clock = performance
 
+/** For what is part of a trace that was under way in this process, or of a request. */
 export function now(): Ticks {
-  // By the global name, though that is a getter: a test that stops the clock puts another one there.
-  return performance.now()
+  return clock.now()
+}
+
+/**
+ * For what begins by itself. A test that stops the clock puts another one under the global name, which is a getter: to ask
+ * it for every reading costs a request with a few calls 1 µs.
+ */
+export function newNow(): Ticks {
+  clock = performance
+  return clock.now()
 }
 
 export function elapsedAt(ticks: Ticks): Elapsed {

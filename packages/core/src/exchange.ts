@@ -26,7 +26,7 @@ import { captureHeaders, serverAttributes, spanName, targetOf, wantsOldNames } f
 import type { RequestMeasurement } from './metrics.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
-import type { InstrumentationScope } from './span.ts'
+import { roomIn, type InstrumentationScope } from './span.ts'
 import { DeferredOptions } from './tracer.ts'
 
 /** What the seam must know of a framework. `Carried` is what it is handed with each request, and hands back. */
@@ -325,7 +325,9 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const { seam, carried } = this
     const route = this.route === undefined ? seam.routeOf?.(carried) : undefined
     if (route !== undefined) {
-      span.setAttribute(semconv.HTTP_ROUTE, route)
+      const room = roomIn(span, 1)
+      if (room === undefined) span.setAttribute(semconv.HTTP_ROUTE, route)
+      else room['http.route'] = route
       span.updateName(spanName(this.method, route))
     }
     const isComplete = this.#isComplete()
@@ -340,7 +342,10 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
 
   #describeAnswer(span: Span, isComplete: boolean, status: number | undefined): void {
     if (status !== undefined) {
-      span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
+      // An app may have given the response whatever it likes.
+      const room = typeof status === 'number' ? roomIn(span, 1) : undefined
+      if (room === undefined) span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
+      else room['http.response.status_code'] = status
       if (wantsOldNames('http')) span.setAttribute(semconv.OLD_HTTP_STATUS_CODE, status)
     }
     if (!isComplete) span.setAttribute(semconv.INCOMPLETE, true)

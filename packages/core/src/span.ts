@@ -24,12 +24,14 @@ import {
   sayNoAttribute,
   sayUnreadable,
   textOf,
+  type AttributeRoom,
 } from './attribute.ts'
 import {
   between,
   checkedAnchor,
   elapsedAt,
   hrTimeAt,
+  newNow,
   now,
   NS_PER_MS,
   NS_PER_SECOND,
@@ -490,6 +492,20 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     }
   }
 
+  /**
+   * Its attributes, for whoever adds so many at most, each under a name that is written out and with a value that is an
+   * attribute: V8 knows where it goes, where `setAttribute` has to look for each, 0.3 µs. Undefined where it has ended, or
+   * limits have to be minded.
+   */
+  roomFor(count: number): AttributeRoom | undefined {
+    const { attributeCountLimit, attributeValueLengthLimit } = this.maker.home.limits
+    const most = (this.state >> COUNT_SHIFT) + count
+    if (this.ended || most > Math.min(attributeCountLimit, MOST_ATTRIBUTES)) return undefined
+    if (attributeValueLengthLimit !== Infinity) return undefined
+    this.state += count << COUNT_SHIFT
+    return this.attributes as AttributeRoom
+  }
+
   private set(key: string, value: AttributeValue | undefined): void {
     if (!isAttribute(key, value)) {
       sayNoAttribute(key, value)
@@ -573,6 +589,11 @@ export function isOurs(span: object | undefined): span is Span {
   return span?.constructor === Span
 }
 
+/** What `roomFor` answers for a span of ours; of others nothing. */
+export function roomIn(span: ApiSpan, count: number): AttributeRoom | undefined {
+  return isOurs(span) ? span.roomFor(count) : undefined
+}
+
 /**
  * Begins a span. `attributes`, `count` at most, become its own: unless they pass a limit they are neither copied nor
  * checked. Without a `spanId` it makes a random one.
@@ -598,7 +619,7 @@ export function beginSpan(
     lower = lowerAt(at)
   }
   const hasContext = spanId !== undefined || traceState !== undefined
-  const ticks = now()
+  const ticks = anchor === undefined ? newNow() : now()
   const span = new Span(
     maker,
     textOf(name),

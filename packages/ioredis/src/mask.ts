@@ -169,6 +169,7 @@ function withoutArguments(message: string, command: Given | undefined): string {
 
 /** An argument as text, `?` where it cannot be one: that is for ioredis to refuse. */
 export function worded(arg: unknown): string {
+  if (typeof arg === 'string') return arg
   try {
     return String(arg)
   } catch {
@@ -182,5 +183,24 @@ function lengthOf(arg: unknown): number {
 
 function quoted(given: string): string {
   const word = given.length > MOST_OF_A_VALUE ? `${given.slice(0, MOST_OF_A_VALUE)}…` : given
-  return /^[^\s"'?]+$/.test(word) ? word : JSON.stringify(word)
+  return isBare(word) ? word : JSON.stringify(word)
 }
+
+const SPACE = 0x20
+const QUOTATION_MARK = 0x22
+const APOSTROPHE = 0x27
+const QUESTION_MARK = 0x3f
+const LAST_OF_ASCII = 0x7e
+
+/** Whether a word needs no quotation marks. Not by the expression alone: that costs 0.4 µs a command. */
+function isBare(word: string): boolean {
+  for (let index = 0; index < word.length; index++) {
+    const code = word.charCodeAt(index)
+    if (code > LAST_OF_ASCII) return BARE.test(word)
+    if (code <= SPACE || code === QUOTATION_MARK || code === APOSTROPHE || code === QUESTION_MARK)
+      return BARE.test(word)
+  }
+  return word !== ''
+}
+
+const BARE = /^[^\s"'?]+$/

@@ -106,7 +106,11 @@ export class QueryCall extends Call<[text: string], Outcome> {
 
   /** It had to wait for a connection of its pool. */
   waited(milliseconds: number): void {
-    if (this.span.isRecording()) this.span.setAttribute(semconv.POOL_WAIT, milliseconds / MS_PER_SECOND)
+    if (!this.span.isRecording()) return
+    const seconds = milliseconds / MS_PER_SECOND
+    const room = this.roomFor(1)
+    if (room === undefined) this.span.setAttribute(semconv.POOL_WAIT, seconds)
+    else room['throughline.db.pool.wait'] = seconds
   }
 
   /** Ends the span, with the error or the result. The first end counts. */

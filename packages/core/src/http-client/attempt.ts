@@ -1,6 +1,7 @@
-import { SpanKind, type Attributes, type AttributeValue, type Context } from '@opentelemetry/api'
+import { SpanKind, type Attributes, type Context } from '@opentelemetry/api'
 import type { NamedAttributes } from '../attribute.ts'
 import { Call, type Sender } from '../client.ts'
+import { now } from '../clock.ts'
 import { errorType, isError, messageOf } from '../exception.ts'
 import { captureHeaders, methodAttribute, spanName, wantsOldNames, withOldNames } from '../http.ts'
 import { redactUrl } from '../redact.ts'
@@ -148,8 +149,15 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   connected(address: string, port: number | undefined, version?: string): void {
     if (version !== undefined) this.#version = version
     if (!this.span.isRecording()) return
-    this.#tell(semconv.NETWORK_PEER_ADDRESS, address)
-    if (port !== undefined) this.#tell(semconv.NETWORK_PEER_PORT, port)
+    const room = wantsOldNames('http') ? undefined : this.roomFor(2)
+    if (room !== undefined) {
+      room['network.peer.address'] = address
+      if (port !== undefined) room['network.peer.port'] = port
+      return
+    }
+    const told: Attributes = { [semconv.NETWORK_PEER_ADDRESS]: address }
+    if (port !== undefined) told[semconv.NETWORK_PEER_PORT] = port
+    this.#tellAll(told)
   }
 
   /**
@@ -167,8 +175,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     this.#version = version ?? this.#version
     if (!this.isOpen) return
     if (this.span.isRecording()) {
-      this.#tell(semconv.HTTP_RESPONSE_STATUS_CODE, statusCode)
-      if (this.#version !== undefined) this.#tell(semconv.NETWORK_PROTOCOL_VERSION, this.#version)
+      this.#tellStatus(statusCode, this.#version)
       if (responseHeaders.length > 0) {
         const headers = read(from)
         const told: Attributes = {}
@@ -194,10 +201,16 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     unread.add(this)
   }
 
-  /** Without an object for it, of which a request would make two. */
-  #tell(name: string, value: AttributeValue): void {
-    if (wantsOldNames('http')) this.#tellAll({ [name]: value })
-    else this.span.setAttribute(name, value)
+  #tellStatus(statusCode: number, version: string | undefined): void {
+    const room = wantsOldNames('http') ? undefined : this.roomFor(2)
+    if (room !== undefined) {
+      room['http.response.status_code'] = statusCode
+      if (version !== undefined) room['network.protocol.version'] = version
+      return
+    }
+    const told: Attributes = { [semconv.HTTP_RESPONSE_STATUS_CODE]: statusCode }
+    if (version !== undefined) told[semconv.NETWORK_PROTOCOL_VERSION] = version
+    this.#tellAll(told)
   }
 
   #tellAll(attributes: Attributes): void {
@@ -212,7 +225,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
 
   /** Something of the body has come. */
   dataCame(): void {
-    if (this.isWatched) this.heardAt = performance.now()
+    if (this.isWatched) this.heardAt = now()
   }
 
   watchBody(): void {

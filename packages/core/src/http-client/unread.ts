@@ -1,3 +1,5 @@
+import { now, type Ticks } from '../clock.ts'
+
 /** How long nothing may come of a body. One that nobody reads never ends: its span then ends with what came last. */
 const UNREAD_MS = 30_000
 /** How often that is looked at. */
@@ -5,8 +7,8 @@ const LOOK_EVERY_MS = 5_000
 
 /** A request that was answered, in the list of those whose body has not come to its end. */
 export interface Answered {
-  /** When its headers or, later, something of its body came last, in milliseconds of the monotonic clock. */
-  heardAt: number
+  /** When its headers or, later, something of its body came last. */
+  heardAt: Ticks
   /** Whether what comes of its body is noticed. */
   isWatched: boolean
   previous: Answered | undefined
@@ -29,7 +31,7 @@ export class Unread {
   readonly #timer = setTimeout(() => this.#look(), LOOK_EVERY_MS).unref()
 
   add(answered: Answered): void {
-    answered.heardAt = performance.now()
+    answered.heardAt = now()
     answered.isWatched = false
     answered.previous = this.#newest
     if (this.#newest === undefined) this.#oldest = answered
@@ -53,7 +55,7 @@ export class Unread {
   }
 
   #look(): void {
-    const before = performance.now() - UNREAD_MS
+    const before = now() - UNREAD_MS
     for (let answered = this.#oldest; answered !== undefined;) {
       const { next } = answered
       if (answered.heardAt <= before) {
