@@ -61,8 +61,8 @@ import {
  */
 const MOST_OPEN = 20_000
 
-/** Up to so many gaps among them are left open, and beyond that up to half of all. */
-const MOST_GAPS = 64
+/** Up to so many gaps among them are left open, 8 KB, and beyond that up to half of all. */
+const MOST_GAPS = 1000
 
 const NO_LINKS: Link[] = []
 const NO_ATTRIBUTES: Attributes = {}
