@@ -67,8 +67,10 @@ export interface Command extends Settling<unknown> {
 
 const CALL = Symbol('throughline.call')
 
-/** Commands that run something which has a name: the first argument. */
-const STORED_PROCEDURE = new Set(['EVALSHA', 'EVALSHA_RO', 'FCALL', 'FCALL_RO'])
+/** Whether a command runs something which has a name: the first argument. Not by a Set: 0.1 µs a command. */
+function runsProcedure(name: string): boolean {
+  return name === 'EVALSHA' || name === 'EVALSHA_RO' || name === 'FCALL' || name === 'FCALL_RO'
+}
 
 /**
  * Whether a command comes for the first time: one that has to wait for a connection, or that is sent again on a new one,
@@ -214,7 +216,7 @@ export class CommandCall extends RedisCall implements Watcher {
   override build(): Attributes {
     const name = this.#name
     const attributes = this.connection.attributes(name, this.tracing.text(name, this.#args))
-    if (STORED_PROCEDURE.has(name)) attributes[semconv.DB_STORED_PROCEDURE_NAME] = worded(this.#args[0])
+    if (runsProcedure(name)) attributes[semconv.DB_STORED_PROCEDURE_NAME] = worded(this.#args[0])
     return attributes
   }
 
