@@ -200,7 +200,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   }
 
   #hearStream(): void {
-    const stream = this.#stream
+    const stream = this.#streamOf()
     if (stream === undefined) return
     this.#session = stream.session
     this.#isRead = stream.readableEnded
@@ -278,7 +278,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const { response } = this
     // That of HEAD has finished before there is an answer, which is complete with its headers.
     if (this.method === 'HEAD') return response.headersSent
-    const stream = this.#stream
+    const stream = this.#streamOf()
     if (stream === undefined) return false
     // What the app has answered by the stream Node closes before it has finished, where the client's body was read: then a
     // client that has reset it for no error cannot be told from one that has everything.
@@ -287,8 +287,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     return isOver && isUnharmed(stream) && this.#session?.destroyed === false
   }
 
-  /** Of HTTP/1 a `stream` is something of the app's own. */
-  get #stream(): Stream | undefined {
+  /** Of HTTP/1 a `stream` is something of the app's own. No private getter: to call one, V8 leaves its own code, 0.1 µs. */
+  #streamOf(): Stream | undefined {
     if (this.transport !== 'HTTP/2') return undefined
     return (this.response as ServerResponse & { readonly stream?: Stream }).stream
   }
@@ -298,7 +298,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     if (!isComplete && !this.response.headersSent) return undefined
     if (this.status !== undefined) return this.status
     // Frameworks that meet an error when the head is out set the status all the same. And an app may answer by the stream.
-    const stream = this.#stream
+    const stream = this.#streamOf()
     const isSure = stream === undefined && this.#failure() === undefined
     return (isSure ? undefined : sentStatus(this.response, stream)) ?? this.response.statusCode
   }
@@ -306,7 +306,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   /** What went wrong, as the framework told, or else as the response was destroyed with. */
   #failure(): unknown {
     if (this.error !== undefined) return this.error
-    const { errored } = this.#stream ?? this.response
+    const { errored } = this.#streamOf() ?? this.response
     return errored === null || isHangUp(errored) ? undefined : errored
   }
 
