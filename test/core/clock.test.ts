@@ -222,6 +222,38 @@ test('nor does it change the order of the spans of one trace, whose children are
   expect(nanoseconds(child.endTime)).toBeLessThanOrEqual(nanoseconds(root.endTime))
 })
 
+test('a trace that begins while a test has stopped the clock is of that clock, and so are its children', () => {
+  vi.useFakeTimers({ toFake: ['performance'] })
+  const { tracer } = engine()
+  const root = tracer.startSpan('root') as Span
+  const child = tracer.startSpan('child', {}, trace.setSpan(ROOT_CONTEXT, root)) as Span
+  vi.advanceTimersByTime(1500)
+  child.end()
+  vi.advanceTimersByTime(500)
+  root.end()
+  expect([child.duration, root.duration]).toEqual([
+    [1, 500_000_000],
+    [2, 0],
+  ])
+  vi.useRealTimers()
+  const later = tracer.startSpan('later') as Span
+  const real = performance.now()
+  expect(nanoseconds(later.startTime)).toBeLessThanOrEqual(nanoseconds(toHrTime(real, later.anchor)))
+  expect(nanoseconds(later.startTime)).toBeGreaterThan(nanoseconds(toHrTime(real - 1000, later.anchor)))
+})
+
+test('one that began before goes on by the clock that it began with', () => {
+  const { tracer } = engine()
+  const root = tracer.startSpan('root') as Span
+  vi.useFakeTimers({ toFake: ['performance'], now: 0 })
+  vi.advanceTimersByTime(3_600_000)
+  const child = tracer.startSpan('child', {}, trace.setSpan(ROOT_CONTEXT, root)) as Span
+  child.end()
+  root.end()
+  expect([child.duration[0], root.duration[0]]).toEqual([0, 0])
+  expect(nanoseconds(child.startTime)).toBeGreaterThanOrEqual(nanoseconds(root.startTime))
+})
+
 test('readings of the monotonic clock that a span is given are of its time, too', () => {
   const span = engine().tracer.startSpan('work') as Span
   vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 3_600_000 })
