@@ -32,6 +32,7 @@ import {
   baggagePropagator,
   compositePropagator,
   traceContextPropagator,
+  w3cPropagator,
 } from './propagation.ts'
 import { LOG_LEVELS, reportOnce } from './report.ts'
 import { describeProcess, extended, type Resource } from './resource.ts'
@@ -125,7 +126,7 @@ const PROPAGATORS = new Map([
   ['b3', b3Propagator],
   ['b3multi', b3MultiPropagator],
 ])
-const DEFAULT_PROPAGATORS = [traceContextPropagator, baggagePropagator]
+const DEFAULT_PROPAGATORS = 'tracecontext,baggage'
 const UNSUPPORTED_PROPAGATORS = ['jaeger', 'xray', 'ottrace']
 
 const PROTOCOLS = ['http/protobuf', 'http/json'] as const
@@ -468,7 +469,8 @@ function readPropagator(env: Reader): TextMapPropagator | undefined {
   const names = env.list('OTEL_PROPAGATORS', ['none', ...PROPAGATORS.keys()], UNSUPPORTED_PROPAGATORS)
   if (names.includes('none')) return undefined
   const propagators = names.flatMap((name) => PROPAGATORS.get(name) ?? [])
-  return compositePropagator(propagators.length === 0 ? DEFAULT_PROPAGATORS : propagators)
+  const isDefault = propagators.length === 0 || names.join(',') === DEFAULT_PROPAGATORS
+  return isDefault ? w3cPropagator : compositePropagator(propagators)
 }
 
 function isObject(value: unknown): value is object {

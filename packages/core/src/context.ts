@@ -175,6 +175,11 @@ export function isOrdinary(of: Context): boolean {
   return isSlotted(of) && of.others === undefined && of.suppressed === undefined
 }
 
+/** Whether nothing of it goes along on the wire but its span. */
+export function isBare(of: Context): boolean {
+  return isOrdinary(of) && (of as SlottedContext).baggage === undefined
+}
+
 export function rpcMetadata(of: Context): RpcMetadata | undefined {
   return of.getValue(RPC_METADATA_KEY) as RpcMetadata | undefined
 }

@@ -11,6 +11,7 @@ import {
 import {
   headerChanges,
   NO_CHANGES,
+  plainChanges,
   type HeaderChanges,
   type HeaderReader,
   type HeadersRule,
@@ -162,8 +163,17 @@ export function httpClient(
       opened.span.setAttributes(captured)
     }
     const sends = isWelcome === undefined || isWelcome(urlOf(request))
-    opened.headers = sends ? headerChanges(opened.context, rule, from, read) : NO_CHANGES
+    opened.headers = sends ? changesOf(opened, from, read) : NO_CHANGES
     return opened.headers
+  }
+
+  function changesOf<From>(
+    opened: HttpAttempt | Untraced,
+    from: From,
+    read: HeaderReader<From>,
+  ): HeaderChanges {
+    const plain = opened.isTraced && rule === 'replace' ? plainChanges(opened.caller, opened.span) : undefined
+    return plain ?? headerChanges(opened.context, rule, from, read)
   }
 
   return {

@@ -125,6 +125,9 @@ function isDebugged(context: Context, { traceId }: SpanContext): boolean {
   return context.getValue(B3_DEBUG) === traceId
 }
 
+/** What the headers are unless somebody asks for others: `tracecontext,baggage`. */
+export const w3cPropagator = compositePropagator([traceContextPropagator, baggagePropagator])
+
 /**
  * All of these in turn; each sees the context that the one before it made. One that cannot read its carrier, or write to it,
  * costs what it would have read or written.

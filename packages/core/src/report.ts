@@ -1,4 +1,10 @@
-import type { ContextManager, DiagLogger, MeterProvider, TracerProvider } from '@opentelemetry/api'
+import type {
+  ContextManager,
+  DiagLogger,
+  MeterProvider,
+  TextMapPropagator,
+  TracerProvider,
+} from '@opentelemetry/api'
 
 // Trouble of our own is said once, never thrown: to the logger that the app gave the API's `diag`, else on stderr, since
 // `diag` without a logger drops what it is told. `OTEL_LOG_LEVEL=none` silences the latter.
@@ -65,6 +71,7 @@ export interface Registered {
   readonly diag?: DiagLogger
   readonly trace?: TracerProvider
   readonly context?: ContextManager
+  readonly propagation?: TextMapPropagator
   readonly metrics?: MeterProvider
 }
 

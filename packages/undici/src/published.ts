@@ -32,8 +32,9 @@ interface Connection {
 
 /** Tells an attempt which connection has taken it. */
 export function tellPeer(attempt: HttpAttempt | undefined, socket: Connection | undefined): void {
-  if (attempt === undefined || socket?.remoteAddress === undefined) return
-  attempt.connected(socket.remoteAddress, socket.remotePort, socket.alpnProtocol === 'h2' ? '2' : '1.1')
+  const address = attempt && socket?.remoteAddress
+  if (address === undefined) return
+  attempt?.connected(address, socket?.remotePort, socket?.alpnProtocol === 'h2' ? '2' : '1.1')
 }
 
 type OnUpgrade = (this: unknown, status: number, headers: readonly Buffer[], ...rest: unknown[]) => unknown
