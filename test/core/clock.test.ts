@@ -16,7 +16,7 @@ import { engine, said } from './engine.ts'
 import { app } from './process.ts'
 
 // Before any test sets the clock.
-const anchor = checkedAnchor(now())
+const anchor = checkedAnchor(performance, performance.now())
 
 const NS = 1_000_000_000n
 

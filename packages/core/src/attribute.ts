@@ -11,8 +11,12 @@ export type NamedAttributes = {
   readonly [Name in (typeof semconv)[keyof typeof semconv]]?: AttributeValue | undefined
 }
 
-/** Attributes of a span to which some are added, their names written out. */
-export type AttributeRoom = { -readonly [Name in keyof NamedAttributes]: AttributeValue }
+/** Writes one attribute or two, under names that are written out in it, into those of a span. */
+export type NamedWriter = (
+  into: { -readonly [Name in keyof NamedAttributes]: AttributeValue },
+  first: AttributeValue,
+  second: AttributeValue | undefined,
+) => void
 
 /** An array is cut after so many elements, as it would be at export: a sparse one may claim billions. */
 const MOST_ELEMENTS = 65_536
@@ -34,7 +38,7 @@ export function isPlain(value: unknown): value is Record<string, unknown> {
   return prototype === null || Object.getPrototypeOf(prototype) === null
 }
 
-function isPrimitive(value: unknown): boolean {
+export function isPrimitive(value: unknown): boolean {
   const type = typeof value
   return type === 'string' || type === 'number' || type === 'boolean'
 }

@@ -5,11 +5,12 @@ import {
   SpanStatusCode,
   trace,
   type Attributes,
+  type AttributeValue,
   type Context,
   type Span,
   type Tracer,
 } from '@opentelemetry/api'
-import type { AttributeRoom } from './attribute.ts'
+import type { NamedWriter } from './attribute.ts'
 import type { Ticks } from './clock.ts'
 import { activeContext, isIgnored, isOrdinary, isSuppressed, spanIn, withSpan } from './context.ts'
 import { tracerFor } from './current.ts'
@@ -27,10 +28,8 @@ import {
 } from './options.ts'
 import { registered, reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
-import { isOurs, roomIn, type InstrumentationScope } from './span.ts'
+import { isOurs, putNamed, type InstrumentationScope } from './span.ts'
 import { DeferredOptions, isOurTracer, type Tracer as OurTracer } from './tracer.ts'
-
-export { now } from './clock.ts'
 
 /** What a call has before it has begun. */
 const NO_SPAN = trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
@@ -79,9 +78,9 @@ export abstract class Call<
     return this.measurement !== undefined || this.span.isRecording()
   }
 
-  /** The attributes of its span, where so many can be added to them just so: see Span's `roomFor`. */
-  protected roomFor(count: number): AttributeRoom | undefined {
-    return roomIn(this.span, count)
+  /** Adds attributes to its span in a quick way; false where they have to be set: see Span's `putNamed`. */
+  protected putNamed(write: NamedWriter, first: AttributeValue, second?: AttributeValue): boolean {
+    return putNamed(this.span, write, first, second)
   }
 
   /** The name of the span. */

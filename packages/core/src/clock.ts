@@ -19,6 +19,16 @@ export interface Anchor {
   // All in nanoseconds, as the halves of 64 bits: what a double does not hold, and exporters send.
   readonly high: number
   readonly low: number
+  /**
+   * What is counted from there. A trace keeps it, so that a test which stops the clock does so for the traces that begin from
+   * then on; and since the global name is a getter, to ask that for every reading would cost a request with a few calls 1 µs.
+   */
+  readonly clock: Clock
+}
+
+/** What tells the time since the process began, in milliseconds: `performance`, or what a test has put in its place. */
+export interface Clock {
+  now(): Ticks
 }
 
 const MS_PER_SECOND = 1000
@@ -38,20 +48,15 @@ const BELIEVED_MS = 20
 
 let anchor = firstAnchor()
 let lookedAt: Ticks = -Infinity
-let clock = performance
 
-/** For what is part of a trace that was under way in this process, or of a request. */
-export function now(): Ticks {
-  return clock.now()
+/** The clock of what begins now. */
+export function currentClock(): Clock {
+  return performance
 }
 
-/**
- * For what begins by itself. A test that stops the clock puts another one under the global name, which is a getter: to ask
- * it for every reading costs a request with a few calls 1 µs.
- */
-export function newNow(): Ticks {
-  clock = performance
-  return clock.now()
+/** For what is no part of a span, which reads the clock of its anchor. */
+export function now(): Ticks {
+  return performance.now()
 }
 
 export function elapsedAt(ticks: Ticks): Elapsed {
@@ -62,16 +67,16 @@ export function elapsedAt(ticks: Ticks): Elapsed {
  * The anchor for traces that enter the process now. The monotonic clock stands still while a machine sleeps: this looks at
  * the wall clock and notices, and traces from then on have the time of day again.
  */
-export function checkedAnchor(ticks: Ticks): Anchor {
-  if (ticks - lookedAt > BELIEVED_MS) lookAtWallClock(ticks)
+export function checkedAnchor(clock: Clock, ticks: Ticks): Anchor {
+  if (ticks - lookedAt > BELIEVED_MS || clock !== anchor.clock) lookAtWallClock(clock, ticks)
   return anchor
 }
 
-function lookAtWallClock(ticks: Ticks): void {
+function lookAtWallClock(clock: Clock, ticks: Ticks): void {
   lookedAt = ticks
   const zero = Date.now() - ticks
   const known = anchor.seconds * MS_PER_SECOND + anchor.nanoseconds / NS_PER_MS
-  if (Math.abs(zero - known) > MOST_DRIFT_MS) anchor = anchorAt(zero)
+  if (clock !== anchor.clock || Math.abs(zero - known) > MOST_DRIFT_MS) anchor = anchorAt(zero, clock)
 }
 
 // `Date.now()` counts whole milliseconds, so it is read at the moment when it turns, once per process and for at most a
@@ -97,11 +102,11 @@ function firstAnchor(): Anchor {
 }
 
 /** @param epochMs the time at tick zero, in milliseconds */
-export function anchorAt(epochMs: number): Anchor {
+export function anchorAt(epochMs: number, clock: Clock = performance): Anchor {
   const seconds = Math.floor(epochMs / MS_PER_SECOND)
   const nanoseconds = Math.floor((epochMs - seconds * MS_PER_SECOND) * NS_PER_MS)
   const all = BigInt(seconds) * BigInt(NS_PER_SECOND) + BigInt(nanoseconds)
-  return { seconds, nanoseconds, high: Number(all >> 32n), low: Number(all & 0xffffffffn) }
+  return { seconds, nanoseconds, high: Number(all >> 32n), low: Number(all & 0xffffffffn), clock }
 }
 
 /** Ticks as [seconds, nanoseconds] since the Unix epoch. */

@@ -10,6 +10,7 @@ import {
 import { EventEmitter } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import type { NamedWriter } from './attribute.ts'
 import { now, type Ticks } from './clock.ts'
 import {
   emitWithin,
@@ -26,7 +27,7 @@ import { captureHeaders, serverAttributes, spanName, targetOf, wantsOldNames } f
 import type { RequestMeasurement } from './metrics.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
-import { roomIn, type InstrumentationScope } from './span.ts'
+import { putNamed, type InstrumentationScope } from './span.ts'
 import { DeferredOptions } from './tracer.ts'
 
 /** What the seam must know of a framework. `Carried` is what it is handed with each request, and hands back. */
@@ -68,6 +69,14 @@ export interface Seam<Given extends unknown[], Carried> {
   readonly routeOf: ((carried: Carried) => string | undefined) | undefined
   readonly moreAttributes: ((...given: Given) => Attributes | undefined) | undefined
   readonly nameOf: ((...given: Given) => string | undefined) | undefined
+}
+
+const writeRoute: NamedWriter = (into, route) => {
+  into['http.route'] = route
+}
+
+const writeStatus: NamedWriter = (into, status) => {
+  into['http.response.status_code'] = status
 }
 
 /**
@@ -325,9 +334,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const { seam, carried } = this
     const route = this.route === undefined ? seam.routeOf?.(carried) : undefined
     if (route !== undefined) {
-      const room = roomIn(span, 1)
-      if (room === undefined) span.setAttribute(semconv.HTTP_ROUTE, route)
-      else room['http.route'] = route
+      if (!putNamed(span, writeRoute, route)) span.setAttribute(semconv.HTTP_ROUTE, route)
       span.updateName(spanName(this.method, route))
     }
     const isComplete = this.#isComplete()
@@ -342,10 +349,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
 
   #describeAnswer(span: Span, isComplete: boolean, status: number | undefined): void {
     if (status !== undefined) {
-      // An app may have given the response whatever it likes.
-      const room = typeof status === 'number' ? roomIn(span, 1) : undefined
-      if (room === undefined) span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
-      else room['http.response.status_code'] = status
+      if (!putNamed(span, writeStatus, status)) span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
       if (wantsOldNames('http')) span.setAttribute(semconv.OLD_HTTP_STATUS_CODE, status)
     }
     if (!isComplete) span.setAttribute(semconv.INCOMPLETE, true)

@@ -68,10 +68,10 @@ export function spanName(method: string, target?: string): string {
 }
 
 let latestMethod = ''
-let latestNames = new Map<string, string>()
+let latestNames: Map<string, string> | undefined
 
 function namesOf(method: string): Map<string, string> {
-  if (method === latestMethod) return latestNames
+  if (method === latestMethod && latestNames !== undefined) return latestNames
   let ofMethod = names.get(method)
   if (ofMethod === undefined) names.set(method, (ofMethod = new Map()))
   latestMethod = method

@@ -39,7 +39,7 @@ export {
   type Shape,
 } from './options.ts'
 export { reportOnce } from './report.ts'
-export type { NamedAttributes } from './attribute.ts'
+export type { NamedAttributes, NamedWriter } from './attribute.ts'
 export { errorType, isError, maskErrors, messageOf, showAs } from './exception.ts'
 export * as semconv from './semconv.ts'
 

@@ -11,7 +11,7 @@ import {
   type UpDownCounter,
 } from '@opentelemetry/api'
 import type { IncomingMessage } from 'node:http'
-import { newNow, now, type Ticks } from './clock.ts'
+import { now, type Ticks } from './clock.ts'
 import { methodAttribute, protocolVersion, schemeOf, withOldNames, wantsOldNames, type Area } from './http.ts'
 import { registered, reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
@@ -126,7 +126,7 @@ function sayUnmeasured(error: unknown): void {
 /** One call as its metric sees it, from its begin to its end. */
 export class CallMeasurement {
   readonly #durations: Durations
-  readonly #startTicks = newNow()
+  readonly #startTicks = now()
 
   constructor(durations: Durations) {
     this.#durations = durations
@@ -192,7 +192,7 @@ export class RequestMeasurement {
   readonly #request: IncomingMessage
   /** What a request is counted by while it is active: the same when it comes and when it goes. */
   readonly #arrival: Attributes
-  readonly #startTicks = newNow()
+  readonly #startTicks = now()
 
   constructor(instruments: ServerInstruments, request: IncomingMessage, trustProxy: boolean) {
     this.#instruments = instruments

@@ -19,20 +19,20 @@ import {
 import { isDate } from 'node:util/types'
 import {
   isAttribute,
+  isPrimitive,
   limited,
   limitedAttributes,
   sayNoAttribute,
   sayUnreadable,
   textOf,
-  type AttributeRoom,
+  type NamedWriter,
 } from './attribute.ts'
 import {
   between,
   checkedAnchor,
   elapsedAt,
   hrTimeAt,
-  newNow,
-  now,
+  currentClock,
   NS_PER_MS,
   NS_PER_SECOND,
   readTime,
@@ -364,7 +364,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
       return
     }
     if (this.lasted !== undefined) return
-    this.lasted = Math.round((now() - this.startTicks) * NS_PER_MS)
+    this.lasted = Math.round((this.anchor.clock.now() - this.startTicks) * NS_PER_MS)
     if (endTime !== undefined) this.own().endTime = this.timeOf(endTime)
     this.maker.home.ended(this)
   }
@@ -493,17 +493,25 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 
   /**
-   * Its attributes, for whoever adds so many at most, each under a name that is written out and with a value that is an
-   * attribute: V8 knows where it goes, where `setAttribute` has to look for each, 0.3 µs. Undefined where it has ended, or
-   * limits have to be minded.
+   * Adds attributes whose names are written out in `write`, a function that is made once: V8 knows where they go, where
+   * `setAttribute` has to look for each, 0.3 µs. False where that has to be asked all the same: the span has ended or is near a
+   * limit, somebody has put another `setAttribute` in its place, or a value is none for an attribute.
    */
-  roomFor(count: number): AttributeRoom | undefined {
+  putNamed(write: NamedWriter, first: AttributeValue, second?: AttributeValue): boolean {
+    if (this.ended || this.setAttribute !== setAttribute) return false
+    if (!isPrimitive(first) || (second !== undefined && !isPrimitive(second))) return false
     const { attributeCountLimit, attributeValueLengthLimit } = this.maker.home.limits
-    const most = (this.state >> COUNT_SHIFT) + count
-    if (this.ended || most > Math.min(attributeCountLimit, MOST_ATTRIBUTES)) return undefined
-    if (attributeValueLengthLimit !== Infinity) return undefined
-    this.state += count << COUNT_SHIFT
-    return this.attributes as AttributeRoom
+    const most = (this.state >> COUNT_SHIFT) + 2
+    if (most > Math.min(attributeCountLimit, MOST_ATTRIBUTES) || attributeValueLengthLimit !== Infinity)
+      return false
+    this.state += 2 << COUNT_SHIFT
+    try {
+      write(this.attributes, first, second)
+    } catch (error) {
+      // A processor may have frozen them.
+      sayUnreadable('attributes', error)
+    }
+    return true
   }
 
   private set(key: string, value: AttributeValue | undefined): void {
@@ -557,7 +565,10 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
       own.droppedEvents += 1
       return
     }
-    const event: TimedEvent = { time: this.timeOf(time) ?? toHrTime(now(), this.anchor), name: textOf(name) }
+    const event: TimedEvent = {
+      time: this.timeOf(time) ?? toHrTime(this.anchor.clock.now(), this.anchor),
+      name: textOf(name),
+    }
     if (typeof given === 'object' && given !== null) {
       const kept = limitedAttributes(given, attributePerEventCountLimit, attributeValueLengthLimit)
       event.attributes = kept.attributes
@@ -589,9 +600,17 @@ export function isOurs(span: object | undefined): span is Span {
   return span?.constructor === Span
 }
 
-/** What `roomFor` answers for a span of ours; of others nothing. */
-export function roomIn(span: ApiSpan, count: number): AttributeRoom | undefined {
-  return isOurs(span) ? span.roomFor(count) : undefined
+// As it is here: who traces may be patched later.
+const { setAttribute } = Span.prototype
+
+/** `putNamed` of a span of ours; of others it is false. */
+export function putNamed(
+  span: ApiSpan,
+  write: NamedWriter,
+  first: AttributeValue,
+  second?: AttributeValue,
+): boolean {
+  return isOurs(span) && span.putNamed(write, first, second)
 }
 
 /**
@@ -619,7 +638,8 @@ export function beginSpan(
     lower = lowerAt(at)
   }
   const hasContext = spanId !== undefined || traceState !== undefined
-  const ticks = anchor === undefined ? newNow() : now()
+  const clock = anchor === undefined ? currentClock() : anchor.clock
+  const ticks = clock.now()
   const span = new Span(
     maker,
     textOf(name),
@@ -629,7 +649,7 @@ export function beginSpan(
     hasContext ? contextOf(traceId, spanId ?? spanIdOf(upper, lower), traceFlags, traceState) : undefined,
     upper,
     lower,
-    anchor ?? checkedAnchor(ticks),
+    anchor ?? checkedAnchor(clock, ticks),
     ticks,
     (kind & KIND_BITS) | ((traceFlags & FLAGS_BITS) << FLAGS_SHIFT) | (count << COUNT_SHIFT),
   )

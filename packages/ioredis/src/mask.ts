@@ -196,9 +196,9 @@ const LAST_OF_ASCII = 0x7e
 function isBare(word: string): boolean {
   for (let index = 0; index < word.length; index++) {
     const code = word.charCodeAt(index)
-    if (code > LAST_OF_ASCII) return BARE.test(word)
-    if (code <= SPACE || code === QUOTATION_MARK || code === APOSTROPHE || code === QUESTION_MARK)
-      return BARE.test(word)
+    if (code === QUOTATION_MARK || code === APOSTROPHE || code === QUESTION_MARK) return false
+    // What counts as white space beyond that, the expression knows.
+    if (code <= SPACE || code > LAST_OF_ASCII) return BARE.test(word)
   }
   return word !== ''
 }

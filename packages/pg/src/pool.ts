@@ -1,5 +1,5 @@
 import { context, isTraced, override, semconv, type Attributes, type Context } from '@throughline/core'
-import { Call, now } from '@throughline/core/client'
+import { Call } from '@throughline/core/client'
 import { isOfOthers, passOn, traceClient } from './client.ts'
 import {
   clientsOf,
@@ -84,7 +84,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       if (typeof callback !== 'function') return Reflect.apply(original, this, args)
 
       taken = call
-      const askedAt = call !== null && hasToWait(pool) ? now() : undefined
+      const askedAt = call !== null && hasToWait(pool) ? performance.now() : undefined
       const known = newest(pool)
       const { waitingCount } = pool
       let isQueued = false
@@ -100,7 +100,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
 
       function acquired(error: unknown, client: Connected | undefined, release: unknown): unknown {
         if (isQueued) unqueue(call as QueryCall)
-        if (askedAt !== undefined) call?.waited(now() - askedAt)
+        if (askedAt !== undefined) call?.waited(performance.now() - askedAt)
         if (error) call?.end(error)
         else call?.on(client)
         return passOn(callback as Method, error, client, release, call ?? undefined)

@@ -1,4 +1,10 @@
-import { semconv, type Attributes, type Context, type NamedAttributes } from '@throughline/core'
+import {
+  semconv,
+  type Attributes,
+  type Context,
+  type NamedAttributes,
+  type NamedWriter,
+} from '@throughline/core'
 import { Call } from '@throughline/core/client'
 import { describeSql, type SqlDescription } from '@throughline/core/sql'
 import type { QueryResult } from 'pg'
@@ -7,6 +13,10 @@ import { failureOf } from './failure.ts'
 import type { Outcome, Tracing } from './options.ts'
 
 const MS_PER_SECOND = 1000
+
+const writeWait: NamedWriter = (into, seconds) => {
+  into['throughline.db.pool.wait'] = seconds
+}
 
 /** One query that is under way. */
 export class QueryCall extends Call<[text: string], Outcome> {
@@ -108,9 +118,7 @@ export class QueryCall extends Call<[text: string], Outcome> {
   waited(milliseconds: number): void {
     if (!this.span.isRecording()) return
     const seconds = milliseconds / MS_PER_SECOND
-    const room = this.roomFor(1)
-    if (room === undefined) this.span.setAttribute(semconv.POOL_WAIT, seconds)
-    else room['throughline.db.pool.wait'] = seconds
+    if (!this.putNamed(writeWait, seconds)) this.span.setAttribute(semconv.POOL_WAIT, seconds)
   }
 
   /** Ends the span, with the error or the result. The first end counts. */

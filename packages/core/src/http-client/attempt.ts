@@ -1,7 +1,6 @@
-import { SpanKind, type Attributes, type Context } from '@opentelemetry/api'
-import type { NamedAttributes } from '../attribute.ts'
+import { SpanKind, type Attributes, type AttributeValue, type Context } from '@opentelemetry/api'
+import type { NamedAttributes, NamedWriter } from '../attribute.ts'
 import { Call, type Sender } from '../client.ts'
-import { now } from '../clock.ts'
 import { errorType, isError, messageOf } from '../exception.ts'
 import { captureHeaders, methodAttribute, spanName, wantsOldNames, withOldNames } from '../http.ts'
 import { redactUrl } from '../redact.ts'
@@ -40,6 +39,16 @@ export type WatchBody = (request: HttpRequest, came: () => void) => void
 const FIRST_ERROR = 400
 /** The event of a span whose response has begun to come; its time is all that it says. */
 const FIRST_BYTE = 'http.response.first_byte'
+
+const writePeer: NamedWriter = (into, address, port) => {
+  into['network.peer.address'] = address
+  if (port !== undefined) into['network.peer.port'] = port
+}
+
+const writeStatus: NamedWriter = (into, statusCode, version) => {
+  into['http.response.status_code'] = statusCode
+  if (version !== undefined) into['network.protocol.version'] = version
+}
 
 /** One request on its way: a CLIENT span (semantic conventions, HTTP client), each attempt at it for itself. */
 export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
@@ -149,15 +158,9 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   connected(address: string, port: number | undefined, version?: string): void {
     if (version !== undefined) this.#version = version
     if (!this.span.isRecording()) return
-    const room = wantsOldNames('http') ? undefined : this.roomFor(2)
-    if (room !== undefined) {
-      room['network.peer.address'] = address
-      if (port !== undefined) room['network.peer.port'] = port
-      return
-    }
-    const told: Attributes = { [semconv.NETWORK_PEER_ADDRESS]: address }
-    if (port !== undefined) told[semconv.NETWORK_PEER_PORT] = port
-    this.#tellAll(told)
+    if (!wantsOldNames('http') && this.putNamed(writePeer, address, port)) return
+    this.#tell(semconv.NETWORK_PEER_ADDRESS, address)
+    if (port !== undefined) this.#tell(semconv.NETWORK_PEER_PORT, port)
   }
 
   /**
@@ -202,15 +205,14 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   }
 
   #tellStatus(statusCode: number, version: string | undefined): void {
-    const room = wantsOldNames('http') ? undefined : this.roomFor(2)
-    if (room !== undefined) {
-      room['http.response.status_code'] = statusCode
-      if (version !== undefined) room['network.protocol.version'] = version
-      return
-    }
-    const told: Attributes = { [semconv.HTTP_RESPONSE_STATUS_CODE]: statusCode }
-    if (version !== undefined) told[semconv.NETWORK_PROTOCOL_VERSION] = version
-    this.#tellAll(told)
+    if (!wantsOldNames('http') && this.putNamed(writeStatus, statusCode, version)) return
+    this.#tell(semconv.HTTP_RESPONSE_STATUS_CODE, statusCode)
+    if (version !== undefined) this.#tell(semconv.NETWORK_PROTOCOL_VERSION, version)
+  }
+
+  #tell(name: string, value: AttributeValue): void {
+    if (wantsOldNames('http')) this.#tellAll({ [name]: value })
+    else this.span.setAttribute(name, value)
   }
 
   #tellAll(attributes: Attributes): void {
@@ -225,7 +227,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
 
   /** Something of the body has come. */
   dataCame(): void {
-    if (this.isWatched) this.heardAt = now()
+    if (this.isWatched) this.heardAt = performance.now()
   }
 
   watchBody(): void {

@@ -1,5 +1,3 @@
-import { now, type Ticks } from '../clock.ts'
-
 /** How long nothing may come of a body. One that nobody reads never ends: its span then ends with what came last. */
 const UNREAD_MS = 30_000
 /** How often that is looked at. */
@@ -7,8 +5,8 @@ const LOOK_EVERY_MS = 5_000
 
 /** A request that was answered, in the list of those whose body has not come to its end. */
 export interface Answered {
-  /** When its headers or, later, something of its body came last. */
-  heardAt: Ticks
+  /** When its headers or, later, something of its body came last, in milliseconds of the monotonic clock. */
+  heardAt: number
   /** Whether what comes of its body is noticed. */
   isWatched: boolean
   previous: Answered | undefined
@@ -33,7 +31,7 @@ export class Unread {
   readonly #timer = setTimeout(() => this.#look(), LOOK_EVERY_MS).unref()
 
   add(answered: Answered): void {
-    answered.heardAt = now()
+    answered.heardAt = performance.now()
     answered.isWatched = false
     if (this.#latest !== undefined) this.#append(this.#latest)
     this.#latest = answered
@@ -68,7 +66,7 @@ export class Unread {
   #look(): void {
     if (this.#latest !== undefined) this.#append(this.#latest)
     this.#latest = undefined
-    const before = now() - UNREAD_MS
+    const before = performance.now() - UNREAD_MS
     for (let answered = this.#oldest; answered !== undefined;) {
       const { next } = answered
       if (answered.heardAt <= before) {
@@ -80,7 +78,8 @@ export class Unread {
       }
       answered = next
     }
-    this.#isLooking = this.#oldest !== undefined
+    // Who was told of the end of one may have sent another.
+    this.#isLooking = this.#latest !== undefined || this.#oldest !== undefined
     if (this.#isLooking) this.#timer.refresh()
   }
 }

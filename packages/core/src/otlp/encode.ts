@@ -834,6 +834,7 @@ function learn(name: string): Key {
     // Starting over, not refusing: keys made from data must not lock the real ones out.
     if (keys.size >= KEYS_LIMIT) {
       keys.clear()
+      // It would hold on to those that nobody finds any more.
       beforeAll.next = undefined
     }
     keys.set(name, key)

@@ -1,0 +1,151 @@
+import { trace, type Attributes, type AttributeValue } from '@opentelemetry/api'
+import { afterEach, expect, test } from 'vitest'
+import type { NamedWriter } from '../../packages/core/src/attribute.ts'
+import { putNamed, Span } from '../../packages/core/src/span.ts'
+import { engine, LIMITS, processor, said } from './engine.ts'
+
+const OTHERS = trace.wrapSpanContext({ traceId: 'a'.repeat(32), spanId: 'b'.repeat(16), traceFlags: 1 })
+
+const writeRoute: NamedWriter = (into, route) => {
+  into['http.route'] = route
+}
+
+const writePeer: NamedWriter = (into, address, port) => {
+  into['network.peer.address'] = address
+  if (port !== undefined) into['network.peer.port'] = port
+}
+
+function spanWith(count: number, limits: Partial<typeof LIMITS> = {}): Span {
+  const attributes = Object.fromEntries(
+    Array.from({ length: count }, (_, index) => [`given.${index}`, index]),
+  )
+  const { tracer } = engine({ limits: { ...LIMITS, ...limits } })
+  return tracer.startSpan('work', { attributes }) as Span
+}
+
+const { setAttribute } = Span.prototype
+
+afterEach(() => {
+  Span.prototype.setAttribute = setAttribute
+})
+
+test('what is put is what the span says', () => {
+  const span = spanWith(1)
+  expect(putNamed(span, writeRoute, '/users/:id')).toBe(true)
+  expect(putNamed(span, writePeer, '::1', 80)).toBe(true)
+  span.end()
+  expect(span.attributes).toEqual({
+    'given.0': 0,
+    'http.route': '/users/:id',
+    'network.peer.address': '::1',
+    'network.peer.port': 80,
+  })
+})
+
+test('nothing is put into a span of others, or one that has ended', () => {
+  expect(putNamed(OTHERS, writeRoute, '/')).toBe(false)
+  const span = spanWith(0)
+  span.end()
+  expect(putNamed(span, writeRoute, '/')).toBe(false)
+  expect(span.attributes).toEqual({})
+})
+
+test.each([0, 1, 2, 3])('nor where the limit is near: %i beside two', (limit) => {
+  const span = spanWith(2, { attributeCountLimit: limit })
+  expect(putNamed(span, writeRoute, '/')).toBe(false)
+})
+
+test('nor where texts may have to be cut', () => {
+  expect(putNamed(spanWith(0, { attributeValueLengthLimit: 8 }), writeRoute, '/')).toBe(false)
+})
+
+test('what was put counts towards the limit, and what was put twice only once', () => {
+  const span = spanWith(0, { attributeCountLimit: 4 })
+  expect(putNamed(span, writeRoute, '/')).toBe(true)
+  expect(putNamed(span, writeRoute, '/again')).toBe(true)
+  expect(putNamed(span, writePeer, '::1', 80)).toBe(false)
+  span.setAttributes({ 'app.second': 2, 'app.third': 3, 'app.fourth': 4, 'app.fifth': 5 })
+  expect(span.attributes).toEqual({
+    'http.route': '/again',
+    'app.second': 2,
+    'app.third': 3,
+    'app.fourth': 4,
+  })
+  expect(span.droppedAttributesCount).toBe(1)
+})
+
+test.each<[unknown, unknown]>([
+  [null, undefined],
+  [undefined, undefined],
+  [200n, undefined],
+  [{ path: '/x' }, 80],
+  [['/a', '/b'], undefined],
+  [Symbol('route'), undefined],
+  ['::1', null],
+  ['::1', 80n],
+  ['::1', {}],
+])('what is no text, number or boolean is not put: %p, %p', (first, second) => {
+  const span = spanWith(0)
+  expect(putNamed(span, writePeer, first as AttributeValue, second as AttributeValue)).toBe(false)
+  expect(span.attributes).toEqual({})
+})
+
+test.each<[name: string, wrap: (span: Span) => Span]>([
+  [
+    'on the span',
+    (span) => {
+      span.setAttribute = () => span
+      return span
+    },
+  ],
+  ['on a view of it', (span) => Object.create(span, { setAttribute: { value: () => span } }) as Span],
+  [
+    'by a Proxy',
+    (span) =>
+      new Proxy(span, { get: (of, key) => (key === 'setAttribute' ? () => of : Reflect.get(of, key)) }),
+  ],
+  [
+    'for all spans',
+    (span) => {
+      Span.prototype.setAttribute = function () {
+        return this
+      }
+      return span
+    },
+  ],
+])('who has put another setAttribute in its place is asked: %s', (_, wrap) => {
+  const span = spanWith(0)
+  expect(putNamed(wrap(span), writeRoute, '/secret')).toBe(false)
+  expect(span.attributes).toEqual({})
+})
+
+test.each<[name: string, attributes: unknown]>([
+  ['frozen', Object.freeze({})],
+  ['null', null],
+  [
+    'of a kind that throws',
+    new Proxy(
+      {},
+      {
+        set() {
+          throw new Error('of the app')
+        },
+      },
+    ),
+  ],
+])('attributes that a processor has made %s cost no more than what was to be put', (_, attributes) => {
+  const report = said()
+  const { tracer } = engine({
+    processors: [
+      processor({
+        onStart(span) {
+          ;(span as Span).attributes = attributes as Attributes
+        },
+      }),
+    ],
+  })
+  const span = tracer.startSpan('work') as Span
+  expect(putNamed(span, writeRoute, '/')).toBe(true)
+  expect(report.lines).toHaveLength(1)
+  expect(report.lines[0]).toContain('attributes')
+})
