@@ -44,6 +44,17 @@ describe.each(versions)('%s', (version, Redis) => {
       })
     })
 
+    test.each(['EVALSHA', 'EVALSHA_RO', 'FCALL', 'FCALL_RO'])(
+      'that runs something which has a name tells the name, also where the server knows none such: %s',
+      async (name) => {
+        const recording = record()
+        const redis = traceIORedis(await ready())
+        await expect(redis.call(name, 'made-up', '1', key)).rejects.toThrow(/NOSCRIPT|not found/)
+        const [command] = await recording.all(1)
+        expect(command?.attributes['db.stored_procedure.name']).toBe('made-up')
+      },
+    )
+
     test('whose callback, and whose promise, give what they gave before', async () => {
       record()
       const plain = await ready()

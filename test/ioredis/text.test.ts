@@ -41,6 +41,17 @@ describe('the text of a command shows keys and fields, and no value', () => {
     expect(maskedCommand('GET', [Buffer.from('k')])).toBe('GET k')
   })
 
+  // Which characters those are, an expression says; it is asked only where that is needed.
+  test('that goes by each character, wherever it stands', () => {
+    for (let code = 0; code <= 0xffff; code += code < 0x3000 ? 1 : 251) {
+      const character = String.fromCharCode(code)
+      for (const word of [character, `a${character}`, `${character}a`]) {
+        const shown = /^[^\s"'?]+$/.test(word) ? word : JSON.stringify(word)
+        expect(maskedCommand('GET', [word])).toBe(`GET ${shown}`)
+      }
+    }
+  })
+
   test('a text without end has one', () => {
     expect(
       maskedCommand(

@@ -2,7 +2,7 @@ import { trace } from '@opentelemetry/api'
 import { span } from '@throughline/core'
 import { tracePg } from '@throughline/pg'
 import type { Pool } from 'pg'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { record } from '../recording.ts'
 import { open, parentOf } from './database.ts'
 
@@ -107,6 +107,14 @@ test('so does one for which a connection had to be made', async () => {
   const recording = record()
   const pool = tracePg(open({ max: 1 }))
   await pool.query('SELECT 1')
+  expect((await recording.all(1))[0]?.attributes[WAIT]).toBeGreaterThan(0)
+})
+
+test('so does one whose texts may have to be cut', async () => {
+  vi.stubEnv('OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT', '4000')
+  const recording = record()
+  vi.unstubAllEnvs()
+  await tracePg(open({ max: 1 })).query('SELECT 1')
   expect((await recording.all(1))[0]?.attributes[WAIT]).toBeGreaterThan(0)
 })
 
