@@ -120,7 +120,8 @@ async function bench(options) {
           processes: options.processes ?? (quick ? 3 : 5),
           mostSeconds: quick && options.processes === undefined ? QUICK_SECONDS : undefined,
           warmUpRounds: Math.ceil(WARM_UP_REQUESTS / requests),
-          rounds: options.rounds ?? (quick ? 5 : 8),
+          // With clients one is far from the next, and what warms up takes the most of the time.
+          rounds: options.rounds ?? (quick ? 5 : withClients ? 16 : 8),
           requests,
           latencyRounds: options.latency ? (quick ? 3 : 15) : 0,
           latencySeconds: 0.3,

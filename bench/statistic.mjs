@@ -29,3 +29,34 @@ export function shuffled(list) {
   }
   return drawn
 }
+
+/** What makes a standard deviation of a median absolute deviation, and how much less a median tells than a mean. */
+const DEVIATIONS = 1.4826
+const OF_MEDIAN = 1.2533
+
+/**
+ * Twice the standard error of a ratio: of what two contenders add to the bare app, in paired rounds. How their rounds differ is
+ * told by medians, since a neighbour on the machine spoils a round now and then.
+ *
+ * @param {number} ratio as it was found
+ * @param {number[][] | undefined} rounds of the one, by processes
+ * @param {number[][] | undefined} others of whom it is compared with
+ * @param {number[][] | undefined} bares
+ * @returns {number | undefined} undefined where there are no such rounds, or too few
+ */
+export function ratioError(ratio, rounds, others, bares) {
+  if (![rounds, others, bares].every((all) => Array.isArray(all?.[0]))) return undefined
+  const pairs = rounds.flatMap((process, p) =>
+    process.map((value, r) => {
+      const bare = bares[p]?.[r]
+      return { one: value - bare, other: others[p]?.[r] - bare }
+    }),
+  )
+  const known = pairs.filter(({ one, other }) => Number.isFinite(one - other))
+  if (known.length < 4) return undefined
+  const left = known.map(({ one, other }) => one - ratio * other)
+  const middle = median(left)
+  const deviation = DEVIATIONS * median(left.map((each) => Math.abs(each - middle)))
+  const error = (OF_MEDIAN * deviation) / Math.sqrt(known.length)
+  return (2 * error) / Math.abs(median(known.map(({ other }) => other)))
+}

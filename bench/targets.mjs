@@ -1,3 +1,5 @@
+import { ratioError } from './statistic.mjs'
+
 /** Against the floor: what we may cost more than the least that does the work. */
 const FLOOR_LIMIT = 1.25
 /** Against OpenTelemetry at 100 %: without clients, and with pg + redis + http. */
@@ -69,35 +71,43 @@ function judgeAdded(row, rows, unit) {
   const verdicts = []
   const { framework, withClients } = row
   const where = placeOf(row)
+  const bare = peerOf(row, rows, 'bare')
   const floor = peerOf(row, rows, 'floor')
   const official = peerOf(row, rows, 'OpenTelemetry')
   const unsampled = peerOf(row, rows, `${row.name}, unsampled`)
   if (floor !== undefined) {
-    verdicts.push(addedAtMost(`${where}: added ${unit} against floor`, row, floor, FLOOR_LIMIT))
+    verdicts.push(addedAtMost(`${where}: added ${unit} against floor`, row, floor, bare, FLOOR_LIMIT))
   }
   if (official !== undefined) {
     const limit = withClients ? PEER_LIMITS_WITH_CLIENTS[framework] : PEER_LIMIT
-    const verdict = addedAtMost(`${where}: added ${unit} against OpenTelemetry`, row, official, limit)
+    const verdict = addedAtMost(`${where}: added ${unit} against OpenTelemetry`, row, official, bare, limit)
     const isOutOfReach = floor !== undefined && floor.added / official.added > limit / FLOOR_LIMIT
     verdicts.push(
-      isOutOfReach && verdict.note === undefined
+      isOutOfReach && verdict.measured !== '-'
         ? { ...verdict, note: `the floor decides: it has ${ratio(floor.added, official.added)}` }
         : verdict,
     )
   }
   if (unsampled !== undefined && floor !== undefined) {
     const what = `${where}: an unsampled request's ${unit} against floor`
-    verdicts.push(addedAtMost(what, unsampled, floor, UNSAMPLED_LIMIT))
+    verdicts.push(addedAtMost(what, unsampled, floor, bare, UNSAMPLED_LIMIT))
   }
   return verdicts
 }
 
 /** Where tracing has cost less than nothing, the machine was too busy for what it costs to be seen. */
-function addedAtMost(what, row, other, limit) {
-  const verdict = atMost(what, row.added / other.added, limit, '×')
+function addedAtMost(what, row, other, bare, limit) {
+  const value = row.added / other.added
+  const verdict = atMost(what, value, limit, '×')
   const odd = [row, other].find(({ added }) => !(added > 0))
-  if (odd === undefined) return verdict
-  return { ...verdict, measured: '-', isMet: false, note: `cannot be told: ${odd.name} has added nothing` }
+  if (odd !== undefined)
+    return { ...verdict, measured: '-', isMet: false, note: `cannot be told: ${odd.name} has added nothing` }
+  const error = ratioError(value, row.rounds, other.rounds, bare?.rounds)
+  if (error === undefined) return verdict
+  const measured = `${verdict.measured} ± ${error.toFixed(2)}`
+  return Math.abs(value - limit) < error
+    ? { ...verdict, measured, note: 'but this run could not tell' }
+    : { ...verdict, measured }
 }
 
 function rowsOf(rows, name) {

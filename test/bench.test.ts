@@ -3,6 +3,7 @@ import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { ratioError } from '../bench/statistic.mjs'
 import { judge } from '../bench/targets.mjs'
 import { filesIn, importsOf, root } from './source.ts'
 
@@ -131,6 +132,57 @@ describe('its verdict', () => {
     const told = verdicts.map(({ isMet, note }) => (note?.startsWith('cannot be told') ? undefined : isMet))
     expect(told).toEqual(expected)
     for (const { isMet, note } of verdicts) if (note !== undefined) expect(isMet).toBe(false)
+  })
+})
+
+describe('the error of a ratio', () => {
+  const bares = [
+    [100, 110, 90, 100],
+    [105, 95, 100, 100],
+  ]
+  const plus = (added: number, noise: number[] = [0]) =>
+    bares.map((process) =>
+      process.map((bare, round) => bare + added + (noise[round % noise.length] as number)),
+    )
+
+  test('is none where all rounds say the same, and grows with what they differ by', () => {
+    expect(ratioError(1.2, plus(12), plus(10), bares)).toBeCloseTo(0, 10)
+    const small = ratioError(1.2, plus(12, [1, -1]), plus(10), bares) as number
+    const large = ratioError(1.2, plus(12, [3, -3]), plus(10), bares) as number
+    expect(small).toBeGreaterThan(0)
+    expect(large).toBeCloseTo(3 * small, 10)
+  })
+
+  test('is a half with four times as many rounds', () => {
+    const four = (all: number[][]) => all.map((process) => [...process, ...process, ...process, ...process])
+    const noisy = plus(12, [1, -1])
+    const once = ratioError(1.2, noisy, plus(10), bares) as number
+    expect(ratioError(1.2, four(noisy), four(plus(10)), four(bares))).toBeCloseTo(once / 2, 10)
+  })
+
+  test('is what a target is told with, and where it reaches that, that it could not be told', () => {
+    const row = (name: string, added: number, rounds: number[][]) => ({
+      framework: 'koa',
+      withClients: false,
+      name,
+      added,
+      rss: 0,
+      rounds,
+    })
+    const told = (noise: number[]) => {
+      const endToEnd = [row('bare', 0, bares), row('floor', 10, plus(10)), row('ours', 12, plus(12, noise))]
+      const [verdict] = judge({ node: 'v24.0.0', micro: [], endToEnd, instructions: [] })
+      return verdict
+    }
+    expect(told([0])).toMatchObject({ measured: '1.20× ± 0.00', isMet: true })
+    expect(told([0])).not.toHaveProperty('note')
+    expect(told([4, -4])).toMatchObject({ isMet: true, note: 'but this run could not tell' })
+  })
+
+  test('is not known of counts, nor of too few rounds', () => {
+    expect(ratioError(1.2, [12, 13] as never, [10, 11] as never, [0, 0] as never)).toBeUndefined()
+    expect(ratioError(1.2, [[12]], [[10]], [[0]])).toBeUndefined()
+    expect(ratioError(1.2, undefined, undefined, undefined)).toBeUndefined()
   })
 })
 
