@@ -600,7 +600,7 @@ export function isOurs(span: object | undefined): span is Span {
   return span?.constructor === Span
 }
 
-// As it is here: who traces may be patched later.
+// The engine's own: an app may put another one in its place later on, on the class or on a span.
 const { setAttribute } = Span.prototype
 
 /** `putNamed` of a span of ours; of others it is false. */
