@@ -252,6 +252,7 @@ test('one that began before goes on by the clock that it began with', () => {
   root.end()
   expect([child.duration[0], root.duration[0]]).toEqual([0, 0])
   expect(nanoseconds(child.startTime)).toBeGreaterThanOrEqual(nanoseconds(root.startTime))
+  expect(nanoseconds(child.startTime)).toBeLessThanOrEqual(nanoseconds(root.endTime))
 })
 
 test('readings of the monotonic clock that a span is given are of its time, too', () => {
