@@ -84,7 +84,7 @@ test.each<[unknown, unknown]>([
   ['::1', null],
   ['::1', 80n],
   ['::1', {}],
-])('what is no text, number or boolean is not put: %p, %p', (first, second) => {
+])('what is no text, number or boolean is not put: %o, %o', (first, second) => {
   const span = spanWith(0)
   expect(putNamed(span, writePeer, first as AttributeValue, second as AttributeValue)).toBe(false)
   expect(span.attributes).toEqual({})

