@@ -1,8 +1,8 @@
 import { parseArgs } from 'node:util'
 
 export const FRAMEWORKS = ['express', 'koa', 'fastify']
-/** What is counted needs valgrind, and takes long: it is to be asked for. */
-const PARTS = ['micro', 'end-to-end', 'instructions']
+/** Those after the first two need tools of the machine's, and time: they are to be asked for. */
+const PARTS = ['micro', 'end-to-end', 'profile', 'instructions']
 
 export const HELP = `What tracing costs, side by side in one run.
 
@@ -32,6 +32,7 @@ export class UsageError extends Error {}
  * @property {string[] | undefined} only beginnings of contenders' names
  * @property {boolean} micro
  * @property {boolean} endToEnd
+ * @property {boolean} profile
  * @property {boolean} instructions
  * @property {boolean[]} clients the variants: without, with
  * @property {boolean} latency
@@ -91,6 +92,7 @@ export function readArguments(args) {
     only: values.contender,
     micro: only === undefined || only === 'micro',
     endToEnd: only === undefined || only === 'end-to-end',
+    profile: only === 'profile',
     instructions: only === 'instructions',
     clients: values.clients ? [true] : values['no-clients'] ? [false] : both,
     latency: !values['no-latency'],

@@ -28,12 +28,13 @@ const ANSWER_DEADLINE_MS = 120_000
  * @param {Record<string, string>} [options.env]
  * @param {string[]} [options.flags] of node
  * @param {string[]} [options.under] the words of a command that runs it
+ * @param {string} [options.folder] in which it runs
  * @param {number} [options.patience] how many times the usual it may take to answer
  * @returns {Promise<Child>} when the script has called `answer()`
  */
 export async function startChild(
   script,
-  { name, node, core, settings, env = {}, flags = [], under = [], patience = 1 },
+  { name, node, core, settings, env = {}, flags = [], under = [], folder, patience = 1 },
 ) {
   const command = [...under, node, ...flags, script.pathname]
   const [file, ...args] = [...(core === 'any' ? [] : cores().pin(core)), ...command]
@@ -46,6 +47,7 @@ export async function startChild(
       BENCH_SETTINGS: JSON.stringify(settings ?? {}),
       ...env,
     },
+    cwd: folder,
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     // JSON has no Infinity.
     serialization: 'advanced',

@@ -9,6 +9,8 @@ import { endToEnd } from './end-to-end.mjs'
 import { findInstall } from './install.mjs'
 import { instructions, PATIENCE } from './instructions.mjs'
 import { micro } from './micro.mjs'
+import { needPerf } from './perf.mjs'
+import { profile } from './profile.mjs'
 import { report } from './report.mjs'
 import { startSink } from './sink.mjs'
 import { startBackends } from './services.mjs'
@@ -39,6 +41,7 @@ export async function run(args) {
 async function bench(options) {
   const { quick } = options
   if (options.instructions) needCallgrind()
+  if (options.profile) needPerf()
   const { node, version, install } = findInstall(options.node)
   const root = process.env.THROUGHLINE_BENCH_ROOT ?? fileURLToPath(new URL('..', import.meta.url))
   const roots = [{ name: 'ours', root }, ...options.ours]
@@ -64,6 +67,7 @@ async function bench(options) {
     cores: cores().described,
     micro: [],
     endToEnd: [],
+    profile: [],
     instructions: [],
     failures: [],
   }
@@ -84,7 +88,7 @@ async function bench(options) {
       }
       results.modules = await loadedModules(staged[0].folder, node)
     }
-    for (const withClients of options.endToEnd || options.instructions ? options.clients : []) {
+    for (const withClients of options.micro && !options.endToEnd ? [] : options.clients) {
       if (withClients) {
         progress('PostgreSQL, Redis and a service over HTTP')
         try {
@@ -115,11 +119,23 @@ async function bench(options) {
           continue
         }
         const requests = withClients ? 1500 : quick ? 2000 : 4000
+        const warmUpRounds = Math.ceil(WARM_UP_REQUESTS / requests)
+        if (options.profile) {
+          const rows = await profile({
+            ...measured,
+            warmUpRounds,
+            // What is looked for is a small share of the samples.
+            rounds: options.rounds ?? (quick ? 12 : 30),
+            requests,
+          })
+          results.profile.push(...rows)
+          continue
+        }
         const rows = await endToEnd({
           ...measured,
           processes: options.processes ?? (quick ? 3 : 5),
           mostSeconds: quick && options.processes === undefined ? QUICK_SECONDS : undefined,
-          warmUpRounds: Math.ceil(WARM_UP_REQUESTS / requests),
+          warmUpRounds,
           // With clients one is far from the next, and what warms up takes the most of the time.
           rounds: options.rounds ?? (quick ? 5 : withClients ? 16 : 8),
           requests,

@@ -3,14 +3,17 @@ import { judge } from './targets.mjs'
 
 /** The results as text. */
 export function report(results) {
-  const { node, cores, micro, endToEnd, instructions, failures } = results
+  const { node, cores, micro, endToEnd, profile, instructions, failures } = results
   const parts = [`Node ${node}; ${instructions.length > 0 ? 'under valgrind' : cores}`]
   if (micro.length > 0) parts.push(microTable(micro))
   for (const rows of groups(endToEnd)) parts.push(endToEndTable(rows))
+  for (const rows of groups(profile)) parts.push(profileTable(rows))
   for (const rows of groups(instructions)) parts.push(instructionsTable(rows))
   const verdicts = judge(results)
   if (verdicts.length > 0) parts.push(targetTable(verdicts))
-  const failed = [...micro, ...endToEnd, ...instructions].filter(({ error }) => error !== undefined)
+  const failed = [...micro, ...endToEnd, ...profile, ...instructions].filter(
+    ({ error }) => error !== undefined,
+  )
   parts.push(
     ...failed.map(
       (row) => `FAILED ${row.framework === undefined ? 'micro' : title(row)}, ${row.name}: ${row.error}`,
@@ -102,6 +105,28 @@ function endToEndTable(rows) {
             fixed((row.rss - bare?.rss) / 1e6, 0),
             `${fixed(row.spansPerRequest, 2)}${row.lost > 0.001 ? `, ${(row.lost * 100).toFixed(1)} % lost` : ''}`,
             row.version ?? '',
+          ],
+    ),
+  )
+}
+
+function profileTable(rows) {
+  const by = (wanted) => rows.find(({ name }) => name === wanted)
+  const floor = by('floor')
+  const openTelemetry = by('OpenTelemetry')
+  return table(
+    [title(rows[0]), 'own µs/request', '× floor', '× OTel', 'rounds', 'of all µs', 'version'],
+    rows.map((row) =>
+      row.error !== undefined
+        ? failedRow(row, 5)
+        : [
+            row.name,
+            fixed(row.own, 1),
+            times(row.own, floor?.own),
+            times(row.own, openTelemetry?.own),
+            `${fixed(Math.min(...row.rounds), 1)} to ${fixed(Math.max(...row.rounds), 1)}`,
+            fixed(row.all, 0),
+            row.version,
           ],
     ),
   )

@@ -3,6 +3,7 @@ import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { samplesIn } from '../bench/perf.mjs'
 import { ratioError } from '../bench/statistic.mjs'
 import { judge } from '../bench/targets.mjs'
 import { filesIn, importsOf, root } from './source.ts'
@@ -87,7 +88,12 @@ describe('the command', () => {
     },
     {
       args: ['--only', 'all'],
-      told: '--only expects one of micro, end-to-end, instructions, received "all"',
+      told: '--only expects one of micro, end-to-end, profile, instructions, received "all"',
+    },
+    {
+      args: ['--only', 'profile'],
+      env: { PATH: tmpdir() },
+      told: '--only profile needs perf on the PATH',
     },
     {
       args: ['--only', 'instructions'],
@@ -183,6 +189,37 @@ describe('the error of a ratio', () => {
     expect(ratioError(1.2, [12, 13] as never, [10, 11] as never, [0, 0] as never)).toBeUndefined()
     expect(ratioError(1.2, [[12]], [[10]], [[0]])).toBeUndefined()
     expect(ratioError(1.2, undefined, undefined, undefined)).toBeUndefined()
+  })
+})
+
+describe('a sample of the profile', () => {
+  const kernel = 'ffffffff81c0 do_syscall_64'
+  const builtIn = '5614ca Builtins_ArrayPrototypePush'
+  const js = (tier: string, name: string, file: string) => `7f61d5 JS:${tier}${name} ${file}:12:3`
+  const printed = (...frames: string[]) => [
+    '  320.600367:     250000 ',
+    ...frames.map((each) => `\t${each}`),
+    '',
+  ]
+
+  test.each([
+    [
+      'the innermost JavaScript',
+      [js('*', 'end', 'file:///a/span.js'), js('~', 'add', '/b.js')],
+      'end',
+      'file:///a/span.js',
+    ],
+    ['what called the kernel', [kernel, builtIn, js('^', 'post', 'node:net'), kernel], 'post', 'node:net'],
+    ['optimised in its context', [js("*'", 'end', '/a.js')], 'end', '/a.js'],
+    ['without a name', [js('+', '', '/a.js')], '', '/a.js'],
+    ['none at all', [kernel, builtIn], '', ''],
+  ])('is told of %s', async (_case, frames, name, file) => {
+    const samples: unknown[] = []
+    for await (const sample of samplesIn([...printed(...frames), ...printed(kernel)])) samples.push(sample)
+    expect(samples).toEqual([
+      { seconds: 320.600367, microseconds: 250, name, file },
+      { seconds: 320.600367, microseconds: 250, name: '', file: '' },
+    ])
   })
 })
 
