@@ -25,7 +25,8 @@ const OWN_CODE = {
  * @property {number[]} [rounds] microseconds per request in code of its own, of each round
  * @property {number} [own] their median
  * @property {number} [all] the same of all code
- * @property {{ name: string, file: string, own: number }[]} [functions] microseconds per request, the dearest first
+ * @property {{ name: string, file: string, isOwn: boolean, microseconds: number }[]} [functions] per request, the dearest first;
+ *   those of others tell what tracing makes them do
  */
 
 /**
@@ -133,7 +134,7 @@ export async function profile(options) {
   }
 
   async function read({ contender, result, rounds, watched }) {
-    const isOwn = OWN_CODE[contender.contender]
+    const ownCode = OWN_CODE[contender.contender]
     const own = rounds.map(() => 0)
     const all = rounds.map(() => 0)
     const functions = new Map()
@@ -141,19 +142,18 @@ export async function profile(options) {
       const round = rounds.findIndex(({ begin, end }) => seconds >= begin && seconds <= end)
       if (round === -1) continue
       all[round] += microseconds
-      if (!isOwn.test(file)) continue
-      own[round] += microseconds
+      const isOwn = ownCode.test(file)
+      if (isOwn) own[round] += microseconds
       const key = `${file} ${name}`
-      const known = functions.get(key) ?? { name, file, own: 0 }
-      known.own += microseconds
-      functions.set(key, known)
+      let known = functions.get(key)
+      if (known === undefined) functions.set(key, (known = { name, file, isOwn, microseconds: 0 }))
+      known.microseconds += microseconds / (requests * rounds.length)
     }
     const perRequest = (sums) => sums.map((sum) => sum / requests)
     result.rounds = perRequest(own)
     result.own = median(result.rounds)
     result.all = median(perRequest(all))
-    for (const each of functions.values()) each.own /= requests * rounds.length
-    result.functions = [...functions.values()].toSorted((a, b) => b.own - a.own)
+    result.functions = [...functions.values()].toSorted((a, b) => b.microseconds - a.microseconds)
   }
 }
 
