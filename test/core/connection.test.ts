@@ -49,7 +49,7 @@ function connected(url: URL, general: Headers = {}) {
     ...connection,
     async say(text: string, deadline = Infinity, late?: AbortSignal): Promise<Answer & { isHeld: boolean }> {
       const body = { bytes: Buffer.from(text), isHeld: false }
-      const answer = await connection.post(body, { 'Content-Length': body.bytes.length }, deadline, late)
+      const answer = await connection.post(body, deadline, late)
       return { ...answer, isHeld: body.isHeld }
     },
   }
@@ -114,7 +114,7 @@ describe('a request', () => {
     async (general) => {
       const { url, sockets } = await peer((socket) => socket.write(OK))
       const connection = connectionTo(url, general)
-      const posted = connection.post({ bytes: Buffer.alloc(0), isHeld: false }, {}, Infinity)
+      const posted = connection.post({ bytes: Buffer.alloc(0), isHeld: false }, Infinity)
       await expect(posted).rejects.toThrow(TypeError)
       expect(sockets).toEqual([])
     },

@@ -16,13 +16,13 @@ import { runInNewContext } from 'node:vm'
 import { JsonTraceSerializer, ProtobufTraceSerializer } from '@opentelemetry/otlp-transformer'
 import { resourceFromAttributes } from '@opentelemetry/resources'
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
-import { describe, expect, it } from 'vitest'
-import { encodeProtobuf } from '../../packages/core/src/otlp/encode.ts'
+import { describe, expect, it, onTestFinished, vi } from 'vitest'
+import { encodeProtobuf, encodeSections } from '../../packages/core/src/otlp/encode.ts'
 import { encodeJson } from '../../packages/core/src/otlp/json.ts'
 import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../../packages/core/src/span.ts'
 import { checkRequest } from '../conformance/otlp-wire.ts'
 import { decodeRequest } from '../otlp-definition.ts'
-import { engine, type TestEngine } from './engine.ts'
+import { engine, said, type TestEngine } from './engine.ts'
 
 const TRACE = '0af7651916cd43dd8448eb211c80319c'
 const SPAN = 'b7ad6b7169203331'
@@ -1259,5 +1259,23 @@ describe('a batch that is too long for one request', () => {
     if (form === 'json') encodeJson(spans, rest)
     else encodeProtobuf(spans, Infinity, rest)
     expect(rest).toEqual({ later: [], leftOut: 2 })
+  })
+
+  it('counts the spans that there is no memory to keep', () => {
+    const reports = said()
+    const large = 'x'.repeat(700_000)
+    const spans = [span({ attributes: { large } }), span({ attributes: { large } }), span({})]
+    const original = Buffer.allocUnsafeSlow
+    const allocate = vi.spyOn(Buffer, 'allocUnsafeSlow')
+    onTestFinished(() => allocate.mockRestore())
+    // The encoder's own buffer is of a power of two.
+    const rest = { later: [] as ReadableSpan[], leftOut: 0 }
+    allocate.mockImplementation((size) => {
+      if (!Number.isInteger(Math.log2(size))) throw new RangeError('Array buffer allocation failed')
+      return original(size)
+    })
+    expect(encodeSections(spans, Infinity, rest)).toEqual([])
+    expect(rest).toMatchObject({ later: [], leftOut: 3 })
+    expect(reports.lines).toEqual([expect.stringContaining('no memory')])
   })
 })

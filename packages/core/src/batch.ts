@@ -451,8 +451,10 @@ function canPack({ spans }: Batch): boolean {
 /** Once for all spans in a row that have it: nearly always it is one for all. */
 function resourcesOf(spans: readonly ReadableSpan[]): Resource[] {
   const resources: Resource[] = []
+  let last: Resource | undefined
   for (const { resource } of spans) {
-    if (resources.length === 0 || resource !== resources.at(-1)) resources.push(resource)
+    if (resources.length === 0 || resource !== last) resources.push(resource)
+    last = resource
   }
   return resources
 }

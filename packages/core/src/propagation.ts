@@ -1,5 +1,6 @@
 import {
   createContextKey,
+  defaultTextMapGetter,
   propagation,
   trace,
   type Context,
@@ -8,11 +9,12 @@ import {
   type TextMapPropagator,
   type TextMapSetter,
 } from '@opentelemetry/api'
+import type { IncomingHttpHeaders } from 'node:http'
 import { formatB3, parseB3, parseB3Fields, samplingState, type B3 } from './b3.ts'
 import { formatBaggage, parseBaggage } from './baggage.ts'
 import { isSuppressed, spanIn, withSpan } from './context.ts'
 import { knownValid, validContextOf } from './ids.ts'
-import { reportOnce } from './report.ts'
+import { registered, reportOnce } from './report.ts'
 import { formatTraceparent, parseTraceContext, serializeTracestate } from './trace-context.ts'
 
 /** W3C Trace Context Level 2: `traceparent` and `tracestate`. A header that is not valid leaves the context as it was. */
@@ -28,8 +30,7 @@ export const traceContextPropagator: TextMapPropagator = {
   extract(into, carrier, getter) {
     const traceparent = getter.get(carrier, 'traceparent')
     if (traceparent === undefined) return into
-    const spanContext = parseTraceContext(traceparent, tracestateOf(carrier, getter))
-    return spanContext === undefined ? into : withSpan(into, trace.wrapSpanContext(knownValid(spanContext)))
+    return withParent(into, parseTraceContext(traceparent, tracestateOf(carrier, getter)))
   },
   fields: () => ['traceparent', 'tracestate'],
 }
@@ -127,6 +128,36 @@ function isDebugged(context: Context, { traceId }: SpanContext): boolean {
 
 /** What the headers are unless somebody asks for others: `tracecontext,baggage`. */
 export const w3cPropagator = compositePropagator([traceContextPropagator, baggagePropagator])
+
+/**
+ * What the API's `propagation.extract` answers for the headers of a request, by half as long a way where W3C's are what is
+ * read and there is no baggage.
+ */
+export function extractHeaders(into: Context, headers: IncomingHttpHeaders): Context {
+  const isW3c = registered()?.propagation === w3cPropagator
+  return (
+    (isW3c ? plainExtract(into, headers) : undefined) ??
+    propagation.extract(into, headers, defaultTextMapGetter)
+  )
+}
+
+function plainExtract(into: Context, headers: IncomingHttpHeaders): Context | undefined {
+  try {
+    // By their names as they are written here: to look for a name that is passed on costs V8 0.1 µs.
+    const { traceparent, baggage } = headers
+    if (baggage !== undefined) return undefined
+    return traceparent === undefined
+      ? into
+      : withParent(into, parseTraceContext(traceparent, headers.tracestate))
+  } catch {
+    // Made up for a test. The propagator knows what to say of it.
+    return undefined
+  }
+}
+
+function withParent(into: Context, parent: SpanContext | undefined): Context {
+  return parent === undefined ? into : withSpan(into, trace.wrapSpanContext(knownValid(parent)))
+}
 
 /**
  * All of these in turn; each sees the context that the one before it made. One that cannot read its carrier, or write to it,

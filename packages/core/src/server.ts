@@ -1,6 +1,4 @@
 import {
-  defaultTextMapGetter,
-  propagation,
   SpanKind,
   trace,
   TraceFlags,
@@ -53,6 +51,7 @@ import {
   type Match,
   type Shape,
 } from './options.ts'
+import { extractHeaders } from './propagation.ts'
 import { reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
 import type { InstrumentationScope } from './span.ts'
@@ -334,7 +333,7 @@ function treatmentOf(answer: unknown): Inbound {
 /** What the request brings along; a propagator of the app's that cannot read it costs the trace its past, and not its spans. */
 function extractedFrom(request: IncomingMessage, base: Context): Context {
   try {
-    return propagation.extract(base, request.headers, defaultTextMapGetter)
+    return extractHeaders(base, request.headers)
   } catch (error) {
     reportOnce('extract', 'error', 'the propagator threw, so a request begins a trace of its own', error)
     return base

@@ -30,11 +30,10 @@ export interface Credentials {
 /** Posts to one URL, over one connection that is kept while it lasts. */
 export interface Connection {
   /**
-   * @param headers those of the body, beside the ones that all requests have
    * @param deadline by `performance.now()`; Infinity for none
    * @returns rejects with a TypeError for a header that cannot be sent
    */
-  post(body: Body, headers: Headers, deadline: number, late?: AbortSignal): Promise<Answer>
+  post(body: Body, deadline: number, late?: AbortSignal): Promise<Answer>
   /** Ends what is on its way. */
   close(): void
 }
@@ -63,10 +62,10 @@ interface Line {
  * Speaks HTTP/1.1 by itself. Node's client shares its code with Node's server, and where both are at work V8 can compile it for
  * neither alone: for a busy server that is 0.5 to 1 µs a request more, and the post itself takes 150 µs longer.
  */
-export function connectionTo(url: URL, general: Headers, credentials?: Credentials): Connection {
+export function connectionTo(url: URL, headers: Headers, credentials?: Credentials): Connection {
   const isSecure = url.protocol === 'https:'
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
-  const name = serverNameIn(general) ?? host
+  const name = serverNameIn(headers) ?? host
   const where = { host, port: Number(url.port) || (isSecure ? 443 : 80), noDelay: true }
   const lines = new Set<Line>()
   // Who needs none of it has 6 MB less in memory.
@@ -74,6 +73,8 @@ export function connectionTo(url: URL, general: Headers, credentials?: Credentia
   let idle: Line | undefined
   // What spares the next connection most of its handshake.
   let session: Buffer | undefined
+  // Of all requests, without its end: to put it together for each one is 15 µs.
+  let head: string | undefined
 
   function open(): Line {
     const socket =
@@ -112,8 +113,10 @@ export function connectionTo(url: URL, general: Headers, credentials?: Credentia
     return line
   }
 
-  async function post(body: Body, headers: Headers, deadline: number, late?: AbortSignal): Promise<Answer> {
-    const head = headOf(url, { ...general, ...headers })
+  async function post(body: Body, deadline: number, late?: AbortSignal): Promise<Answer> {
+    head ??= headOf(url, headers)
+    // Some collectors refuse chunked bodies.
+    const wholeHead = `${head}Content-Length: ${body.bytes.length}\r\n\r\n`
     if (isSecure) tls ??= await import('node:tls')
     return new Promise((resolve) => {
       if (late?.aborted === true) {
@@ -196,7 +199,7 @@ export function connectionTo(url: URL, general: Headers, credentials?: Credentia
 
       // In one piece where it fits.
       socket.cork()
-      socket.write(head, 'latin1')
+      socket.write(wholeHead, 'latin1')
       socket.write(body.bytes, sent)
       socket.uncork()
     })
@@ -227,7 +230,7 @@ function serverNameIn(headers: Headers): string | undefined {
     .replace(/^\[(.*)\]$/, '$1')
 }
 
-/** Of headers with the same name, in whichever case, the last one counts; how long the body is, is ours to say. */
+/** Of headers with the same name, in whichever case, the last one counts; how long the body is, is said behind them. */
 function headOf(url: URL, headers: Headers): string {
   const fields = new Map<string, string>([['host', `Host: ${url.host}`]])
   if (url.username !== '' || url.password !== '') {
@@ -239,7 +242,8 @@ function headOf(url: URL, headers: Headers): string {
     fields.set(name.toLowerCase(), `${name}: ${value}`)
   }
   fields.delete('transfer-encoding')
-  return `POST ${url.pathname}${url.search} HTTP/1.1\r\n${[...fields.values()].join('\r\n')}\r\n\r\n`
+  fields.delete('content-length')
+  return `POST ${url.pathname}${url.search} HTTP/1.1\r\n${[...fields.values()].join('\r\n')}\r\n`
 }
 
 /** URLs take a percent sign that stands for itself as it is; bytes that are no UTF-8 stay as they were written. */

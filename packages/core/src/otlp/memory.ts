@@ -14,14 +14,14 @@ const lent = new WeakSet<ArrayBufferLike>()
 let kept = 0
 
 /** So many bytes, with what was left in them. */
-export function borrow(size: number): Buffer {
+export function borrow(size: number): Uint8Array {
   const power = Math.max(SMALLEST, 32 - Math.clz32(size - 1))
   if (power > LARGEST) return Buffer.allocUnsafeSlow(size)
   let memory = free[power]?.pop()
   if (memory === undefined) memory = Buffer.allocUnsafeSlow(2 ** power).buffer
   else kept -= memory.byteLength
   lent.add(memory)
-  return Buffer.from(memory, 0, size)
+  return new Uint8Array(memory, 0, size)
 }
 
 /** For what nobody will read or write any more. What was not borrowed, or has been given back, is left alone. */

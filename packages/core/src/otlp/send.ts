@@ -171,6 +171,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   function nextRequest(rest: Rest): Request {
     if (json !== undefined) return jsonRequest(rest, json)
     const sections: Section[] = []
+    const lent: Uint8Array[] = []
     let size = 0
     let count = 0
     let leftOut = 0
@@ -184,12 +185,15 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       if (parcel === undefined || (count > 0 && size + parcel.size > BYTES_AT_ONCE)) break
       rest.parcels.shift()
       sections.push(...parcel.sections)
+      // All of a parcel's are in the same memory.
+      const [first] = parcel.sections
+      if (first !== undefined) lent.push(first.spans)
       size += parcel.size
       count += parcel.count
       leftOut += parcel.leftOut
     }
     const body = joinSections(sections)
-    for (const section of sections) giveBack(section.spans)
+    for (const memory of lent) giveBack(memory)
     return { body, count, leftOut }
   }
 
@@ -230,9 +234,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     let retries = 0
     for (;;) {
       if (isStopped) return failure('the exporter is shut down')
-      // Some collectors refuse chunked bodies.
-      const length = { 'Content-Length': body.bytes.length }
-      const answer = await connection.post(body, length, deadline, late)
+      const answer = await connection.post(body, deadline, late)
       if ('status' in answer && answer.status >= 200 && answer.status < 300) {
         return accepted(answer.body, count)
       }

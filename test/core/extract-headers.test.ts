@@ -1,0 +1,111 @@
+import { readFileSync } from 'node:fs'
+import {
+  defaultTextMapGetter,
+  propagation,
+  ROOT_CONTEXT,
+  trace,
+  type Context,
+  type TextMapPropagator,
+} from '@opentelemetry/api'
+import { afterEach, describe, expect, test, vi } from 'vitest'
+import { root } from '../../packages/core/src/context.ts'
+import { b3Propagator, extractHeaders, w3cPropagator } from '../../packages/core/src/propagation.ts'
+import { said } from './engine.ts'
+
+afterEach(() => propagation.disable())
+
+type Headers = Parameters<typeof extractHeaders>[1]
+
+const { parse }: { parse: { id: string; in: { headers: [string, string][] } }[] } = JSON.parse(
+  readFileSync(new URL('../vectors/trace-context.json', import.meta.url), 'utf8'),
+)
+
+const TRACEPARENT = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'
+
+/** As Node has them: what comes twice is joined. */
+function headersOf(fields: [name: string, value: string][]): Headers {
+  const headers: Record<string, string> = {}
+  for (const [name, value] of fields) {
+    const key = name.toLowerCase()
+    headers[key] = headers[key] === undefined ? value : `${headers[key]}, ${value}`
+  }
+  return headers
+}
+
+function told(context: Context): unknown {
+  const spanContext = trace.getSpanContext(context)
+  return {
+    ...spanContext,
+    traceState: spanContext?.traceState?.serialize(),
+    baggage: propagation.getBaggage(context)?.getAllEntries(),
+  }
+}
+
+describe("the headers of a request are read as W3C's propagator reads them", () => {
+  const ODD: [id: string, headers: unknown][] = [
+    ['none', {}],
+    ['no headers at all', undefined],
+    ['null', null],
+    ['an empty traceparent', { traceparent: '' }],
+    ['a list', { traceparent: [TRACEPARENT] }],
+    ['two of a list', { traceparent: [TRACEPARENT, TRACEPARENT] }],
+    ['a number', { traceparent: 1 }],
+    ['a Buffer', { traceparent: Buffer.from(TRACEPARENT) }],
+    ['a list of tracestate', { traceparent: TRACEPARENT, tracestate: ['a=1', 'b=2'] }],
+    ['a tracestate alone', { tracestate: 'a=1' }],
+    ['baggage', { traceparent: TRACEPARENT, baggage: 'tenant=acme' }],
+    ['baggage alone', { baggage: 'tenant=acme' }],
+    ['empty baggage', { traceparent: TRACEPARENT, baggage: '' }],
+  ]
+
+  test.each([...parse.map(({ id, in: { headers } }) => [id, headersOf(headers)] as const), ...ODD])(
+    '%s',
+    (_, headers) => {
+      propagation.setGlobalPropagator(w3cPropagator)
+      for (const into of [root, ROOT_CONTEXT]) {
+        const expected = w3cPropagator.extract(into, headers, defaultTextMapGetter)
+        const read = extractHeaders(into, headers as Headers)
+        expect(told(read)).toEqual(told(expected))
+        expect(read === into).toBe(expected === into)
+      }
+    },
+  )
+
+  test.each(['traceparent', 'tracestate', 'baggage'])('one that throws costs itself: %s', (broken) => {
+    propagation.setGlobalPropagator(w3cPropagator)
+    const reports = said()
+    const headers = {
+      traceparent: TRACEPARENT,
+      tracestate: 'a=1',
+      baggage: 'tenant=acme',
+      get [broken](): string {
+        throw new Error('no')
+      },
+    }
+    const read = told(extractHeaders(root, headers))
+    expect(reports.lines).toHaveLength(1)
+    expect(read).toEqual(told(w3cPropagator.extract(root, headers, defaultTextMapGetter)))
+    expect(read).toMatchObject(
+      broken === 'baggage' ? { traceId: expect.any(String) } : { baggage: [expect.anything()] },
+    )
+  })
+})
+
+describe('with another propagator than ours the headers are read by that', () => {
+  test('b3', () => {
+    propagation.setGlobalPropagator(b3Propagator)
+    const headers = { traceparent: TRACEPARENT, b3: `${'c'.repeat(32)}-${'d'.repeat(16)}-1` }
+    expect(told(extractHeaders(root, headers))).toMatchObject({ traceId: 'c'.repeat(32) })
+  })
+
+  test("one of the app's, of the same fields", () => {
+    const extract = vi.fn<TextMapPropagator['extract']>((into) => into)
+    propagation.setGlobalPropagator({ ...w3cPropagator, extract })
+    expect(extractHeaders(root, { traceparent: TRACEPARENT })).toBe(root)
+    expect(extract).toHaveBeenCalledTimes(1)
+  })
+
+  test('none', () => {
+    expect(extractHeaders(root, { traceparent: TRACEPARENT })).toBe(root)
+  })
+})
