@@ -7,6 +7,7 @@ const CONNECTIONS = 64
 
 /** What is a contender's own code, by where it is written. */
 const OWN_CODE = {
+  bare: /(?!)/,
   floor: /\/bench\/(floor|contender)\//,
   ours: /\/@throughline\/|\/@opentelemetry\/api\//,
   opentelemetry: /\/@opentelemetry\/|\/@fastify\/otel\/|-in-the-middle\//,
