@@ -43,6 +43,7 @@ import {
   countKeys,
   ignoreStart,
   isOurs,
+  NonRecordingSpan,
   type Span,
   type InstrumentationScope,
   type SpanHome,
@@ -402,11 +403,6 @@ export class Tracer implements ApiTracer, SpanMaker {
     return heir.getTracer(name, version, schemaUrl === undefined ? undefined : { schemaUrl })
   }
 }
-
-// The API has no other door to the class of its spans that record nothing.
-const NonRecordingSpan = trace.wrapSpanContext(INVALID_SPAN_CONTEXT).constructor as new (
-  context: SpanContext | undefined,
-) => ApiSpan
 
 /** A span that is dropped as its parent was. Its id is made when somebody asks for it: most have nothing to send, 0.04 µs each. */
 class DroppedSpan extends NonRecordingSpan implements Checked {
