@@ -1,7 +1,8 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
-import { expect, inject, test } from 'vitest'
+import { afterAll, beforeAll, expect, inject, test } from 'vitest'
+import { startCluster, type Servers } from './ioredis/servers.ts'
 
 // V8 clears its young space often and its old one seldom, and what is old keeps what it leads to, though it may be garbage
 // itself. So a call that has ended must not be led to by anything that gets old: neither by what its library has made and
@@ -29,8 +30,20 @@ const V8_FLAGS = [
   '--max-semi-space-size=64',
 ]
 
+let cluster: Servers
+
+beforeAll(async () => {
+  cluster = await startCluster(3)
+})
+
+afterAll(() => cluster?.stop())
+
 async function leftoversOf(client: string): Promise<Leftovers> {
-  const urls = { postgres: inject('databaseUrl'), redis: inject('redisUrl') }
+  const urls = {
+    postgres: inject('databaseUrl'),
+    redis: inject('redisUrl'),
+    cluster: cluster.ports.map((port) => ({ host: '127.0.0.1', port })),
+  }
   const script = fileURLToPath(new URL('hot-path/leftovers.mjs', import.meta.url))
   const child = fork(script, [JSON.stringify({ client, urls, calls: CALLS })], {
     execArgv: V8_FLAGS,
@@ -50,6 +63,7 @@ test.each([
   'ioredis with pipelines of its own',
   'a script of ioredis',
   'a pipeline of ioredis',
+  'a Cluster of ioredis',
   'pg',
   'fetch',
   'an Agent of undici',

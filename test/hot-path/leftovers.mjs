@@ -38,6 +38,13 @@ const clients = {
     return () => redis.pipeline().get('throughline:claim').get('throughline:claim').exec()
   },
 
+  async 'a Cluster of ioredis'() {
+    const { Cluster } = await import('ioredis')
+    const { traceIORedis } = await import('@throughline/ioredis')
+    const cluster = traceIORedis(new Cluster(urls.cluster))
+    return () => cluster.get('throughline:claim')
+  },
+
   async pg() {
     const { default: pg } = await import('pg')
     const { tracePg } = await import('@throughline/pg')

@@ -96,6 +96,8 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
   readonly #readyStream: Stream | null | undefined
   #statusCode: string | undefined = undefined
   #stream: Stream | undefined = undefined
+  /** Has the command that it is located by lead to it no longer: see `release`. */
+  #unlocate: (() => void) | undefined = undefined
 
   constructor(tracing: Tracing, caller: Context, connection: Connection) {
     super(caller)
@@ -121,6 +123,7 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     if (errors.length > 0) return this.fail(errors, true)
     if (!this.isOpen) return
     this.#sayServer()
+    this.#unlocate?.()
     this.tracing.send.succeed(this)
   }
 
@@ -128,6 +131,7 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
   fail(errors: readonly unknown[], hasOutcome = false): void {
     if (!this.isOpen) return
     this.#sayServer()
+    this.#unlocate?.()
     const codes = errors.map(replyCode).filter((code) => code !== undefined)
     if (codes.length > 0) {
       this.#statusCode = joined(codes)
@@ -147,6 +151,7 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
   /** Ends the span of a call that will not be answered. */
   abandon(): void {
     this.measurement = undefined
+    this.#unlocate?.()
     if (this.span.isRecording()) this.span.setAttribute(semconv.INCOMPLETE, true).end()
   }
 
@@ -159,12 +164,22 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
   /** In a Cluster the node is known by the socket that a command is written to, the last of several. */
   locate(command: Command): void {
     if (!this.connection.isCluster) return
+    this.#unlocate?.()
+    this.#unlocate = RedisCall.#notice(this, command)
+  }
+
+  /** Has the call learn of each socket that the command is written to, until the function that it returns is called. */
+  static #notice(call: RedisCall | undefined, command: Command): () => void {
     const { toWritable } = command
     const noticing: Command['toWritable'] = (socket) => {
-      this.#stream = socket
+      if (call !== undefined) call.#stream = socket
       return Reflect.apply(toWritable, command, [socket])
     }
     command.toWritable = noticing
+    return () => {
+      call = undefined
+      if (command.toWritable === noticing) command.toWritable = toWritable
+    }
   }
 
   #servedBy(): Stream | null | undefined {

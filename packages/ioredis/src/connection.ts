@@ -66,6 +66,9 @@ interface Place {
   readonly peerPort: number | undefined
 }
 
+/** Of what has not been written to a node of a Cluster. */
+const NOWHERE: Place = { address: undefined, port: undefined, peerAddress: undefined, peerPort: undefined }
+
 /** A traced client, and what spans say of where it is connected to. */
 export class Connection {
   readonly client: Client
@@ -174,10 +177,7 @@ export class Connection {
 
   /** A socket is asked once for its two: its getters take 1 µs. */
   #placeOf(stream: Stream | null | undefined): Place {
-    if (this.isCluster) {
-      const known = stream ? this.#places.get(stream) : undefined
-      return known ?? this.#lookAt(stream)
-    }
+    if (this.isCluster) return stream ? (this.#places.get(stream) ?? this.#lookAt(stream)) : NOWHERE
     if (this.#place === undefined || stream !== this.#stream || this.#place.peerPort === undefined) {
       this.#place = this.#lookAt(stream)
       this.#stream = stream
@@ -190,7 +190,8 @@ export class Connection {
     const isConnected = remoteAddress !== undefined && remotePort !== undefined
     const peerAddress = isConnected ? remoteAddress : undefined
     const peerPort = isConnected ? remotePort : undefined
-    const place = { ...this.#serverOf(stream, peerAddress, peerPort), peerAddress, peerPort }
+    const { address, port } = this.#serverOf(stream, peerAddress, peerPort)
+    const place = { address, port, peerAddress, peerPort }
     if (this.isCluster && stream && isConnected) this.#places.set(stream, place)
     return place
   }
@@ -202,7 +203,6 @@ export class Connection {
   ): Pick<Place, 'address' | 'port'> {
     const { client } = this
     if (client.isCluster) {
-      if (!stream) return { address: undefined, port: undefined }
       const node = client.nodes?.().find((candidate) => candidate.stream === stream)
       return { address: node?.options.host ?? peerAddress, port: node?.options.port ?? peerPort }
     }
