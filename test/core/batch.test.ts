@@ -1,4 +1,4 @@
-import { context, SpanStatusCode } from '@opentelemetry/api'
+import { context, SpanStatusCode, type Attributes } from '@opentelemetry/api'
 import * as fc from 'fast-check'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { EventEmitter, once } from 'node:events'
@@ -329,6 +329,37 @@ describe('a batch of large spans is cut', () => {
     ['a status that says much', 5, (span) => span.setStatus({ code: SpanStatusCode.ERROR, message: text })],
     ['a link that says much', 5, (span) => span.addLink({ ...link, attributes: { text } })],
     ['one text that is larger than any batch', 1, (span) => span.setAttribute('text', text.repeat(10))],
+    [
+      'maps, as spans of other libraries may',
+      5,
+      (span) => {
+        span.attributes = { map: { inner: [{ text }] } } as unknown as Attributes
+      },
+    ],
+    [
+      'maps with long names',
+      5,
+      (span) => {
+        span.attributes = { map: { [text]: 1 } } as unknown as Attributes
+      },
+    ],
+    [
+      'bytes',
+      5,
+      (span) => {
+        span.attributes = { bytes: new Uint8Array(text.length) } as unknown as Attributes
+      },
+    ],
+    [
+      'maps that hold themselves twice, which are cut where they are encoded',
+      1,
+      (span) => {
+        const map: Record<string, unknown> = {}
+        map['a'] = map
+        map['b'] = map
+        span.attributes = { map } as unknown as Attributes
+      },
+    ],
     ['nothing of note', 24, (span) => span.setAttribute('text', 'x')],
   ])('where they hold %s', async (_title, size, fill) => {
     const { exporter, processor, tracer } = setUp(quick(), { maxExportBatchSize: 24 })

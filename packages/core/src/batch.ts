@@ -531,16 +531,31 @@ function weightOf(span: ReadableSpan): number {
 function weightOfAttributes(attributes: Attributes | undefined): number {
   let weight = 0
   for (const key in attributes) {
-    const value = attributes[key]
+    const value: unknown = attributes[key]
     weight += key.length + ATTRIBUTE_WEIGHT
     if (typeof value === 'string') weight += value.length
-    else if (Array.isArray(value)) weight += weightOfArray(value)
+    else if (typeof value === 'object' && value !== null)
+      weight += weightOfObject(value, 1, { values: MOST_WEIGHED })
   }
   return weight
 }
 
-function weightOfArray(values: readonly unknown[]): number {
-  let weight = values.length * ATTRIBUTE_WEIGHT
-  for (const value of values) if (typeof value === 'string') weight += value.length
+/** Of an attribute so many values are looked at, nested ones included, and no deeper than that: it may hold itself. */
+const MOST_WEIGHED = 65_536
+const MOST_DEPTH = 64
+
+/** Arrays, bytes, and the maps that spans of other libraries may have. */
+function weightOfObject(value: object, depth: number, left: { values: number }): number {
+  if (ArrayBuffer.isView(value)) return value.byteLength
+  let weight = 0
+  if (depth > MOST_DEPTH) return weight
+  for (const [key, item] of Array.isArray(value) ? value.entries() : Object.entries(value)) {
+    if (left.values-- <= 0) break
+    weight += ATTRIBUTE_WEIGHT
+    if (typeof key === 'string') weight += key.length
+    if (typeof item === 'string') weight += item.length
+    else if (typeof item === 'object' && item !== null)
+      weight += weightOfObject(item as object, depth + 1, left)
+  }
   return weight
 }
