@@ -14,9 +14,9 @@ export const HELP = `What tracing costs, side by side in one run.
   --only <part>         ${PARTS.join(', ')} (default: the first two)
   --clients, --no-clients
                         only with pg + redis + http, or only without (default: both)
-  --processes <n>       of each contender, one after the other
+  --processes <n>       end to end: of each contender, one after the other
   --rounds <n>          measured rounds of each process
-  --no-latency          CPU and memory only
+  --no-latency          end to end: CPU and memory only
   --node <which>        a version (24, 24.21.0), fetched from npm, or the path of an executable (default: this one)
   --ours <name>=<path>  another checkout of Throughline, built, as one more contender; may be given several times
   --json <file>         the results as JSON, too

@@ -11,8 +11,8 @@ const run = promisify(execFile)
 
 /** Samples a second of CPU time. */
 const FREQUENCY = 4000
-/** How V8 names the code of a JavaScript function: its tier, its name, and where it is written. */
-const JAVASCRIPT = /^\s*[0-9a-f]+ JS:[*^~+]?'?(\S*) (\S+?):\d+:\d+/
+/** How V8 names the code of a JavaScript function: its tier, its name (of two words for a getter), and where it is written. */
+const JAVASCRIPT = /^\s*[0-9a-f]+ JS:[*^~+]?'?(.*?) ?((?:file:|node:|\/).*?):\d+:\d+/
 
 /**
  * Where a sample was taken.
@@ -61,9 +61,16 @@ export function profiler() {
         stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'],
       })
       const ended = once(recorder, 'exit')
-      recorder.stdio[3].write('enable\n')
-      await Promise.race([once(recorder.stdio[4], 'data'), ended])
-      if (recorder.exitCode !== null) throw new Error(`perf ended (${recorder.exitCode})`)
+      const [, , , orders, answers] = recorder.stdio
+      // Who has ended already takes no orders, and is told of below.
+      for (const pipe of [orders, answers]) pipe.on('error', () => {})
+      orders.write('enable\n')
+      const enabled = once(answers, 'data').then(
+        () => [],
+        () => ended,
+      )
+      const [end] = await Promise.race([enabled, ended])
+      if (end !== undefined) throw new Error(`perf ended (${end})`)
       return {
         async *samples() {
           recorder.kill('SIGINT')
@@ -82,11 +89,14 @@ export function profiler() {
 async function* read(recorded, folder) {
   const words = ['script', '-i', recorded, '-F', 'time,period,ip,sym']
   const script = spawn('perf', words, { cwd: folder, stdio: ['ignore', 'pipe', 'ignore'] })
+  const ended = once(script, 'exit')
   let count = 0
   for await (const sample of samplesIn(createInterface({ input: script.stdout }))) {
     count += 1
     yield sample
   }
+  const [code, signal] = await ended
+  if (code !== 0) throw new Error(`perf script ended (${signal ?? code})`)
   if (count === 0) throw new Error('perf has seen nothing')
 }
 

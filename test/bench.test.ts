@@ -212,6 +212,15 @@ describe('a sample of the profile', () => {
     ['what called the kernel', [kernel, builtIn, js('^', 'post', 'node:net'), kernel], 'post', 'node:net'],
     ['optimised in its context', [js("*'", 'end', '/a.js')], 'end', '/a.js'],
     ['without a name', [js('+', '', '/a.js')], '', '/a.js'],
+    ['a getter', [js('*', 'get slow', 'file:///a.js')], 'get slow', 'file:///a.js'],
+    ['a path with a blank', [js('^', 'end', '/a b/c.cjs')], 'end', '/a b/c.cjs'],
+    ['a path with a blank, without a name', [js('^', '', '/a b/c.cjs')], '', '/a b/c.cjs'],
+    [
+      "one of Node's",
+      [js('*', 'nextTick', 'node:internal/process/task_queues')],
+      'nextTick',
+      'node:internal/process/task_queues',
+    ],
     ['none at all', [kernel, builtIn], '', ''],
   ])('is told of %s', async (_case, frames, name, file) => {
     const samples: unknown[] = []

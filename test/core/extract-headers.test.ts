@@ -7,7 +7,7 @@ import {
   type Context,
   type TextMapPropagator,
 } from '@opentelemetry/api'
-import { afterEach, describe, expect, test, vi } from 'vitest'
+import { afterEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { root } from '../../packages/core/src/context.ts'
 import { b3Propagator, extractHeaders, w3cPropagator } from '../../packages/core/src/propagation.ts'
 import { said } from './engine.ts'
@@ -70,6 +70,17 @@ describe("the headers of a request are read as W3C's propagator reads them", () 
       }
     },
   )
+
+  test('without the propagator, where there is no baggage', () => {
+    propagation.setGlobalPropagator(w3cPropagator)
+    const extract = vi.spyOn(w3cPropagator, 'extract')
+    onTestFinished(() => extract.mockRestore())
+    extractHeaders(root, { traceparent: TRACEPARENT, tracestate: 'a=1' })
+    extractHeaders(root, {})
+    expect(extract).not.toHaveBeenCalled()
+    extractHeaders(root, { traceparent: TRACEPARENT, baggage: 'tenant=acme' })
+    expect(extract).toHaveBeenCalledTimes(1)
+  })
 
   test.each(['traceparent', 'tracestate', 'baggage'])('one that throws costs itself: %s', (broken) => {
     propagation.setGlobalPropagator(w3cPropagator)

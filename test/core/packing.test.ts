@@ -209,6 +209,18 @@ describe('an exporter that can pack', () => {
     expect(await exporter.nth(1)).toMatchObject({ packed: 0, names: { length: 100 } })
   })
 
+  test('packs nothing while one of several resources is not known', async () => {
+    const exporter = new Packer()
+    const processor = batchProcessor(exporter, OPTIONS)
+    const pending = { attributes: {}, asyncAttributesPending: true, waitForAsyncAttributes: async () => {} }
+    const known = engine({ processors: [processor] })
+    const unknown = engine({ processors: [processor], resource: pending })
+    for (const { tracer } of [known, unknown, known])
+      for (let index = 0; index < 32; index += 1) tracer.startSpan('work').end()
+    for (let turns = 0; turns < 3; turns += 1) await turn()
+    expect(exporter.parcels).toEqual([])
+  })
+
   test('goes on packing where another’s processor has handed on a span that cannot be read', async () => {
     const exporter = new Packer()
     const processor = batchProcessor(exporter, OPTIONS)

@@ -266,7 +266,9 @@ describe('a span’s id', () => {
         withSpan(root, tracer.startDeferred('outer', options(), within, SpanKind.SERVER)),
         SpanKind.SERVER,
       )
-    for (const span of [dropped(), Object.freeze(dropped())]) {
+    const deeplyFrozen = dropped()
+    for (const held of Object.values(deeplyFrozen)) if (typeof held === 'object') Object.freeze(held)
+    for (const span of [dropped(), Object.freeze(dropped()), Object.freeze(deeplyFrozen)]) {
       const view = Object.create(span) as ApiSpan
       expect(view.spanContext()).toEqual(span.spanContext())
       expect(span.spanContext()).toEqual(span.spanContext())

@@ -143,6 +143,12 @@ export function isValid(context: SpanContext): boolean {
   return true
 }
 
+/** Spares even the first time where the ids have been read, and so checked, just now: 0.1 µs. */
+export function knownValid(context: SpanContext): SpanContext {
+  latestValid = context
+  return context
+}
+
 /** A span whose ids were checked when it was made. */
 export interface Checked {
   readonly hasCheckedIds: true

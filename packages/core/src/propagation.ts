@@ -13,9 +13,8 @@ import type { IncomingHttpHeaders } from 'node:http'
 import { formatB3, parseB3, parseB3Fields, samplingState, type B3 } from './b3.ts'
 import { formatBaggage, parseBaggage } from './baggage.ts'
 import { isSuppressed, spanIn, withSpan } from './context.ts'
-import { validContextOf, type Checked } from './ids.ts'
+import { knownValid, validContextOf } from './ids.ts'
 import { registered, reportOnce } from './report.ts'
-import { NonRecordingSpan } from './span.ts'
 import { formatTraceparent, parseTraceContext, serializeTracestate } from './trace-context.ts'
 
 /** W3C Trace Context Level 2: `traceparent` and `tracestate`. A header that is not valid leaves the context as it was. */
@@ -145,8 +144,9 @@ export function extractHeaders(into: Context, headers: IncomingHttpHeaders): Con
 function plainExtract(into: Context, headers: IncomingHttpHeaders): Context | undefined {
   try {
     // By their names as they are written here: to look for a name that is passed on costs V8 0.1 µs.
-    const { traceparent, baggage } = headers
+    const { baggage } = headers
     if (baggage !== undefined) return undefined
+    const { traceparent } = headers
     return traceparent === undefined
       ? into
       : withParent(into, parseTraceContext(traceparent, headers.tracestate))
@@ -157,14 +157,7 @@ function plainExtract(into: Context, headers: IncomingHttpHeaders): Context | un
 }
 
 function withParent(into: Context, parent: SpanContext | undefined): Context {
-  return parent === undefined ? into : withSpan(into, new RemoteSpan(parent))
-}
-
-/** What another service has begun: its ids were checked when they were read, and need not be again. */
-class RemoteSpan extends NonRecordingSpan implements Checked {
-  get hasCheckedIds(): true {
-    return true
-  }
+  return parent === undefined ? into : withSpan(into, trace.wrapSpanContext(knownValid(parent)))
 }
 
 /**

@@ -1,9 +1,7 @@
 import {
-  INVALID_SPAN_CONTEXT,
   INVALID_SPANID,
   INVALID_TRACEID,
   SpanStatusCode,
-  trace,
   TraceFlags,
   type Attributes,
   type AttributeValue,
@@ -660,11 +658,6 @@ export function beginSpan(
     span.limit()
   return span
 }
-
-// The API has no other door to the class of its spans that record nothing.
-export const NonRecordingSpan = trace.wrapSpanContext(INVALID_SPAN_CONTEXT).constructor as new (
-  context: SpanContext | undefined,
-) => ApiSpan
 
 export function isSampled(span: Pick<ReadableSpan, 'spanContext'>): boolean {
   if (isOurs(span)) return span.isSampled

@@ -43,7 +43,6 @@ import {
   countKeys,
   ignoreStart,
   isOurs,
-  NonRecordingSpan,
   type Span,
   type InstrumentationScope,
   type SpanHome,
@@ -404,11 +403,21 @@ export class Tracer implements ApiTracer, SpanMaker {
   }
 }
 
+// The API has no other door to the class of its spans that record nothing.
+const NonRecordingSpan = trace.wrapSpanContext(INVALID_SPAN_CONTEXT).constructor as new (
+  context: SpanContext | undefined,
+) => ApiSpan
+
+/** Where a span has what it is asked for. */
+interface Kept {
+  context: SpanContext | undefined
+}
+
 /** A span that is dropped as its parent was. Its id is made when somebody asks for it: most have nothing to send, 0.04 µs each. */
 class DroppedSpan extends NonRecordingSpan implements Checked {
   private readonly parent: SpanContext
-  // In an object of its own, which views, copies and a frozen span have in common.
-  private readonly kept: { context: SpanContext | undefined }
+  // An object of its own, which views of the span have in common, shallow copies, and a frozen one.
+  private readonly kept: Kept
 
   constructor(parent: SpanContext) {
     super(undefined)
@@ -421,12 +430,20 @@ class DroppedSpan extends NonRecordingSpan implements Checked {
   }
 
   override spanContext(): SpanContext {
-    return (this.kept.context ??= contextUnder(this.parent))
+    return this.kept.context ?? contextUnder(this.parent, this.kept)
   }
 }
 
-function contextUnder({ traceId, traceFlags, traceState }: SpanContext): SpanContext {
-  return contextOf(traceId, randomIds.generateSpanId(), traceFlags & RANDOM_FLAG, traceState)
+/** Of spans that are frozen with all that they hold. */
+const unkept = new WeakMap<Kept, SpanContext>()
+
+function contextUnder({ traceId, traceFlags, traceState }: SpanContext, kept: Kept): SpanContext {
+  const known = unkept.get(kept)
+  if (known !== undefined) return known
+  const context = contextOf(traceId, randomIds.generateSpanId(), traceFlags & RANDOM_FLAG, traceState)
+  // Not by an assignment: where it is frozen, that throws.
+  if (!Reflect.set(kept, 'context', context) || kept.context !== context) unkept.set(kept, context)
+  return context
 }
 
 /** Whether it is one of ours. Not by `instanceof`, for the reason that contexts are not. */

@@ -243,7 +243,10 @@ function sectionsOf(spans: readonly ReadableSpan[], most: number, rest: Remainde
   return sections
 }
 
-/** All in one piece of memory: one for each of four scopes would cost a batch 20 µs. */
+/**
+ * All in one piece of memory: one for each of four scopes would cost a batch 20 µs. Where there is none, all are left out:
+ * what little is free is the app's.
+ */
 function taken(parts: readonly Part[], take: Take): Section[] {
   const last = parts.at(-1)
   if (last === undefined) return []
@@ -256,7 +259,7 @@ function taken(parts: readonly Part[], take: Take): Section[] {
     }))
   } catch (error) {
     remainder.leftOut += written
-    reportOnce('encode', 'error', 'there is no memory for encoded spans, and they are left out', error)
+    reportOnce('encode:memory', 'error', 'there is no memory for encoded spans, and they are left out', error)
     return []
   }
 }
