@@ -34,9 +34,13 @@ export function shuffled(list) {
 const DEVIATIONS = 1.4826
 const OF_MEDIAN = 1.2533
 
+/** How many processes tell how processes differ. */
+const FEWEST_PROCESSES = 3
+
 /**
  * Twice the standard error of a ratio: of what two contenders add to the bare app, in paired rounds. How their rounds differ is
- * told by medians, since a neighbour on the machine spoils a round now and then.
+ * told by medians, since a neighbour on the machine spoils a round now and then. Where the processes differ by more than their
+ * rounds let expect, since V8 has not made the same of the same code, it is told by them.
  *
  * @param {number} ratio as it was found
  * @param {number[][] | undefined} rounds of the one, by processes
@@ -46,17 +50,38 @@ const OF_MEDIAN = 1.2533
  */
 export function ratioError(ratio, rounds, others, bares) {
   if (![rounds, others, bares].every((all) => Array.isArray(all?.[0]))) return undefined
-  const pairs = rounds.flatMap((process, p) =>
-    process.map((value, r) => {
-      const bare = bares[p]?.[r]
-      return { one: value - bare, other: others[p]?.[r] - bare }
-    }),
-  )
-  const known = pairs.filter(({ one, other }) => Number.isFinite(one - other))
+  const processes = rounds
+    .map((process, p) =>
+      process
+        .map((value, r) => {
+          const bare = bares[p]?.[r]
+          return { one: value - bare, other: others[p]?.[r] - bare }
+        })
+        .filter(({ one, other }) => Number.isFinite(one - other)),
+    )
+    .filter((pairs) => pairs.length > 0)
+  const known = processes.flat()
   if (known.length < 4) return undefined
-  const left = known.map(({ one, other }) => one - ratio * other)
+  const leftOf = (pairs) => pairs.map(({ one, other }) => one - ratio * other)
+  const error = Math.max(
+    errorOfRounds(leftOf(known)),
+    errorOfProcesses(processes.map((each) => median(leftOf(each)))),
+  )
+  return (2 * error) / Math.abs(median(known.map(({ other }) => other)))
+}
+
+/** @param {number[]} left */
+function errorOfRounds(left) {
   const middle = median(left)
   const deviation = DEVIATIONS * median(left.map((each) => Math.abs(each - middle)))
-  const error = (OF_MEDIAN * deviation) / Math.sqrt(known.length)
-  return (2 * error) / Math.abs(median(known.map(({ other }) => other)))
+  return (OF_MEDIAN * deviation) / Math.sqrt(left.length)
+}
+
+/** @param {number[]} left */
+function errorOfProcesses(left) {
+  const { length } = left
+  if (length < FEWEST_PROCESSES) return 0
+  const mean = left.reduce((sum, each) => sum + each, 0) / length
+  const variance = left.reduce((sum, each) => sum + (each - mean) ** 2, 0) / (length - 1)
+  return Math.sqrt(variance / length)
 }

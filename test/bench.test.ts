@@ -166,6 +166,15 @@ describe('the error of a ratio', () => {
     expect(ratioError(1.2, four(noisy), four(plus(10)), four(bares))).toBeCloseTo(once / 2, 10)
   })
 
+  test('is what processes differ by, where their rounds say that they should not', () => {
+    const flat = [100, 100, 100, 100]
+    const three = [flat, flat, flat]
+    const added = (by: number[]) => by.map((each) => flat.map((bare) => bare + each))
+    expect(ratioError(1.2, added([12, 12, 12]), added([10, 10, 10]), three)).toBeCloseTo(0, 10)
+    // 9, 12 and 15 are 3 from each other: twice 3 / √3, of the 10 that the other has added.
+    expect(ratioError(1.2, added([9, 12, 15]), added([10, 10, 10]), three)).toBeCloseTo(0.3464, 4)
+  })
+
   test('is what a target is told with, and where it reaches that, that it could not be told', () => {
     const row = (name: string, added: number, rounds: number[][]) => ({
       framework: 'koa',
