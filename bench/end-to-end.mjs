@@ -1,4 +1,5 @@
 import { fileURLToPath } from 'node:url'
+import { alive, attempt } from './attempt.mjs'
 import { prove } from './proof.mjs'
 import { startServer } from './start-server.mjs'
 import { startSink } from './sink.mjs'
@@ -68,8 +69,8 @@ export async function endToEnd(options) {
   }))
   const began = performance.now()
   for (let process = 1; process <= processes; process++) {
-    const alive = rows.filter(({ result }) => result.error === undefined)
-    if (alive.length > 0) await generation(alive, { ...options, isFirst: process === 1 })
+    const left = alive(rows)
+    if (left.length > 0) await generation(left, { ...options, isFirst: process === 1 })
     // The next ones will take about as long as those so far did.
     const seconds = (performance.now() - began) / 1000
     if (seconds + seconds / process > mostSeconds) break
@@ -101,37 +102,28 @@ async function generation(rows, options) {
     child: undefined,
     port: 0,
   }))
-  const alive = () => servers.filter(({ result }) => result.error === undefined)
-  const attempt = async (server, step) => {
-    try {
-      await step(server)
-    } catch (error) {
-      server.result.error = error.message
-      await server.child?.stop()
-    }
-  }
 
   try {
     for (const server of servers) await attempt(server, begin)
     // In those before the first V8 compiles the code: they do not count.
     for (let round = -warmUpRounds; round < rounds; round++) {
-      for (const server of shuffled(alive())) await attempt(server, () => measure(server, round >= 0))
+      for (const server of shuffled(alive(servers))) await attempt(server, () => measure(server, round >= 0))
     }
-    for (const server of alive()) await attempt(server, settle)
+    for (const server of alive(servers)) await attempt(server, settle)
     const [bare] = servers
     if (isFirst && latencyRounds > 0 && bare.result.error === undefined) {
       // The load generator shares the core with it, and its clock readings must not wait.
       await sink.stepBack()
       const perSecond = median(bare.throughput) * RATE_SHARE
       for (let round = 0; round < latencyRounds; round++) {
-        for (const server of shuffled(alive())) await attempt(server, () => wait(server, perSecond))
+        for (const server of shuffled(alive(servers))) await attempt(server, () => wait(server, perSecond))
       }
-      for (const { result, latencies } of alive()) {
+      for (const { result, latencies } of alive(servers)) {
         result.p50 = median(latencies.map(({ p50 }) => p50))
         result.p99 = median(latencies.map(({ p99 }) => p99))
       }
     }
-    for (const { row, result, cpu } of alive()) {
+    for (const { row, result, cpu } of alive(servers)) {
       result.rounds.push(cpu)
       row.cpu.push(median(cpu))
       row.added.push(median(cpu.map((one, round) => one - bare.cpu[round])))

@@ -1,3 +1,4 @@
+import { alive, attempt } from './attempt.mjs'
 import { profiler } from './perf.mjs'
 import { startServer } from './start-server.mjs'
 import { startSink } from './sink.mjs'
@@ -65,26 +66,17 @@ export async function profile(options) {
       port: 0,
       watched: undefined,
     }))
-  const alive = () => servers.filter(({ result }) => result.error === undefined)
-  const attempt = async (server, step) => {
-    try {
-      await step(server)
-    } catch (error) {
-      server.result.error = error.message
-      await server.child?.stop()
-    }
-  }
 
   try {
     for (const server of servers) await attempt(server, begin)
     for (let round = 0; round < warmUpRounds; round++) {
-      for (const server of shuffled(alive())) await attempt(server, send)
+      for (const server of shuffled(alive(servers))) await attempt(server, send)
     }
-    for (const server of alive()) await attempt(server, observe)
+    for (const server of alive(servers)) await attempt(server, observe)
     for (let round = 0; round < rounds; round++) {
-      for (const server of shuffled(alive())) await attempt(server, measure)
+      for (const server of shuffled(alive(servers))) await attempt(server, measure)
     }
-    for (const server of alive()) await attempt(server, read)
+    for (const server of alive(servers)) await attempt(server, read)
     return servers.map(({ result }) => result)
   } finally {
     await Promise.all(servers.map(({ child }) => child?.stop()))
