@@ -3,7 +3,7 @@
  *
  * @typedef {object} Measured
  * @property {{ error?: string }} result
- * @property {import('./child.mjs').Child | undefined} child
+ * @property {import('./child.mjs').Child} [child] once it has been started
  */
 
 /**

@@ -88,7 +88,8 @@ async function bench(options) {
       }
       results.modules = await loadedModules(staged[0].folder, node)
     }
-    for (const withClients of options.micro && !options.endToEnd ? [] : options.clients) {
+    const runsApps = options.endToEnd || options.profile || options.instructions
+    for (const withClients of runsApps ? options.clients : []) {
       if (withClients) {
         progress('PostgreSQL, Redis and a service over HTTP')
         try {

@@ -1282,8 +1282,8 @@ describe('a batch that is too long for one request', () => {
     const original = Buffer.allocUnsafeSlow
     const allocate = vi.spyOn(Buffer, 'allocUnsafeSlow')
     onTestFinished(() => allocate.mockRestore())
-    // The encoder's own buffer is of a power of two.
     const rest = { later: [] as ReadableSpan[], leftOut: 0 }
+    // The encoder's own buffer is of a power of two.
     allocate.mockImplementation((size) => {
       if (!Number.isInteger(Math.log2(size))) throw new RangeError('Array buffer allocation failed')
       return original(size)

@@ -2,6 +2,15 @@ import type { Attributes, AttributeValue } from '@opentelemetry/api'
 import { reportOnce } from './report.ts'
 import type * as semconv from './semconv.ts'
 
+/** Arrays and objects nested deeper than this are exported as empty values: an attribute may be cyclic. */
+export const DEPTH_LIMIT = 64
+
+/**
+ * An attribute's array or object is cut after this many values, nested ones included. Depth alone bounds
+ * nothing: `a = [a, a]` holds 2^64 values at depth 64, and a sparse array may claim billions.
+ */
+export const VALUES_LIMIT = 65_536
+
 /**
  * Attributes under names of the conventions that we know, for a literal with the keys written out: V8 makes that in one
  * step, where keys that are computed (`[semconv.URL_PATH]`) cost a step each, and a slow one for every attribute that is
@@ -17,9 +26,6 @@ export type NamedWriter = (
   first: AttributeValue,
   second: AttributeValue | undefined,
 ) => void
-
-/** An array is cut after so many elements, as it would be at export: a sparse one may claim billions. */
-const MOST_ELEMENTS = 65_536
 
 /** What an attribute may be (OpenTelemetry common specification, attribute): text, number, boolean, or arrays of one of them. */
 export function isAttribute(key: unknown, value: unknown): value is AttributeValue {
@@ -44,7 +50,7 @@ export function isPrimitive(value: unknown): boolean {
 }
 
 function isUniform(values: unknown[]): boolean {
-  const read = values.length > MOST_ELEMENTS ? values.slice(0, MOST_ELEMENTS) : values
+  const read = values.length > VALUES_LIMIT ? values.slice(0, VALUES_LIMIT) : values
   const first = read.find((value) => value !== null && value !== undefined)
   if (first !== undefined && !isPrimitive(first)) return false
   return read.every((value) => value === null || value === undefined || typeof value === typeof first)
@@ -54,7 +60,7 @@ function isUniform(values: unknown[]): boolean {
 export function limited(value: AttributeValue, lengthLimit: number): AttributeValue {
   if (typeof value === 'string') return cut(value, lengthLimit)
   if (!Array.isArray(value)) return value
-  const copy = value.slice(0, MOST_ELEMENTS) as (string | null)[]
+  const copy = value.slice(0, VALUES_LIMIT) as (string | null)[]
   if (lengthLimit === Infinity) return copy
   return copy.map((element) => (typeof element === 'string' ? cut(element, lengthLimit) : element))
 }

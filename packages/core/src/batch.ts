@@ -1,6 +1,7 @@
 import { context, type Attributes } from '@opentelemetry/api'
 import { AsyncResource } from 'node:async_hooks'
 import { setImmediate as turn } from 'node:timers/promises'
+import { DEPTH_LIMIT, VALUES_LIMIT } from './attribute.ts'
 import { root, suppressTracing } from './context.ts'
 import { messageOf } from './exception.ts'
 import { report, reportOnce, spansOf, spansWere } from './report.ts'
@@ -535,20 +536,16 @@ function weightOfAttributes(attributes: Attributes | undefined): number {
     weight += key.length + ATTRIBUTE_WEIGHT
     if (typeof value === 'string') weight += value.length
     else if (typeof value === 'object' && value !== null)
-      weight += weightOfObject(value, 1, { values: MOST_WEIGHED })
+      weight += weightOfObject(value, 1, { values: VALUES_LIMIT })
   }
   return weight
 }
 
-/** Of an attribute so many values are looked at, nested ones included, and no deeper than that: it may hold itself. */
-const MOST_WEIGHED = 65_536
-const MOST_DEPTH = 64
-
-/** Arrays, bytes, and the maps that spans of other libraries may have. */
+/** Arrays, bytes, and the maps that spans of other libraries may have: as much of them as is exported. */
 function weightOfObject(value: object, depth: number, left: { values: number }): number {
   if (ArrayBuffer.isView(value)) return value.byteLength
+  if (depth > DEPTH_LIMIT) return 0
   let weight = 0
-  if (depth > MOST_DEPTH) return weight
   for (const [key, item] of Array.isArray(value) ? value.entries() : Object.entries(value)) {
     if (left.values-- <= 0) break
     weight += ATTRIBUTE_WEIGHT

@@ -8,21 +8,12 @@
  * the position in a register, and undoing a half-written message is no more than forgetting the new position.
  */
 import type { Attributes, Link, TraceState } from '@opentelemetry/api'
-import { isPlain } from '../attribute.ts'
+import { DEPTH_LIMIT, isPlain, VALUES_LIMIT } from '../attribute.ts'
 import { writeHrTime } from '../clock.ts'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
 import { isOurs, type InstrumentationScope, type ReadableSpan, type TimedEvent } from '../span.ts'
 import { borrow } from './memory.ts'
-
-/** Arrays and objects nested deeper than this are written as empty values: an attribute may be cyclic. */
-export const DEPTH_LIMIT = 64
-
-/**
- * An attribute's array or object is cut after this many values, nested ones included. Depth alone bounds
- * nothing: `a = [a, a]` holds 2^64 values at depth 64.
- */
-export const VALUES_LIMIT = 65_536
 
 /** What does not go with a request. */
 export interface Remainder {

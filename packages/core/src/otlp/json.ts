@@ -4,11 +4,11 @@
  * decimal strings. Fields at their default are left out.
  */
 import type { Attributes, HrTime, Link, SpanStatus } from '@opentelemetry/api'
-import { isPlain } from '../attribute.ts'
+import { DEPTH_LIMIT, isPlain, VALUES_LIMIT } from '../attribute.ts'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
 import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../span.ts'
-import { DEPTH_LIMIT, leaveOut, type Remainder, stateText, VALUES_LIMIT } from './encode.ts'
+import { leaveOut, type Remainder, stateText } from './encode.ts'
 
 interface AnyValue {
   stringValue?: string
