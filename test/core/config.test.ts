@@ -424,11 +424,13 @@ describe('a variable', () => {
     expect(reports.lines[0]).toContain(`received "${value}"`)
   })
 
+  const ownName = (of: object): unknown => Object.getOwnPropertyDescriptor(of, '__proto__')?.value
   test.each<[string, string, (config: ReturnType<typeof read>) => unknown, unknown]>([
     ['OTEL_SDK_DISABLED', 'TRUE', ({ isDisabled }) => isDisabled, true],
     ['OTEL_SDK_DISABLED', 'False', ({ isDisabled }) => isDisabled, false],
     ['OTEL_SERVICE_NAME', 'a b%20', ({ resource }) => resource.attributes['service.name'], 'a b%20'],
     ['OTEL_RESOURCE_ATTRIBUTES', 'a=x%2Cy%3D1', ({ resource }) => resource.attributes['a'], 'x,y=1'],
+    ['OTEL_RESOURCE_ATTRIBUTES', '__proto__=x', ({ resource }) => ownName(resource.attributes), 'x'],
     ['OTEL_EXPORTER_OTLP_TIMEOUT', '7', ({ otlp }) => otlp.timeoutMillis, 7],
     ['OTEL_EXPORTER_OTLP_TRACES_TIMEOUT', '8', ({ otlp }) => otlp.timeoutMillis, 8],
     ['OTEL_EXPORTER_OTLP_COMPRESSION', 'GZIP', ({ otlp }) => otlp.compression, 'gzip'],

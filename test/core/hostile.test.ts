@@ -396,11 +396,16 @@ describe('a span', () => {
     ['a symbol', Symbol('key')],
     ['an object whose text throws', { toString: boom }],
     ['null', null],
-    ['the name of the prototype', '__proto__'],
     ['nothing', ''],
   ])('has no attribute under %s', (_, key) => {
     const sent = made((span) => span.setAttribute(key as string, 'x'))
     expect(sent.attributes).toHaveLength(1)
+    expect(({} as { x?: unknown }).x).toBeUndefined()
+  })
+
+  test('has an attribute under the name of the prototype, which stays as it is', () => {
+    const sent = made((span) => span.setAttribute('__proto__', 'x'))
+    expect(sent.attributes).toContainEqual({ key: '__proto__', value: { stringValue: 'x' } })
     expect(({} as { x?: unknown }).x).toBeUndefined()
   })
 

@@ -3,6 +3,7 @@ import {
   ROOT_CONTEXT,
   SpanStatusCode,
   trace,
+  type Attributes,
   type AttributeValue,
   type Exception,
   type HrTime,
@@ -89,13 +90,40 @@ describe('attributes', () => {
       span.setAttribute('order', { id: 7 } as unknown as AttributeValue)
       span.setAttribute('mixed', ['a', 1] as unknown as AttributeValue)
       span.setAttribute('', 'no name')
-      span.setAttributes(JSON.parse('{ "__proto__": ["polluted"] }'))
     }
     span.setAttribute('nothing', undefined).setAttribute('null', null as unknown as undefined)
     expect(span.attributes).toEqual({})
-    expect(Object.getPrototypeOf(span.attributes)).toBe(Object.prototype)
-    expect(reports.lines).toHaveLength(4)
+    expect(reports.lines).toHaveLength(3)
     expect(reports.lines[0]).toMatch(/expected a string.*received object for "order"; for example/)
+  })
+
+  test('may be called as anything is, the prototype of an object included', () => {
+    const given = JSON.parse('{ "__proto__": ["a", "b"], "constructor": 1 }') as Attributes
+    const { tracer } = engine()
+    const cause = new Error('no')
+    const begun = tracer.startSpan('with it', { attributes: JSON.parse('{ "__proto__": "text" }') }) as Span
+    const set = started().setAttributes(given)
+    const noted = started()
+      .addEvent('event', given)
+      .addLink({ ...link, attributes: given })
+    noted.recordException(cause, given)
+    begun.setAttribute('__proto__', 'later')
+    const all = [begun.attributes, set.attributes, noted.links[0]?.attributes]
+    for (const event of noted.events) all.push(event.attributes)
+    expect(all).toHaveLength(5)
+    expect(all.map((attributes) => Object.getOwnPropertyDescriptor(attributes, '__proto__')?.value)).toEqual([
+      'later',
+      ...Array.from({ length: 4 }, () => ['a', 'b']),
+    ])
+    for (const attributes of all) expect(Object.getPrototypeOf(attributes)).toBe(Object.prototype)
+    expect(set.attributes['constructor']).toBe(1)
+  })
+
+  test('called so count for their limit once', () => {
+    const span = started({ attributeCountLimit: 1 })
+    span.setAttribute('__proto__', 1).setAttribute('__proto__', 2).setAttribute('other', 3)
+    expect(Object.entries(span.attributes)).toEqual([['__proto__', 2]])
+    expect(span.droppedAttributesCount).toBe(1)
   })
 
   test('of an event or a link that are none are said, too', () => {

@@ -27,10 +27,15 @@ export type NamedWriter = (
   second: AttributeValue | undefined,
 ) => void
 
+/** Any text but an empty one is a name: `__proto__`, too, which an assignment would take for something else. */
+export function putAttribute(into: Attributes, key: string, value: AttributeValue): void {
+  if (key !== '__proto__') into[key] = value
+  else Object.defineProperty(into, key, { value, writable: true, enumerable: true, configurable: true })
+}
+
 /** What an attribute may be (OpenTelemetry common specification, attribute): text, number, boolean, or arrays of one of them. */
 export function isAttribute(key: unknown, value: unknown): value is AttributeValue {
-  // An assignment to `__proto__` sets no property.
-  if (typeof key !== 'string' || key === '' || key === '__proto__') return false
+  if (typeof key !== 'string' || key === '') return false
   return isPrimitive(value) || (Array.isArray(value) && isUniform(value))
 }
 
@@ -87,7 +92,7 @@ export function plainCopy(given: Attributes): Attributes | undefined {
   try {
     const copy = { ...given }
     for (const key in copy) {
-      if (key === '' || key === '__proto__' || !isPrimitive(copy[key])) return undefined
+      if (key === '' || !isPrimitive(copy[key])) return undefined
     }
     return copy
   } catch {
@@ -119,7 +124,7 @@ export function limitedAttributes(
       }
       if (kept < countLimit) {
         kept += 1
-        attributes[key] = limited(value, lengthLimit)
+        putAttribute(attributes, key, limited(value, lengthLimit))
       } else dropped += 1
     }
   } catch (error) {
@@ -140,7 +145,6 @@ export function sayNoAttribute(
   let wrong = `expected a string, number, boolean or an array of one of them, received ${received} for "${name}"`
   if (typeof key !== 'string' || key === '')
     wrong = `expected a name of one character or more, received "${name}"`
-  else if (key === '__proto__') wrong = 'expected any other name, received "__proto__"'
   reportOnce(`attribute:${name}`, 'warn', `an attribute was not recorded: ${wrong}; for example ${example}`)
 }
 

@@ -14,7 +14,7 @@ import type { NamedWriter } from './attribute.ts'
 import type { Ticks } from './clock.ts'
 import { activeContext, isIgnored, isOrdinary, isSuppressed, spanIn, withSpan } from './context.ts'
 import { tracerFor } from './current.ts'
-import { CallMeasurement, durationsOf, instrumentsFor, type DurationMetric } from './metrics.ts'
+import { CallMeasurement, durationsOf, instrumentsFor, isMetered, type DurationMetric } from './metrics.ts'
 import {
   BOOLEAN,
   FUNCTION,
@@ -216,7 +216,7 @@ export function sender<
   function begin(call: Call<Subject, Outcome>): boolean {
     try {
       if (isIgnoredCall?.(...call.subject()) === true) return false
-      const durations = durationsNow?.()
+      const durations = isMetered() ? durationsNow?.() : undefined
       if (durations !== undefined) call.measurement = new CallMeasurement(durations)
       const parent = spanIn(call.caller)
       if (parent === undefined && (requireParent ?? call.needsParent())) return call.isOpen

@@ -151,19 +151,19 @@ export function reader(environment: Environment) {
 }
 
 function readPairs(value: string): Record<string, string> | undefined {
-  const pairs: Record<string, string> = {}
+  const pairs: [string, string][] = []
   for (const member of value.split(',')) {
     if (member.trim() === '') continue
     const at = member.indexOf('=')
     const key = member.slice(0, Math.max(at, 0)).trim()
     if (key === '') return undefined
     try {
-      pairs[decodeURIComponent(key)] = decodeURIComponent(member.slice(at + 1).trim())
+      pairs.push([decodeURIComponent(key), decodeURIComponent(member.slice(at + 1).trim())])
     } catch {
       return undefined
     }
   }
-  return pairs
+  return Object.fromEntries(pairs)
 }
 
 /** NaN for what is no number in decimal notation: `Number` takes `0x0` for one, too. */

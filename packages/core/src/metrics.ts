@@ -24,6 +24,14 @@ const MS_PER_SECOND = 1000
 const NS_PER_SECOND = 1e9
 
 /**
+ * Whether the app has a MeterProvider. To ask that first, of what nearly no app has, is shorter than to call what
+ * `instrumentsFor` answers: 0.1 µs for a request and for each of its calls.
+ */
+export function isMetered(): boolean {
+  return registered()?.metrics !== undefined
+}
+
+/**
  * A function that answers what `make` made of the app's meter, or undefined while the app has no MeterProvider. The API
  * has no proxy for meters, so the instruments are made when they are first needed, and anew only when another provider is
  * registered; until then a call costs one look at what is registered.

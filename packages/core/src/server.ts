@@ -36,7 +36,7 @@ import {
 } from './exchange.ts'
 import { pathOf, spanName, targetOf } from './http.ts'
 import { isValid, RANDOM_FLAG, randomIds } from './ids.ts'
-import { requestMeasurements } from './metrics.ts'
+import { isMetered, requestMeasurements } from './metrics.ts'
 import type { MiddlewareSpans } from './middleware.ts'
 import {
   BOOLEAN,
@@ -192,7 +192,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
       : maker.startSpan(name, exchange, parent)
     exchange.span = span
     try {
-      exchange.measurement = measure(request)
+      if (isMetered()) exchange.measurement = measure(request)
       if (seam.responseHeaders.length > 0) rememberHeaders(response)
       if (serverTiming) announce(response, span)
     } catch (error) {

@@ -22,6 +22,7 @@ import {
   isPrimitive,
   limited,
   limitedAttributes,
+  putAttribute,
   sayNoAttribute,
   sayUnreadable,
   textOf,
@@ -534,7 +535,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
       }
       this.state += 1 << COUNT_SHIFT
     }
-    this.attributes[key] = limited(value, attributeValueLengthLimit)
+    putAttribute(this.attributes, key, limited(value, attributeValueLengthLimit))
   }
 
   /** For whoever begins it: it began at this time instead. */
@@ -704,7 +705,7 @@ export function countKeys(attributes: Attributes): number {
 /** Of the caller's attributes those that are ones: what is none takes the place of nothing. */
 function assignSound(into: Attributes, given: Attributes): void {
   for (const [key, value] of Object.entries(given)) {
-    if (isAttribute(key, value)) into[key] = value
+    if (isAttribute(key, value)) putAttribute(into, key, value)
     else sayNoAttribute(key, value)
   }
 }

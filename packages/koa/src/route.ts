@@ -25,6 +25,9 @@ interface Routed {
 
 const NONE: readonly never[] = []
 
+/** Whether any request of any app has come through a mount. To look for a symbol that no context has costs 0.2 µs. */
+let hasMounts = false
+
 /** The pattern of the route, with the mounts of koa-mount that it is in. */
 export function routeOf(ctx: Context & Routed): string | undefined {
   const layer = layerOf(ctx)
@@ -67,6 +70,7 @@ export function noteMounts(context: object): void {
         return
       }
       const mounts: Mount[] = []
+      hasMounts = true
       Object.defineProperty(this, MOUNTS, { value: mounts })
       Object.defineProperty(this, 'mountPath', {
         configurable: true,
@@ -88,7 +92,7 @@ function note({ path }: Context, mounts: Mount[], prefix: unknown): void {
 
 // The route's mount is known by the path that is left there: the route matches it, and has taken the same from it.
 function mountOf(ctx: Context & Routed, layer: Layer): string {
-  const mounts = ctx[MOUNTS]
+  const mounts = hasMounts ? ctx[MOUNTS] : undefined
   if (mounts === undefined) return ''
   const { captures = NONE } = ctx
   let likely: string | undefined
