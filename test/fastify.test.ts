@@ -453,6 +453,15 @@ describe.each(versions)('%s', (_name, create) => {
       expect(recording.spans).toEqual([])
     })
 
+    test('tracing that is added to what happens at the end is told of, and the app ends', async () => {
+      const said = complaints()
+      const app = create() as unknown as FastifyInstance
+      app.addHook('onClose', tracing as never)
+      await app.ready()
+      await app.close()
+      expect(said).toEqual([expect.stringMatching(/an app that closes; example: app\.register\(tracing\)$/)])
+    })
+
     test.each<[string, (app: FastifyInstance) => unknown]>([
       ['awaited', async (app) => void (await app.register(tracing))],
       [

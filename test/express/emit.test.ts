@@ -9,6 +9,7 @@ import { Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { describe, expect, test } from 'vitest'
 import { ask } from '../contract/server.ts'
+import { app as start } from '../core/process.ts'
 import { record } from '../recording.ts'
 import { ok, quiet, serve, versions } from './app.ts'
 
@@ -161,6 +162,40 @@ describe.each(versions)('%s', (_name, create) => {
     }
     return quiet(create()).use(look, tracing()).get('/', ok)
   }
+})
+
+test('an `emit` that was there before the tracing hears of all that it would without it', async () => {
+  const running = start(`
+    import { EventEmitter, once } from 'node:events'
+    import { createServer } from 'node:http'
+    const { emit } = EventEmitter.prototype
+    let watched = []
+    let heard = []
+    EventEmitter.prototype.emit = function (...args) {
+      const which = watched.indexOf(this)
+      if (which !== -1) heard.push(['request', 'response'][which] + ' ' + String(args[0]))
+      return Reflect.apply(emit, this, args)
+    }
+    const { traceRequest } = await import('@throughline/core')
+    const server = createServer((request, response) => {
+      watched = [request, response]
+      const answer = () => response.end('ok')
+      if (request.url === '/traced') traceRequest(request, response, answer)
+      else answer()
+    }).listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    for (const path of ['/', '/traced']) {
+      heard = []
+      await (await fetch('http://127.0.0.1:' + server.address().port + path)).text()
+      if (!heard.includes('response close')) await once(watched[1], 'close')
+      console.log(heard.join(', '))
+    }
+    server.close()
+  `)
+  const { stdout, stderr } = await running.ended
+  const [untraced, traced] = stdout.split('\n')
+  expect(untraced, stderr).toContain('request resume')
+  expect(traced).toBe(untraced)
 })
 
 /** What is emitted by all that inherit from this. */

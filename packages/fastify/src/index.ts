@@ -36,17 +36,25 @@ const scope = { name: '@throughline/fastify', version: '0.1.0' }
  */
 export function tracing(fastify: FastifyInstance, options: TracingOptions): Promise<void> {
   const given: unknown = fastify
-  if (typeof fastify?.addHook === 'function') return plugIn(fastify, options)
-  // By `app.addHook('onRequest', tracing)` Fastify calls it with each request.
-  if (typeof given === 'object' && given !== null && 'raw' in given) {
-    const message = `${scope.name}: nothing is traced by app.addHook('onRequest', tracing): expected tracing to be registered, received a request; example: app.register(tracing)`
-    reportOnce('fastify hook', 'error', message)
-    return Promise.resolve()
+  const done: unknown = options
+  if (typeof fastify?.addHook === 'function') {
+    if (typeof done !== 'function') return plugIn(fastify, options)
+    // By `app.addHook('onClose', tracing)` Fastify calls it with the app, too, and waits until this is called.
+    done()
+    return unregistered('onClose', 'an app that closes')
   }
+  // By `app.addHook('onRequest', tracing)` Fastify calls it with each request.
+  if (typeof given === 'object' && given !== null && 'raw' in given)
+    return unregistered('onRequest', 'a request')
   const example = given === undefined ? 'app.register(tracing)' : 'app.register(tracing, { ignore: … })'
   throw new TypeError(
     `${scope.name}: tracing(): expected to be called by Fastify, with the app, received ${show(given)}; example: ${example}`,
   )
+}
+
+async function unregistered(hook: string, received: string): Promise<void> {
+  const message = `${scope.name}: nothing is traced by app.addHook('${hook}', tracing): expected tracing to be registered, received ${received}; example: app.register(tracing)`
+  reportOnce('fastify hook', 'error', message)
 }
 
 async function plugIn(fastify: FastifyInstance, options: TracingOptions): Promise<void> {
