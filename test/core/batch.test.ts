@@ -16,6 +16,7 @@ import { readConfig } from '../../packages/core/src/config.ts'
 import { alwaysOff, type Sampler } from '../../packages/core/src/sampling.ts'
 import type { ReadableSpan, Span } from '../../packages/core/src/span.ts'
 import { engine, finished, said } from './engine.ts'
+import { flushing } from './exporter.ts'
 
 const OPTIONS: BatchOptions = {
   scheduledDelayMillis: 5000,
@@ -505,6 +506,21 @@ describe('a flush', () => {
     expect(exporter.exports).toHaveLength(1)
   })
 
+  test('says how many of those that it was to export were lost, and why; of others nothing', async () => {
+    said()
+    const { exporter, processor, spans } = setUp(new Slow())
+    spans(10)
+    const first = await exporter.nth(1)
+    spans(3)
+    const before = flushing(processor)
+    first.done({ code: 1, error: new Error('disk full') })
+    const second = await exporter.nth(2)
+    const after = flushing(processor)
+    second.done(OK)
+    expect([await before, await after]).toEqual(['Error: 10 spans were lost: disk full', ''])
+    expect(await flushing(processor)).toBe('')
+  })
+
   test('of nothing ends at once, and one that the exporter fails says so', async () => {
     const { processor } = setUp(quick())
     await processor.forceFlush()
@@ -532,7 +548,7 @@ describe('a shutdown', () => {
     ;(await exporter.nth(1)).done(OK)
     await Promise.all(stopped)
     spans(20)
-    await processor.forceFlush()
+    await flushing(processor)
     expect(exporter.exports.map((each) => each.spans.length)).toEqual([3])
     expect([exporter.flushes, exporter.stops]).toEqual([1, 1])
   })
@@ -572,7 +588,7 @@ describe('trouble', () => {
     spans(10)
     const first = await exporter.nth(1)
     spans(1)
-    const flushed = processor.forceFlush()
+    const flushed = flushing(processor)
     vi.advanceTimersByTime(776)
     await turn()
     expect([exporter.exports.length, first.late?.aborted]).toEqual([1, false])
@@ -582,7 +598,7 @@ describe('trouble', () => {
     // Nobody hears it any more.
     first.done(OK)
     second.done(OK)
-    await flushed
+    expect(await flushed).toBe('Error: 10 spans were lost: no answer from the exporter within 777 ms')
     expect(second.spans).toHaveLength(1)
     expect(reports.lines).toEqual([
       'throughline: spans are being lost: no answer from the exporter within 777 ms',
@@ -594,7 +610,7 @@ describe('trouble', () => {
     const { exporter, processor, spans } = setUp(new Slow(), { exportTimeoutMillis: 0 })
     spans(10)
     const { done, late } = await exporter.nth(1)
-    const flushed = processor.forceFlush()
+    const flushed = flushing(processor)
     vi.advanceTimersByTime(2 ** 31 - 1)
     await turn()
     expect([exporter.exports.length, late?.aborted]).toEqual([1, false])
@@ -614,7 +630,7 @@ describe('trouble', () => {
     engine({ processors: [processor], resource })
       .tracer.startSpan('work')
       .end()
-    const flushed = processor.forceFlush()
+    const flushed = flushing(processor)
     await turn()
     await turn()
     vi.advanceTimersByTime(30_000)
@@ -634,7 +650,7 @@ describe('trouble', () => {
     const { handover } = await exporter.nth(1)
     if (handover !== undefined) handover.delivered = 7
     vi.advanceTimersByTime(30_000)
-    await processor.forceFlush()
+    await flushing(processor)
     processor.sayLosses()
     expect(reports.lines).toEqual([
       'throughline: spans are being lost: no answer from the exporter within 30000 ms',
@@ -694,7 +710,7 @@ describe('trouble', () => {
     const reports = said()
     const { processor, spans } = setUp({ ...quick(), export: (_spans, done) => answer(done) })
     spans(25)
-    await processor.forceFlush()
+    await flushing(processor)
     await processor.shutdown()
     expect(reports.lines).toEqual(
       reason === undefined
@@ -729,7 +745,7 @@ describe('trouble', () => {
     const reports = said()
     const { exporter, processor, spans } = setUp(new Slow())
     spans(40)
-    const flushed = processor.forceFlush()
+    const flushed = flushing(processor)
     for (const number of [1, 2, 3]) (await exporter.nth(number)).done(DOWN)
     ;(await exporter.nth(4)).done(OK)
     await flushed
@@ -766,7 +782,7 @@ describe('trouble', () => {
     })
     const flap = async () => {
       spans(100)
-      await processor.forceFlush()
+      await flushing(processor)
     }
     await flap()
     await flap()
@@ -792,7 +808,7 @@ describe('trouble', () => {
     const { processor, spans } = setUp({ ...quick(), export: (_spans, done) => done(DOWN) })
     for (let minute = 0; minute < 10; minute += 1) {
       spans(10)
-      await processor.forceFlush()
+      await flushing(processor)
       vi.advanceTimersByTime(60_000)
     }
     expect(reports.lines).toEqual(['throughline: spans are being lost: down'])

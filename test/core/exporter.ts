@@ -1,5 +1,6 @@
 import { onTestFinished } from 'vitest'
 import { otlpExporter, type OtlpExporter, type OtlpOptions } from '../../packages/core/src/otlp/send.ts'
+import type { SpanProcessor } from '../../packages/core/src/span.ts'
 
 /** An exporter to this collector, as by default but for the options. */
 export function exporterTo(url: string, options: Partial<OtlpOptions> = {}): OtlpExporter {
@@ -22,4 +23,12 @@ export function hurried(exporter: OtlpExporter): OtlpExporter {
   }, 5)
   onTestFinished(() => clearInterval(timer))
   return exporter
+}
+
+/** Flushes, and answers what is said of what was lost: nothing where all has been exported. */
+export function flushing(processor: Pick<SpanProcessor, 'forceFlush'>): Promise<string> {
+  return processor.forceFlush().then(
+    () => '',
+    (error: unknown) => String(error),
+  )
 }

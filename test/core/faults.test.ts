@@ -6,7 +6,7 @@ import { batchProcessor, type BatchOptions } from '../../packages/core/src/batch
 import { otlpExporter, type OtlpOptions } from '../../packages/core/src/otlp/send.ts'
 import { decodeRequest, encodeResponse } from '../otlp-definition.ts'
 import { engine, said } from './engine.ts'
-import { hurried } from './exporter.ts'
+import { flushing, hurried } from './exporter.ts'
 
 /** One request, as far as it has come. */
 interface Incoming {
@@ -354,10 +354,13 @@ describe('a collector that', () => {
       const { processor, spans, hurry } = pipeline(seen.url, otlp)
       hurry()
       spans(5)
-      await processor.forceFlush()
+      const told = await flushing(processor)
+      // What a collector has taken but for a part was exported.
+      if (told !== '') expect(told).toMatch(new RegExp(`^Error: ${lost} spans were lost: .`))
+      expect(told === '' && lost === 5).toBe(false)
       expect(seen.begun).toBe(sent)
       const next = spans(5)
-      await processor.forceFlush()
+      expect(await flushing(processor)).toBe('')
       expect([seen.begun, seen.arrived.slice(-5)]).toEqual([sent + 1, next])
       await processor.shutdown()
       expect(reports.lines).toEqual(
@@ -373,15 +376,15 @@ describe('a collector that', () => {
     const { processor, spans, hurry } = pipeline(gone.url)
     hurry()
     const first = spans(5)
-    await processor.forceFlush()
+    await flushing(processor)
     await gone.close()
     spans(5)
-    await processor.forceFlush()
+    expect(await flushing(processor)).toMatch(/^Error: 5 spans were lost: .* ECONNREFUSED/)
     spans(7)
-    await processor.forceFlush()
+    expect(await flushing(processor)).toMatch(/^Error: 7 spans were lost: /)
     const back = await collector(asItShould, Number(new URL(gone.url).port))
     const last = spans(5)
-    await processor.forceFlush()
+    await flushing(processor)
     expect([gone.arrived, back.arrived]).toEqual([first, last])
     expect(reports.lines).toEqual([
       expect.stringMatching(
@@ -398,7 +401,7 @@ describe('a collector that', () => {
     const names: string[] = []
     for (let number = 1; number <= 3; number += 1) {
       names.push(...spans(5))
-      await processor.forceFlush()
+      await flushing(processor)
       const socket = seen.connections.at(-1) as Socket
       socket.end()
       await once(socket, 'close')
@@ -416,9 +419,9 @@ describe('a collector that', () => {
     // Nothing is tried again, but this was no try.
     exporter.setPatience('once')
     const names = spans(5)
-    await processor.forceFlush()
+    await flushing(processor)
     names.push(...spans(5))
-    await processor.forceFlush()
+    await flushing(processor)
     expect([seen.arrived, seen.begun, seen.connections.length, reports.lines]).toEqual([names, 3, 2, []])
   })
 
@@ -435,7 +438,7 @@ describe('a collector that', () => {
     const { processor, spans } = pipeline(seen.url)
     // More than the system's buffers hold.
     const names = spans(1, { text: 'x'.repeat(16 * 2 ** 20) })
-    const flushed = processor.forceFlush()
+    const flushed = flushing(processor)
     await seen.nth(1)
     for (let round = 0; round < 10; round += 1) {
       names.push(...spans(5))
@@ -471,7 +474,7 @@ describe('a collector that', () => {
     const seen = await collector(asItShould)
     const { processor, spans } = pipeline(seen.url, {}, { maxQueueSize: 1000 })
     const names = spans(500)
-    await processor.forceFlush()
+    await flushing(processor)
     expect([seen.arrived, seen.begun, seen.connections.length]).toEqual([names, 100, 1])
   })
 })
@@ -485,11 +488,11 @@ describe('the time for an export', () => {
     })
     const { processor, spans } = pipeline(seen.url, { timeoutMillis: 0 }, { exportTimeoutMillis: TIMEOUT })
     spans(5)
-    await processor.forceFlush()
+    await flushing(processor)
     spans(5)
-    await processor.forceFlush()
+    await flushing(processor)
     const last = spans(5)
-    await processor.forceFlush()
+    await flushing(processor)
     expect([seen.begun, seen.arrived.slice(-5)]).toEqual([3, last])
     expect(reports.lines).toEqual([
       `throughline: spans are being lost: no answer from the exporter within ${TIMEOUT} ms`,

@@ -85,9 +85,14 @@ interface Batch {
 
 type Pack = NonNullable<Packing['pack']>
 
+/** Somebody who flushes. */
 interface Waiter {
-  until: number
-  resolve: () => void
+  readonly until: number
+  /** How many of the spans that are waited for have been lost. */
+  lost: number
+  cause: unknown
+  readonly resolve: () => void
+  readonly reject: (error: Error) => void
 }
 
 /**
@@ -236,9 +241,15 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
       const result = taken <= givenUp ? GIVEN_UP : await resultOf(batch)
       tally(result, batch.count, taken <= givenUp)
       settled += batch.count
+      if (result?.code !== 0) {
+        for (const waiter of waiters) {
+          waiter.lost += result?.lost ?? batch.count
+          waiter.cause ??= result?.error
+        }
+      }
       const done = waiters.filter((waiter) => waiter.until <= settled)
       waiters = waiters.filter((waiter) => waiter.until > settled)
-      for (const waiter of done) waiter.resolve()
+      for (const waiter of done) tell(waiter)
     }
     isExporting = false
   }
@@ -350,8 +361,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     isLeftToExporter = isAnnounced(result?.error)
     if (isLossSaid || isLeftToExporter || !failures.open()) return
     isLossSaid = true
-    const reason = result?.error ? messageOf(result.error) : 'the exporter failed and did not say why'
-    report('warn', `spans are being lost: ${reason}`)
+    report('warn', `spans are being lost: ${reasonOf(result?.error)}`)
   }
 
   function sayLost(): void {
@@ -376,25 +386,39 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     )
   }
 
+  /** Rejects where some of what has ended by now was lost (trace SDK, ForceFlush): that has been said, or will be. */
   async function emptied(): Promise<void> {
     const until = taken + queued
     if (settled < until) {
-      await new Promise<void>((resolve) => {
-        waiters.push({ until, resolve })
+      await new Promise<void>((resolve, reject) => {
+        waiters.push({ until, lost: 0, cause: undefined, resolve, reject })
         flushQueue()
       })
     }
   }
 
+  function tell({ lost, cause, resolve, reject }: Waiter): void {
+    if (lost === 0) resolve()
+    else reject(announced(`${spansWere(lost)} lost: ${reasonOf(cause)}`, cause))
+  }
+
+  /** For those who end everything: they are told by the loss that is said. */
+  async function emptiedOrLost(): Promise<void> {
+    await emptied().catch(() => {})
+  }
+
   async function giveUp(): Promise<void> {
     givenUp = taken + queued
     for (const overtime of underWay) overtime.abort(GIVEN_UP.error)
-    await emptied()
+    await emptiedOrLost()
   }
 
-  async function flush(): Promise<void> {
-    await emptied()
-    await apart(() => inTime(async () => exporter.forceFlush?.()))
+  async function flush(empty: () => Promise<void>): Promise<void> {
+    try {
+      await empty()
+    } finally {
+      await apart(() => inTime(async () => exporter.forceFlush?.()))
+    }
   }
 
   function sayLosses(): void {
@@ -415,7 +439,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
 
   async function stop(): Promise<void> {
     try {
-      await flush()
+      await flush(emptiedOrLost)
     } finally {
       sayLosses()
       await apart(() => inTime(async () => exporter.shutdown()))
@@ -425,7 +449,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   return {
     onStart: ignoreStart,
     onEnd,
-    forceFlush: () => stopping ?? flush(),
+    forceFlush: () => stopping ?? flush(emptied),
     shutdown: () => (stopping ??= stop()),
     giveUp,
     sayLosses,
@@ -486,12 +510,16 @@ export function lossPeriod(say: () => void): LossPeriod {
   }
 }
 
+function reasonOf(error: unknown): string {
+  return error ? messageOf(error) : 'the exporter failed and did not say why'
+}
+
 /** An error that the exporter has said itself, to the end: nothing is added to it. */
 export function announced(message: string, cause?: unknown): Error {
   return Object.assign(new Error(message, { cause }), { announced: true })
 }
 
-function isAnnounced(error: unknown): boolean {
+export function isAnnounced(error: unknown): boolean {
   return error instanceof Error && 'announced' in error
 }
 

@@ -18,6 +18,7 @@ const BAGGAGE_KEY = createContextKey('OpenTelemetry Baggage Key')
 const RPC_METADATA_KEY = createContextKey('OpenTelemetry SDK Context Key RPC_METADATA')
 const SUPPRESS_KEY = createContextKey('OpenTelemetry SDK Context Key SUPPRESS_TRACING')
 const IGNORED_KEY = createContextKey('throughline ignored')
+const PASSED_KEY = createContextKey('throughline passed')
 
 // Shared by all copies of this package.
 const TAKEN = Symbol.for('throughline.taken')
@@ -168,6 +169,25 @@ export function isIgnored(of: Context): boolean {
   // Nearly no request has values of that kind: 0.1 µs for each call of a client.
   if (isSlotted(of) && of.others === undefined) return false
   return of.getValue(IGNORED_KEY) === true
+}
+
+/** The trace headers of a request as they came, and the span that was read from them. */
+export interface Passed {
+  readonly span: Span
+  readonly traceparent: string
+  readonly tracestate: string | undefined
+}
+
+/** `base` of a request whose trace goes through it as it came. */
+export function passThrough(base: Context, passed: Passed): Context {
+  return base.setValue(PASSED_KEY, passed)
+}
+
+/** What goes on from here as it came; undefined where somebody takes part in the trace. */
+export function passedIn(of: Context): Passed | undefined {
+  if (isSlotted(of) && of.others === undefined) return undefined
+  const passed = of.getValue(PASSED_KEY) as Passed | undefined
+  return passed !== undefined && passed.span === spanIn(of) ? passed : undefined
 }
 
 /** Whether tracing goes on here as ever: it is neither suppressed nor ignored. */

@@ -12,7 +12,7 @@ import {
 import type { IncomingHttpHeaders } from 'node:http'
 import { formatB3, parseB3, parseB3Fields, samplingState, type B3 } from './b3.ts'
 import { formatBaggage, parseBaggage } from './baggage.ts'
-import { isSuppressed, spanIn, withSpan } from './context.ts'
+import { isSuppressed, passedIn, spanIn, withSpan } from './context.ts'
 import { knownValid, validContextOf } from './ids.ts'
 import { registered, reportOnce } from './report.ts'
 import { formatTraceparent, parseTraceContext, serializeTracestate } from './trace-context.ts'
@@ -22,6 +22,13 @@ export const traceContextPropagator: TextMapPropagator = {
   inject(from, carrier, setter) {
     const spanContext = validContextOf(spanIn(from))
     if (spanContext === undefined || isSuppressed(from)) return
+    const passed = passedIn(from)
+    if (passed !== undefined) {
+      // Who leaves the traceparent as it is must not change the tracestate either (Trace Context, 3.4).
+      setter.set(carrier, 'traceparent', passed.traceparent)
+      if (passed.tracestate !== undefined) setter.set(carrier, 'tracestate', passed.tracestate)
+      return
+    }
     setter.set(carrier, 'traceparent', formatTraceparent(spanContext))
     if (spanContext.traceState === undefined) return
     const tracestate = serializeTracestate(spanContext.traceState)

@@ -8,10 +8,11 @@ import {
   type Span,
   type Tracer,
 } from '@opentelemetry/api'
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 import {
   activeContext,
   ignoreTracing,
+  passThrough,
   requestSpanIn,
   root,
   rpcMetadata,
@@ -55,7 +56,7 @@ import { extractHeaders } from './propagation.ts'
 import { reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
 import type { InstrumentationScope } from './span.ts'
-import { formatTraceparent } from './trace-context.ts'
+import { formatTraceparent, parseTraceContext } from './trace-context.ts'
 import { isOurTracer } from './tracer.ts'
 
 /** What becomes of the trace that a request brings along. */
@@ -183,7 +184,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
       inboundOf === undefined ? inboundAlways : treatmentOf(inboundOf(framework.subject(carried)))
     const links = treatment === 'restart' ? linkTo(extracted) : undefined
     const exchange = new Exchange(seam, request, response, carried, links)
-    if (ignores(request, carried)) return attach(exchange, ignoredScope(extracted, maker))
+    if (ignores(request, carried)) return attach(exchange, ignoredScope(extracted, maker, request.headers))
     const parent = treatment === 'continue' ? extracted : base
     exchange.route = framework.routeAtStart?.(carried)
     const name = spanName(exchange.method, exchange.route)
@@ -340,12 +341,20 @@ function extractedFrom(request: IncomingMessage, base: Context): Context {
   }
 }
 
-/**
- * No span here and none from our clients underneath; the trace that came in goes out, its ids and its state as we have read
- * them, or else an unsampled one.
- */
-function ignoredScope(extracted: Context, maker: Tracer): Context {
-  return ignoreTracing(withRequestSpan(extracted, spanIn(extracted) ?? unsampledSpan(maker)))
+/** No span here and none from our clients underneath; the trace that came in goes out as it came, or else an unsampled one. */
+function ignoredScope(extracted: Context, maker: Tracer, headers: IncomingHttpHeaders): Context {
+  const parent = spanIn(extracted)
+  const scope = ignoreTracing(withRequestSpan(extracted, parent ?? unsampledSpan(maker)))
+  return parent === undefined ? scope : asItCame(scope, parent, headers)
+}
+
+/** The headers themselves, where they are what the parent was read from: the propagator may be another. */
+function asItCame(scope: Context, parent: Span, { traceparent, tracestate }: IncomingHttpHeaders): Context {
+  const read = parseTraceContext(traceparent, undefined)
+  const { traceId, spanId } = parent.spanContext()
+  if (typeof traceparent !== 'string' || read?.traceId !== traceId || read.spanId !== spanId) return scope
+  const state = typeof tracestate === 'string' && tracestate.trim() !== '' ? tracestate : undefined
+  return passThrough(scope, { span: parent, traceparent, tracestate: state })
 }
 
 function unsampledSpan(maker: Tracer): Span {

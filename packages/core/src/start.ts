@@ -1,6 +1,6 @@
 import { context, propagation } from '@opentelemetry/api'
 import { Socket } from 'node:net'
-import { batchProcessor, type BatchProcessor, type SpanExporter } from './batch.ts'
+import { batchProcessor, isAnnounced, type BatchProcessor, type SpanExporter } from './batch.ts'
 import { hasDestination, readConfig, type Config, type StartOptions } from './config.ts'
 import { contextManager } from './context.ts'
 import { onFirstSpan, register, registeredProvider } from './current.ts'
@@ -435,6 +435,7 @@ async function settledWithin(milliseconds: number, work: () => Promise<unknown>)
 }
 
 function sayFailed(error: unknown): void {
+  if (isAnnounced(error)) return
   reportOnce('flush failed', 'error', 'the spans could not be flushed', error)
 }
 

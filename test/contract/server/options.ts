@@ -1,4 +1,5 @@
 import { context, propagation } from '@opentelemetry/api'
+import { span as manualSpan } from '@throughline/core'
 import { once } from 'node:events'
 import { type IncomingMessage } from 'node:http'
 import { describe, expect, test } from 'vitest'
@@ -49,6 +50,38 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
       expect(inHandler).toEqual(headers)
       expect(inListener).toEqual(headers)
       expect(recording.spans).toEqual([])
+    })
+
+    test.each([
+      ['flags that nobody knows, and blanks', `${TRACEPARENT.slice(0, -2)}ff`, 'foo=1 , bar=2'],
+      [
+        'more than 4096 characters',
+        TRACEPARENT,
+        Array.from({ length: 32 }, (_, i) => `k${i}=${'v'.repeat(190)}`).join(),
+      ],
+      ['a version of the future', `cc${TRACEPARENT.slice(2)}-more`, 'foo=1'],
+      ['the same key twice', TRACEPARENT, 'a=1,b=2,a=3'],
+      ['a list that nobody can read', TRACEPARENT, 'a=1,B=2'],
+      ['no list', TRACEPARENT, undefined],
+    ])('leave the headers as they came, to the letter: %s', async (_title, traceparent, tracestate) => {
+      const recording = record()
+      const given = tracestate === undefined ? { traceparent } : { traceparent, tracestate }
+      const sent: Record<string, string> = {}
+      const inside: Record<string, string> = {}
+      const serving = await served(
+        ({ answer }) => {
+          propagation.inject(context.active(), sent)
+          // Who takes part after all says so.
+          manualSpan('inside', () => propagation.inject(context.active(), inside))
+          answer(200)
+        },
+        { ignore: '/' },
+      )
+      await ask(serving, '/', { headers: given })
+      expect(sent).toEqual(given)
+      expect(inside['traceparent']).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-3]$/)
+      expect(inside['traceparent']?.slice(36, 52)).not.toBe(PARENT_ID)
+      await recording.all(1)
     })
 
     test('tell those that they call to record nothing, when nothing came in', async () => {
