@@ -36,6 +36,19 @@ test.each<[string, (url: string) => Promise<unknown>]>([
   expect(await countsOf(recording)).toEqual([undefined, 1, 2])
 })
 
+test.each<[string, (url: string) => Promise<unknown>]>([
+  ['axios', (url) => axios.get(url)],
+  ['got', (url) => got(url).text()],
+  ['superagent', async (url) => superagent.get(url)],
+])('each hop of a redirect that %s follows outside of any span counts', async (_client, ask) => {
+  traced()
+  const recording = record()
+  const { url } = await served(chain)
+  await ask(`${url}/0`)
+  const spans = await recording.all(3)
+  expect(spans.map(({ attributes }) => attributes['http.request.resend_count'])).toEqual([undefined, 1, 2])
+})
+
 test('each try of got is a span under its caller, and counts', async () => {
   traced()
   const recording = record()

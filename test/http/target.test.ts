@@ -12,7 +12,6 @@ import { answerTo, authority, close, served, traced, traceparents } from './serv
 describe('the span of a request says where it goes', () => {
   test.each([
     ['a URL', (port: number) => http.get(`http://localhost:${port}/a?b=c#d`), 'localhost', '/a?b=c'],
-    ['a URL with a password', (port: number) => http.get(`http://u:p@127.0.0.1:${port}/`), '127.0.0.1', '/'],
     ['options', (port: number) => http.get({ port, path: '/a' }), 'localhost', '/a'],
     ['options beside a URL', (port: number) => http.get('http://127.0.0.1:1/a', { port }), '127.0.0.1', '/a'],
     [
@@ -55,6 +54,36 @@ describe('the span of a request says where it goes', () => {
       'network.peer.address': '127.0.0.1',
       'network.peer.port': port,
     })
+  })
+
+  test.each([
+    ['a URL', (port: number) => http.get(`http://u:s3cret@127.0.0.1:${port}/a?sig=s3cret&b=1`)],
+    [
+      'a URL object',
+      (port: number) => http.get(new URL(`http://u:s3cret@127.0.0.1:${port}/a?sig=s3cret&b=1`)),
+    ],
+    [
+      'an option',
+      (port: number) => http.get({ auth: 'u:s3cret', host: '127.0.0.1', port, path: '/a?sig=s3cret&b=1' }),
+    ],
+  ])('with credentials in %s it says that there were some', async (_form, make) => {
+    const recording = record()
+    const { port, requests } = await served()
+    const asked: string[] = []
+    traced({ ignore: (url) => asked.push(url) === 0 })
+    await answerTo(make(port))
+    // Those are for the proxy.
+    await answerTo(http.get({ auth: 'u:s3cret', host: '127.0.0.1', port, path: 'http://shop.example/b' }))
+    const [call, proxied] = await recording.all(2)
+    expect(call?.attributes).toMatchObject({
+      'url.full': `http://REDACTED:REDACTED@127.0.0.1:${port}/a?sig=REDACTED&b=1`,
+      'server.address': '127.0.0.1',
+      'server.port': port,
+    })
+    expect(proxied?.attributes['url.full']).toBe('http://shop.example/b')
+    expect(asked[0]).toBe(`http://127.0.0.1:${port}/a?sig=s3cret&b=1`)
+    const sent = requests.map(({ headers }) => headers.authorization)
+    expect(sent).toEqual(Array.from({ length: 2 }, () => `Basic ${btoa('u:s3cret')}`))
   })
 
   test('over IPv6, in brackets in the URL and without them elsewhere', async () => {

@@ -58,6 +58,20 @@ test('each hop of a redirect that fetch follows is a span under its caller, and 
   expectSiblings(attempts, caller, requests)
 })
 
+test('each hop of a redirect that fetch follows outside of any span counts; what is asked later does not', async () => {
+  onTestFinished(traceUndici())
+  const recording = record()
+  const { url } = await served(chain)
+  await (await fetch(`${url}/0`)).text()
+  const manual = await fetch(`${url}/0`, { redirect: 'manual' })
+  await manual.text()
+  await new Promise(setImmediate)
+  await (await fetch(`${url}/1`, { redirect: 'manual' })).text()
+  const spans = await recording.all(5)
+  expect(spans.map(({ attributes }) => attributes[COUNT])).toEqual([undefined, 1, 2, undefined, undefined])
+  expect(spans.every(({ parentSpanContext }) => parentSpanContext === undefined)).toBe(true)
+})
+
 describe.each([
   ['undici 7', undici],
   ['undici 6', undici6 as unknown as typeof undici],

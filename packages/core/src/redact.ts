@@ -13,6 +13,7 @@ const SECRET_KEYS = new Set([
 ])
 
 export const REDACTED = 'REDACTED'
+const CREDENTIALS = `${REDACTED}:${REDACTED}`
 
 /** `https://user:pass@host/?sig=x` → `https://REDACTED:REDACTED@host/?sig=REDACTED`; `keys` take the place of the list. */
 export function redactUrl(url: string, keys?: ReadonlySet<string>): string {
@@ -61,6 +62,11 @@ function redactCredentials(url: string): string {
   const end = authority === null ? url.length : start + authority.index
   const at = url.lastIndexOf('@', end - 1)
   if (at < start) return url
-  const credentials = url.slice(start, at).includes(':') ? `${REDACTED}:${REDACTED}` : REDACTED
+  const credentials = url.slice(start, at).includes(':') ? CREDENTIALS : REDACTED
   return `${url.slice(0, start)}${credentials}${url.slice(at)}`
+}
+
+/** A URL whose credentials are known from elsewhere, as one that had them is shown (semantic conventions, `url.full`). */
+export function withCredentials(url: string): string {
+  return url.replace('://', `://${CREDENTIALS}@`)
 }

@@ -5,7 +5,7 @@ import { Agent, type ClientRequest } from 'node:http'
 /** Older agents hand on a host and a port in place of options. */
 type Adder = Record<
   'addRequest',
-  (request: ClientRequest, options: { port?: unknown } | string, ...rest: unknown[]) => void
+  (request: ClientRequest, options: { port?: unknown; auth?: unknown } | string, ...rest: unknown[]) => void
 >
 
 const PORTS: Record<string, number> = { 'http:': 80, 'https:': 443 }
@@ -14,6 +14,7 @@ const PORTS: Record<string, number> = { 'http:': 80, 'https:': 443 }
 // only where that is Node's own, and what a reverse proxy passes on has the Host of somebody else.
 let latest: ClientRequest | undefined
 let latestPort: unknown
+let hasLatestAuth = false
 
 /** Notes where requests go, from what Node tells their agents, until the function that it returns is called. */
 export function noteDestinations(): () => void {
@@ -24,14 +25,13 @@ export function noteDestinations(): () => void {
       // After that, for the agent may have made a request of its own to the proxy.
       latest = request
       latestPort = typeof options === 'string' ? rest[0] : options?.port
+      hasLatestAuth = typeof options !== 'string' && Boolean(options?.auth)
     }
   })
   return () => untrace(prototype)
 }
 
-function portOf(request: ClientRequest): string | undefined {
-  const isNoted = latest === request
-  latest = undefined
+function portOf(request: ClientRequest, isNoted: boolean): string | undefined {
   if (isNoted && latestPort !== undefined) return String(latestPort)
   const header = request.getHeader('host')
   return typeof header === 'string' ? /:(\d+)$/.exec(header)?.[1] : undefined
@@ -41,11 +41,15 @@ function portOf(request: ClientRequest): string | undefined {
 export class Destination implements HttpRequest {
   readonly #request: ClientRequest
   readonly #port: string | undefined
+  readonly #hasCredentials: boolean
 
   /** Right after the request was made. */
   constructor(request: ClientRequest) {
+    const isNoted = latest === request
     this.#request = request
-    this.#port = portOf(request)
+    this.#port = portOf(request, isNoted)
+    this.#hasCredentials = isNoted && hasLatestAuth
+    latest = undefined
   }
 
   get method(): string {
@@ -65,5 +69,10 @@ export class Destination implements HttpRequest {
   get path(): string {
     const { path } = this.#request
     return path.startsWith('/') || /^[a-z]+:\/\//i.test(path) ? path : `/${path}`
+  }
+
+  /** Node makes a header of them; those of a request that a proxy is asked with are in its path. */
+  get hasCredentials(): boolean {
+    return this.#hasCredentials && this.#request.path.startsWith('/')
   }
 }

@@ -50,8 +50,8 @@ export type HeaderForm = keyof typeof HEADER_FORMS
 export interface Gaps {
   /** Forms of headers that it refuses, or takes for something else: then traced as untraced. */
   readonly headers?: readonly HeaderForm[]
-  /** It takes no URL with credentials. */
-  readonly credentials?: true
+  /** It takes no URL with credentials, or takes it and sends none. */
+  readonly credentials?: 'refused' | 'dropped'
   /** It writes `get` as `GET`. */
   readonly lowerCase?: true
   /** It does not tell a time limit from the will of its caller once the body has begun. */

@@ -3,7 +3,7 @@ import type { NamedAttributes, NamedWriter } from '../attribute.ts'
 import { Call, type Sender } from '../client.ts'
 import { errorType, isError, messageOf } from '../exception.ts'
 import { captureHeaders, methodAttribute, spanName, wantsOldNames, withOldNames } from '../http.ts'
-import { redactUrl } from '../redact.ts'
+import { redactUrl, withCredentials } from '../redact.ts'
 import * as semconv from '../semconv.ts'
 import { NO_CHANGES } from './headers.ts'
 import { serverOf, urlOf, type HttpRequest } from './origin.ts'
@@ -88,6 +88,11 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     return (this.#url ??= urlOf(this.#request))
   }
 
+  #shownUrl(): string {
+    const url = redactUrl(this.#urlOf(), this.#settings.redactedKeys)
+    return this.#request.hasCredentials === true ? withCredentials(url) : url
+  }
+
   override outcome(): Outcome {
     return [this.#request, this.#response]
   }
@@ -108,7 +113,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     const request = this.#request
     const { method } = request
     const known = methodAttribute(method)
-    const url = redactUrl(this.#urlOf(), this.#settings.redactedKeys)
+    const url = this.#shownUrl()
     const { address, port } = serverOf(request)
     // One literal with what nearly every request has, its keys written out: see NamedAttributes.
     const attributes: Attributes =
@@ -143,7 +148,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     this.#url = undefined
     if (!this.span.isRecording()) return
     const told: Attributes = {
-      [semconv.URL_FULL]: redactUrl(this.#urlOf(), this.#settings.redactedKeys),
+      [semconv.URL_FULL]: this.#shownUrl(),
     }
     const { address, port } = serverOf(this.#request)
     if (address !== undefined) told[semconv.SERVER_ADDRESS] = address

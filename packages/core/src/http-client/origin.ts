@@ -5,6 +5,8 @@ export interface HttpRequest {
   readonly origin: string | URL
   /** With the query; a proxy is asked with the whole URL. */
   readonly path: string
+  /** Whether its URL has a user and a password, which are in neither of the two. */
+  readonly hasCredentials?: boolean
 }
 
 export interface Server {

@@ -42,12 +42,19 @@ export function answeredWith(
     const target = location()
     if (typeof target !== 'string' || !URL.canParse(target, url)) return
     expect(caller, redirected(new URL(target, url).href), resends + 1)
+    if (spanIn(caller) === undefined) forgetSoon(caller)
   }
 }
 
 /** A request got no answer. */
 export function failedBefore(caller: Context, method: string, url: string, resends: number): void {
-  expect(caller, repeated(method, url), resends + 1)
+  // Where nobody is the caller, what is asked later may be anybody's.
+  if (spanIn(caller) !== undefined) expect(caller, repeated(method, url), resends + 1)
+}
+
+/** Of nobody's requests a redirect is known by the moment: clients follow it before anything else comes. */
+function forgetSoon(caller: Context): void {
+  setImmediate(() => expected.delete(caller)).unref()
 }
 
 // A redirect may change the method.
@@ -60,8 +67,6 @@ function repeated(method: string, url: string): string {
 }
 
 function expect(caller: Context, key: string, count: number): void {
-  // Where nobody is the caller, what is asked next may be anybody's.
-  if (spanIn(caller) === undefined) return
   isExpecting = true
   let known = expected.get(caller)
   if (known === undefined) expected.set(caller, (known = new Map()))
