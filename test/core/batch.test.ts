@@ -521,6 +521,37 @@ describe('a flush', () => {
     expect(await flushing(processor)).toBe('')
   })
 
+  test('says no more than it waits for, and the first cause, of an export that has lost a part of it, too', async () => {
+    said()
+    const { exporter, processor, spans } = setUp(new Slow())
+    spans(1)
+    const one = flushing(processor)
+    spans(9)
+    const all = flushing(processor)
+    ;(await exporter.nth(1)).done({ code: 0, lost: 3 })
+    expect([await one, await all]).toEqual([
+      'Error: 1 span was lost: the exporter failed and did not say why',
+      'Error: 3 spans were lost: the exporter failed and did not say why',
+    ])
+  })
+
+  test('flushes the exporter all the same, whose trouble does not hide what was lost', async () => {
+    said()
+    let flushes = 0
+    const failing = {
+      export: (_spans: unknown, done: (result: ExportResult) => void) =>
+        done({ code: 1, error: new Error('down') }),
+      forceFlush: () => {
+        flushes += 1
+        return Promise.reject(new Error('disk full'))
+      },
+      shutdown: async () => {},
+    }
+    const { processor, spans } = setUp(failing)
+    spans(2)
+    expect([await flushing(processor), flushes]).toEqual(['Error: 2 spans were lost: down', 1])
+  })
+
   test('of nothing ends at once, and one that the exporter fails says so', async () => {
     const { processor } = setUp(quick())
     await processor.forceFlush()

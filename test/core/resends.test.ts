@@ -75,11 +75,24 @@ describe('a request is a new one', () => {
     })
   })
 
-  test('where what failed, or led to it, had no caller: it may be anybody’s', () => {
-    failedBefore(context.active(), 'GET', URL_A, 0)
-    answeredWith(302, () => '/two', context.active(), 'GET', URL_A, 0)
-    expect(resendsOf(context.active(), 'GET', URL_A)).toBe(0)
-    expect(resendsOf(context.active(), 'GET', 'http://a.com/two')).toBe(0)
+  test('where what failed had no caller, or what led to it did so a while ago: it may be anybody’s', async () => {
+    const nobody = context.active()
+    failedBefore(nobody, 'GET', URL_A, 0)
+    expect(resendsOf(nobody, 'GET', URL_A)).toBe(0)
+    answeredWith(302, () => '/two', nobody, 'GET', URL_A, 0)
+    expect(resendsOf(nobody, 'GET', 'http://a.com/two')).toBe(1)
+    answeredWith(302, () => '/two', nobody, 'GET', URL_A, 0)
+    await new Promise(setImmediate)
+    expect(resendsOf(nobody, 'GET', 'http://a.com/two')).toBe(0)
+  })
+
+  test('not where what led to it had a caller: that may have been long ago', async () => {
+    const { caller } = within((each) => {
+      answeredWith(302, () => '/two', each, 'GET', URL_A, 0)
+      return { caller: each }
+    })
+    await new Promise(setImmediate)
+    expect(resendsOf(caller, 'GET', 'http://a.com/two')).toBe(1)
   })
 
   test('where many others have failed since: what a caller that never ends leaves behind is bounded', () => {

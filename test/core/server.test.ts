@@ -618,6 +618,23 @@ test('a request or a response that is made up, with no emit of its own, does not
   expect(reports.lines).toEqual([])
 })
 
+test('a request that is made up, and whose tracestate cannot be read, is ignored as any other', () => {
+  const reports = said()
+  record()
+  const traceparent = `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01`
+  const headers = Object.defineProperty({ traceparent }, 'tracestate', {
+    get() {
+      throw new Error('not for you')
+    },
+  })
+  const request = { method: 'GET', url: '/', headers } as unknown as IncomingMessage
+  const sent: Record<string, string> = {}
+  const run = () => propagation.inject(context.active(), sent)
+  traceRequest(request, { statusCode: 200 } as ServerResponse, run, { ignore: '/' })
+  expect(sent).toEqual({ traceparent })
+  expect(reports.lines).toEqual([expect.stringContaining('could not be read')])
+})
+
 test('the listeners of a request and a response that are made up run in its context, the first ones too', () => {
   record()
   const request = new IncomingMessage(new Socket())

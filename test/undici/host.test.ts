@@ -104,15 +104,15 @@ describe.each([
       }
       for (const dispatcher of [balanced, traceUndici(new Through(), options)]) {
         onTestFinished(() => dispatcher.destroy())
-        await (await dispatcher.request({ method: 'GET', path: '/a' } as never)).body.text()
+        await (await dispatcher.request({ method: 'GET', path: '/a?sig=s3cret' } as never)).body.text()
       }
       const told = {
-        'url.full': `${url}/a`,
+        'url.full': `${url}/a?sig=REDACTED`,
         'server.address': '127.0.0.1',
         'server.port': port,
       }
       expect(await recording.all(2)).toMatchObject([{ attributes: told }, { attributes: told }])
-      expect(asked[0]).toBe(`${url}/a`)
+      expect(asked[0]).toBe(`${url}/a?sig=s3cret`)
     },
   )
 

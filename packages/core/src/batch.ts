@@ -87,8 +87,9 @@ type Pack = NonNullable<Packing['pack']>
 
 /** Somebody who flushes. */
 interface Waiter {
+  /** How many have left the queue when all that is waited for has. */
   readonly until: number
-  /** How many of the spans that are waited for have been lost. */
+  /** How many of those have been lost, where a batch is lost with others that came later: at most. */
   lost: number
   cause: unknown
   readonly resolve: () => void
@@ -240,13 +241,14 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
       const batch = take()
       const result = taken <= givenUp ? GIVEN_UP : await resultOf(batch)
       tally(result, batch.count, taken <= givenUp)
-      settled += batch.count
-      if (result?.code !== 0) {
+      const lostNow = lostOf(result, batch)
+      if (lostNow > 0) {
         for (const waiter of waiters) {
-          waiter.lost += result?.lost ?? batch.count
+          waiter.lost += Math.min(lostNow, waiter.until - settled)
           waiter.cause ??= result?.error
         }
       }
+      settled += batch.count
       const done = waiters.filter((waiter) => waiter.until <= settled)
       waiters = waiters.filter((waiter) => waiter.until > settled)
       for (const waiter of done) tell(waiter)
@@ -414,11 +416,14 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   }
 
   async function flush(empty: () => Promise<void>): Promise<void> {
+    const flushExporter = async () => apart(() => inTime(async () => exporter.forceFlush?.()))
     try {
       await empty()
-    } finally {
-      await apart(() => inTime(async () => exporter.forceFlush?.()))
+    } catch (error) {
+      await flushExporter().catch(() => {})
+      throw error
     }
+    await flushExporter()
   }
 
   function sayLosses(): void {
@@ -508,6 +513,10 @@ export function lossPeriod(say: () => void): LossPeriod {
       return true
     },
   }
+}
+
+function lostOf(result: ExportResult | undefined, { count }: Batch): number {
+  return result?.lost ?? (result?.code === 0 ? 0 : count)
 }
 
 function reasonOf(error: unknown): string {

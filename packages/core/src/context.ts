@@ -175,7 +175,7 @@ export function isIgnored(of: Context): boolean {
 export interface Passed {
   readonly span: Span
   readonly traceparent: string
-  readonly tracestate: string | undefined
+  readonly tracestate?: string
 }
 
 /** `base` of a request whose trace goes through it as it came. */

@@ -474,8 +474,8 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
 
 const { emit: PLAIN_EMIT, listenerCount: PLAIN_COUNT } = EventEmitter.prototype
 
-/** Whether that is Node's own, which uses a symbol that nobody else has; somebody may have put another one there by now. */
-const IS_PLAIN = /\bkErrorMonitor\b/.test(String(PLAIN_EMIT))
+/** Whether that is Node's own, by what it calls, which nobody else can; somebody may have put another one there by now. */
+const IS_PLAIN = /\bkErrorMonitor\b[^]*\baddCatch\b/.test(String(PLAIN_EMIT))
 
 /**
  * Whether an event without listeners is that for `emit`, too: it throws an error that nobody hears, and one that is not Node's

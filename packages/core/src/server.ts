@@ -6,6 +6,7 @@ import {
   type Context,
   type Link,
   type Span,
+  type SpanContext,
   type Tracer,
 } from '@opentelemetry/api'
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
@@ -56,7 +57,7 @@ import { extractHeaders } from './propagation.ts'
 import { reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
 import type { InstrumentationScope } from './span.ts'
-import { formatTraceparent, parseTraceContext } from './trace-context.ts'
+import { formatTraceparent, parseTraceContext, TRACEPARENT_LENGTH } from './trace-context.ts'
 import { isOurTracer } from './tracer.ts'
 
 /** What becomes of the trace that a request brings along. */
@@ -348,13 +349,39 @@ function ignoredScope(extracted: Context, maker: Tracer, headers: IncomingHttpHe
   return parent === undefined ? scope : asItCame(scope, parent, headers)
 }
 
-/** The headers themselves, where they are what the parent was read from: the propagator may be another. */
-function asItCame(scope: Context, parent: Span, { traceparent, tracestate }: IncomingHttpHeaders): Context {
-  const read = parseTraceContext(traceparent, undefined)
-  const { traceId, spanId } = parent.spanContext()
-  if (typeof traceparent !== 'string' || read?.traceId !== traceId || read.spanId !== spanId) return scope
-  const state = typeof tracestate === 'string' && tracestate.trim() !== '' ? tracestate : undefined
-  return passThrough(scope, { span: parent, traceparent, tracestate: state })
+/**
+ * The headers themselves, where they are what the context says: the propagator may be another. Those of a version that is not
+ * ours, and a list that is no list or so long that the next server may refuse it, go on as they are read.
+ */
+function asItCame(scope: Context, parent: Span, headers: IncomingHttpHeaders): Context {
+  try {
+    const { traceparent, tracestate } = headers
+    const read = parseTraceContext(traceparent, tracestate)
+    if (read === undefined || typeof traceparent !== 'string') return scope
+    if (traceparent.length !== TRACEPARENT_LENGTH || !isSameContext(read, parent.spanContext())) return scope
+    if (read.traceState === undefined) return passThrough(scope, { span: parent, traceparent })
+    if (typeof tracestate !== 'string' || tracestate.length > PASSED_LIMIT) return scope
+    return passThrough(scope, { span: parent, traceparent, tracestate })
+  } catch {
+    // Made up for a test.
+    return scope
+  }
+}
+
+/** A server of Node's takes twice as much in all headers together. */
+const PASSED_LIMIT = 8192
+
+function isSameContext(one: SpanContext, other: SpanContext): boolean {
+  return (
+    one.traceId === other.traceId &&
+    one.spanId === other.spanId &&
+    one.traceFlags === other.traceFlags &&
+    stateOf(one) === stateOf(other)
+  )
+}
+
+function stateOf({ traceState }: SpanContext): string {
+  return traceState === undefined ? '' : traceState.serialize()
 }
 
 function unsampledSpan(maker: Tracer): Span {

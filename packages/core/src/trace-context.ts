@@ -14,7 +14,7 @@ const ZERO = 0x30
 const EQUALS = 0x3d
 
 /** `version "-" trace-id "-" parent-id "-" trace-flags`: the whole of version 00, the known part of the others. */
-const TRACEPARENT_LENGTH = 55
+export const TRACEPARENT_LENGTH = 55
 
 /** sampled (0x01) and random (0x02): the bits that Level 2 defines (§3.2.2.5). Others are ignored and sent as 0. */
 const KNOWN_FLAGS = 0x03

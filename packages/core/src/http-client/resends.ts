@@ -1,4 +1,5 @@
 import type { Context } from '@opentelemetry/api'
+import { setImmediate } from 'node:timers'
 import { spanIn } from '../context.ts'
 
 /** Statuses after which clients follow the response's Location. */
@@ -54,7 +55,7 @@ export function failedBefore(caller: Context, method: string, url: string, resen
 
 /** Of nobody's requests a redirect is known by the moment: clients follow it before anything else comes. */
 function forgetSoon(caller: Context): void {
-  setImmediate(() => expected.delete(caller)).unref()
+  setImmediate(() => expected.delete(caller))
 }
 
 // A redirect may change the method.
