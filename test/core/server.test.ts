@@ -635,6 +635,20 @@ test('a request that is made up, and whose tracestate cannot be read, is ignored
   expect(reports.lines).toEqual([expect.stringContaining('could not be read')])
 })
 
+test('a request that is made up, and whose headers cannot be read, is ignored as any other', () => {
+  said()
+  record()
+  const request = Object.defineProperty({ method: 'GET', url: '/' }, 'headers', {
+    get() {
+      throw new Error('not for you')
+    },
+  }) as unknown as IncomingMessage
+  const sent: Record<string, string> = {}
+  const run = () => propagation.inject(context.active(), sent)
+  traceRequest(request, { statusCode: 200 } as ServerResponse, run, { ignore: '/' })
+  expect(sent['traceparent']).toMatch(/-0[02]$/)
+})
+
 test('the listeners of a request and a response that are made up run in its context, the first ones too', () => {
   record()
   const request = new IncomingMessage(new Socket())

@@ -9,7 +9,7 @@ import {
   type SpanContext,
   type Tracer,
 } from '@opentelemetry/api'
-import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import {
   activeContext,
   ignoreTracing,
@@ -185,7 +185,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
       inboundOf === undefined ? inboundAlways : treatmentOf(inboundOf(framework.subject(carried)))
     const links = treatment === 'restart' ? linkTo(extracted) : undefined
     const exchange = new Exchange(seam, request, response, carried, links)
-    if (ignores(request, carried)) return attach(exchange, ignoredScope(extracted, maker, request.headers))
+    if (ignores(request, carried)) return attach(exchange, ignoredScope(extracted, maker, request))
     const parent = treatment === 'continue' ? extracted : base
     exchange.route = framework.routeAtStart?.(carried)
     const name = spanName(exchange.method, exchange.route)
@@ -343,19 +343,19 @@ function extractedFrom(request: IncomingMessage, base: Context): Context {
 }
 
 /** No span here and none from our clients underneath; the trace that came in goes out as it came, or else an unsampled one. */
-function ignoredScope(extracted: Context, maker: Tracer, headers: IncomingHttpHeaders): Context {
+function ignoredScope(extracted: Context, maker: Tracer, request: IncomingMessage): Context {
   const parent = spanIn(extracted)
   const scope = ignoreTracing(withRequestSpan(extracted, parent ?? unsampledSpan(maker)))
-  return parent === undefined ? scope : asItCame(scope, parent, headers)
+  return parent === undefined ? scope : asItCame(scope, parent, request)
 }
 
 /**
  * The headers themselves, where they are what the context says: the propagator may be another. Those of a version that is not
  * ours, and a list that is no list or so long that the next server may refuse it, go on as they are read.
  */
-function asItCame(scope: Context, parent: Span, headers: IncomingHttpHeaders): Context {
+function asItCame(scope: Context, parent: Span, request: IncomingMessage): Context {
   try {
-    const { traceparent, tracestate } = headers
+    const { traceparent, tracestate } = request.headers
     const read = parseTraceContext(traceparent, tracestate)
     if (read === undefined || typeof traceparent !== 'string') return scope
     if (traceparent.length !== TRACEPARENT_LENGTH || !isSameContext(read, parent.spanContext())) return scope
