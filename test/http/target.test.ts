@@ -74,7 +74,11 @@ describe('the span of a request says where it goes', () => {
     await answerTo(make(port))
     // Those are for the proxy.
     await answerTo(http.get({ auth: 'u:s3cret', host: '127.0.0.1', port, path: 'http://shop.example/b' }))
-    const [call, proxied] = await recording.all(2)
+    // No agent of Node's is told of this one.
+    const createConnection = () => connect(port, '127.0.0.1')
+    await answerTo(http.get({ host: '127.0.0.1', port, path: '/c', createConnection }))
+    const [call, proxied, other] = await recording.all(3)
+    expect(other?.attributes['url.full']).toMatch(/^http:\/\/127\.0\.0\.1/)
     expect(call?.attributes).toMatchObject({
       'url.full': `http://REDACTED:REDACTED@127.0.0.1:${port}/a?sig=REDACTED&b=1`,
       'server.address': '127.0.0.1',
@@ -83,7 +87,7 @@ describe('the span of a request says where it goes', () => {
     expect(proxied?.attributes['url.full']).toBe('http://shop.example/b')
     expect(asked[0]).toBe(`http://127.0.0.1:${port}/a?sig=s3cret&b=1`)
     const sent = requests.map(({ headers }) => headers.authorization)
-    expect(sent).toEqual(Array.from({ length: 2 }, () => `Basic ${btoa('u:s3cret')}`))
+    expect(sent).toEqual([`Basic ${btoa('u:s3cret')}`, `Basic ${btoa('u:s3cret')}`, undefined])
   })
 
   test('over IPv6, in brackets in the URL and without them elsewhere', async () => {

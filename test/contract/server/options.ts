@@ -1,4 +1,12 @@
-import { context, INVALID_SPAN_CONTEXT, propagation, trace, type TextMapPropagator } from '@opentelemetry/api'
+import {
+  context,
+  createTraceState,
+  INVALID_SPAN_CONTEXT,
+  propagation,
+  trace,
+  type SpanContext,
+  type TextMapPropagator,
+} from '@opentelemetry/api'
 import { span as manualSpan, traceContextPropagator } from '@throughline/core'
 import { once } from 'node:events'
 import { type IncomingMessage } from 'node:http'
@@ -107,13 +115,26 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
       expect(sent['tracestate']).toEqual(left)
     })
 
-    test('pass on what a propagator of the app has made of what came in', async () => {
+    test.each<[string, Partial<SpanContext>, Record<string, string>]>([
+      [
+        'another trace',
+        { traceId: 'c'.repeat(32) },
+        { traceparent: TRACEPARENT.replace(TRACE_ID, 'c'.repeat(32)) },
+      ],
+      [
+        'another parent',
+        { spanId: 'd'.repeat(16) },
+        { traceparent: TRACEPARENT.replace(PARENT_ID, 'd'.repeat(16)) },
+      ],
+      ['other flags', { traceFlags: 0 }, { traceparent: `${TRACEPARENT.slice(0, -2)}00` }],
+      ['another list', { traceState: createTraceState('b=2') }, { tracestate: 'b=2' }],
+    ])('pass on what a propagator of the app has read: %s', async (_title, changed, expected) => {
       const own: TextMapPropagator = {
         ...traceContextPropagator,
         extract(into, carrier, getter) {
           const extracted = traceContextPropagator.extract(into, carrier, getter)
-          const { traceId, spanId } = trace.getSpanContext(extracted) ?? INVALID_SPAN_CONTEXT
-          return trace.setSpanContext(extracted, { traceId, spanId, traceFlags: 0, isRemote: true })
+          const read = trace.getSpanContext(extracted) ?? INVALID_SPAN_CONTEXT
+          return trace.setSpanContext(extracted, { ...read, ...changed })
         },
       }
       record({ propagator: own })
@@ -125,8 +146,9 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
         },
         { ignore: '/' },
       )
-      await ask(serving, '/', { headers: { traceparent: TRACEPARENT, tracestate: 'internal=secret' } })
-      expect(sent).toEqual({ traceparent: `${TRACEPARENT.slice(0, -2)}00` })
+      const given = { traceparent: TRACEPARENT, tracestate: 'a=1 , b=2' }
+      await ask(serving, '/', { headers: given })
+      expect(sent).toEqual({ traceparent: TRACEPARENT, tracestate: 'a=1,b=2', ...expected })
     })
 
     test('tell those that they call to record nothing, when nothing came in', async () => {
