@@ -19,6 +19,20 @@ import { theOnly, signal, turn, complaints } from './watch.ts'
 /** What the app asked for. */
 export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
   describe(`${name}: requests to ignore`, () => {
+    /** What would go on from an ignored request that has come with these headers. */
+    async function sentOn(headers: Record<string, string>): Promise<Record<string, string>> {
+      const sent: Record<string, string> = {}
+      const serving = await served(
+        ({ answer }) => {
+          propagation.inject(context.active(), sent)
+          answer(200)
+        },
+        { ignore: '/' },
+      )
+      await ask(serving, '/', { headers })
+      return sent
+    }
+
     test.each<[string, NonNullable<Options['ignore']>]>([
       ['a string', '/health'],
       ['a RegExp', /^\/hea/],
@@ -102,15 +116,7 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
       ],
     ])('pass on of %s what we can say', async (_title, traceparent, tracestate, left) => {
       record()
-      const sent: Record<string, string> = {}
-      const serving = await served(
-        ({ answer }) => {
-          propagation.inject(context.active(), sent)
-          answer(200)
-        },
-        { ignore: '/' },
-      )
-      await ask(serving, '/', { headers: { traceparent, tracestate } })
+      const sent = await sentOn({ traceparent, tracestate })
       expect(sent['traceparent']).toBe(TRACEPARENT)
       expect(sent['tracestate']).toEqual(left)
     })
@@ -138,30 +144,13 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
         },
       }
       record({ propagator: own })
-      const sent: Record<string, string> = {}
-      const serving = await served(
-        ({ answer }) => {
-          propagation.inject(context.active(), sent)
-          answer(200)
-        },
-        { ignore: '/' },
-      )
-      const given = { traceparent: TRACEPARENT, tracestate: 'a=1 , b=2' }
-      await ask(serving, '/', { headers: given })
+      const sent = await sentOn({ traceparent: TRACEPARENT, tracestate: 'a=1 , b=2' })
       expect(sent).toEqual({ traceparent: TRACEPARENT, tracestate: 'a=1,b=2', ...expected })
     })
 
     test('tell those that they call to record nothing, when nothing came in', async () => {
       const recording = record()
-      const sent: Record<string, string> = {}
-      const serving = await served(
-        ({ answer }) => {
-          propagation.inject(context.active(), sent)
-          answer(200)
-        },
-        { ignore: '/' },
-      )
-      await ask(serving, '/')
+      const sent = await sentOn({})
       expect(sent['traceparent']).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-0[02]$/)
       expect(recording.spans).toEqual([])
     })
