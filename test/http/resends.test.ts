@@ -24,30 +24,34 @@ async function countsOf(recording: Recording): Promise<unknown[]> {
   return attempts.map(({ attributes }) => attributes['http.request.resend_count'])
 }
 
-test.each<[string, (url: string) => Promise<unknown>]>([
+const clients: [string, (url: string) => Promise<unknown>][] = [
   ['axios', (url) => axios.get(url)],
   ['got', (url) => got(url).text()],
   ['superagent', async (url) => superagent.get(url)],
-])('each hop of a redirect that %s follows is a span under its caller, and counts', async (_client, ask) => {
-  traced()
-  const recording = record()
-  const { url } = await served(chain)
-  await span('caller', () => ask(`${url}/0`))
-  expect(await countsOf(recording)).toEqual([undefined, 1, 2])
-})
+]
 
-test.each<[string, (url: string) => Promise<unknown>]>([
-  ['axios', (url) => axios.get(url)],
-  ['got', (url) => got(url).text()],
-  ['superagent', async (url) => superagent.get(url)],
-])('each hop of a redirect that %s follows outside of any span counts', async (_client, ask) => {
-  traced()
-  const recording = record()
-  const { url } = await served(chain)
-  await ask(`${url}/0`)
-  const spans = await recording.all(3)
-  expect(spans.map(({ attributes }) => attributes['http.request.resend_count'])).toEqual([undefined, 1, 2])
-})
+test.each(clients)(
+  'each hop of a redirect that %s follows is a span under its caller, and counts',
+  async (_client, ask) => {
+    traced()
+    const recording = record()
+    const { url } = await served(chain)
+    await span('caller', () => ask(`${url}/0`))
+    expect(await countsOf(recording)).toEqual([undefined, 1, 2])
+  },
+)
+
+test.each(clients)(
+  'each hop of a redirect that %s follows outside of any span counts',
+  async (_client, ask) => {
+    traced()
+    const recording = record()
+    const { url } = await served(chain)
+    await ask(`${url}/0`)
+    const spans = await recording.all(3)
+    expect(spans.map(({ attributes }) => attributes['http.request.resend_count'])).toEqual([undefined, 1, 2])
+  },
+)
 
 test('each try of got is a span under its caller, and counts', async () => {
   traced()

@@ -376,12 +376,8 @@ function isSameContext(one: SpanContext, other: SpanContext): boolean {
     one.traceId === other.traceId &&
     one.spanId === other.spanId &&
     one.traceFlags === other.traceFlags &&
-    stateOf(one) === stateOf(other)
+    one.traceState?.serialize() === other.traceState?.serialize()
   )
-}
-
-function stateOf({ traceState }: SpanContext): string {
-  return traceState === undefined ? '' : traceState.serialize()
 }
 
 function unsampledSpan(maker: Tracer): Span {
