@@ -32,6 +32,7 @@ const BUSIEST = 0.6
  * @property {number} [rate] requests per second at which the latencies were taken
  * @property {number} [p50] milliseconds
  * @property {number} [p99]
+ * @property {number[]} [p99s] of each round, in which all others have theirs
  * @property {number} [rss] bytes
  */
 
@@ -120,7 +121,8 @@ async function generation(rows, options) {
       }
       for (const { result, latencies } of alive(servers)) {
         result.p50 = median(latencies.map(({ p50 }) => p50))
-        result.p99 = median(latencies.map(({ p99 }) => p99))
+        result.p99s = latencies.map(({ p99 }) => p99)
+        result.p99 = median(result.p99s)
       }
     }
     for (const { row, result, cpu } of alive(servers)) {

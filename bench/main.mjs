@@ -140,8 +140,9 @@ async function bench(options) {
           // With clients one is far from the next, and what warms up takes the most of the time.
           rounds: options.rounds ?? (quick ? 5 : withClients ? 16 : 8),
           requests,
-          latencyRounds: options.latency ? (quick ? 3 : 15) : 0,
-          latencySeconds: 0.3,
+          // Many and short: a stall of the machine then spoils few. With clients a third of what can be done is few requests.
+          latencyRounds: options.latency ? (quick ? 11 : withClients ? 15 : 45) : 0,
+          latencySeconds: withClients ? 0.3 : 0.1,
         })
         results.endToEnd.push(...rows)
       }

@@ -55,15 +55,21 @@ function judgeEndToEnd(rows, name) {
     verdicts.push(...judgeAdded(row, rows, 'CPU'))
     if (row.lost !== undefined) verdicts.push(atMost(`${where}: spans lost`, row.lost * 100, 0, ' %'))
     // A machine too busy to answer for the bare app in time has nothing to say of ours.
-    if (row.p99 !== undefined && Number.isFinite(bare?.p99)) {
-      const note = row.rate === bare.rate ? undefined : 'not at the same rate'
-      verdicts.push({ ...atMost(`${where}: p99 against bare`, row.p99 / bare.p99, P99_LIMIT, '×'), note })
-    }
+    if (row.p99 !== undefined && Number.isFinite(bare?.p99)) verdicts.push(judgeLatency(row, bare, where))
     if (bare !== undefined) {
       verdicts.push(atMost(`${where}: RSS over bare`, (row.rss - bare.rss) / 1e6, RSS_LIMIT_MB, ' MB', 0))
     }
   }
   return verdicts
+}
+
+function judgeLatency(row, bare, where) {
+  const value = row.p99 / bare.p99
+  const verdict = atMost(`${where}: p99 against bare`, value, P99_LIMIT, '×')
+  if (row.rate !== bare.rate) return { ...verdict, note: 'not at the same rate' }
+  // Nothing is taken off them, as the bare app's CPU is.
+  const nothing = bare.p99s?.map(() => 0)
+  return withError(verdict, value, P99_LIMIT, ratioError(value, [row.p99s], [bare.p99s], [nothing]))
 }
 
 /** What tracing adds, of whichever unit, against the floor and OpenTelemetry. */
@@ -102,7 +108,10 @@ function addedAtMost(what, row, other, bare, limit) {
   const odd = [row, other].find(({ added }) => !(added > 0))
   if (odd !== undefined)
     return { ...verdict, measured: '-', isMet: false, note: `cannot be told: ${odd.name} has added nothing` }
-  const error = ratioError(value, row.rounds, other.rounds, bare?.rounds)
+  return withError(verdict, value, limit, ratioError(value, row.rounds, other.rounds, bare?.rounds))
+}
+
+function withError(verdict, value, limit, error) {
   if (error === undefined) return verdict
   const measured = `${verdict.measured} ± ${error.toFixed(2)}`
   return Math.abs(value - limit) < error

@@ -194,6 +194,30 @@ describe('the error of a ratio', () => {
     expect(told([4, -4])).toMatchObject({ isMet: true, note: 'but this run could not tell' })
   })
 
+  test('is that of the p99, too, whose rounds are those of the bare app', () => {
+    const row = (name: string, p99: number, p99s: number[]) => ({
+      framework: 'koa',
+      withClients: false,
+      name,
+      rate: 1000,
+      p99,
+      p99s,
+    })
+    const told = (p99: number, p99s: number[]) => {
+      const endToEnd = [row('bare', 1, [1, 1, 1, 1, 25]), row('ours', p99, p99s)]
+      return judge({ node: 'v24.0.0', micro: [], endToEnd, instructions: [] }).find(({ what }) =>
+        what.includes('p99'),
+      )
+    }
+    expect(told(1.1, [1.1, 1.1, 1.1, 1.1, Infinity])).toMatchObject({ measured: '1.10× ± 0.00', isMet: true })
+    expect(told(1.1, [1.1, 1.1, 1.1, 1.1, 1.1])).not.toHaveProperty('note')
+    expect(told(1.3, [1, 1.1, 1.3, 1.5, 1.6])).toMatchObject({
+      isMet: false,
+      note: 'but this run could not tell',
+    })
+    expect(told(1.3, [])).toMatchObject({ measured: '1.30×', isMet: false })
+  })
+
   test('is not known of counts, nor of too few rounds', () => {
     expect(ratioError(1.2, [12, 13] as never, [10, 11] as never, [0, 0] as never)).toBeUndefined()
     expect(ratioError(1.2, [[12]], [[10]], [[0]])).toBeUndefined()
