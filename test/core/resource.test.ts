@@ -147,7 +147,7 @@ describe('the resource', () => {
       symbol: Symbol('s'),
       promise: Promise.resolve(),
       fn: () => {},
-      list: [1, 'a'],
+      list: [1, Symbol('s')],
       ok: 'yes',
     }
     const described = attributes({}, { resource: given as never })

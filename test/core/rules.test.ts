@@ -117,15 +117,21 @@ test('rules that ask for the name or the kind alone have no attributes built for
 
 test('what a span does not record matches no rule, whatever it would be as text', async () => {
   const reports = said()
-  const noAttributes = { none: null, nothing: {}, bare: Object.create(null), fn: () => 'text' }
-  const sampling = ['none', 'nothing', 'bare', 'fn', 'constructor', 'toString'].map((name) => ({
+  const noAttributes = { none: null, fn: () => 'text' }
+  const noText = {
+    nothing: {},
+    bare: Object.create(null),
+    bytes: Buffer.from('text'),
+    list: [Object.create(null)],
+  }
+  const sampling = ['none', 'fn', ...Object.keys(noText), 'constructor', 'toString'].map((name) => ({
     match: { attributes: { [name]: /./ } },
     rate: 0,
   }))
   const recording = record({ sampling })
   trace
     .getTracer('test')
-    .startSpan('kept', { attributes: noAttributes as unknown as Attributes })
+    .startSpan('kept', { attributes: { ...noAttributes, ...noText } as unknown as Attributes })
     .end()
   const [kept] = await recording.all(1)
   expect(kept?.spanContext().traceState?.serialize()).toBe('ot=th:0')

@@ -9,11 +9,12 @@ import {
   type HrTime,
   type TimeInput,
 } from '@opentelemetry/api'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, test, vi } from 'vitest'
 import { errorType } from '../../packages/core/src/exception.ts'
 import { encodeProtobuf } from '../../packages/core/src/otlp/encode.ts'
 import { encodeJson } from '../../packages/core/src/otlp/json.ts'
-import type { Span } from '../../packages/core/src/span.ts'
+import type { Span, SpanLimits } from '../../packages/core/src/span.ts'
 import { decodeRequest } from '../otlp-definition.ts'
 import { record } from '../recording.ts'
 import { LazyOptions, engine, LIMITS, processor, said } from './engine.ts'
@@ -87,14 +88,120 @@ describe('attributes', () => {
     const reports = said()
     const span = started()
     for (let count = 0; count < 2; count += 1) {
-      span.setAttribute('order', { id: 7 } as unknown as AttributeValue)
-      span.setAttribute('mixed', ['a', 1] as unknown as AttributeValue)
+      span.setAttribute('order', { id: 7n } as unknown as AttributeValue)
+      span.setAttribute('made', ['a', new Date()] as unknown as AttributeValue)
+      span.setAttribute('map', new Map() as unknown as AttributeValue)
       span.setAttribute('', 'no name')
     }
     span.setAttribute('nothing', undefined).setAttribute('null', null as unknown as undefined)
     expect(span.attributes).toEqual({})
-    expect(reports.lines).toHaveLength(3)
-    expect(reports.lines[0]).toMatch(/expected a string.*received object for "order"; for example/)
+    expect(reports.lines).toHaveLength(4)
+    expect(reports.lines[0]).toMatch(
+      /expected a string.*received an object that holds something else, or itself for "order"; for example/,
+    )
+    expect(reports.lines[1]).toContain('received a list that holds something else, or itself for "made"')
+    expect(reports.lines[2]).toContain('received [object Map] for "map"')
+  })
+
+  describe('that are bytes, records, or lists of anything', () => {
+    const set = (value: unknown, limits?: Partial<SpanLimits>) => {
+      const span = started(limits)
+      span.setAttribute('value', value as AttributeValue)
+      return span.attributes['value'] as unknown
+    }
+
+    test('are kept as copies, with what is in them', () => {
+      const bytes = Buffer.from([1, 2, 3])
+      const parts = [{ type: 'text', content: 'hi' }, null, undefined, ['a', 1, true]]
+      const given = { role: 'user', parts, bytes, nothing: null, missing: undefined }
+      const kept = set(given)
+      const expected = {
+        role: 'user',
+        parts: [{ type: 'text', content: 'hi' }, null, undefined, ['a', 1, true]],
+        bytes: new Uint8Array([1, 2, 3]),
+        nothing: null,
+      }
+      expect(kept).toStrictEqual(expected)
+      bytes[0] = 9
+      ;(parts as unknown[]).push('later')
+      given.role = 'changed'
+      expect(kept).toStrictEqual(expected)
+      expect(set(runInNewContext('({ bytes: new Uint8Array([7]), list: [{}] })'))).toStrictEqual({
+        bytes: new Uint8Array([7]),
+        list: [{}],
+      })
+    })
+
+    test('are kept of an event, a link and an exception, and at the start', () => {
+      const order = { id: 7, lines: [{ sku: 'x' }] } as unknown as AttributeValue
+      const { tracer } = engine()
+      const span = tracer.startSpan('with it', { attributes: { order } }) as Span
+      span.addEvent('event', { order }).addLink({ ...link, attributes: { order } })
+      span.recordException(new Error('no'), { order })
+      const all = [
+        span.attributes,
+        ...span.events.map(({ attributes }) => attributes),
+        span.links[0]?.attributes,
+      ]
+      expect(all.map((attributes) => attributes?.['order'])).toStrictEqual(
+        Array.from({ length: 4 }, () => order),
+      )
+      for (const attributes of all) expect(attributes?.['order']).not.toBe(order)
+    })
+
+    test('have texts and bytes cut to the limit, however deep they are', () => {
+      const value = {
+        text: 'abcdef',
+        within: [{ text: 'abcdef', bytes: new Uint8Array(9) }],
+        number: 123_456,
+      }
+      expect(set(value, { attributeValueLengthLimit: 3 })).toStrictEqual({
+        text: 'abc',
+        within: [{ text: 'abc', bytes: new Uint8Array(3) }],
+        number: 123_456,
+      })
+    })
+
+    test('that are within themselves are none, and twice beside each other they are', () => {
+      const reports = said()
+      const cyclic: unknown[] = [1]
+      cyclic.push({ cyclic })
+      const twice = { a: 1 }
+      expect(set(cyclic)).toBeUndefined()
+      expect(reports.lines).toEqual([
+        expect.stringContaining('received a list that holds something else, or itself'),
+      ])
+      expect(set([twice, twice])).toStrictEqual([twice, twice])
+    })
+
+    test('end where they are too deep, or too many', () => {
+      let deep: unknown = 'end'
+      for (let depth = 0; depth < 1000; depth += 1) deep = [deep]
+      let found = 0
+      for (let at = set(deep); Array.isArray(at); at = at[0]) found += 1
+      expect(found).toBe(65)
+      let wide: unknown = 'end'
+      for (let depth = 0; depth < 40; depth += 1) wide = [wide, wide]
+      let count = 0
+      const walk = (value: unknown): void => {
+        count += 1
+        if (Array.isArray(value)) for (const each of value) walk(each)
+      }
+      walk(set(wide))
+      expect(count).toBeLessThanOrEqual(65_537)
+      expect((set(Array.from({ length: 70_000 }, () => 1)) as unknown[]).length).toBe(65_536)
+    })
+
+    test('that throw when they are read cost themselves', () => {
+      const reports = said()
+      const broken = {
+        get id(): number {
+          throw new Error('of the app')
+        },
+      }
+      expect(set({ broken })).toBeUndefined()
+      expect(reports.lines).toEqual([expect.stringContaining('left out, since to read it threw: attributes')])
+    })
   })
 
   test('may be called as anything is, the prototype of an object included', () => {
@@ -129,17 +236,19 @@ describe('attributes', () => {
   test('of an event or a link that are none are said, too', () => {
     const reports = said()
     const span = started()
-    const order = { id: 7 } as unknown as AttributeValue
+    const order = { id: 7n } as unknown as AttributeValue
     span.addEvent('event', { ok: 1, order }).addLink({ ...link, attributes: { order } })
     expect(span.events[0]?.attributes).toEqual({ ok: 1 })
-    expect(reports.lines).toEqual([expect.stringContaining('received object for "order"')])
+    expect(reports.lines).toEqual([
+      expect.stringContaining('received an object that holds something else, or itself for "order"'),
+    ])
   })
 
   test('under names that are made of data, and are wrong, silence no other report', () => {
     const reports = said()
     const span = started({ eventCountLimit: 0 })
     for (let index = 0; index < 300; index += 1)
-      span.setAttribute(`form.${index}`, { index } as unknown as AttributeValue)
+      span.setAttribute(`form.${index}`, Symbol(String(index)) as unknown as AttributeValue)
     expect(reports.lines).toHaveLength(100)
     span.addEvent('too many')
     expect(reports.lines.at(-1)).toContain('further ones are dropped and counted')
@@ -271,7 +380,7 @@ describe('links', () => {
     const zeros = { traceId: '0'.repeat(32), spanId: '0'.repeat(16), traceFlags: 0 }
     const span = started()
     span.addLink({ context: zeros, attributes: { 'messaging.batch': 1 } })
-    for (const nothing of [{}, { a: undefined }, { a: {} }])
+    for (const nothing of [{}, { a: undefined }, { a: () => {} }])
       span.addLink({ context: zeros, attributes: nothing as never })
     span.addLink(undefined as unknown as typeof link)
     expect(span.links).toEqual([{ context: zeros, attributes: { 'messaging.batch': 1 } }])
@@ -337,14 +446,18 @@ describe('an exception', () => {
   test('loses nothing to attributes of the caller that are none', () => {
     const span = started()
     const reports = said()
-    const given = { 'exception.message': undefined, 'exception.stacktrace': null, 'exception.type': {} }
+    const given = {
+      'exception.message': undefined,
+      'exception.stacktrace': null,
+      'exception.type': new Set(),
+    }
     span.recordException(new RangeError('too far'), given as unknown as TimeInput)
     expect(span.events[0]?.attributes).toMatchObject({
       'exception.type': 'RangeError',
       'exception.message': 'too far',
       'exception.stacktrace': expect.stringContaining('too far') as string,
     })
-    expect(reports.lines).toEqual([expect.stringContaining('received object for "exception.type"')])
+    expect(reports.lines).toEqual([expect.stringContaining('received [object Set] for "exception.type"')])
   })
 
   test('takes attributes of the caller, who knows better, before or instead of a time', () => {

@@ -1,4 +1,5 @@
 import type { Attributes, AttributeValue } from '@opentelemetry/api'
+import { isUint8Array } from 'node:util/types'
 import { reportOnce } from './report.ts'
 import type * as semconv from './semconv.ts'
 
@@ -33,10 +34,17 @@ export function putAttribute(into: Attributes, key: string, value: AttributeValu
   else Object.defineProperty(into, key, { value, writable: true, enumerable: true, configurable: true })
 }
 
-/** What an attribute may be (OpenTelemetry common specification, attribute): text, number, boolean, or arrays of one of them. */
+/**
+ * What an attribute may be (OpenTelemetry common specification, attribute and AnyValue): a text, number or boolean, bytes, or a
+ * list or a record of those, of lists and of records.
+ */
 export function isAttribute(key: unknown, value: unknown): value is AttributeValue {
-  if (typeof key !== 'string' || key === '') return false
-  return isPrimitive(value) || (Array.isArray(value) && isUniform(value))
+  return isName(key) && kept(value, Infinity) !== undefined
+}
+
+/** Any text but an empty one. */
+export function isName(key: unknown): key is string {
+  return typeof key === 'string' && key !== ''
 }
 
 /**
@@ -54,20 +62,67 @@ export function isPrimitive(value: unknown): boolean {
   return type === 'string' || type === 'number' || type === 'boolean'
 }
 
-function isUniform(values: unknown[]): boolean {
-  const read = values.length > VALUES_LIMIT ? values.slice(0, VALUES_LIMIT) : values
-  const first = read.find((value) => value !== null && value !== undefined)
-  if (first !== undefined && !isPrimitive(first)) return false
-  return read.every((value) => value === null || value === undefined || typeof value === typeof first)
+/**
+ * The value as a span keeps it: texts and bytes within the limit, lists and records as copies, since the caller may go on to
+ * change its own. Undefined for what is no attribute, as a function, a Map, or a list within itself.
+ */
+export function kept(value: unknown, lengthLimit: number): AttributeValue | undefined {
+  if (typeof value === 'string') return cut(value, lengthLimit)
+  if (isPrimitive(value)) return value as AttributeValue
+  if (typeof value !== 'object' || value === null) return undefined
+  return copied(value, { lengthLimit, valuesLeft: VALUES_LIMIT, within: [] }) as AttributeValue | undefined
 }
 
-/** The value as a span keeps it: texts within the limit, and arrays as copies, since the caller may go on to change its own. */
-export function limited(value: AttributeValue, lengthLimit: number): AttributeValue {
-  if (typeof value === 'string') return cut(value, lengthLimit)
-  if (!Array.isArray(value)) return value
-  const copy = value.slice(0, VALUES_LIMIT) as (string | null)[]
-  if (lengthLimit === Infinity) return copy
-  return copy.map((element) => (typeof element === 'string' ? cut(element, lengthLimit) : element))
+interface Copying {
+  readonly lengthLimit: number
+  valuesLeft: number
+  /** The lists and records that the one at hand is in. */
+  readonly within: object[]
+}
+
+/** Undefined for what is no value of an attribute. What is nested too deep is none either, and leaves an empty value. */
+function copied(value: object, copying: Copying): unknown {
+  const { lengthLimit, within } = copying
+  // Of whichever realm; a Buffer's own `slice` would share its memory.
+  if (isUint8Array(value))
+    return new Uint8Array(value.length > lengthLimit ? value.subarray(0, lengthLimit) : value)
+  const isList = Array.isArray(value)
+  if (within.includes(value) || (!isList && !isPlain(value))) return undefined
+  if (within.length > DEPTH_LIMIT) return null
+  within.push(value)
+  const copy = isList ? copiedList(value, copying) : copiedRecord(value as Record<string, unknown>, copying)
+  within.pop()
+  return copy
+}
+
+function copiedList(list: readonly unknown[], copying: Copying): unknown[] | undefined {
+  const copy: unknown[] = []
+  for (let index = 0; index < list.length && copying.valuesLeft-- > 0; index++) {
+    const item = list[index]
+    const own = copiedItem(item, copying)
+    if (own === undefined && item !== undefined) return undefined
+    copy.push(own)
+  }
+  return copy
+}
+
+function copiedRecord(record: Record<string, unknown>, copying: Copying): Attributes | undefined {
+  const copy: Attributes = {}
+  for (const key of Object.keys(record)) {
+    const item = record[key]
+    if (item === undefined) continue
+    if (copying.valuesLeft-- <= 0) break
+    const own = copiedItem(item, copying)
+    if (own === undefined) return undefined
+    putAttribute(copy, key, own as AttributeValue)
+  }
+  return copy
+}
+
+function copiedItem(item: unknown, copying: Copying): unknown {
+  if (typeof item === 'string') return cut(item, copying.lengthLimit)
+  if (isPrimitive(item) || item === null) return item
+  return typeof item === 'object' ? copied(item, copying) : undefined
 }
 
 /** Any character counts as one (common specification, attribute limits), also where it takes two units of JavaScript. */
@@ -113,18 +168,19 @@ export function limitedAttributes(
   lengthLimit: number,
 ): { attributes: Attributes; dropped: number } {
   const attributes: Attributes = {}
-  let kept = 0
+  let count = 0
   let dropped = 0
   try {
     for (const key of Object.keys(given)) {
       const value = given[key]
-      if (!isAttribute(key, value)) {
+      const own = isName(key) ? kept(value, lengthLimit) : undefined
+      if (own === undefined) {
         sayNoAttribute(key, value)
         continue
       }
-      if (kept < countLimit) {
-        kept += 1
-        putAttribute(attributes, key, limited(value, lengthLimit))
+      if (count < countLimit) {
+        count += 1
+        putAttribute(attributes, key, own)
       } else dropped += 1
     }
   } catch (error) {
@@ -141,11 +197,16 @@ export function sayNoAttribute(
 ): void {
   if (value === undefined || value === null) return
   const name = textOf(key)
-  const received = Array.isArray(value) ? 'an array of others or of several kinds' : typeof value
-  let wrong = `expected a string, number, boolean or an array of one of them, received ${received} for "${name}"`
+  let wrong = `expected a string, number, boolean, bytes, or a list or a plain object of such values, received ${kindOf(value)} for "${name}"`
   if (typeof key !== 'string' || key === '')
     wrong = `expected a name of one character or more, received "${name}"`
   reportOnce(`attribute:${name}`, 'warn', `an attribute was not recorded: ${wrong}; for example ${example}`)
+}
+
+function kindOf(value: unknown): string {
+  if (Array.isArray(value)) return 'a list that holds something else, or itself'
+  if (isPlain(value)) return 'an object that holds something else, or itself'
+  return typeof value === 'object' ? Object.prototype.toString.call(value) : typeof value
 }
 
 /** Values that throw when they are read cost themselves and what comes after them, never the app (trace API, error handling). */

@@ -1,5 +1,5 @@
 import type { Attributes, AttributeValue, SpanKind } from '@opentelemetry/api'
-import { isPlain } from './attribute.ts'
+import { isPlain, isPrimitive } from './attribute.ts'
 import { expected, MATCH, matcher, validated, type Match, type Shape } from './options.ts'
 import { probability, type ConsistentSampler, type HeadSampler } from './sampling.ts'
 import * as semconv from './semconv.ts'
@@ -132,5 +132,12 @@ function textTest(
   match: Match<[string]> | undefined,
 ): ((value: AttributeValue | undefined) => boolean) | undefined {
   const test = matcher<[string]>(name, match, (text) => text)
-  return test && ((value) => value !== undefined && test(String(value)))
+  return test && ((value) => hasText(value) && test(String(value)))
+}
+
+/** A text, a number, a boolean, or a list of them: bytes and records match nothing. */
+function hasText(value: unknown): boolean {
+  if (Array.isArray(value))
+    return value.every((item) => item === null || item === undefined || isPrimitive(item))
+  return isPrimitive(value)
 }

@@ -19,8 +19,9 @@ import {
 import { isDate } from 'node:util/types'
 import {
   isAttribute,
+  isName,
   isPrimitive,
-  limited,
+  kept,
   limitedAttributes,
   putAttribute,
   sayNoAttribute,
@@ -516,11 +517,12 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 
   private set(key: string, value: AttributeValue | undefined): void {
-    if (!isAttribute(key, value)) {
+    const { attributeCountLimit, attributeValueLengthLimit } = this.maker.home.limits
+    const own = isName(key) ? kept(value, attributeValueLengthLimit) : undefined
+    if (own === undefined) {
       sayNoAttribute(key, value)
       return
     }
-    const { attributeCountLimit, attributeValueLengthLimit } = this.maker.home.limits
     // What is there is never undefined: to ask for the value is a third of what `hasOwn` costs.
     if (this.attributes[key] === undefined || !Object.hasOwn(this.attributes, key)) {
       const limit = Math.min(attributeCountLimit, MOST_ATTRIBUTES)
@@ -535,7 +537,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
       }
       this.state += 1 << COUNT_SHIFT
     }
-    putAttribute(this.attributes, key, limited(value, attributeValueLengthLimit))
+    putAttribute(this.attributes, key, own)
   }
 
   /** For whoever begins it: it began at this time instead. */
@@ -571,9 +573,9 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
       name: textOf(name),
     }
     if (typeof given === 'object' && given !== null) {
-      const kept = limitedAttributes(given, attributePerEventCountLimit, attributeValueLengthLimit)
-      event.attributes = kept.attributes
-      if (kept.dropped > 0) event.droppedAttributesCount = kept.dropped
+      const within = limitedAttributes(given, attributePerEventCountLimit, attributeValueLengthLimit)
+      event.attributes = within.attributes
+      if (within.dropped > 0) event.droppedAttributesCount = within.dropped
     }
     own.events.push(event)
   }
@@ -588,9 +590,9 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     }
     const recorded: RecordedLink = { context }
     if (typeof attributes === 'object' && attributes !== null) {
-      const kept = limitedAttributes(attributes, attributePerLinkCountLimit, attributeValueLengthLimit)
-      recorded.attributes = kept.attributes
-      if (kept.dropped > 0) recorded.droppedAttributesCount = kept.dropped
+      const within = limitedAttributes(attributes, attributePerLinkCountLimit, attributeValueLengthLimit)
+      recorded.attributes = within.attributes
+      if (within.dropped > 0) recorded.droppedAttributesCount = within.dropped
     }
     own.links.push(recorded)
   }
