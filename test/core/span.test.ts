@@ -1,4 +1,5 @@
 import {
+  SpanKind,
   createTraceState,
   ROOT_CONTEXT,
   SpanStatusCode,
@@ -14,7 +15,7 @@ import { describe, expect, test, vi } from 'vitest'
 import { errorType } from '../../packages/core/src/exception.ts'
 import { encodeProtobuf } from '../../packages/core/src/otlp/encode.ts'
 import { encodeJson } from '../../packages/core/src/otlp/json.ts'
-import type { Span, SpanLimits } from '../../packages/core/src/span.ts'
+import { ignoreStart, type ReadableSpan, type Span, type SpanLimits } from '../../packages/core/src/span.ts'
 import { decodeRequest } from '../otlp-definition.ts'
 import { record } from '../recording.ts'
 import { LazyOptions, engine, LIMITS, processor, said } from './engine.ts'
@@ -62,6 +63,84 @@ describe('a view of a span, as exporters that redact make them', () => {
     view.recordException(new Error('no'))
     view.end()
     expect(view.ended).toBe(true)
+  })
+})
+
+describe('what processors and exporters of others write to a span', () => {
+  const written = {
+    kind: SpanKind.PRODUCER,
+    startTime: [1, 2],
+    endTime: [3, 4],
+    resource: { attributes: { 'service.name': 'other' } },
+    instrumentationScope: { name: 'other' },
+    status: { code: SpanStatusCode.ERROR, message: 'no' },
+    events: [{ time: [2, 0], name: 'event' }],
+    links: [link],
+  }
+  const steps = ['onStart', 'onEnding', 'onEnd'] as const
+
+  test.each(steps)('by %s is what is exported', (step) => {
+    const ended: ReadableSpan[] = []
+    const writing = processor({ [step]: (span: object) => void Object.assign(span, written) })
+    const { tracer } = engine({ processors: [writing, processor({ onEnd: (span) => ended.push(span) })] })
+    tracer.startSpan('work').end()
+    const [span] = ended as [ReadableSpan]
+    expect(span).toMatchObject(written)
+    expect(span.duration).toEqual([2, 2])
+    for (const encoded of [
+      decodeRequest(encodeProtobuf([span])),
+      JSON.parse(encodeJson([span]).toString()),
+    ]) {
+      expect(encoded).toMatchObject({
+        resourceSpans: [
+          {
+            resource: { attributes: [{ key: 'service.name', value: { stringValue: 'other' } }] },
+            scopeSpans: [{ scope: { name: 'other' }, spans: [{ events: [{ name: 'event' }], links: [{}] }] }],
+          },
+        ],
+      })
+      const [sent] = encoded.resourceSpans[0].scopeSpans[0].spans
+      expect([String(sent.startTimeUnixNano), String(sent.endTimeUnixNano)]).toEqual([
+        '1000000002',
+        '3000000004',
+      ])
+      expect(sent.status).toMatchObject({ message: 'no' })
+      expect(JSON.stringify(sent.kind)).toMatch(/4|PRODUCER/)
+    }
+  })
+
+  test('is what they find there when they spread it, as the official SDK has it; ours finds nothing more than before', () => {
+    const copies: Partial<Span>[] = []
+    const names = ['name', 'kind', 'parentSpanContext', 'attributes', ...Object.keys(written)]
+    const { tracer } = engine({
+      processors: [processor({ onEnd: (span) => copies.push({ ...(span as Span) }) })],
+    })
+    const span = tracer.startSpan('work', { kind: SpanKind.CLIENT, links: [link] }) as Span
+    span.addEvent('paid').setStatus({ code: SpanStatusCode.ERROR }).end()
+    const [copy] = copies
+    expect(Object.keys(copy as object)).toEqual(expect.arrayContaining(names))
+    expect(copy).toMatchObject({ kind: SpanKind.CLIENT, startTime: span.startTime, endTime: span.endTime })
+    expect([copy?.resource, copy?.instrumentationScope]).toEqual([span.resource, span.instrumentationScope])
+    expect(copy).toMatchObject({
+      status: { code: SpanStatusCode.ERROR },
+      events: [{ name: 'paid' }],
+      links: [link],
+    })
+
+    const own = engine({
+      processors: [processor({ onStart: ignoreStart, onEnd: (each) => copies.push({ ...(each as Span) }) })],
+    })
+    own.tracer.startSpan('work').end()
+    expect(copies[1]).not.toHaveProperty('kind')
+  })
+
+  test('costs nobody a span that is frozen', () => {
+    const ended: ReadableSpan[] = []
+    const { tracer } = engine({
+      processors: [processor({ onEnding: Object.freeze, onEnd: (span) => ended.push(span) })],
+    })
+    tracer.startSpan('frozen').end()
+    expect(ended).toHaveLength(1)
   })
 })
 

@@ -8,6 +8,7 @@ import {
   type Tracing,
 } from '@throughline/core'
 import { context, diag, DiagLogLevel, propagation, SpanKind, trace } from '@opentelemetry/api'
+import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks'
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto'
 import { W3CTraceContextPropagator } from '@opentelemetry/core'
 import { B3Propagator } from '@opentelemetry/propagator-b3'
@@ -446,6 +447,57 @@ describe('the parts of the official SDK', () => {
     expect(await flagsWith({})).toBe(3)
     expect(await flagsWith({ propagator: new B3Propagator() })).toBe(1)
     expect(await flagsWith({ idGenerator: new RandomIdGenerator() })).toBe(1)
+    propagation.setGlobalPropagator(new B3Propagator())
+    onTestFinished(() => propagation.disable())
+    expect(await flagsWith({})).toBe(1)
+  })
+
+  test('a context manager that was registered first stays, and nobody is told of an error', async () => {
+    const reports = said()
+    const manager = new AsyncLocalStorageContextManager().enable()
+    context.setGlobalContextManager(manager)
+    onTestFinished(() => context.disable())
+    const exporter = new InMemorySpanExporter()
+    const tracing = started({ spanProcessors: [new SimpleSpanProcessor(exporter)] })
+    span('outer', () => span('inner', () => {}))
+    await tracing.shutdown()
+    const [inner, outer] = exporter.getFinishedSpans()
+    expect(inner?.parentSpanContext?.spanId).toBe(outer?.spanContext().spanId)
+    expect(reports.lines).toEqual([])
+  })
+
+  test('what somebody has registered in place of ours is not taken away at shutdown', async () => {
+    const reports = said()
+    const tracing = started({ spanProcessors: [] })
+    for (const api of [trace, context, propagation]) api.disable()
+    const exporter = new InMemorySpanExporter()
+    const sdk = new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] })
+    expect(trace.setGlobalTracerProvider(sdk)).toBe(true)
+    context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable())
+    propagation.setGlobalPropagator(new B3Propagator())
+    onTestFinished(() => {
+      for (const api of [trace, context, propagation]) api.disable()
+    })
+    await tracing.shutdown()
+    trace.getTracer('app').startActiveSpan('theirs', (theirs) => {
+      expect(trace.getActiveSpan()).toBe(theirs)
+      theirs.end()
+    })
+    expect(exporter.getFinishedSpans()).toHaveLength(1)
+    expect(propagation.fields()).toContain('b3')
+    expect(reports.lines).toEqual([])
+  })
+
+  test('a provider that was shut down by itself gives way to the next start', async () => {
+    const reports = said()
+    started({ spanProcessors: [] })
+    const ours = registeredProvider() as unknown as { shutdown(): Promise<void> }
+    await ours.shutdown()
+    const exporter = new InMemorySpanExporter()
+    started({ spanProcessors: [new SimpleSpanProcessor(exporter)] })
+    span('second', () => {})
+    expect(exporter.getFinishedSpans()).toMatchObject([{ name: 'second' }])
+    expect(reports.lines).toEqual([])
   })
 
   test('a propagator that comes too late is said to be unused', () => {

@@ -84,9 +84,11 @@ export function register(provider: TracerProvider): (() => void) | undefined {
     )
     return undefined
   }
+  const ours = registered()?.trace
   const undo = [tellCopies(copies, proxies, provider), ...[trace, ...copies].map(refuseSuccessors)]
   return () => {
-    trace.disable()
+    // Somebody may have taken it away, and have registered another.
+    if (registered()?.trace === ours) trace.disable()
     for (const step of undo) step()
   }
 }
@@ -130,6 +132,9 @@ function tellCopies(
 function refuseSuccessors(api: TraceApi): () => void {
   const { setGlobalTracerProvider } = api
   function refuse(this: TraceApi, provider: TracerProvider): boolean {
+    // Where somebody has taken ours away, the API takes it.
+    if (registered()?.trace === undefined)
+      return Reflect.apply(setGlobalTracerProvider, this, [provider]) as boolean
     // Bundlers number the names of classes.
     const name = provider.constructor?.name.replace(/\$\d+$/, '') ?? 'an OpenTelemetry SDK'
     reportOnce(

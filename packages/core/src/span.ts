@@ -237,6 +237,10 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     return this.state & KIND_BITS
   }
 
+  set kind(kind: SpanKind) {
+    putField(this, 'kind', kind)
+  }
+
   get traceFlags(): number {
     return (this.state >> FLAGS_SHIFT) & FLAGS_BITS
   }
@@ -375,6 +379,10 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     return this.extras?.startTime ?? toHrTime(this.startTicks, this.anchor)
   }
 
+  set startTime(time: HrTime) {
+    this.own().startTime = time
+  }
+
   /** [0, 0] while the span is open. A span never ends before it starts. */
   get endTime(): HrTime {
     if (this.lasted === undefined) return [0, 0]
@@ -384,6 +392,10 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     const end = this.extras.endTime ?? hrTimeAt(this.endElapsed, this.anchor)
     // Given times need not be normalised.
     return (end[0] - start[0]) * NS_PER_SECOND + (end[1] - start[1]) < 0 ? start : end
+  }
+
+  set endTime(time: HrTime) {
+    this.own().endTime = time
   }
 
   private get endElapsed(): Elapsed {
@@ -452,8 +464,24 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     return this.maker.home.resource
   }
 
+  set resource(resource: Resource) {
+    putField(this, 'resource', resource)
+  }
+
   get instrumentationScope(): InstrumentationScope {
     return this.maker.scope
+  }
+
+  set instrumentationScope(scope: InstrumentationScope) {
+    putField(this, 'instrumentationScope', scope)
+  }
+
+  /**
+   * For exporters and processors of others, which copy spans by spreading them, or write to them: what the official SDK's
+   * spans have as fields of their own it has, too, from now on. For all spans that would be 64 bytes of each.
+   */
+  spreadOut(): void {
+    for (const name of OFFICIAL_FIELDS) if (!Object.hasOwn(this, name)) putField(this, name, this[name])
   }
 
   /** For exporters written against version 1 of the official SDK. */
@@ -595,6 +623,32 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
       if (within.dropped > 0) recorded.droppedAttributesCount = within.dropped
     }
     own.links.push(recorded)
+  }
+}
+
+const OFFICIAL_FIELDS = [
+  'kind',
+  'startTime',
+  'endTime',
+  'status',
+  'events',
+  'links',
+  'resource',
+  'instrumentationScope',
+] as const
+
+function putField(span: Span, name: (typeof OFFICIAL_FIELDS)[number], value: unknown): void {
+  Object.defineProperty(span, name, { value, writable: true, enumerable: true, configurable: true })
+}
+
+/** `spreadOut` of those that are ours. */
+export function spreadOut(spans: readonly ReadableSpan[]): void {
+  for (const span of spans) {
+    try {
+      if (isOurs(span)) span.spreadOut()
+    } catch {
+      // Frozen: it stays as it is.
+    }
   }
 }
 

@@ -5,7 +5,7 @@ import { hasDestination, readConfig, type Config, type StartOptions } from './co
 import { contextManager } from './context.ts'
 import { onFirstSpan, register, registeredProvider } from './current.ts'
 import { otlpExporter, type Patience } from './otlp/send.ts'
-import { forgetReports, report, reportOnce } from './report.ts'
+import { forgetReports, registered, report, reportOnce } from './report.ts'
 import type { SpanProcessor } from './span.ts'
 import { TracerProvider } from './tracer.ts'
 
@@ -50,6 +50,8 @@ export function start(options: StartOptions = {}): Tracing {
       report('warn', 'start() did nothing: an earlier one has switched tracing off, until its shutdown()')
     return disabled
   }
+  // Somebody has shut down the provider itself: nothing would come of what this one makes.
+  if (running?.provider.isStopped === true) void running.shutdown()
   if (running !== undefined) {
     if (Object.values(options).some((option) => option !== undefined)) {
       const why = running.isDefault ? ': the first span has started it, so call start() before that' : ''
@@ -95,17 +97,22 @@ onFirstSpan(() => {
 function launch(config: Config, { isPropagatorGiven = false, isDefault = false }): Tracing {
   isUntouched = false
   const manager = contextManager()
-  const isManager = context.setGlobalContextManager(manager)
-  const isPropagator = config.propagator !== undefined && propagation.setGlobalPropagator(config.propagator)
+  const { propagator } = config
+  // Whoever was first stays: the API, if asked all the same, would say so as an error.
+  const before = registered()
+  const isManager = before?.context === undefined && context.setGlobalContextManager(manager)
+  const isFirst = before?.propagation === undefined
+  const isPropagator = propagator !== undefined && isFirst && propagation.setGlobalPropagator(propagator)
   if (isPropagatorGiven && !isPropagator) {
     report(
       'warn',
       'start({ propagator }) is unused: another propagator was registered first, and stays in charge',
     )
   }
+  // Not those of somebody who has taken ours away and is registered by now.
   const undoGlobals = () => {
-    if (isManager) context.disable()
-    if (isPropagator) propagation.disable()
+    if (isManager && registered()?.context === manager) context.disable()
+    if (isPropagator && registered()?.propagation === propagator) propagation.disable()
   }
   if (config.isDisabled) {
     // The standard: a disabled SDK makes no spans, and still passes the context on.
@@ -124,7 +131,8 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   }
 
   const { processors, setPatience, giveUp, sayLosses, abandon, onHeld } = pipeline(config)
-  const provider = new TracerProvider({ ...config, processors })
+  const flagsRandom = config.flagsRandom && (propagator === undefined ? isFirst : isPropagator)
+  const provider = new TracerProvider({ ...config, flagsRandom, processors })
   const unregister = register(provider)
   if (unregister === undefined) {
     undoGlobals()

@@ -43,6 +43,7 @@ import {
   countKeys,
   ignoreStart,
   isOurs,
+  spreadOut,
   type Span,
   type InstrumentationScope,
   type SpanHome,
@@ -110,6 +111,8 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   /** Of the processors those that want to know of a span that starts, or is about to end. */
   readonly #starting: readonly SpanProcessor[]
   readonly #ending: readonly SpanProcessor[]
+  /** Whether one of them is not ours. */
+  readonly #isShared: boolean
   readonly #tracers = new Map<string, Tracer>()
   /** How many spans have ended; whoever flushes can tell whether there is anything new. */
   endedCount = 0
@@ -136,6 +139,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.#processors = [...config.processors]
     this.#starting = this.#processors.filter(({ onStart }) => onStart !== ignoreStart)
     this.#ending = this.#processors.filter(({ onEnding }) => onEnding !== undefined)
+    this.#isShared = this.#starting.length > 0
   }
 
   getTracer(given: string, version?: string, options?: { schemaUrl?: string }): Tracer {
@@ -176,7 +180,13 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.endedCount += 1
     this.#forget(span)
     if (this.#ending.length > 0) this.#tellEnding(span)
-    span.close()
+    try {
+      span.close()
+    } catch (error) {
+      // Somebody has frozen it.
+      failed('onEnding', error)
+    }
+    if (this.#isShared) spreadOut([span])
     for (const processor of this.#processors) {
       try {
         const result: unknown = processor.onEnd(span)
