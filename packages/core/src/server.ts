@@ -172,7 +172,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     // First of all: with the default start come the propagator and the context that the rest relies on.
     const maker = tracer()
     const active = activeContext()
-    const instrumented = rpcMetadata(active)
+    const instrumented = rpcMetadata(active) ?? madeFor(carried)
     if (instrumented?.span !== undefined && take(instrumented)) {
       if (ignores(request, carried))
         return attach(new Exchange(seam, request, response, carried), ignoreTracing(active))
@@ -204,13 +204,18 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     return attach(exchange, withRequestSpan(parent, span))
   }
 
+  function madeFor(carried: Carried): RpcMetadata | undefined {
+    const span = framework.madeSpan?.(carried)
+    return span && { type: 'http', span }
+  }
+
   function ignores(request: IncomingMessage, carried: Carried): boolean {
     return (
       isIgnored?.(framework.subject(carried)) === true || isIgnoredPath?.(pathOf(targetOf(request))) === true
     )
   }
 
-  /** The official HTTP instrumentation has made the SERVER span and will end it: what we know better is added to it. */
+  /** The official instrumentation of HTTP, or of the framework, has made the SERVER span and will end it: what we know better is added to it. */
   function enrich(
     request: IncomingMessage,
     response: ServerResponse,

@@ -7,6 +7,7 @@ import {
   type Framework,
   type ReceivingOptions,
 } from '@throughline/core'
+import type { Span } from '@opentelemetry/api'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RegisterOptions } from 'fastify'
 import { joinHooks } from './hook.ts'
 import { layersOf } from './layers.ts'
@@ -70,6 +71,7 @@ async function plugIn(fastify: FastifyInstance, options: TracingOptions): Promis
     given: (reply) => [reply.request, reply],
     route: urlOf,
     routeAtStart: urlOf,
+    ...(fastify.hasRequestDecorator('opentelemetry') && { madeSpan: spanOfOfficial }),
   }
   const receive = receiver(framework, own)
   const passOn = receiver(framework, { ...own, ignore: () => true })
@@ -96,6 +98,16 @@ async function plugIn(fastify: FastifyInstance, options: TracingOptions): Promis
     recordError(request.raw, error)
     done()
   })
+}
+
+/** What @fastify/otel has made of a request, whose hook runs before ours; an app may have something else by that name. */
+function spanOfOfficial({ request }: FastifyReply): Span | undefined {
+  try {
+    const { span } = (request as unknown as { opentelemetry(): { span?: Span | null } }).opentelemetry()
+    return typeof span?.isRecording === 'function' ? span : undefined
+  } catch {
+    return undefined
+  }
 }
 
 // What fastify-plugin would say: these hooks are for the scope that registers the plugin, not for one of its own.
