@@ -44,7 +44,13 @@ export { errorType, isError, maskErrors, messageOf, showAs } from './exception.t
 export * as semconv from './semconv.ts'
 
 // What adapters need of the API, so that they depend on this package alone.
-export { context, ROOT_CONTEXT, type Attributes, type Context } from '@opentelemetry/api'
+export {
+  context,
+  ROOT_CONTEXT,
+  type Attributes,
+  type Context,
+  type Span as ApiSpan,
+} from '@opentelemetry/api'
 
 // Propagation, for carriers of one's own.
 export {

@@ -4,10 +4,10 @@ import {
   recordError,
   reportOnce,
   show,
+  type ApiSpan,
   type Framework,
   type ReceivingOptions,
 } from '@throughline/core'
-import type { Span } from '@opentelemetry/api'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RegisterOptions } from 'fastify'
 import { joinHooks } from './hook.ts'
 import { layersOf } from './layers.ts'
@@ -101,9 +101,9 @@ async function plugIn(fastify: FastifyInstance, options: TracingOptions): Promis
 }
 
 /** What @fastify/otel has made of a request, whose hook runs before ours; an app may have something else by that name. */
-function spanOfOfficial({ request }: FastifyReply): Span | undefined {
+function spanOfOfficial({ request }: FastifyReply): ApiSpan | undefined {
   try {
-    const { span } = (request as unknown as { opentelemetry(): { span?: Span | null } }).opentelemetry()
+    const { span } = (request as unknown as { opentelemetry(): { span?: ApiSpan | null } }).opentelemetry()
     return typeof span?.isRecording === 'function' ? span : undefined
   } catch {
     return undefined
