@@ -156,6 +156,30 @@ describe('the resource', () => {
     for (const line of reports.lines) expect(line).toContain('for example resourceFromAttributes({')
   })
 
+  test('is merged with others as they are with it, and of two values the other is taken', () => {
+    type Mergeable = ReturnType<typeof resourceFromAttributes>
+    const official = resourceFromAttributes(
+      { team: 'orders', 'host.name': 'other' },
+      { schemaUrl: 'https://a/1' },
+    )
+    for (const resource of [{ team: 'shop', tier: 1 }, resourceFromAttributes({ team: 'shop', tier: 1 })]) {
+      const ours = readConfig({ resource }, {}).resource as Mergeable
+      expect(ours.merge(official).attributes).toEqual({ ...ours.attributes, ...official.attributes })
+      expect(official.merge(ours).attributes).toEqual({ ...official.attributes, ...ours.attributes })
+      expect(ours.merge(null)).toBe(ours)
+      expect([ours.merge(official), official.merge(ours)].map(({ schemaUrl }) => schemaUrl)).toEqual([
+        'https://a/1',
+        'https://a/1',
+      ])
+      const twice = ours.merge(official).merge(official)
+      expect([
+        twice.schemaUrl,
+        twice.merge(resourceFromAttributes({}, { schemaUrl: 'https://b/1' })).schemaUrl,
+      ]).toEqual(['https://a/1', undefined])
+      expect(twice.attributes).toEqual({ ...ours.attributes, ...official.attributes })
+    }
+  })
+
   test('of a schema keeps its URL', () => {
     const official = resourceFromAttributes({ team: 'orders' }, { schemaUrl: 'https://example.org/1.0.0' })
     expect(readConfig({ resource: official }, {}).resource.schemaUrl).toBe('https://example.org/1.0.0')

@@ -278,6 +278,20 @@ test('a propagator that throws costs a request its parent, and not its span', as
   expect(reports.lines).toEqual([expect.stringContaining('a request begins a trace of its own')])
 })
 
+test.each([undefined, null, 'text', {}])(
+  'a propagator that answers %s in place of a context costs no more',
+  async (answer) => {
+    const reports = said()
+    const recording = record({
+      propagator: { inject() {}, extract: () => answer as never, fields: () => [] },
+    })
+    const serving = await serve((request, response) => traceRequest(request, response, () => response.end()))
+    await ask(serving, '/')
+    expect(await recording.all(1)).toMatchObject([{ kind: SpanKind.SERVER }])
+    expect(reports.lines).toEqual([expect.stringContaining('a request begins a trace of its own')])
+  },
+)
+
 test('a request that is ignored, and brings no trace, begins one whose id is said to be random', async () => {
   record()
   const carrier: Record<string, string> = {}

@@ -453,7 +453,7 @@ describe('the parts of the official SDK', () => {
   })
 
   test('a context manager that was registered first stays, and nobody is told of an error', async () => {
-    const wrong = vi.fn()
+    const wrong = vi.fn<(line: string) => void>()
     const quiet = () => {}
     diag.setLogger({ error: wrong, warn: wrong, info: quiet, debug: quiet, verbose: quiet })
     onTestFinished(() => diag.disable())

@@ -97,7 +97,8 @@ function copied(value: object, copying: Copying): unknown {
 
 function copiedList(list: readonly unknown[], copying: Copying): unknown[] | undefined {
   const copy: unknown[] = []
-  for (let index = 0; index < list.length && copying.valuesLeft-- > 0; index++) {
+  for (let index = 0; index < list.length; index++) {
+    if (copying.valuesLeft-- <= 0) break
     const item = list[index]
     const own = copiedItem(item, copying)
     if (own === undefined && item !== undefined) return undefined

@@ -15,6 +15,27 @@ export interface Resource {
   waitForAsyncAttributes?(): Promise<void>
 }
 
+/** What parts of others ask of the official SDK's resources, and so of this one, beside that. */
+const MERGEABLE = {
+  /** Asked by a resource that is merged with it. */
+  getRawAttributes(this: Resource) {
+    return Object.entries(this.attributes)
+  },
+  /** Both together: of two values for one name the other's is taken (resource SDK, merge). */
+  merge(this: Resource, other: Resource | null | undefined): Resource {
+    if (!other) return this
+    const [own, others] = [this.schemaUrl || undefined, other.schemaUrl || undefined]
+    // Two that differ are none.
+    const schemaUrl =
+      own === undefined || others === undefined || own === others ? (others ?? own) : undefined
+    return mergeable({ attributes: { ...this.attributes, ...other.attributes }, schemaUrl })
+  },
+}
+
+function mergeable(resource: Resource): Resource {
+  return Object.setPrototypeOf(resource, MERGEABLE) as Resource
+}
+
 /** The version of this package, as telemetry.sdk.version. */
 export const VERSION = '0.1.0'
 
@@ -43,7 +64,7 @@ export function describeProcess(given: Attributes, fromEnvironment: Attributes):
     [semconv.PROCESS_RUNTIME_NAME]: 'nodejs',
     [semconv.PROCESS_RUNTIME_VERSION]: process.versions.node,
   }
-  return { attributes: { ...detected, ...chosen, ...SDK } }
+  return mergeable({ attributes: { ...detected, ...chosen, ...SDK } })
 }
 
 /**
@@ -113,7 +134,7 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
     }
   }
 
-  return {
+  return mergeable({
     get attributes() {
       return final ?? found()
     },
@@ -122,7 +143,7 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
     },
     schemaUrl: given.schemaUrl,
     waitForAsyncAttributes: async () => detected,
-  }
+  })
 }
 
 /** The `name` in the package.json nearest to the script that was started; a command of a package is a link to it. */

@@ -340,7 +340,9 @@ function treatmentOf(answer: unknown): Inbound {
 /** What the request brings along; a propagator of the app's that cannot read it costs the trace its past, and not its spans. */
 function extractedFrom(request: IncomingMessage, base: Context): Context {
   try {
-    return extractHeaders(base, request.headers)
+    const extracted: Partial<Context> | undefined = extractHeaders(base, request.headers)
+    if (typeof extracted?.getValue === 'function') return extracted as Context
+    throw new TypeError(`expected a context from its extract(), received ${show(extracted)}`)
   } catch (error) {
     reportOnce('extract', 'error', 'the propagator threw, so a request begins a trace of its own', error)
     return base
