@@ -37,6 +37,8 @@ const tracing = start({
 })
 const headers = {}
 const traceId = span('outer', { 'order.id': 7 }, (outer) => {
+  // An AnyValue, which this version of the API allows.
+  outer.setAttribute('order', { id: 7, lines: [{ sku: 'A-7' }, null, ['x', 1, true]] })
   span('inner', (inner) => {
     inner.addEvent('paid')
     propagation.inject(context.active(), headers)

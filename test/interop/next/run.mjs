@@ -61,7 +61,8 @@ test('official exporters, processors, samplers, propagators, resources and ids a
     assert.deepEqual(spans.map(({ name }) => name).sort(), ['inner', 'outer'], pipeline)
     const [inner, outer] = ['inner', 'outer'].map((name) => spans.find((span) => span.name === name))
     assert.equal(inner.parentSpanId, outer.spanId)
-    assert.deepEqual(outer.attributes, { 'order.id': 7 })
+    const order = { id: 7, lines: [{ sku: 'A-7' }, null, ['x', 1, true]] }
+    assert.deepEqual(outer.attributes, { 'order.id': 7, order })
     assert.deepEqual(
       inner.events.map(({ name }) => name),
       ['paid'],
