@@ -84,11 +84,10 @@ export function register(provider: TracerProvider): (() => void) | undefined {
     )
     return undefined
   }
-  const ours = registered()?.trace
   const undo = [tellCopies(copies, proxies, provider), ...[trace, ...copies].map(refuseSuccessors)]
   return () => {
     // Somebody may have taken it away, and have registered another.
-    if (registered()?.trace === ours) trace.disable()
+    if (registeredProvider() === provider) trace.disable()
     for (const step of undo) step()
   }
 }
