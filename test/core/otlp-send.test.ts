@@ -28,6 +28,57 @@ function statuses(...codes: number[]): Answer {
   }
 }
 
+test('at the default endpoint a collector that has answered once is one, and what it misses is counted', async () => {
+  const reports = said()
+  const port = await deadPort()
+  const exporter = exporterTo(`http://127.0.0.1:${port}`, { isDefault: true })
+  const { processor, ended } = batched(exporter)
+  const listen = async () => {
+    const server = http.createServer((request, response) => request.resume().on('end', () => response.end()))
+    server.listen(port, '127.0.0.1')
+    await once(server, 'listening')
+    return async () => {
+      server.closeAllConnections()
+      server.close()
+      await once(server, 'close')
+    }
+  }
+  for (const count of [1, 2]) {
+    await ended(count)
+    const close = await listen()
+    await ended(1)
+    await close()
+  }
+  await ended(3)
+  await processor.shutdown()
+  expect(reports.lines).toEqual([
+    expect.stringContaining('nobody listens at'),
+    'throughline: spans are exported again; 1 was lost',
+    expect.stringMatching(/^throughline: spans are being lost: .* could not be reached: /),
+    'throughline: spans are exported again; 2 were lost',
+    expect.stringContaining('3 spans were lost'),
+  ])
+})
+
+/** A batch in front of it; `ended` ends so many spans and has them sent. */
+function batched(exporter: OtlpExporter) {
+  exporter.setPatience('brief')
+  const processor = batchProcessor(exporter, BATCH)
+  const { tracer } = engine({ processors: [processor] })
+  const ended = async (count: number) => {
+    for (let index = 0; index < count; index += 1) tracer.startSpan('work').end()
+    await processor.forceFlush().catch(() => {})
+  }
+  return { processor, ended }
+}
+
+const BATCH = {
+  maxQueueSize: 100,
+  maxExportBatchSize: 100,
+  scheduledDelayMillis: 60_000,
+  exportTimeoutMillis: 10_000,
+}
+
 describe('a request', () => {
   test('is a POST of protobuf with its length, to the very URL, with the headers that were asked for', async () => {
     const { url, requests, spans } = await receiver()

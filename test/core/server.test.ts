@@ -292,6 +292,20 @@ test.each([undefined, null, 'text', {}])(
   },
 )
 
+test('a request that is handed on with another `emit` has one span', async () => {
+  const recording = record()
+  const serving = await serve((request, response) =>
+    traceRequest(request, response, () => {
+      const { emit }: EventEmitter = request
+      ;(request as EventEmitter).emit = (...given) => emit.apply(request, given)
+      traceRequest(request, response, () => response.end())
+    }),
+  )
+  for (let count = 0; count < 2; count += 1) await ask(serving, '/')
+  await recording.all(2)
+  expect(recording.spans).toHaveLength(2)
+})
+
 test('a request that is ignored, and brings no trace, begins one whose id is said to be random', async () => {
   record()
   const carrier: Record<string, string> = {}

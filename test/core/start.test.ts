@@ -657,6 +657,23 @@ describe('as a process of its own', () => {
     expect(collector.spans().map(({ name }) => name)).toEqual(['work'])
   })
 
+  test('an app that works in the thread pool or in a Worker is not about to end: a slow collector has its time', async () => {
+    // Longer than the end of a process may be held up.
+    const collector = await receiver((response) => setTimeout(() => response.end(), 2600))
+    const works = [
+      `const scrypt = promisify((await import('node:crypto')).scrypt)
+      while (performance.now() < 4000) await scrypt('password', 'salt', 64, { N: 2 ** 15, maxmem: 2 ** 27 })`,
+      `new Worker('while (performance.now() < 4000);', { eval: true })`,
+    ]
+    const environment = { ...at(collector.url), OTEL_BSP_SCHEDULE_DELAY: '1' }
+    const preamble = `import { promisify } from 'node:util'
+      import { Worker } from 'node:worker_threads'
+      ${ONE_SPAN}`
+    const all = await Promise.all(works.map((work) => app(`${preamble}\n${work}`, environment).ended))
+    expect(all).toMatchObject(works.map(() => ({ code: 0, stderr: '' })))
+    expect(collector.spans()).toHaveLength(2)
+  })
+
   test('what process.exit() takes along is counted and said, and nothing is where a flush came first', async () => {
     const collector = await receiver()
     const exits = (before: string) =>

@@ -21,6 +21,9 @@ import { type ReadableSpan, type Span, type SpanProcessor } from '../../packages
 import { alwaysOn } from '../../packages/core/src/sampling.ts'
 import { randomIds } from '../../packages/core/src/ids.ts'
 import { TracerProvider } from '../../packages/core/src/tracer.ts'
+import { encodeProtobuf } from '../../packages/core/src/otlp/encode.ts'
+import { encodeJson } from '../../packages/core/src/otlp/json.ts'
+import { decodeRequest } from '../otlp-definition.ts'
 import { engine, LIMITS, processor, said } from './engine.ts'
 
 beforeAll(() => {
@@ -74,6 +77,38 @@ describe('a span', () => {
       expect(span.spanContext().traceState).toBeUndefined()
     }
   })
+
+  test.each(['http/protobuf', 'http/json'])(
+    'is exported whatever its tracer was asked for by, as %s',
+    (protocol) => {
+      const { provider, ended } = engine()
+      const revoked = Proxy.revocable({}, {})
+      revoked.revoke()
+      const strange = [
+        2,
+        Symbol('v'),
+        Object.create(null),
+        revoked.proxy,
+        null,
+        {},
+        ['1'],
+      ] as unknown as string[]
+      for (const given of strange) {
+        provider.getTracer('mine', given).startSpan('by its version').end()
+        provider.getTracer('mine', '1', { schemaUrl: given }).startSpan('by its schema').end()
+        provider
+          .getTracer('mine', '1', given as unknown as { schemaUrl: string })
+          .startSpan('by its options')
+          .end()
+      }
+      expect(provider.getTracer('mine', 2 as unknown as string)).toBe(provider.getTracer('mine', '2'))
+      const request =
+        protocol === 'http/json'
+          ? (JSON.parse(String(encodeJson(ended))) as unknown)
+          : decodeRequest(encodeProtobuf(ended))
+      expect(JSON.stringify(request).match(/by its \w+/g)).toHaveLength(3 * strange.length)
+    },
+  )
 
   test("has the tracer's scope, one object for all of its spans, and the provider's resource", () => {
     const { provider } = engine()

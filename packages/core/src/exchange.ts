@@ -400,8 +400,53 @@ export type AnyExchange = Exchange<unknown[], unknown>
  * property that is added to one.
  */
 export function exchangeOf(request: IncomingMessage): AnyExchange | undefined {
-  const scoped = (request.emit as ScopedEmit | undefined)?.[SCOPED]
+  const { emit } = request as { readonly emit?: ScopedEmit }
+  const exchange = exchangeIn(emit)
+  // What is made up for a test may have none.
+  const isKnown =
+    exchange !== undefined || emit === undefined || emit === PLAIN_EMIT || emit === inheritedEmit
+  return isKnown ? exchange : hiddenExchange(request)
+}
+
+function exchangeIn(emit: ScopedEmit | undefined): AnyExchange | undefined {
+  const scoped = emit?.[SCOPED]
   return scoped !== undefined && 'carried' in scoped ? (scoped as AnyExchange) : undefined
+}
+
+/** Of requests whose `emit` somebody has replaced by now, as cls-hooked does: from the first such request on. */
+const apart = new WeakMap<IncomingMessage, AnyExchange>()
+/** Whether anybody does so. To keep all requests there would cost each of them 0.3 µs. */
+let isKeptApart = false
+
+/** Where the request's `emit` is no longer ours: its response may have ours yet, and whoever wraps a method may tell what was there. */
+function hiddenExchange(request: Wrapped): AnyExchange | undefined {
+  isKeptApart = true
+  const kept = apart.get(request)
+  if (kept !== undefined) return kept
+  const response = request.res ?? request.socket?._httpMessage
+  for (const emitter of [request, response]) {
+    let emit = emitter?.emit as WrappedEmit | undefined
+    for (let depth = 0; emit !== undefined && depth < MOST_WRAPPERS; depth++) {
+      const exchange = exchangeIn(emit)
+      if (exchange?.request === request) {
+        apart.set(request, exchange)
+        return exchange
+      }
+      emit = emit.__original
+    }
+  }
+  return undefined
+}
+
+const MOST_WRAPPERS = 10
+
+/** As shimmer, and all that is made with it, wraps a method. */
+type WrappedEmit = ScopedEmit & { readonly __original?: WrappedEmit }
+
+/** Express names the response, and a connection the one that is being sent. */
+type Wrapped = IncomingMessage & {
+  readonly res?: EventEmitter
+  readonly socket?: { readonly _httpMessage?: EventEmitter }
 }
 
 /**
@@ -451,6 +496,7 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
   }
   emitOfRequest[SCOPED] = exchange as Scoped
   request.emit = emitOfRequest
+  if (isKeptApart) apart.set(request, exchange)
 
   function emitOfResponse(this: ServerResponse, ...args: Emission): boolean {
     if (isWanted) {

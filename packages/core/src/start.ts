@@ -261,11 +261,18 @@ function watched(exporter: SpanExporter, held: () => void): SpanExporter {
   }
 }
 
-/** A socket of anybody else's is named beside its requests; stdout and stderr are named though they hold nothing. */
+/**
+ * Whether the requests of ours are what is left. There is one, or else nothing of ours holds the process: what works in Node's
+ * thread pool or in a Worker is not named. A socket of anybody else's is, beside its requests; so are stdout and stderr, though
+ * they hold nothing.
+ */
 function isHeldByRequests(): boolean {
-  const names = process.getActiveResourcesInfo().filter((name) => !/(?:Connect|Write)Wrap$/.test(name))
+  const all = process.getActiveResourcesInfo()
+  const names = all.filter((name) => !/(?:Connect|Write)Wrap$/.test(name))
   const standard = [process.stdout, process.stderr].filter((stream) => stream instanceof Socket)
-  return names.length <= standard.length && names.every((name) => name === 'PipeWrap' || name === 'TTYWrap')
+  const isOthers =
+    names.length > standard.length || names.some((name) => name !== 'PipeWrap' && name !== 'TTYWrap')
+  return names.length < all.length && !isOthers
 }
 
 /** `OTEL_TRACES_EXPORTER=console`: a span a time, as objects on stdout. */

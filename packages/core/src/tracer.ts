@@ -143,12 +143,17 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   }
 
   getTracer(given: string, version?: string, options?: { schemaUrl?: string }): Tracer {
-    const name = textOf(given ?? '')
+    // Also JavaScript's callers: what is no text would cost the encoder all spans of the scope.
+    const scope = {
+      name: textOf(given ?? ''),
+      version: textIn(version),
+      schemaUrl: textIn(schemaUrlIn(options)),
+    }
     // No name has a NUL in it: those of two scopes never add up to the same.
-    const key = [name, version, options?.schemaUrl].join('\0')
+    const key = [scope.name, scope.version, scope.schemaUrl].join('\0')
     let tracer = this.#tracers.get(key)
     if (tracer === undefined) {
-      tracer = new Tracer(this, { name, version, schemaUrl: options?.schemaUrl })
+      tracer = new Tracer(this, scope)
       this.#tracers.set(key, tracer)
     }
     return tracer
@@ -471,6 +476,18 @@ function spanContextIn(of: Context | null): SpanContext | undefined {
     return trace.getSpanContext(of ?? context.active())
   } catch {
     // A span of the app's making: it may be why this is asked.
+    return undefined
+  }
+}
+
+function textIn(given: unknown): string | undefined {
+  return given === undefined || given === null ? undefined : textOf(given)
+}
+
+function schemaUrlIn(options: { schemaUrl?: string } | undefined): unknown {
+  try {
+    return options?.schemaUrl
+  } catch {
     return undefined
   }
 }

@@ -1,5 +1,5 @@
 import { SpanKind, TraceFlags } from '@opentelemetry/api'
-import { once } from 'node:events'
+import { once, type EventEmitter } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { Agent, type IncomingMessage, type Server } from 'node:http'
 import { get as httpsGet } from 'node:https'
@@ -14,6 +14,19 @@ import { theOnly, signal, turn } from './watch.ts'
 
 /** How far a span's clock may be from the system's before it is set again. */
 const MOST_DRIFT_MS = 1000
+
+function wrapEmit(emitter: EventEmitter): void {
+  const { emit } = emitter
+  emitter.emit = function (...given) {
+    return emit.apply(this, given)
+  }
+}
+
+function shimEmit(emitter: EventEmitter): void {
+  const { emit: __original } = emitter
+  const emit: EventEmitter['emit'] = (...given) => __original.apply(emitter, given)
+  emitter.emit = Object.assign(emit, { __original })
+}
 
 /** What the span of a request says of it. */
 export function describesRequests({ name, gaps, served, spanOf }: Contract): void {
@@ -92,6 +105,28 @@ export function describesRequests({ name, gaps, served, spanOf }: Contract): voi
         return theOnly(recording)
       })()
       expect(span.attributes['times']).toBe(1)
+    })
+
+    describe.each<[string, (emitter: EventEmitter) => void]>([
+      ['one of its own', wrapEmit],
+      ["shimmer's, as cls-hooked does,", shimEmit],
+    ])('though the app puts %s in the place of `emit`', (_, wrap) => {
+      test.each(['request', 'response', 'both'] as const)('of its %s', async (which) => {
+        const recording = record()
+        const handler: Handler = ({ request, response }) => {
+          if (which !== 'response') wrap(request)
+          if (which !== 'request') wrap(response)
+          throw new RangeError('broken')
+        }
+        const serving = await served({ routes: { 'GET /users/:id': handler } })
+        // Of the first one whose `emit` are both hidden nothing is known.
+        const count = which === 'both' ? 2 : 1
+        for (let asked = 0; asked < count; asked += 1) await ask(serving, '/users/7')
+        const span = (await recording.all(count)).at(-1)
+        expect(span?.name).toBe(gaps.router ? 'GET' : 'GET /users/:id')
+        expect(span?.attributes['error.type']).toBe('RangeError')
+        expect(span?.events).toMatchObject([{ name: 'exception' }])
+      })
     })
 
     test('of HTTP/1.0, without a host', async () => {

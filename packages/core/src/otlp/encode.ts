@@ -8,7 +8,7 @@
  * the position in a register, and undoing a half-written message is no more than forgetting the new position.
  */
 import type { Attributes, Link, TraceState } from '@opentelemetry/api'
-import { DEPTH_LIMIT, isPlain, VALUES_LIMIT } from '../attribute.ts'
+import { DEPTH_LIMIT, isPlain, textOf, VALUES_LIMIT } from '../attribute.ts'
 import { writeHrTime } from '../clock.ts'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
@@ -432,7 +432,7 @@ function encodeResource(resource: Resource, start: number): Uint8Array {
   at = writeAttributes(0x0a, resource.attributes, at)
   bytes[start] = 0x0a
   writeLength(start + 1, 4, at - start - 5)
-  if (resource.schemaUrl) at = writeTextField(0x1a, resource.schemaUrl, at)
+  if (resource.schemaUrl) at = writeTextField(0x1a, textOf(resource.schemaUrl), at)
   forget()
   const encoded = Uint8Array.prototype.slice.call(bytes, start, at)
   resources.set(resource, encoded)
@@ -442,11 +442,11 @@ function encodeResource(resource: Resource, start: number): Uint8Array {
 /** ScopeSpans { scope = 1 { name = 1, version = 2 }, schema_url = 3 }; `start` is where the buffer is free. */
 function encodeScope(scope: InstrumentationScope, start: number): Uint8Array {
   reserve(start, 5)
-  let at = writeTextField(0x0a, scope.name, start + 5)
-  if (scope.version) at = writeTextField(0x12, scope.version, at)
+  let at = writeTextField(0x0a, textOf(scope.name), start + 5)
+  if (scope.version) at = writeTextField(0x12, textOf(scope.version), at)
   bytes[start] = 0x0a
   writeLength(start + 1, 4, at - start - 5)
-  if (scope.schemaUrl) at = writeTextField(0x1a, scope.schemaUrl, at)
+  if (scope.schemaUrl) at = writeTextField(0x1a, textOf(scope.schemaUrl), at)
   const encoded = Uint8Array.prototype.slice.call(bytes, start, at)
   scopes.set(scope, encoded)
   return encoded

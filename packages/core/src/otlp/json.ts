@@ -4,7 +4,7 @@
  * decimal strings. Fields at their default are left out.
  */
 import type { Attributes, HrTime, Link, SpanStatus } from '@opentelemetry/api'
-import { DEPTH_LIMIT, isPlain, VALUES_LIMIT } from '../attribute.ts'
+import { DEPTH_LIMIT, isPlain, textOf, VALUES_LIMIT } from '../attribute.ts'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
 import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../span.ts'
@@ -88,7 +88,7 @@ function scopeSpans(
   spans: readonly ReadableSpan[],
   rest: Pick<Remainder, 'leftOut'>,
 ): string {
-  const head = stringify({ name: wellFormed(scope.name), version: nonEmpty(scope.version) })
+  const head = stringify({ name: wellFormed(textOf(scope.name)), version: nonEmpty(scope.version) })
   let text = ''
   for (const span of spans) {
     try {
@@ -101,7 +101,7 @@ function scopeSpans(
 }
 
 function schemaUrl(url: string | undefined): string {
-  return url ? `,"schemaUrl":${stringify(wellFormed(url))}` : ''
+  return url ? `,"schemaUrl":${stringify(wellFormed(textOf(url)))}` : ''
 }
 
 /** JSON.stringify leaves out what is undefined: that is how the objects below say "not set". */
@@ -184,7 +184,7 @@ function nonZero(count: number | undefined): number | undefined {
 }
 
 function nonEmpty(text: string | undefined): string | undefined {
-  return text ? wellFormed(text) : undefined
+  return text ? wellFormed(textOf(text)) : undefined
 }
 
 function wellFormed(text: string): string {

@@ -235,6 +235,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     for (;;) {
       if (isStopped) return failure('the exporter is shut down')
       const answer = await connection.post(body, deadline, late)
+      if ('status' in answer) isKnown = true
       if ('status' in answer && answer.status >= 200 && answer.status < 300) {
         return accepted(answer.body, count)
       }
@@ -253,7 +254,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   function mayPass(answer: Answer): boolean {
     if (patience === 'once') return false
     if ('status' in answer) return RETRYABLE.has(answer.status)
-    if (answer.cause === 'absent') return patience === 'patient' && !options.isDefault
+    if (answer.cause === 'absent') return patience === 'patient' && !isNobody()
     return answer.cause === 'dropped'
   }
 
@@ -282,6 +283,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     return SENT
   }
 
+  let isKnown = false
   let rejected = 0
   let complaint = ''
   const rejections = lossPeriod(sayRejected)
@@ -301,9 +303,14 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     complaint = ''
   }
 
+  /** Whether there is no collector, rather than one that has gone: who has answered once is expected to come back. */
+  function isNobody(): boolean {
+    return options.isDefault && !isKnown
+  }
+
   function refused(answer: Answer): ExportResult {
     if ('status' in answer) return failure(`${shown} answered ${answer.status}${hintFor(answer.status)}`)
-    if (answer.cause === 'absent' && options.isDefault) {
+    if (answer.cause === 'absent' && isNobody()) {
       const message = `nobody listens at ${shown}, so traces go nowhere. To see them, run: npx @throughline/viewer (or set OTEL_EXPORTER_OTLP_ENDPOINT)`
       reportOnce('nobody listens', 'warn', message)
       return { code: 1, error: announced(message) }
