@@ -67,6 +67,7 @@ function judgeLatency(row, bare, where) {
   const value = row.p99 / bare.p99
   const verdict = atMost(`${where}: p99 against bare`, value, P99_LIMIT, '×')
   if (row.rate !== bare.rate) return { ...verdict, note: 'not at the same rate' }
+  if (!Number.isFinite(value)) return { ...verdict, note: 'this run could not tell' }
   // Nothing is taken off them, as the bare app's CPU is.
   const nothing = bare.p99s?.map(() => 0)
   return withError(verdict, value, P99_LIMIT, ratioError(value, [row.p99s], [bare.p99s], [nothing]))

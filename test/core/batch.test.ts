@@ -375,6 +375,23 @@ describe('a batch of large spans is cut', () => {
     expect(exporter.sizes.length).toBeGreaterThanOrEqual(60 / size)
   })
 
+  test('and has what an exporter of others finds when it spreads its spans', async () => {
+    const copies: object[] = []
+    const copying: SpanExporter = {
+      export(spans, done) {
+        for (const span of spans) copies.push({ ...span })
+        done({ code: 0 })
+      },
+      shutdown: async () => {},
+    }
+    const { processor, tracer } = setUp(copying)
+    tracer.startSpan('ordinary').end()
+    await processor.forceFlush()
+    expect(Object.keys(copies[0] as object)).toEqual(
+      expect.arrayContaining(['kind', 'startTime', 'resource', 'status']),
+    )
+  })
+
   test('and what is left of it stands in front of what came later', async () => {
     const { exporter, processor, tracer } = setUp(new Slow(), { maxExportBatchSize: 10 })
     for (let index = 0; index < 15; index += 1) tracer.startSpan(`${index}`, { attributes: { text } }).end()

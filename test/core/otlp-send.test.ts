@@ -79,6 +79,31 @@ const BATCH = {
   exportTimeoutMillis: 10_000,
 }
 
+test('at the default endpoint a collector that has answered once is waited for', async () => {
+  const port = await deadPort()
+  const exporter = exporterTo(`http://127.0.0.1:${port}`, { isDefault: true })
+  const answered: string[] = []
+  const listen = async () => {
+    const server = http.createServer((request, response) => request.resume().on('end', () => response.end()))
+    server.on('request', ({ url }) => answered.push(url as string))
+    server.listen(port, '127.0.0.1')
+    await once(server, 'listening')
+    onTestFinished(() => void server.close())
+    return async () => {
+      server.closeAllConnections()
+      server.close()
+      await once(server, 'close')
+    }
+  }
+  const close = await listen()
+  await send(exporter)
+  await close()
+  const sent = send(exporter)
+  await listen()
+  expect(await sent).toEqual({ code: 0 })
+  expect(answered).toHaveLength(2)
+})
+
 describe('a request', () => {
   test('is a POST of protobuf with its length, to the very URL, with the headers that were asked for', async () => {
     const { url, requests, spans } = await receiver()

@@ -292,6 +292,39 @@ test.each([undefined, null, 'text', {}])(
   },
 )
 
+test.each<[string, object]>([
+  ['no `emit` at all', { emit: null }],
+  [
+    'one of its own, and nothing that can be read',
+    {
+      emit: () => false,
+      get socket(): never {
+        throw new Error('of a test')
+      },
+    },
+  ],
+])('a made-up request with %s is handed on', (_, made) => {
+  said()
+  const request = Object.assign(Object.create(null, Object.getOwnPropertyDescriptors(made)) as object, {
+    method: 'GET',
+    headers: {},
+  }) as IncomingMessage
+  const response = new EventEmitter() as ServerResponse
+  expect(traceRequest(request, response, () => 'ran')).toBe('ran')
+})
+
+test('a request whose connection sends the answer to another one has a span of its own', async () => {
+  const recording = record()
+  const serving = await serve((request, response) => {
+    const { emit }: EventEmitter = request
+    ;(request as EventEmitter).emit = (...given) => emit.apply(request, given)
+    traceRequest(request, response, () => setImmediate(() => response.end()))
+  })
+  const one = 'GET / HTTP/1.1\r\nHost: a\r\n'
+  await raw(serving, `${one}\r\n${one}Connection: close\r\n\r\n`)
+  expect(new Set((await recording.all(2)).map((span) => span.spanContext().spanId)).size).toBe(2)
+})
+
 test('a request that is handed on with another `emit` has one span', async () => {
   const recording = record()
   const serving = await serve((request, response) =>

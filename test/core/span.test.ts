@@ -134,6 +134,23 @@ describe('what processors and exporters of others write to a span', () => {
     expect(copies[1]).not.toHaveProperty('kind')
   })
 
+  test.each(['onStart', 'onEnding'] as const)(
+    'is not for the app to hear of where %s has frozen it',
+    async (step) => {
+      const reports = said()
+      const { provider } = engine({
+        processors: [processor({ [step]: (span: object) => void Object.freeze(span) })],
+      })
+      const tracer = provider.getTracer('test')
+      const [first, second] = [tracer.startSpan('first'), tracer.startSpan('second')]
+      first.setAttribute('a', 1).updateName('renamed').setStatus({ code: SpanStatusCode.ERROR }).end()
+      first.end()
+      await provider.shutdown()
+      second.end()
+      expect(reports.lines.filter((line) => line.includes('a span was frozen'))).toHaveLength(1)
+    },
+  )
+
   test('costs nobody a span that is frozen', () => {
     const ended: ReadableSpan[] = []
     const { tracer } = engine({
@@ -268,7 +285,13 @@ describe('attributes', () => {
       }
       walk(set(wide))
       expect(count).toBeLessThanOrEqual(65_537)
-      expect((set(Array.from({ length: 70_000 }, () => 1)) as unknown[]).length).toBe(65_536)
+      const reports = said()
+      const many = Array.from({ length: 70_000 }, (_, index) => index)
+      expect((set(many) as unknown[]).length).toBe(65_536)
+      expect(Object.keys(set({ ...many }) as object)).toHaveLength(65_536)
+      expect(reports.lines).toEqual([
+        expect.stringContaining('holds more than 65536 values, and was cut there'),
+      ])
     })
 
     test('that throw when they are read cost themselves', () => {

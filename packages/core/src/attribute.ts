@@ -70,7 +70,15 @@ export function kept(value: unknown, lengthLimit: number): AttributeValue | unde
   if (typeof value === 'string') return cut(value, lengthLimit)
   if (isPrimitive(value)) return value as AttributeValue
   if (typeof value !== 'object' || value === null) return undefined
-  return copied(value, { lengthLimit, valuesLeft: VALUES_LIMIT, within: [] }) as AttributeValue | undefined
+  const copying = { lengthLimit, valuesLeft: VALUES_LIMIT, within: [] }
+  const copy = copied(value, copying) as AttributeValue | undefined
+  if (copying.valuesLeft < 0) sayCut()
+  return copy
+}
+
+function sayCut(): void {
+  const message = `an attribute holds more than ${VALUES_LIMIT} values, and was cut there`
+  reportOnce('attribute cut', 'warn', message)
 }
 
 interface Copying {
@@ -96,13 +104,14 @@ function copied(value: object, copying: Copying): unknown {
 }
 
 function copiedList(list: readonly unknown[], copying: Copying): unknown[] | undefined {
-  const copy: unknown[] = []
-  for (let index = 0; index < list.length; index++) {
-    if (copying.valuesLeft-- <= 0) break
+  // To push each would leave room for 16 more: 128 bytes.
+  const copy = new Array<unknown>(Math.min(list.length, Math.max(0, copying.valuesLeft)))
+  copying.valuesLeft -= list.length
+  for (let index = 0; index < copy.length; index++) {
     const item = list[index]
     const own = copiedItem(item, copying)
     if (own === undefined && item !== undefined) return undefined
-    copy.push(own)
+    copy[index] = own
   }
   return copy
 }
@@ -110,9 +119,9 @@ function copiedList(list: readonly unknown[], copying: Copying): unknown[] | und
 function copiedRecord(record: Record<string, unknown>, copying: Copying): Attributes | undefined {
   const copy: Attributes = {}
   for (const key of Object.keys(record)) {
+    if (copying.valuesLeft-- <= 0) break
     const item = record[key]
     if (item === undefined) continue
-    if (copying.valuesLeft-- <= 0) break
     const own = copiedItem(item, copying)
     if (own === undefined) return undefined
     putAttribute(copy, key, own as AttributeValue)

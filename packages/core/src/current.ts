@@ -120,7 +120,10 @@ function tellCopies(
     if (copy.getTracerProvider() !== trace.getTracerProvider() || !('setDelegate' in proxy)) return () => {}
     const before = proxy.getDelegate()
     proxy.setDelegate(provider)
-    return () => proxy.setDelegate(before)
+    return () => {
+      // Somebody may have registered another by now.
+      if (proxy.getDelegate() === provider) proxy.setDelegate(before)
+    }
   })
   return () => {
     for (const step of undo) step()

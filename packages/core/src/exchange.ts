@@ -402,10 +402,8 @@ export type AnyExchange = Exchange<unknown[], unknown>
 export function exchangeOf(request: IncomingMessage): AnyExchange | undefined {
   const { emit } = request as { readonly emit?: ScopedEmit }
   const exchange = exchangeIn(emit)
-  // What is made up for a test may have none.
-  const isKnown =
-    exchange !== undefined || emit === undefined || emit === PLAIN_EMIT || emit === inheritedEmit
-  return isKnown ? exchange : hiddenExchange(request)
+  if (exchange !== undefined || emit === PLAIN_EMIT || emit === inheritedEmit) return exchange
+  return hiddenExchange(request)
 }
 
 function exchangeIn(emit: ScopedEmit | undefined): AnyExchange | undefined {
@@ -413,27 +411,30 @@ function exchangeIn(emit: ScopedEmit | undefined): AnyExchange | undefined {
   return scoped !== undefined && 'carried' in scoped ? (scoped as AnyExchange) : undefined
 }
 
-/** Of requests whose `emit` somebody has replaced by now, as cls-hooked does: from the first such request on. */
+/** Of requests whose `emit` may be replaced by somebody, as cls-hooked does. */
 const apart = new WeakMap<IncomingMessage, AnyExchange>()
-/** Whether anybody does so. To keep all requests there would cost each of them 0.3 µs. */
+/** Whether anybody has done so with one. To keep all requests there, where nobody does, would cost each of them 0.3 µs. */
 let isKeptApart = false
 
 /** Where the request's `emit` is no longer ours: its response may have ours yet, and whoever wraps a method may tell what was there. */
 function hiddenExchange(request: Wrapped): AnyExchange | undefined {
-  isKeptApart = true
-  const kept = apart.get(request)
-  if (kept !== undefined) return kept
-  const response = request.res ?? request.socket?._httpMessage
-  for (const emitter of [request, response]) {
-    let emit = emitter?.emit as WrappedEmit | undefined
-    for (let depth = 0; emit !== undefined && depth < MOST_WRAPPERS; depth++) {
-      const exchange = exchangeIn(emit)
-      if (exchange?.request === request) {
-        apart.set(request, exchange)
-        return exchange
-      }
-      emit = emit.__original
-    }
+  try {
+    const kept = apart.get(request)
+    if (kept !== undefined) return kept
+    const exchange = wrappedIn(request) ?? wrappedIn(request.res ?? request.socket?._httpMessage)
+    return exchange?.request === request ? exchange : undefined
+  } catch {
+    // What is made up may be anything.
+    return undefined
+  }
+}
+
+function wrappedIn(emitter: { readonly emit?: unknown } | null | undefined): AnyExchange | undefined {
+  let emit = emitter?.emit as WrappedEmit | null | undefined
+  for (let depth = 0; typeof emit === 'function' && depth < MOST_WRAPPERS; depth++) {
+    const exchange = exchangeIn(emit)
+    if (exchange !== undefined) return exchange
+    emit = emit.__original
   }
   return undefined
 }
@@ -502,7 +503,10 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
     if (isWanted) {
       if (args[0] === 'prefinish') exchange.answered()
       else if (args[0] === 'finish') exchange.handedOver()
-      else if (args[0] === 'close') exchange.end()
+      else if (args[0] === 'close') {
+        if (request.emit !== emitOfRequest) isKeptApart = true
+        exchange.end()
+      }
     }
     const count = countOfResponse.call(this, args[0])
     if (count === 0 && isUnheard(responseEmit, args[0])) return false

@@ -169,7 +169,8 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
     sayLosses()
     // Not before: a signal that comes meanwhile is to wait for what is being sent.
     unhookSignals()
-    forgetReports()
+    // Those of the next one are not this one's to forget.
+    if (running === undefined) forgetReports()
   }
 
   let stopping: Promise<void> | undefined
@@ -263,7 +264,7 @@ function watched(exporter: SpanExporter, held: () => void): SpanExporter {
 
 /**
  * Whether the requests of ours are what is left. There is one, or else nothing of ours holds the process: what works in Node's
- * thread pool or in a Worker is not named. A socket of anybody else's is, beside its requests; so are stdout and stderr, though
+ * thread pool or in a Worker is not named, and beside a request that hangs as it connects it is not seen. A socket of anybody else's is, beside its requests; so are stdout and stderr, though
  * they hold nothing.
  */
 function isHeldByRequests(): boolean {

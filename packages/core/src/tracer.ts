@@ -43,6 +43,7 @@ import {
   countKeys,
   ignoreStart,
   isOurs,
+  sayFrozen,
   spreadOut,
   type Span,
   type InstrumentationScope,
@@ -188,8 +189,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     try {
       span.close()
     } catch (error) {
-      // Somebody has frozen it.
-      failed('onEnding', error)
+      sayFrozen(error)
     }
     if (this.#isShared) spreadOut([span])
     for (const processor of this.#processors) {
@@ -230,7 +230,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.#gaps = 0
     for (const span of open) {
       if (span === undefined) continue
-      span.place = -1
+      putPlace(span, -1)
       span.setAttribute(semconv.INCOMPLETE, true).end()
     }
     await all(this.#processors, (processor) => processor.shutdown())
@@ -242,7 +242,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     if (place < 0) return
     const span = this.#open[place]
     if (span === undefined || (span !== ended && span.spanId !== ended.spanId)) return
-    span.place = -1
+    putPlace(span, -1)
     this.#open[place] = undefined
     if (place === this.#openEnd - 1) this.#openEnd -= 1
     else if (++this.#gaps > MOST_GAPS && this.#gaps > this.#openEnd / 2) this.#closeRanks()
@@ -256,7 +256,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
       if (span === undefined) continue
       open[place] = undefined
       open[end] = span
-      span.place = end++
+      putPlace(span, end++)
     }
     this.#openEnd = end
     this.#gaps = 0
@@ -477,6 +477,14 @@ function spanContextIn(of: Context | null): SpanContext | undefined {
   } catch {
     // A span of the app's making: it may be why this is asked.
     return undefined
+  }
+}
+
+function putPlace(span: Span, place: number): void {
+  try {
+    span.place = place
+  } catch (error) {
+    sayFrozen(error)
   }
 }
 
