@@ -80,10 +80,11 @@ describe('an answer', () => {
     answer: Answer,
     leave?: (stream: ClientHttp2Stream) => void,
     headers: OutgoingHttpHeaders = {},
+    options?: Parameters<typeof traceRequest>[3],
   ) {
     const recording = record()
     const server = createServer((request, response) =>
-      traceRequest(...asHttp1(request, response), () => void answer(response)),
+      traceRequest(...asHttp1(request, response), () => void answer(response), options),
     )
     const { client } = await http2ClientOf(server)
     const stream = client.request({ ':path': '/', ...headers }).end()
@@ -145,6 +146,31 @@ describe('an answer', () => {
     expect(attributes['http.response.status_code']).toBe(203)
     expect(attributes).not.toHaveProperty('error.type')
     expect(status.code).toBe(0)
+  })
+
+  test.each<[string, Answer]>([
+    [
+      'the stream',
+      ({ stream }) => {
+        stream.respond({ 'X-Id': 'a', 'x-many': ['b', 'c'] })
+        stream.end('ok')
+      },
+    ],
+    ['its head', (response) => response.writeHead(200, { 'X-Id': 'a', 'x-many': ['b', 'c'] }).end('ok')],
+    [
+      'the response',
+      (response) => {
+        response.setHeader('X-Id', 'a')
+        response.setHeader('x-many', ['b', 'c'])
+        response.end('ok')
+      },
+    ],
+  ])('has its headers recorded, given to %s', async (_title, answer) => {
+    const capture = { responseHeaders: ['x-id', 'x-many', 'x-none'] }
+    const { attributes } = await spanOverHttp2(answer, undefined, {}, { capture })
+    expect(attributes['http.response.header.x-id']).toEqual(['a'])
+    expect(attributes['http.response.header.x-many']).toEqual(['b', 'c'])
+    expect(attributes).not.toHaveProperty(['http.response.header.x-none'])
   })
 
   describe('to HEAD', () => {

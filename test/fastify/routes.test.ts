@@ -290,6 +290,27 @@ describe.each(versions)('%s: the route', (_name, create) => {
     })
   })
 
+  test('what app.inject is answered has the same headers, and the timing that is asked for', async () => {
+    record()
+    const [bare, ours] = await Promise.all(
+      [create(), traced(create, { serverTiming: true })].map(async (app) => {
+        app.get('/', ok)
+        app.get('/raw', (_request, reply) => {
+          reply.hijack()
+          reply.raw.writeHead(200, ['X-A', '1', 'Server-Timing', 'db;dur=1']).end('ok')
+        })
+        const answers = await Promise.all([app.inject('/'), app.inject('/raw')])
+        return answers.map(({ headers: { date: _now, ...headers } }) => headers)
+      }),
+    )
+    const timing = expect.stringMatching(/^trace;desc=00-/)
+    expect(bare?.[1]).toMatchObject({ 'x-a': '1', 'server-timing': 'db;dur=1' })
+    expect(ours).toEqual([
+      { ...bare?.[0], 'server-timing': timing },
+      { ...bare?.[1], 'server-timing': ['db;dur=1', timing] },
+    ])
+  })
+
   test('the prefix that it is registered with changes no route', async () => {
     const app = create()
     app.register(tracing, { prefix: '/api' })

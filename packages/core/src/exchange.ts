@@ -8,7 +8,7 @@ import {
   type Span,
 } from '@opentelemetry/api'
 import { EventEmitter } from 'node:events'
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { NamedWriter } from './attribute.ts'
 import { now, type Ticks } from './clock.ts'
@@ -359,9 +359,10 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
 
   #describeHeaders(span: Span): void {
     const { seam, response } = this
+    const stream = this.#streamOf()
     const headers: Attributes = {}
     captureHeaders(headers, semconv.HTTP_RESPONSE_HEADER, seam.responseHeaders, (name) =>
-      response.getHeader(name),
+      sentHeader(response, stream, name),
     )
     span.setAttributes(headers)
   }
@@ -644,7 +645,7 @@ interface Stream extends Pick<EventEmitter, 'once'> {
   readonly writableEnded: boolean
   readonly writableFinished: boolean
   readonly errored: NodeJS.ErrnoException | null
-  readonly sentHeaders?: { readonly ':status'?: number }
+  readonly sentHeaders?: OutgoingHttpHeaders & { readonly ':status'?: number }
 }
 
 interface Session {
@@ -667,10 +668,43 @@ function hasSentHead(response: ServerResponse): boolean {
 
 /** As the client has read it; undefined where that cannot be told. */
 function sentStatus(response: ServerResponse, stream: Stream | undefined): number | undefined {
-  const { _header: head } = response as ServerResponse & { readonly _header?: unknown }
   if (stream !== undefined) return stream.sentHeaders?.[':status']
-  const [, digits] = (typeof head === 'string' && /^HTTP\/1\.\d (\d{3})/.exec(head)) || []
+  const [, digits] = /^HTTP\/1\.\d (\d{3})/.exec(headOf(response)) ?? []
   return digits === undefined ? undefined : Number(digits)
+}
+
+/** The text that Node has made of status and headers over HTTP/1; empty where there is none. */
+function headOf(response: ServerResponse): string {
+  const { _header: head } = response as ServerResponse & { readonly _header?: unknown }
+  return typeof head === 'string' ? head : ''
+}
+
+/**
+ * As it was sent, or else as it is set. Of a response that has no headers of its own, those that `writeHead` was given cannot
+ * be asked for: they are in the text alone, where a name that came several times has as many lines.
+ *
+ * @param name in lower case
+ */
+function sentHeader(
+  response: Partial<ServerResponse>,
+  stream: Stream | undefined,
+  name: string,
+): OutgoingHttpHeaders[string] {
+  const sent = stream?.sentHeaders
+  if (sent !== undefined) {
+    // An app that answers by the stream writes names as it likes.
+    const given = Object.keys(sent).find((each) => each.toLowerCase() === name)
+    return given === undefined ? undefined : sent[given]
+  }
+  return response.getHeader?.(name) ?? inHead(headOf(response as ServerResponse), name)
+}
+
+function inHead(head: string, name: string): string[] | undefined {
+  const values = head
+    .split('\r\n')
+    .filter((line) => line.slice(0, line.indexOf(':')).toLowerCase() === name)
+    .map((line) => line.slice(name.length + 1).trim())
+  return values.length === 0 ? undefined : values
 }
 
 /**

@@ -9,11 +9,12 @@ import {
   type TextMapPropagator,
   type TextMapSetter,
 } from '@opentelemetry/api'
-import type { IncomingHttpHeaders } from 'node:http'
+import type { ClientRequest, IncomingHttpHeaders, ServerResponse } from 'node:http'
 import { formatB3, parseB3, parseB3Fields, samplingState, type B3 } from './b3.ts'
 import { formatBaggage, parseBaggage } from './baggage.ts'
 import { isSuppressed, passedIn, spanIn, withSpan } from './context.ts'
-import { knownValid, validContextOf } from './ids.ts'
+import { isValid, knownValid, validContextOf } from './ids.ts'
+import { override, untrace } from './patch.ts'
 import { registered, reportOnce } from './report.ts'
 import { formatTraceparent, parseTraceContext, serializeTracestate } from './trace-context.ts'
 
@@ -192,4 +193,122 @@ export function compositePropagator(propagators: readonly TextMapPropagator[]): 
     },
     fields: () => propagators.flatMap((propagator) => propagator.fields()),
   }
+}
+
+// ---- Server-Timing ----
+
+const SERVER_TIMING = 'Server-Timing'
+
+/**
+ * Adds `Server-Timing: trace;desc=<traceparent>` to a response.
+ *
+ * Over HTTP/1 at the moment when its head is written: `writeHead` sends what it is given as it is, repeated names and pairs
+ * included, where the response has no headers before, and else sets one name after the other.
+ *
+ * @throws what the response does that is made up, or that nobody may change.
+ */
+export function announce(response: ServerResponse, spanContext: SpanContext): void {
+  if (response.headersSent || !isValid(spanContext)) return
+  const timing = `trace;desc=${formatTraceparent(spanContext)}`
+  // Of HTTP/1 and not yet written. One of HTTP/2 sets name after name in any case; what is made up may never write a head.
+  const isToWrite = (response as ServerResponse & { readonly _header?: unknown })._header === null
+  if (isToWrite) announceInHead(response, timing)
+  else response.appendHeader(SERVER_TIMING, timing)
+}
+
+/** Until the head is written, once: then the response has its own `writeHead` back. */
+function announceInHead(response: ServerResponse, timing: string): void {
+  const isOwn = Object.hasOwn(response, 'writeHead')
+  override(response, 'writeHead', (own) => {
+    function writeHead(this: ServerResponse, ...given: unknown[]): ServerResponse {
+      const original = isOwn ? own : inheritedBy(response)
+      const all = quietly(() => withTiming(this, given, timing)) ?? given
+      const written = Reflect.apply(original, this, all) as ServerResponse
+      quietly(() => untrace(response))
+      return written
+    }
+    return writeHead as ServerResponse['writeHead']
+  })
+}
+
+/** An Express app that is mounted in another one changes the prototype of its responses. */
+function inheritedBy(response: ServerResponse): ServerResponse['writeHead'] {
+  return (Object.getPrototypeOf(response) as ServerResponse).writeHead
+}
+
+function quietly<T>(run: () => T): T | undefined {
+  try {
+    return run()
+  } catch (error) {
+    reportOnce('prepare:head', 'error', 'a response could not be prepared', error)
+    return undefined
+  }
+}
+
+/**
+ * What `writeHead` is to be given: (status), (status, headers), (status, reason) or (status, reason, headers). Where headers were
+ * set before, and none of those that are given takes the place of ours, it is set as well, and what is given stays.
+ */
+function withTiming(response: ServerResponse, given: unknown[], timing: string): unknown[] {
+  // It throws.
+  if (response.headersSent) return given
+  const [, reason, last] = given
+  const place = typeof reason === 'string' || (last !== undefined && last !== null) ? 2 : 1
+  const isFirst = response.getHeaderNames().length === 0
+  const headers = added(given[place] || {}, timing, isFirst)
+  if (headers !== undefined) return given.toSpliced(place, 1, headers)
+  setTiming(response, timing)
+  return given
+}
+
+/** A copy of these headers, in the same form; undefined where the response has ours to be set. */
+function added(headers: unknown, timing: string, isFirst: boolean): unknown {
+  if (Array.isArray(headers)) {
+    return Array.isArray(headers[0])
+      ? addedToPairs(headers, timing, isFirst)
+      : addedToList(headers, timing, isFirst)
+  }
+  // Node takes the properties of any other object; of what can be gone through, a later version may take more.
+  const isKnown = typeof headers === 'object' && headers !== null && !(Symbol.iterator in headers)
+  return isKnown ? addedToRecord(headers as Record<string, unknown>, timing, isFirst) : undefined
+}
+
+function addedToList(list: readonly unknown[], timing: string, isFirst: boolean): unknown {
+  // It throws, and shows what it was given.
+  if (list.length % 2 !== 0) return list
+  const at = list.findLastIndex((each, index) => index % 2 === 0 && isTiming(each))
+  if (at !== -1) return list.with(at + 1, beside(list[at + 1], timing))
+  return isFirst ? [...list, SERVER_TIMING, timing] : undefined
+}
+
+function addedToPairs(pairs: readonly unknown[], timing: string, isFirst: boolean): unknown {
+  const at = pairs.findLastIndex((pair) => Array.isArray(pair) && isTiming(pair[0]))
+  if (at === -1) return isFirst ? [...pairs, [SERVER_TIMING, timing]] : undefined
+  const [name, value] = pairs[at] as unknown[]
+  return pairs.with(at, [name, beside(value, timing)])
+}
+
+function addedToRecord(record: Readonly<Record<string, unknown>>, timing: string, isFirst: boolean): unknown {
+  const own = Object.keys(record).findLast(isTiming)
+  if (own !== undefined) return { ...record, [own]: beside(record[own], timing) }
+  return isFirst ? { ...record, [SERVER_TIMING]: timing } : undefined
+}
+
+function setTiming(response: ServerResponse, timing: string): void {
+  const { getRawHeaderNames } = response as ServerResponse & Pick<ClientRequest, 'getRawHeaderNames'>
+  const own = getRawHeaderNames.call(response).find(isTiming)
+  // Not appended: Node would write to the list that the app has set.
+  if (own === undefined) response.setHeader(SERVER_TIMING, timing)
+  else response.setHeader(own, beside(response.getHeader(own), timing) as string[])
+}
+
+function isTiming(name: unknown): boolean {
+  return typeof name === 'string' && name.toLowerCase() === 'server-timing'
+}
+
+/** The app's values and ours, which is there already where the app calls again after a throw. Node refuses undefined. */
+function beside(value: unknown, timing: string): unknown {
+  if (value === undefined) return undefined
+  const values = [value].flat()
+  return values.includes(timing) ? value : [...values, timing]
 }

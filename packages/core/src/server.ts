@@ -37,7 +37,7 @@ import {
   type Seam,
 } from './exchange.ts'
 import { pathOf, spanName, targetOf } from './http.ts'
-import { isValid, RANDOM_FLAG, randomIds } from './ids.ts'
+import { RANDOM_FLAG, randomIds } from './ids.ts'
 import { isMetered, requestMeasurements } from './metrics.ts'
 import type { MiddlewareSpans } from './middleware.ts'
 import {
@@ -53,11 +53,11 @@ import {
   type Match,
   type Shape,
 } from './options.ts'
-import { extractHeaders } from './propagation.ts'
+import { announce, extractHeaders } from './propagation.ts'
 import { reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
 import type { InstrumentationScope } from './span.ts'
-import { formatTraceparent, parseTraceContext, TRACEPARENT_LENGTH } from './trace-context.ts'
+import { parseTraceContext, TRACEPARENT_LENGTH } from './trace-context.ts'
 import { isOurTracer } from './tracer.ts'
 
 /** What becomes of the trace that a request brings along. */
@@ -195,8 +195,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     exchange.span = span
     try {
       if (isMetered()) exchange.measurement = measure(request)
-      if (seam.responseHeaders.length > 0) rememberHeaders(response)
-      if (serverTiming) announce(response, span)
+      if (serverTiming) announce(response, span.spanContext())
     } catch (error) {
       // What is made up for a test may have no headers.
       reportOnce(`prepare:${framework.scope.name}`, 'error', 'a response could not be prepared', error)
@@ -226,7 +225,6 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     const exchange = new Exchange(seam, request, response, carried)
     exchange.span = metadata.span
     exchange.theirs = metadata
-    if (seam.responseHeaders.length > 0) rememberHeaders(response)
     return attach(exchange, active)
   }
 
@@ -396,19 +394,6 @@ function unsampledSpan(maker: Tracer): Span {
 function linkTo(extracted: Context): Link[] | undefined {
   const spanContext = trace.getSpanContext(extracted)
   return spanContext === undefined ? undefined : [{ context: spanContext }]
-}
-
-// Headers that are all given to `writeHead` cannot be asked for later, unless the response had one of its own before.
-function rememberHeaders(response: ServerResponse): void {
-  if (response.headersSent || response.getHeaderNames().length > 0) return
-  response.setHeader('server-timing', '')
-  response.removeHeader('server-timing')
-}
-
-function announce(response: ServerResponse, span: Span): void {
-  const spanContext = span.spanContext()
-  if (!response.headersSent && isValid(spanContext))
-    response.appendHeader('Server-Timing', `trace;desc=${formatTraceparent(spanContext)}`)
 }
 
 /** @throws TypeError for an option that is unknown, or of the wrong shape. */

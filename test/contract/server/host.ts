@@ -56,6 +56,38 @@ export function sparesTheApp({ name, gaps, served }: Contract): void {
       expect(with_?.replace(isDate, 'Date')).toBe(without?.replace(isDate, 'Date'))
     })
 
+    test.each<[string, Handler]>([
+      ['an answer in its own way', ok],
+      [
+        'a head with names that come twice',
+        ({ response }) =>
+          void response.writeHead(200, ['Set-Cookie', 'a=1', 'Set-Cookie', 'b=2', 'X-A', '1']).end('ok'),
+      ],
+      [
+        'a head with a name in two cases',
+        ({ response }) =>
+          void response.writeHead(200, { 'Set-Cookie': 'a=1', 'set-cookie': 'b=2' }).end('ok'),
+      ],
+      [
+        'headers that are set, and others',
+        ({ response }) => void response.setHeader('X-A', ['1', '2']).writeHead(200, { 'x-b': '3' }).end('ok'),
+      ],
+    ])(
+      '%s is the same where headers are captured and added, but for what is added',
+      async (_title, handler) => {
+        record()
+        const options = { serverTiming: true, capture: { responseHeaders: ['set-cookie', 'x-none'] } }
+        const text = 'GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'
+        const [without, with_] = await Promise.all(
+          [0, 1].map(async (mounts) => raw(await served(handler, options, mounts), text)),
+        )
+        const isDate = /^Date: .*$/im
+        const added = /^Server-Timing: trace;desc=[0-9a-f-]{55}\r\n/gim
+        expect(with_?.match(added)).toHaveLength(1)
+        expect(with_?.replace(added, '').replace(isDate, 'Date')).toBe(without?.replace(isDate, 'Date'))
+      },
+    )
+
     test('a span processor that throws', async () => {
       const said = complaints()
       const provider = new NodeTracerProvider({

@@ -295,7 +295,7 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
       )
       const { headers } = await ask(serving, '/')
       const { traceId, spanId } = (await theOnly(recording)).spanContext()
-      expect(headers['server-timing']).toBe(`trace;desc=00-${traceId}-${spanId}-03, db;dur=53`)
+      expect(headers['server-timing']).toBe(`db;dur=53, trace;desc=00-${traceId}-${spanId}-03`)
     })
 
     test('functions that throw are reported once each, and change nothing', async () => {
