@@ -256,6 +256,106 @@ describe.each([
     expect(call?.attributes['http.response.status_code']).toBe(200)
   })
 
+  const ofVersion: object = version === 'undici 6' ? old : modern
+  const end = version === 'undici 6' ? 'onComplete' : 'onResponseEnd'
+  type Handler = Record<string, (...args: unknown[]) => unknown>
+
+  /** As an interceptor does that hears of the end. */
+  const hearing: [
+    title: string,
+    hear: (handler: Handler, ended: (...args: unknown[]) => void) => Handler,
+    // What inherits what is frozen may not be written to.
+    frozen?: boolean[],
+  ][] = [
+    ['copies', (handler, ended) => ({ ...handler, [end]: ended })],
+    ['assigns', (handler, ended) => Object.assign({}, handler, { [end]: ended })],
+    [
+      'inherits from',
+      (handler, ended) => Object.assign(Object.create(handler) as Handler, { [end]: ended }),
+      [false],
+    ],
+    [
+      'asks for each of the methods of',
+      (handler, ended) =>
+        Object.fromEntries(
+          Object.entries(handler).map(([name, method]) => [name, name === end ? ended : method]),
+        ),
+    ],
+    [
+      'takes the properties of',
+      (handler, ended) =>
+        Object.defineProperties({} as Handler, {
+          ...Object.getOwnPropertyDescriptors(handler),
+          [end]: { value: ended },
+        }),
+    ],
+  ]
+
+  describe.each(hearing)('an interceptor that %s its handler', (_title, hear, frozen = [false, true]) => {
+    test.each(frozen)('hears of the end, and the handler too: frozen %s', async (isFrozen) => {
+      const recording = record()
+      const { url } = await served()
+      const heard: unknown[] = []
+      const agent = new library.Agent()
+      class Own extends library.Dispatcher {
+        override dispatch(options: Dispatch[0], handler: Dispatch[1]): boolean {
+          const given = handler as unknown as Handler
+          const ended = (...args: unknown[]) => {
+            heard.push('interceptor')
+            given[end]?.(...args)
+          }
+          return agent.dispatch(options, hear(given, ended) as unknown as Dispatch[1])
+        }
+        override destroy(): Promise<void> {
+          return agent.destroy()
+        }
+      }
+      const dispatcher = traceUndici(new Own())
+      onTestFinished(() => dispatcher.destroy())
+      const handler = { ...ofVersion, [end]: () => heard.push('handler') } as object
+      if (isFrozen) Object.freeze(handler)
+      const own = Reflect.get(handler, end) as unknown
+      dispatcher.dispatch({ origin: url, method: 'GET', path: '/' }, handler as Dispatch[1])
+      const [call] = await recording.all(1)
+      expect(heard).toEqual(['interceptor', 'handler'])
+      expect(Reflect.get(handler, end)).toBe(own)
+      expect(call?.attributes['http.response.status_code']).toBe(200)
+      expect(call?.attributes).not.toHaveProperty('error.type')
+    })
+  })
+
+  test('what an interceptor sees and writes is the handler’s, and what inherits from it is called as it is', async () => {
+    record()
+    const seen: unknown[] = []
+    const symbol = Symbol('own')
+    const handler = {
+      ...ofVersion,
+      [symbol]: 1,
+      note: 'a',
+      who(this: unknown) {
+        return this
+      },
+    }
+    Object.defineProperty(handler, 'hidden', { value: 'b', enumerable: false, configurable: false })
+    class Own extends library.Dispatcher {
+      override dispatch(_options: unknown, given: Dispatch[1]): boolean {
+        const shown = given as unknown as typeof handler & { hidden: string; added?: number }
+        const derived = Object.create(shown) as typeof shown
+        seen.push(Reflect.ownKeys(shown), Object.keys(shown), Object.hasOwn(shown, 'none'), shown.hidden)
+        seen.push(shown.who() === handler, derived.who() === derived)
+        derived.note = 'c'
+        shown.added = 1
+        Reflect.deleteProperty(shown, symbol)
+        return true
+      }
+    }
+    const keys = [Reflect.ownKeys(handler), Object.keys(handler)]
+    traceUndici(new Own()).dispatch({ origin: 'http://a.com', method: 'GET', path: '/' }, handler as never)
+    expect(seen).toEqual([...keys, false, 'b', true, true])
+    expect(handler).toMatchObject({ note: 'a', added: 1 })
+    expect(symbol in handler).toBe(false)
+  })
+
   test('a request without a handler, or with headers that are none, is refused in the words of undici', async () => {
     record()
     const { url } = await served()

@@ -76,26 +76,38 @@ export function watched(
     }
   }
 
+  function read(name: string | symbol): unknown {
+    const method: unknown = Reflect.get(handler, name, handler)
+    if (typeof method !== 'function') return method
+    const isConnect = name === 'onConnect'
+    return function (this: unknown, ...args: unknown[]) {
+      if (!isConnect) guarded(String(name), args)
+      else if (typeof args[0] === 'function') args[0] = noted(args[0] as Abort)
+      // What inherits from the handler, or has copied its methods, is told by them as the handler would be.
+      return context.with(caller, () => Reflect.apply(method, ownerOf(this), args))
+    }
+  }
+  function ownerOf(asked: unknown): unknown {
+    return asked === shown ? handler : asked
+  }
+
   // On an object of its own: what a frozen handler has, a proxy on it may not replace.
-  return new Proxy({} as Dispatcher.DispatchHandler, {
-    get(_target, name) {
-      const method: unknown = Reflect.get(handler, name, handler)
-      if (typeof method !== 'function') return method
-      if (name === 'onConnect') {
-        return (abort: unknown, ...rest: unknown[]) => {
-          const first = typeof abort === 'function' ? noted(abort as Abort) : abort
-          return context.with(caller, () => Reflect.apply(method, handler, [first, ...rest]))
-        }
-      }
-      return (...args: unknown[]) => {
-        guarded(String(name), args)
-        return context.with(caller, () => Reflect.apply(method, handler, args))
-      }
-    },
-    set: (_target, name, value) => Reflect.set(handler, name, value, handler),
+  const shown: Dispatcher.DispatchHandler = new Proxy({} as Dispatcher.DispatchHandler, {
+    get: (_target, name) => read(name),
+    set: (_target, name, value, receiver) => Reflect.set(handler, name, value, ownerOf(receiver)),
     has: (_target, name) => Reflect.has(handler, name),
+    deleteProperty: (_target, name) => Reflect.deleteProperty(handler, name),
+    ownKeys: () => Reflect.ownKeys(handler),
+    getOwnPropertyDescriptor(_target, name) {
+      const own = Reflect.getOwnPropertyDescriptor(handler, name)
+      if (own === undefined) return undefined
+      const { enumerable = false, writable = true } = own
+      // Of what its own object has not, a proxy may not say that it stays.
+      return { value: read(name), enumerable, writable, configurable: true }
+    },
     getPrototypeOf: () => Reflect.getPrototypeOf(handler),
   })
+  return shown
 }
 
 function itself(headers: HttpResponse['headers']): HttpResponse['headers'] {
