@@ -301,6 +301,35 @@ describe.each(applications)('%s', (_name, Application) => {
     expect(application.middleware.map((each) => [each.name, each.length])[0]).toEqual(['tracing', 2])
   })
 
+  test.each<[string, (context: object) => void]>([
+    ['as Koa has it', () => {}],
+    ['with an onerror of its own', (context) => Object.assign(context, { onerror() {} })],
+    [
+      'with one that is not to be seen',
+      (context) => Object.defineProperty(context, 'onerror', { value() {}, configurable: true }),
+    ],
+  ])('a loop through a context finds what it finds without, %s', async (_title, change) => {
+    record()
+    const look: Koa.Middleware = (ctx) => {
+      const { context } = ctx.app
+      const found: string[] = []
+      for (const key in ctx) found.push(key)
+      ctx.body = [found.sort(), Object.keys(context), Object.hasOwn(context, 'onerror')]
+    }
+    const [bare, ...traces] = await Promise.all(
+      [[look], [tracing(), look], [tracing(), tracing(), look]].map(async (all) => {
+        const application = new Application()
+        change(application.context)
+        for (const middleware of all) application.use(middleware)
+        const server = await listen(application)
+        await ask(server, '/')
+        return JSON.parse((await ask(server, '/')).body) as unknown
+      }),
+    )
+    expect(bare).toContainEqual(expect.arrayContaining(['throw', 'inspect']))
+    expect(traces).toEqual([bare, bare])
+  })
+
   test('a context that nobody may change is left alone, and its errors are recorded', async () => {
     const application = new Application()
     application.silent = true

@@ -39,13 +39,19 @@ function isReset(ctx: Context, error: unknown): boolean {
 
 type Handler = (this: Context, ...args: unknown[]) => unknown
 
-/** Hears what the app's `onerror` is called with: Koa's, one that the app puts in its place, or one request's own. */
+/**
+ * Hears what the app's `onerror` is called with: Koa's, one that the app puts in its place, or one request's own. Where the
+ * app's context inherits it, so it does afterwards, from an object of ours in between: as the context's own it would be one
+ * key more, or, not to be seen, would hide Koa's from `for (key in ctx)`.
+ */
 function hearHandler(context: object & { onerror?: unknown }): boolean {
-  const before = Object.getOwnPropertyDescriptor(context, 'onerror')
-  if (!Object.isExtensible(context) || before?.configurable === false || before?.get !== undefined)
-    return false
+  const before = descriptorOf(context, 'onerror')
+  if (!Object.isExtensible(context) || before?.get !== undefined) return false
+  const isOwn = Object.hasOwn(context, 'onerror')
+  if (isOwn && before?.configurable === false) return false
   let handler = heard(context.onerror)
-  Object.defineProperty(context, 'onerror', {
+  const holder = isOwn ? context : (Object.create(Object.getPrototypeOf(context) as object) as object)
+  Object.defineProperty(holder, 'onerror', {
     configurable: true,
     enumerable: before?.enumerable ?? false,
     get: () => handler,
@@ -54,7 +60,13 @@ function hearHandler(context: object & { onerror?: unknown }): boolean {
       else Object.defineProperty(this, 'onerror', { ...OWN, value: heard(given) })
     },
   })
+  if (!isOwn) Object.setPrototypeOf(context, holder)
   return true
+}
+
+function descriptorOf(object: object | null, key: string): PropertyDescriptor | undefined {
+  if (object === null) return undefined
+  return Object.getOwnPropertyDescriptor(object, key) ?? descriptorOf(Object.getPrototypeOf(object), key)
 }
 
 const OWN = { configurable: true, enumerable: true, writable: true }
