@@ -1,11 +1,14 @@
-import { start } from '@throughline/core'
+import { start, type ReadableSpan } from '@throughline/core'
 import { tracing } from '@throughline/fastify'
 import { FastifyOtelInstrumentation } from '@fastify/otel'
 import { context, propagation, SpanKind, trace } from '@opentelemetry/api'
 import { InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
 import { NodeTracerProvider } from '@opentelemetry/sdk-trace-node'
 import fastify from 'fastify'
+import { get } from 'node:http'
 import { expect, onTestFinished, test } from 'vitest'
+import { signal } from '../contract/server/watch.ts'
+import { measure } from '../measuring.ts'
 
 const TRACE_ID = '4bf92f3577b34da6a3ce929d0e0e4736'
 const CALLER_ID = '00f067aa0ba902b7'
@@ -62,6 +65,52 @@ test.each(Object.keys(engines) as (keyof typeof engines)[])(
     expect(handler?.parentSpanContext?.spanId).toBe(request?.spanContext().spanId)
   },
 )
+
+test('a request beside @fastify/otel is measured, announced and ignored as any other', async () => {
+  const measuring = measure()
+  const exporter = new InMemorySpanExporter()
+  onTestFinished(engines.ours(exporter))
+  const app = fastify()
+  await app.register(new FastifyOtelInstrumentation().plugin())
+  await app.register(tracing, { serverTiming: true, ignore: (request) => request.url === '/health' })
+  for (const path of ['/users/:id', '/health'])
+    app.get(path, async () => trace.getActiveSpan()?.spanContext().traceId)
+  const answer = await app.inject({ url: '/users/7', headers })
+  await app.inject('/health')
+  await app.close()
+  const [point] = await measuring.all('http.server.request.duration', 1)
+  expect(point?.attributes).toMatchObject({ 'http.route': '/users/:id', 'http.response.status_code': 200 })
+  expect(answer.headers['server-timing']).toContain(TRACE_ID)
+})
+
+test('a request beside @fastify/otel whose client leaves before the answer has an end', async () => {
+  const ended = signal<ReadableSpan>()
+  const tracer = start({
+    signals: false,
+    spanProcessors: [
+      {
+        onStart() {},
+        onEnd: (each) => void (each.kind === SpanKind.SERVER && ended.give(each)),
+        forceFlush: async () => {},
+        shutdown: async () => {},
+      },
+    ],
+  })
+  onTestFinished(() => tracer.shutdown())
+  const app = fastify({ forceCloseConnections: true })
+  await app.register(new FastifyOtelInstrumentation().plugin())
+  await app.register(tracing)
+  const arrived = signal()
+  app.get('/users/:id', () => new Promise(() => arrived.give()))
+  const url = await app.listen({ port: 0, host: '127.0.0.1' })
+  onTestFinished(() => app.close())
+  const request = get(`${url}/users/7`, { agent: false }).on('error', () => {})
+  await arrived.given
+  request.destroy()
+  const span = await ended.given
+  expect(span.instrumentationScope.name).toBe('@fastify/otel')
+  expect(span.attributes).toMatchObject({ 'throughline.incomplete': true })
+})
 
 test('where ours is registered first, its SERVER span is the one, and theirs is within', async () => {
   const { spans, servers } = await asked('ours', 'ours first')

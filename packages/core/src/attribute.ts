@@ -104,10 +104,12 @@ function copied(value: object, copying: Copying): unknown {
 }
 
 function copiedList(list: readonly unknown[], copying: Copying): unknown[] | undefined {
-  // To push each would leave room for 16 more: 128 bytes.
-  const copy = new Array<unknown>(Math.min(list.length, Math.max(0, copying.valuesLeft)))
+  const count = Math.min(list.length, Math.max(0, copying.valuesLeft))
+  // To push each into a list would leave room for 16 more: 128 bytes.
+  // oxlint-disable-next-line unicorn/no-new-array -- as long as it is to be, and not filled twice
+  const copy = new Array<unknown>(count)
   copying.valuesLeft -= list.length
-  for (let index = 0; index < copy.length; index++) {
+  for (let index = 0; index < count; index++) {
     const item = list[index]
     const own = copiedItem(item, copying)
     if (own === undefined && item !== undefined) return undefined

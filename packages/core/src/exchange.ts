@@ -45,7 +45,10 @@ export interface Framework<Subject, Given extends unknown[], Carried = Subject> 
   routeAtStart?(carried: Carried): string | undefined
   /** Called when a request has its span, if its route will be wanted. */
   following?(carried: Carried): void
-  /** The SERVER span that a plugin of another's has made of the request, where that does not say so in the context. */
+  /**
+   * The SERVER span that a plugin of another's has made of the request, where that does not say so in the context. The plugin
+   * ends it when it has the answer; where there is none, we do.
+   */
   madeSpan?(carried: Carried): Span | undefined
   /** How many listeners of `finish` it has on each response before any middleware is called. */
   readonly finishListeners?: number

@@ -172,11 +172,20 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     // First of all: with the default start come the propagator and the context that the rest relies on.
     const maker = tracer()
     const active = activeContext()
-    const instrumented = rpcMetadata(active) ?? madeFor(carried)
+    const instrumented = rpcMetadata(active)
     if (instrumented?.span !== undefined && take(instrumented)) {
       if (ignores(request, carried))
         return attach(new Exchange(seam, request, response, carried), ignoreTracing(active))
       return enrich(request, response, carried, active, instrumented)
+    }
+
+    const made = framework.madeSpan?.(carried)
+    if (made !== undefined) {
+      const exchange = new Exchange(seam, request, response, carried)
+      if (ignores(request, carried)) return attach(exchange, ignoreTracing(active))
+      exchange.span = made
+      prepare(exchange)
+      return attach(exchange, active)
     }
 
     const base = baseOf(active)
@@ -193,19 +202,19 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
       ? maker.startDeferred(name, exchange, parent, SpanKind.SERVER)
       : maker.startSpan(name, exchange, parent)
     exchange.span = span
+    prepare(exchange)
+    return attach(exchange, withRequestSpan(parent, span))
+  }
+
+  function prepare(exchange: Exchange<Given, Carried>): void {
+    const { request, response, span } = exchange
     try {
       if (isMetered()) exchange.measurement = measure(request)
-      if (serverTiming) announce(response, span.spanContext())
+      if (serverTiming && span !== undefined) announce(response, span.spanContext())
     } catch (error) {
       // What is made up for a test may have no headers.
       reportOnce(`prepare:${framework.scope.name}`, 'error', 'a response could not be prepared', error)
     }
-    return attach(exchange, withRequestSpan(parent, span))
-  }
-
-  function madeFor(carried: Carried): RpcMetadata | undefined {
-    const span = framework.madeSpan?.(carried)
-    return span && { type: 'http', span }
   }
 
   function ignores(request: IncomingMessage, carried: Carried): boolean {
@@ -214,7 +223,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     )
   }
 
-  /** The official instrumentation of HTTP, or of the framework, has made the SERVER span and will end it: what we know better is added to it. */
+  /** The official HTTP instrumentation has made the SERVER span and will end it: what we know better is added to it. */
   function enrich(
     request: IncomingMessage,
     response: ServerResponse,

@@ -107,11 +107,12 @@ export function describesRequests({ name, gaps, served, spanOf }: Contract): voi
       expect(span.attributes['times']).toBe(1)
     })
 
+    // The first that hides both changes what is known of all that come later: what tells of what it wraps comes before it.
     describe.each<[string, (emitter: EventEmitter) => void]>([
-      ['one of its own', wrapEmit],
       ["shimmer's, as cls-hooked does,", shimEmit],
+      ['one of its own', wrapEmit],
     ])('though the app puts %s in the place of `emit`', (_, wrap) => {
-      test.each(['request', 'response', 'both'] as const)('of its %s', async (which) => {
+      test.each(['both', 'request', 'response'] as const)('of its %s', async (which) => {
         const recording = record()
         const handler: Handler = ({ request, response }) => {
           if (which !== 'response') wrap(request)
@@ -120,7 +121,7 @@ export function describesRequests({ name, gaps, served, spanOf }: Contract): voi
         }
         const serving = await served({ routes: { 'GET /users/:id': handler } })
         // Of the first one whose `emit` are both hidden nothing is known.
-        const count = which === 'both' ? 2 : 1
+        const count = which === 'both' && wrap === wrapEmit ? 2 : 1
         for (let asked = 0; asked < count; asked += 1) await ask(serving, '/users/7')
         const span = (await recording.all(count)).at(-1)
         expect(span?.name).toBe(gaps.router ? 'GET' : 'GET /users/:id')
