@@ -18,6 +18,8 @@ import type { ReadableSpan, Span } from '../../packages/core/src/span.ts'
 import { engine, finished, said } from './engine.ts'
 import { flushing } from './exporter.ts'
 
+vi.mock('node:timers', () => import('../app-timers.ts'))
+
 const OPTIONS: BatchOptions = {
   scheduledDelayMillis: 5000,
   exportTimeoutMillis: 30_000,

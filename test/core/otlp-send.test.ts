@@ -16,6 +16,8 @@ import { engine, finished, said } from './engine.ts'
 import { exporterTo, hurried } from './exporter.ts'
 import { deadPort, receiver, type Answer } from './receiver.ts'
 
+vi.mock('node:timers', () => import('../app-timers.ts'))
+
 function send(exporter: OtlpExporter, ...names: string[]): Promise<ExportResult> {
   const spans = (names.length === 0 ? ['work'] : names).map((name) => finished(name))
   return new Promise((resolve) => exporter.export(spans, resolve))

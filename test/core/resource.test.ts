@@ -7,6 +7,8 @@ import { readConfig, type StartOptions } from '../../packages/core/src/config.ts
 import { VERSION } from '../../packages/core/src/resource.ts'
 import { said } from './engine.ts'
 
+vi.mock('node:timers', () => import('../app-timers.ts'))
+
 const started = process.argv[1] as string
 let folder: string
 

@@ -36,6 +36,8 @@ import { said } from './engine.ts'
 import { app } from './process.ts'
 import { deadPort, receiver, type Received } from './receiver.ts'
 
+vi.mock('node:timers', () => import('../app-timers.ts'))
+
 const running: Tracing[] = []
 
 function started(options: StartOptions = {}): Tracing {

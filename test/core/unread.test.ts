@@ -1,6 +1,8 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { Unread, type Answered } from '../../packages/core/src/http-client/unread.ts'
 
+vi.mock('node:timers', () => import('../app-timers.ts'))
+
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['performance', 'setTimeout', 'clearTimeout'] })
 })

@@ -2,7 +2,10 @@ import { traceHttp } from '@throughline/http'
 import * as http from 'node:http'
 import * as https from 'node:https'
 import { text } from 'node:stream/consumers'
+import { vi } from 'vitest'
 import { httpClientContract, type Asking, type Gaps, type OpenClient } from '../contract/http-client.ts'
+
+vi.mock('node:timers', () => import('../app-timers.ts'))
 
 const READ_ONCE = ['OTEL_SEMCONV_STABILITY_OPT_IN', 'OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS']
 

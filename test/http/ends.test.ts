@@ -12,6 +12,8 @@ import { WebSocket, WebSocketServer } from 'ws'
 import { record } from '../recording.ts'
 import { answerTo, close, served, traced } from './served.ts'
 
+vi.mock('node:timers', () => import('../app-timers.ts'))
+
 /** More than a socket and the streams on both ends keep. */
 const MUCH = Buffer.alloc(4 * 2 ** 20, 'x')
 

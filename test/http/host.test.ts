@@ -4,6 +4,8 @@ import { expect, test, vi } from 'vitest'
 import { record } from '../recording.ts'
 import { served, traced } from './served.ts'
 
+vi.mock('node:timers', () => import('../app-timers.ts'))
+
 test('an agent that hands on a host and a port, as older ones do, goes where it went', async () => {
   const recording = record()
   const { url, port } = await served()

@@ -2,7 +2,10 @@ import type { HttpClientOptions } from '@throughline/core/http-client'
 import { traceUndici } from '@throughline/undici'
 import * as undici from 'undici'
 import * as undici6 from 'undici6'
+import { vi } from 'vitest'
 import { httpClientContract, type Asking, type Gaps, type OpenClient } from '../contract/http-client.ts'
+
+vi.mock('node:timers', () => import('../app-timers.ts'))
 
 const READ_ONCE = ['OTEL_SEMCONV_STABILITY_OPT_IN', 'OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS']
 

@@ -10,6 +10,8 @@ import { served } from '../contract/http-client.ts'
 import { said } from '../core/engine.ts'
 import { record } from '../recording.ts'
 
+vi.mock('node:timers', () => import('../app-timers.ts'))
+
 type Dispatch = Parameters<undici.Dispatcher['dispatch']>
 
 describe.each([

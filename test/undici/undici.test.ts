@@ -11,6 +11,8 @@ import { clientContract } from '../contract/client.ts'
 import { shared } from '../../packages/undici/src/covered.ts'
 import { record } from '../recording.ts'
 
+vi.mock('node:timers', () => import('../app-timers.ts'))
+
 interface Listening {
   url: string
   port: number

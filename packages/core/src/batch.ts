@@ -1,5 +1,6 @@
 import { context, type Attributes } from '@opentelemetry/api'
 import { AsyncResource } from 'node:async_hooks'
+import { clearTimeout, setTimeout } from 'node:timers'
 import { setImmediate as turn } from 'node:timers/promises'
 import { DEPTH_LIMIT, VALUES_LIMIT } from './attribute.ts'
 import { root, suppressTracing } from './context.ts'

@@ -10,6 +10,7 @@ import {
 import { EventEmitter } from 'node:events'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import { setImmediate } from 'node:timers'
 import type { NamedWriter } from './attribute.ts'
 import { now, type Ticks } from './clock.ts'
 import {

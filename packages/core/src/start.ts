@@ -1,5 +1,6 @@
 import { context, propagation } from '@opentelemetry/api'
 import { Socket } from 'node:net'
+import { clearInterval, clearTimeout, setImmediate, setInterval, setTimeout } from 'node:timers'
 import { batchProcessor, isAnnounced, type BatchProcessor, type SpanExporter } from './batch.ts'
 import { hasDestination, readConfig, type Config, type StartOptions } from './config.ts'
 import { contextManager } from './context.ts'

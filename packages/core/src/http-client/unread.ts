@@ -1,3 +1,5 @@
+import { setTimeout } from 'node:timers'
+
 /** How long nothing may come of a body. One that nobody reads never ends: its span then ends with what came last. */
 const UNREAD_MS = 30_000
 /** How often that is looked at. */

@@ -1,4 +1,5 @@
 import { connect, isIP, type Socket } from 'node:net'
+import { clearTimeout, setTimeout } from 'node:timers'
 import type * as Tls from 'node:tls'
 import { isHeader, MOST_TIMER_MS } from '../environment.ts'
 import { ResponseReader, type NoHttpError } from './response.ts'
