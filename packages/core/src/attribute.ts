@@ -1,6 +1,6 @@
 import type { Attributes, AttributeValue } from '@opentelemetry/api'
 import { isUint8Array } from 'node:util/types'
-import { reportOnce } from './report.ts'
+import { reportOnce, shownName } from './report.ts'
 import type * as semconv from './semconv.ts'
 
 /** Arrays and objects nested deeper than this are exported as empty values: an attribute may be cyclic. */
@@ -208,7 +208,7 @@ export function sayNoAttribute(
   example = "span.setAttribute('order.id', 'A-7')",
 ): void {
   if (value === undefined || value === null) return
-  const name = textOf(key)
+  const name = shownName(textOf(key))
   let wrong = `expected a string, number, boolean, bytes, or a list or a plain object of such values, received ${kindOf(value)} for "${name}"`
   if (typeof key !== 'string' || key === '')
     wrong = `expected a name of one character or more, received "${name}"`

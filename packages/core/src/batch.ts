@@ -5,7 +5,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { DEPTH_LIMIT, VALUES_LIMIT } from './attribute.ts'
 import { root, suppressTracing } from './context.ts'
 import { messageOf } from './exception.ts'
-import { report, reportOnce, spansOf, spansWere } from './report.ts'
+import { report, reportOnce, shownName, spansOf, spansWere } from './report.ts'
 import type { Resource } from './resource.ts'
 import { ignoreStart, isOurs, isSampled, spreadOut, type ReadableSpan, type SpanProcessor } from './span.ts'
 
@@ -162,7 +162,8 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   function onEnd(span: ReadableSpan): void {
     if (!isSampled(span)) return
     if (stopping !== undefined) {
-      reportOnce('ended late', 'warn', `a span ended after shutdown() and is not exported: "${span.name}"`)
+      const name = shownName(span.name)
+      reportOnce('ended late', 'warn', `a span ended after shutdown() and is not exported: "${name}"`)
       return
     }
     if (queued >= maxQueueSize) {

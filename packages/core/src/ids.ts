@@ -7,7 +7,7 @@ import {
   type SpanContext,
 } from '@opentelemetry/api'
 import { randomFillSync } from 'node:crypto'
-import { reportOnce } from './report.ts'
+import { reportOnce, shownName } from './report.ts'
 
 /** Makes ids; the shape of the official SDK's IdGenerator. Trace ids are 32, span ids 16 lower-case hex digits. */
 export interface IdGenerator {
@@ -125,7 +125,11 @@ function guarded(
     const id = generator[method]()
     // The API's test lets capitals pass, which may not be sent (W3C Trace Context, trace-id).
     if (isId(id)) return id.toLowerCase()
-    reportOnce(`ids:${method}`, 'error', `the idGenerator's ${method}() gave no valid id: "${String(id)}"`)
+    reportOnce(
+      `ids:${method}`,
+      'error',
+      `the idGenerator's ${method}() gave no valid id: "${shownName(String(id))}"`,
+    )
   } catch (error) {
     reportOnce(`ids:${method}`, 'error', `the idGenerator's ${method}() threw`, error)
   }

@@ -19,6 +19,15 @@ export const LOG_LEVELS = Object.keys(RANK)
 // did not.
 const MOST_OF_A_KIND = 100
 
+/** Of a key that is longer the rest is not kept. */
+const MOST_OF_A_KEY = 200
+/** A line that is longer holds data. The longest of ours have about 500 characters, beside what a collector has answered. */
+const MOST_OF_A_LINE = 4096
+/** A name that is longer is made of data. */
+const MOST_OF_A_NAME = 100
+/** Control characters, the two other ends of a line, and what turns the direction of the text behind it. */
+const UNPRINTABLE = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu
+
 const said = new Map<string, Set<string>>()
 
 /**
@@ -26,24 +35,46 @@ const said = new Map<string, Set<string>>()
  * its kind: each has a limit of its own, so that what is made of data silences nobody else.
  */
 export function reportOnce(key: string, level: Level, message: string, cause?: unknown): void {
-  const [kind = ''] = key.split(':', 1)
+  const known = keptKey(key)
+  const [kind = ''] = known.split(':', 1)
   let ofKind = said.get(kind)
   if (ofKind === undefined) said.set(kind, (ofKind = new Set()))
-  if (ofKind.has(key) || ofKind.size >= MOST_OF_A_KIND) return
-  ofKind.add(key)
+  if (ofKind.has(known) || ofKind.size >= MOST_OF_A_KIND) return
+  ofKind.add(known)
   report(level, message, cause)
 }
 
-/** Reports each time. The caller sees to it that this is not once per request. */
+/** Copied where it is cut: what V8 cuts off holds on to the whole. */
+function keptKey(key: string): string {
+  return key.length > MOST_OF_A_KEY ? Buffer.from(key.slice(0, MOST_OF_A_KEY)).toString() : key
+}
+
+/**
+ * Reports each time, in one line, whatever is in the message; a cause is shown as it is. The caller sees to it that this is
+ * not once per request.
+ */
 export function report(level: Level, message: string, cause?: unknown): void {
   const args = cause === undefined ? [] : [cause]
   try {
+    const line = `throughline: ${inOneLine(message, MOST_OF_A_LINE)}`
     const logger = registered()?.diag
-    if (logger !== undefined) logger[level](`throughline: ${message}`, ...args)
-    else if (RANK[level] <= stderrRank()) console.error(`throughline: ${message}`, ...args)
+    if (logger !== undefined) logger[level](line, ...args)
+    else if (RANK[level] <= stderrRank()) console.error(line, ...args)
   } catch {
     // A logger that throws is not allowed to break the app that is being traced.
   }
+}
+
+/** Text of others, as JSON would show what is no character of a line: by it nobody forges one, or clears a terminal. */
+export function inOneLine(text: string, most: number): string {
+  return text
+    .slice(0, most)
+    .replace(UNPRINTABLE, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`)
+}
+
+/** A name that may be data, as much of it as a message shows. */
+export function shownName(name: string): string {
+  return name.length > MOST_OF_A_NAME ? `${name.slice(0, MOST_OF_A_NAME)}…` : name
 }
 
 /** Forgets what was said, so that a second life of the process's tracing may say it again. */

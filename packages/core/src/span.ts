@@ -47,7 +47,7 @@ import {
 } from './clock.ts'
 import { exceptionAttributes } from './exception.ts'
 import { lowerAt, spanIdOf, takeSpanId, upperAt, type Checked } from './ids.ts'
-import { reportOnce } from './report.ts'
+import { reportOnce, shownName } from './report.ts'
 import type { Resource } from './resource.ts'
 import * as semconv from './semconv.ts'
 
@@ -518,7 +518,11 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 
   private late(method: string): this {
-    reportOnce(`ended:${method}`, 'warn', `${method}() was called on the ended span "${this.name}"`)
+    reportOnce(
+      `ended:${method}`,
+      'warn',
+      `${method}() was called on the ended span "${shownName(this.name)}"`,
+    )
     return this
   }
 

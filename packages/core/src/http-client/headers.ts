@@ -4,7 +4,7 @@ import { headersOf } from '../client.ts'
 import { isBare } from '../context.ts'
 import type { Checked } from '../ids.ts'
 import { w3cPropagator } from '../propagation.ts'
-import { registered, reportOnce } from '../report.ts'
+import { registered, reportOnce, shownName } from '../report.ts'
 import { formatTraceparent } from '../trace-context.ts'
 
 /** Headers to set on a request in place of what it has under these names, in lower case; undefined is to be taken away. */
@@ -57,7 +57,8 @@ function canBeSent(name: string, value: string | undefined): boolean {
     validateHeaderValue(name, value as string)
     return true
   } catch (error) {
-    reportOnce(`header:${name}`, 'error', `the propagator made a header that cannot be sent: ${name}`, error)
+    const shown = shownName(name)
+    reportOnce(`header:${name}`, 'error', `the propagator made a header that cannot be sent: ${shown}`, error)
     return false
   }
 }

@@ -12,7 +12,7 @@ import {
   type SpanExporter,
 } from '../batch.ts'
 import { MOST_TIMER_MS } from '../environment.ts'
-import { report, reportOnce, spansOf } from '../report.ts'
+import { inOneLine, report, reportOnce, spansOf } from '../report.ts'
 import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
 import { connectionTo, type Answer, type Body, type Credentials, type Headers } from './connection.ts'
@@ -296,7 +296,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   }
 
   function sayRejected(): void {
-    const detail = complaint === '' ? '' : `: ${inOneLine(complaint)}`
+    const detail = complaint === '' ? '' : `: ${inOneLine(complaint, MOST_SHOWN)}`
     if (rejected > 0) report('warn', `${shown} rejected ${spansOf(rejected)}${detail}`)
     else if (complaint !== '') report('warn', `${shown} took all spans, and warns${detail}`)
     rejected = 0
@@ -366,20 +366,11 @@ function reason(error: Error): string {
   const code = 'code' in error ? String(error.code) : undefined
   if (code === NO_TLS || error.message.includes(':wrong version number:'))
     return 'what answers there speaks no TLS; for example http:// in the place of https://'
-  return inOneLine(error.message.trim() || (code ?? error.name))
-}
-
-/** Text of others, as JSON would show what is no character of a line: by it nobody forges one, or clears a terminal. */
-function inOneLine(text: string): string {
-  return text
-    .slice(0, MOST_SHOWN)
-    .replace(UNPRINTABLE, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  return inOneLine(error.message.trim() || (code ?? error.name), MOST_SHOWN)
 }
 
 /** A collector's message is for one line of a log. */
 const MOST_SHOWN = 1024
-/** Control characters, the two other ends of a line, and what turns the direction of the text behind it. */
-const UNPRINTABLE = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu
 
 const SECONDS = /^\s*\d+\s*$/
 /** The three forms of a date in HTTP begin with the day (RFC 9110, 5.6.7). `Date.parse` would take `-5` for one, too. */

@@ -1,0 +1,73 @@
+import { describe, expect, test, vi } from 'vitest'
+import { batchProcessor } from '../../packages/core/src/batch.ts'
+import { guardedIds } from '../../packages/core/src/ids.ts'
+import { report, reportOnce } from '../../packages/core/src/report.ts'
+import { engine, finished, said } from './engine.ts'
+import { app } from './process.ts'
+
+const FORGING = 'a\n2026-11-30 INFO payment accepted\u001b[2J\u2028\u202e'
+const SHOWN = 'a\\u000a2026-11-30 INFO payment accepted\\u001b[2J\\u2028\\u202e'
+const LONG = 'x'.repeat(1_000_000)
+
+describe('a name that is made of data', () => {
+  test('forges no line where it is said', async () => {
+    const reports = said()
+    const { tracer } = engine()
+    const span = tracer.startSpan(FORGING)
+    span.setAttribute(FORGING, new Map() as never)
+    span.end()
+    span.end()
+    const processor = batchProcessor(
+      { export: (_spans, done) => done({ code: 0 }), shutdown: async () => {} },
+      { scheduledDelayMillis: 1000, exportTimeoutMillis: 1000, maxQueueSize: 10, maxExportBatchSize: 10 },
+    )
+    await processor.shutdown()
+    processor.onEnd(finished(FORGING))
+    expect(reports.lines).toEqual([
+      expect.stringContaining(`received [object Map] for "${SHOWN}"; for example`),
+      `throughline: end() was called on the ended span "${SHOWN}"`,
+      `throughline: a span ended after shutdown() and is not exported: "${SHOWN}"`,
+    ])
+  })
+
+  test('is said as far as a line goes', async () => {
+    const reports = said()
+    const { tracer } = engine()
+    const span = tracer.startSpan(LONG)
+    span.setAttribute(LONG, new Map() as never)
+    span.end()
+    span.end()
+    guardedIds({ generateTraceId: () => LONG, generateSpanId: () => '' }).generateTraceId()
+    report('warn', `of whatever else: ${LONG}`)
+    expect(reports.lines).toEqual([
+      expect.stringMatching(/received \[object Map\] for "x{100}…"; for example/),
+      expect.stringMatching(/the ended span "x{100}…"$/),
+      expect.stringMatching(/no valid id: "x{100}…"$/),
+      expect.stringMatching(/^throughline: of whatever else: x{4000,4096}$/),
+    ])
+  })
+
+  test('is not kept to remember that it was said', async () => {
+    const { stdout } = await app(`
+      import { reportOnce } from '@throughline/core'
+      import { setFlagsFromString } from 'node:v8'
+      import { runInNewContext } from 'node:vm'
+      setFlagsFromString('--expose-gc')
+      const collect = runInNewContext('gc')
+      const before = process.memoryUsage().heapUsed
+      for (let count = 0; count < 50; count++)
+        reportOnce('attribute:' + String(count).padEnd(1_000_000, '-'), 'info', 'left out')
+      collect()
+      console.log((process.memoryUsage().heapUsed - before) / 1_000_000)
+    `).ended
+    expect(Number(stdout)).toBeLessThan(10)
+  })
+})
+
+test('the error that something was reported for is handed over as it is', () => {
+  const spy = vi.spyOn(console, 'error').mockImplementation(() => {})
+  const error = new Error('of two\nlines')
+  said()
+  reportOnce('a kind', 'error', 'it failed', error)
+  expect(spy.mock.calls).toEqual([['throughline: it failed', error]])
+})
