@@ -781,6 +781,23 @@ describe('over https', () => {
     expect(await send(exporterTo(url, { tls }))).toEqual({ code: 0 })
     expect(names).toEqual(['app'])
   })
+
+  test.each([
+    ['TLSv1.2', 'handshake failure'],
+    ['TLSv1.3', 'certificate required'],
+  ] as const)('one that is not told says over %s that this is why', async (maxVersion, why) => {
+    const { url, names } = await secured({
+      ca: pem('authority'),
+      requestCert: true,
+      rejectUnauthorized: true,
+      maxVersion,
+    })
+    const exporter = exporterTo(url, { tls: { ca: pem('authority') } })
+    exporter.setPatience('once')
+    const { code, error } = await send(exporter)
+    expect([code, error?.message]).toEqual([1, expect.stringContaining(`alert ${why}`)])
+    expect(names).toEqual([])
+  })
 })
 
 describe('a collector that is not there', () => {

@@ -101,7 +101,8 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
       if (line.heard === undefined) socket.destroy()
       else line.heard(chunk)
     })
-    socket.on('end', () => line.broke?.(undefined))
+    // What TLS is refused for comes before the end.
+    socket.on('end', () => line.broke?.(failure))
     socket.on('error', (error) => {
       failure = error
       session = undefined
