@@ -2,7 +2,7 @@ import { context, trace } from '@opentelemetry/api'
 import { readFileSync } from 'node:fs'
 import * as http from 'node:http'
 import * as https from 'node:https'
-import { once } from 'node:events'
+import { getEventListeners, once } from 'node:events'
 import { createServer, Socket, type AddressInfo } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { gunzipSync } from 'node:zlib'
@@ -445,6 +445,17 @@ describe('an answer', () => {
     late.abort()
     await sent
     expect(collector.spans().filter(({ name }) => name === 'work')).toHaveLength(2)
+  })
+
+  test('leaves nothing with the one who may give the export up', async () => {
+    const { url } = await receiver(statuses(503, 503, 200))
+    const late = new AbortController()
+    const exporter = hurried(exporterTo(url))
+    const result = await new Promise<ExportResult>((resolve) =>
+      exporter.export([finished('work')], resolve, late.signal),
+    )
+    expect(result).toEqual({ code: 0 })
+    expect(getEventListeners(late.signal, 'abort')).toEqual([])
   })
 
   // Each pause is cut short, so that no time passes; what ends it is that the next one would be longer than the timeout.

@@ -130,6 +130,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     pausing = { isAsked, wake }
     late?.addEventListener('abort', wake)
     await wait(milliseconds, undefined, { ref: false, signal: alarm.signal }).catch(() => {})
+    late?.removeEventListener('abort', wake)
     pausing = undefined
   }
 
