@@ -5,7 +5,7 @@ import * as https from 'node:https'
 import { getEventListeners, once } from 'node:events'
 import { createServer, Socket, type AddressInfo } from 'node:net'
 import type { TLSSocket } from 'node:tls'
-import { gunzipSync } from 'node:zlib'
+import { gunzipSync, gzipSync } from 'node:zlib'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { batchProcessor, type ExportResult } from '../../packages/core/src/batch.ts'
 import { AsyncContextManager, isSuppressed } from '../../packages/core/src/context.ts'
@@ -594,6 +594,25 @@ describe('an answer', () => {
       expect(await send(exporterTo(url))).toEqual({ code: 0 })
     }
     expect(reports.lines).toEqual([])
+  })
+
+  test('that is packed was not asked for, and is said to be so', async () => {
+    const reports = said()
+    const { url, requests } = await receiver((response, _request, number) => {
+      const body = number === 1 ? { partialSuccess: { rejectedSpans: 1 } } : {}
+      response.setHeader('Content-Encoding', number === 1 ? 'GZIP' : 'identity')
+      response.end(number === 1 ? gzipSync(encodeResponse(body)) : '<html>')
+    })
+    const exporter = exporterTo(url)
+    expect(await send(exporter)).toEqual({ code: 0 })
+    expect(await send(exporter)).toEqual({ code: 0 })
+    expect(requests[0]?.headers['accept-encoding']).toBe('identity')
+    expect(reports.lines).toEqual([
+      `throughline: what ${url}/v1/traces answered cannot be read: expected no Content-Encoding, received gzip; whether it took all spans is not known`,
+    ])
+    const headers = { 'accept-encoding': 'br' }
+    await send(exporterTo(url, { headers }))
+    expect(requests[2]?.headers).toMatchObject(headers)
   })
 
   test('of 5 MB is not read, and the request not made again', async () => {

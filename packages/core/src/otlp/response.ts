@@ -28,6 +28,8 @@ export class ResponseReader {
   /** 0 until the head has come. */
   status = 0
   retryAfter: string | undefined
+  /** What the body was packed with, in lower case. */
+  encodings: readonly string[] = []
   /** Whether the body is longer than it may be: no more of it is read. */
   isTooLong = false
   /** Whether another request can be sent when this response is complete. */
@@ -114,6 +116,7 @@ export class ResponseReader {
     this.#begin(fields, minor === '1', status)
     this.status = status
     this.retryAfter = fields.get('retry-after')
+    this.encodings = listOf(fields.get('content-encoding')).filter((coding) => coding !== 'identity')
     return true
   }
 

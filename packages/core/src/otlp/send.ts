@@ -12,7 +12,7 @@ import {
   type SpanExporter,
 } from '../batch.ts'
 import { MOST_TIMER_MS } from '../environment.ts'
-import { inOneLine, report, reportOnce, spansOf } from '../report.ts'
+import { inOneLine, report, reportOnce, shownName, spansOf } from '../report.ts'
 import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
 import { connectionTo, type Answer, type Body, type Credentials, type Headers } from './connection.ts'
@@ -84,6 +84,9 @@ interface Packed extends Parcel {
   readonly size: number
   readonly sections: readonly Section[]
 }
+
+/** What is answered to a request that was taken, at least in part. */
+type Taken = Pick<Extract<Answer, { status: number }>, 'body' | 'encodings'>
 
 /** What goes into one request: of so many spans those that are not left out. */
 type Request = Omit<Packed, 'sections' | 'size'> & { readonly body: Uint8Array }
@@ -238,7 +241,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       const answer = await connection.post(body, deadline, late)
       if ('status' in answer) isKnown = true
       if ('status' in answer && answer.status >= 200 && answer.status < 300) {
-        return accepted(answer.body, count)
+        return accepted(answer, count)
       }
       // The collector had closed the idle connection by the time that we used it: that was no try.
       if ('failure' in answer && answer.cause === 'stale') continue
@@ -264,15 +267,23 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     return {
       'User-Agent': `throughline/${VERSION} OTel-OTLP-Exporter-JavaScript/${VERSION}`,
       Connection: 'keep-alive',
+      // Who says nothing of it takes any (RFC 9110, 12.5.3), and an answer is a few bytes.
+      'Accept-Encoding': 'identity',
       ...options.headers,
       'Content-Type': protocol === 'http/json' ? 'application/json' : 'application/x-protobuf',
       ...(options.compression === 'gzip' && { 'Content-Encoding': 'gzip' }),
     }
   }
 
-  async function accepted(body: Buffer, count: number): Promise<ExportResult> {
+  async function accepted({ body, encodings }: Taken, count: number): Promise<ExportResult> {
     // Nearly every answer says nothing: what reads the others is loaded with the first that does.
     if (body.length <= EMPTY_ANSWER_BYTES) return SENT
+    if (encodings.length > 0) {
+      const packed = shownName(encodings.join(', '))
+      const message = `what ${shown} answered cannot be read: expected no Content-Encoding, received ${packed}`
+      reportOnce('answer', 'warn', `${message}; whether it took all spans is not known`)
+      return SENT
+    }
     try {
       const { decodePartialSuccess, parsePartialSuccess } = await import('./partial-success.ts')
       const partial = json === undefined ? decodePartialSuccess(body) : parsePartialSuccess(body.toString())
