@@ -7,7 +7,7 @@ import { root, suppressTracing } from './context.ts'
 import { messageOf } from './exception.ts'
 import { report, reportOnce, shownName, spansOf, spansWere } from './report.ts'
 import type { Resource } from './resource.ts'
-import { ignoreStart, isOurs, isSampled, spreadOut, type ReadableSpan, type SpanProcessor } from './span.ts'
+import { ignoreStart, isOurs, isSampled, type ReadableSpan, type SpanProcessor } from './span.ts'
 
 /** What an exporter says of one batch: code 0 for success, 1 for failure. The official SDK's ExportResult. */
 export interface ExportResult {
@@ -303,7 +303,6 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
       // Another's processor has handed on a span that cannot be read: the encoder leaves it out, and says so.
     }
     late.throwIfAborted()
-    if (own === undefined) spreadOut(spans)
     return new Promise((resolve, reject) => {
       const result: unknown = exporter.export(spans, resolve, late, parts)
       // Others may have written it as an async function.

@@ -486,14 +486,6 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     putField(this, 'instrumentationScope', scope)
   }
 
-  /**
-   * For exporters and processors of others, which copy spans by spreading them, or write to them: what the official SDK's
-   * spans have as fields of their own it has, too, from now on. It costs 1.4 µs, and some hundred bytes.
-   */
-  spreadOut(): void {
-    for (const name of OFFICIAL_FIELDS) if (!Object.hasOwn(this, name)) putField(this, name, this[name])
-  }
-
   /** For exporters written against version 1 of the official SDK. */
   get parentSpanId(): string | undefined {
     return this.parentSpanContext?.spanId
@@ -640,30 +632,9 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 }
 
-const OFFICIAL_FIELDS = [
-  'kind',
-  'startTime',
-  'endTime',
-  'status',
-  'events',
-  'links',
-  'resource',
-  'instrumentationScope',
-] as const
-
-function putField(span: Span, name: (typeof OFFICIAL_FIELDS)[number], value: unknown): void {
+/** Over what is read from elsewhere: nearly nobody writes it, and as a field it would cost all spans 8 bytes. */
+function putField(span: Span, name: 'kind' | 'resource' | 'instrumentationScope', value: unknown): void {
   Object.defineProperty(span, name, { value, writable: true, enumerable: true, configurable: true })
-}
-
-/** `spreadOut` of those that are ours. */
-export function spreadOut(spans: readonly ReadableSpan[]): void {
-  for (const span of spans) {
-    try {
-      if (isOurs(span)) span.spreadOut()
-    } catch {
-      // Frozen: it stays as it is.
-    }
-  }
 }
 
 /** Whether it is one of ours, or a view of one. Not by `instanceof`, for the reason that contexts are not. */

@@ -44,7 +44,6 @@ import {
   ignoreStart,
   isOurs,
   sayFrozen,
-  spreadOut,
   type Span,
   type InstrumentationScope,
   type SpanHome,
@@ -112,8 +111,6 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   /** Of the processors those that want to know of a span that starts, or is about to end. */
   readonly #starting: readonly SpanProcessor[]
   readonly #ending: readonly SpanProcessor[]
-  /** Whether one of them is not ours. */
-  readonly #isShared: boolean
   readonly #tracers = new Map<string, Tracer>()
   /** How many spans have ended; whoever flushes can tell whether there is anything new. */
   endedCount = 0
@@ -140,7 +137,6 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.#processors = [...config.processors]
     this.#starting = this.#processors.filter(({ onStart }) => onStart !== ignoreStart)
     this.#ending = this.#processors.filter(({ onEnding }) => onEnding !== undefined)
-    this.#isShared = this.#starting.length > 0
   }
 
   getTracer(given: string, version?: string, options?: { schemaUrl?: string }): Tracer {
@@ -191,7 +187,6 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     } catch (error) {
       sayFrozen(error)
     }
-    if (this.#isShared) spreadOut([span])
     for (const processor of this.#processors) {
       try {
         const result: unknown = processor.onEnd(span)
