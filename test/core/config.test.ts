@@ -681,6 +681,16 @@ describe('an option', () => {
     expect(() => read({}, { toString: 1 } as unknown as StartOptions)).toThrow(TypeError)
   })
 
+  test('is one of an object of any class, and none of a Map', () => {
+    class Delays {
+      scheduledDelayMillis = 20
+    }
+    expect(read({}, { batch: new Delays() }).batch.scheduledDelayMillis).toBe(20)
+    expect(() => read({}, new Map([['endpoint', 'http://c']]) as StartOptions)).toThrow(
+      /^start\(\): expected an object of options, received an object of Map; example: /,
+    )
+  })
+
   test('that is no propagator is told of one that we have', () => {
     const given = { propagator: 'b3' } as unknown as StartOptions
     expect(() => read({}, given)).toThrow(/; example: \{ propagator: b3Propagator \}$/)
@@ -694,6 +704,12 @@ describe('an option', () => {
     ['headers', { a: 1 }],
     ['headers', { 'bad name': 'b' }],
     ['headers', { a: 'line\nbreak' }],
+    ['headers', new Headers({ authorization: 'Bearer key' })],
+    ['headers', new Map([['authorization', 'Bearer key']])],
+    ['resource', new Map([['team', 'shop']])],
+    ['tls', new Map()],
+    ['batch', new Map([['maxQueueSize', 5]])],
+    ['spanLimits', new Map()],
     ['protocol', 'grpc'],
     ['compression', 'br'],
     ['timeoutMillis', -1],

@@ -190,7 +190,9 @@ test.each([
   [{ match: {}, rate: 1, name: 'x' }, /unknown one, "name"/],
   ['0.1', /expected an object of options/],
   [{ match: {}, rate: 2 }, /expected rate to be a number from 0 to 1, received 2/],
-  [{ rate: 1 }, /match and rate/],
+  [{ rate: 1 }, /to have match and rate, received one without match; example/],
+  [{}, /received one without match and rate; example/],
+  [{ match: {}, rate: undefined }, /received one without rate; example/],
 ])('a rule of the wrong shape is a TypeError: %j', (rule, message) => {
   expect(() => start({ sampling: [rule as SamplingRule] })).toThrow(TypeError)
   expect(() => start({ sampling: [rule as SamplingRule] })).toThrow(message)

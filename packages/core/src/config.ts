@@ -18,6 +18,7 @@ import {
   BOOLEAN,
   choice,
   expected,
+  isRecord,
   type Expectation,
   type Shape,
   showNoUrl,
@@ -148,7 +149,7 @@ const SHAPE: Shape<StartOptions> = {
   resource: expected(
     'an object of attributes or a Resource',
     "resource: { 'service.version': '1.4.0' }",
-    isObject,
+    isRecord,
   ),
   endpoint: expected('an http or https URL', "endpoint: 'http://localhost:4318'", isHttpUrl, showNoUrl),
   headers: expected(
@@ -160,9 +161,9 @@ const SHAPE: Shape<StartOptions> = {
   protocol: choice('protocol', PROTOCOLS),
   compression: choice('compression', COMPRESSIONS),
   timeoutMillis: wholeNumber(0, 'timeoutMillis: 10_000'),
-  tls: expected('an object of certificates', "tls: { ca: readFileSync('ca.pem') }", isObject),
-  batch: expected('an object of numbers', 'batch: { maxQueueSize: 65_536 }', isObject),
-  spanLimits: expected('an object of numbers', 'spanLimits: { attributeCountLimit: 64 }', isObject),
+  tls: expected('an object of certificates', "tls: { ca: readFileSync('ca.pem') }", isRecord),
+  batch: expected('an object of numbers', 'batch: { maxQueueSize: 65_536 }', isRecord),
+  spanLimits: expected('an object of numbers', 'spanLimits: { attributeCountLimit: 64 }', isRecord),
   exporter: expected('a SpanExporter', 'exporter: new OTLPTraceExporter()', (value) => has(value, 'export')),
   spanProcessors: expected(
     'an array of SpanProcessors',
@@ -473,12 +474,8 @@ function readPropagator(env: Reader): TextMapPropagator | undefined {
   return isDefault ? w3cPropagator : compositePropagator(propagators)
 }
 
-function isObject(value: unknown): value is object {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
 function isResource(value: object): value is Resource {
-  return 'attributes' in value && isObject(value.attributes)
+  return 'attributes' in value && isRecord(value.attributes)
 }
 
 function wholeNumber(least: number, example: string): Expectation {
@@ -497,5 +494,9 @@ function isText(value: unknown): value is string {
 }
 
 function has(value: unknown, method: string): boolean {
-  return isObject(value) && typeof (value as Record<string, unknown>)[method] === 'function'
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    typeof (value as Record<string, unknown>)[method] === 'function'
+  )
 }

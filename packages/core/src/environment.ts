@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { show, showNoUrl } from './options.ts'
+import { isRecord, show, showNoUrl } from './options.ts'
 import { reportOnce } from './report.ts'
 
 export type Environment = Record<string, string | undefined>
@@ -195,6 +195,5 @@ export function isHeader(name: string, value: unknown): value is string {
 }
 
 export function isHeaders(value: unknown): boolean {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false
-  return Object.entries(value).every(([name, text]) => isHeader(name, text))
+  return isRecord(value) && Object.entries(value).every(([name, text]) => isHeader(name, text))
 }

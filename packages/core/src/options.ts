@@ -50,12 +50,19 @@ export const CAPTURE = expected(
   'lists of header names',
   "capture: { requestHeaders: ['x-request-id'], responseHeaders: ['content-type'] }",
   (value) =>
-    typeof value === 'object' &&
-    value !== null &&
+    isRecord(value) &&
     Object.entries(value).every(
       ([key, names]) => (key === 'requestHeaders' || key === 'responseHeaders') && isStrings(names),
     ),
 )
+
+/**
+ * Whether a value is an object whose properties say something, of whichever class. A list, a Map or a Headers has what it
+ * holds elsewhere, and would pass for one that says nothing.
+ */
+export function isRecord(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && !(Symbol.iterator in value)
+}
 
 export function isStrings(value: unknown): boolean {
   return Array.isArray(value) && value.every((each) => typeof each === 'string')
@@ -67,7 +74,7 @@ export function isStrings(value: unknown): boolean {
  *   the wrong shape.
  */
 export function validated<T extends object>(caller: string, shape: Shape<T>, given: T): T {
-  if (typeof given !== 'object' || given === null || Array.isArray(given)) {
+  if (!isRecord(given)) {
     const [example] = Object.values<Expectation>(shape)
     throw new TypeError(
       `${caller}: expected an object of options, received ${show(given)}; example: { ${example?.example} }`,

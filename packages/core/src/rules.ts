@@ -58,8 +58,11 @@ export function ruleBased(rules: readonly SamplingRule[]): ConsistentSampler {
   const compiled = Array.from(rules, (rule) => {
     const { match, rate } = validated('start(): a rule of sampling', RULE, rule)
     if (match === undefined || rate === undefined) {
+      const missing = [match === undefined && 'match', rate === undefined && 'rate']
+        .filter(Boolean)
+        .join(' and ')
       throw new TypeError(
-        "start(): expected each rule of sampling to have match and rate; example: { match: { path: '/health' }, rate: 0 }",
+        `start(): expected each rule of sampling to have match and rate, received one without ${missing}; example: { match: { path: '/health' }, rate: 0 }`,
       )
     }
     return { test: testOf(match), sampler: probability(rate) }
