@@ -71,3 +71,15 @@ test('the error that something was reported for is handed over as it is', () => 
   reportOnce('a kind', 'error', 'it failed', error)
   expect(spy.mock.calls).toEqual([['throughline: it failed', error]])
 })
+
+test('a logger whose promise is rejected ends no process', async () => {
+  const { stdout, stderr, code } = await app(`
+    import { diag } from '@opentelemetry/api'
+    import { reportOnce } from '@throughline/core'
+    const log = async () => { throw new Error('the log service is down') }
+    diag.setLogger({ error: log, warn: log, info: log, debug: log, verbose: log })
+    reportOnce('a kind', 'error', 'it failed')
+    setImmediate(() => console.log('the app lives'))
+  `).ended
+  expect([stdout, stderr, code]).toEqual(['the app lives', '', 0])
+})

@@ -58,8 +58,11 @@ export function report(level: Level, message: string, cause?: unknown): void {
   try {
     const line = `throughline: ${inOneLine(message, MOST_OF_A_LINE)}`
     const logger = registered()?.diag
-    if (logger !== undefined) logger[level](line, ...args)
-    else if (RANK[level] <= stderrRank()) console.error(line, ...args)
+    if (logger !== undefined) {
+      // It may be of async functions: a rejection that nobody handles would end the process.
+      const logged: unknown = logger[level](line, ...args)
+      Promise.resolve(logged).catch(() => {})
+    } else if (RANK[level] <= stderrRank()) console.error(line, ...args)
   } catch {
     // A logger that throws is not allowed to break the app that is being traced.
   }
