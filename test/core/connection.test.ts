@@ -55,6 +55,12 @@ function connected(url: URL, general: Headers = {}) {
   }
 }
 
+test('nobody is at port 0, and it is no other name of port 80', async () => {
+  const answer = await connected(new URL('http://127.0.0.1:0/v1/traces')).say('hello')
+  expect(answer).toMatchObject({ cause: 'absent' })
+  expect(String('failure' in answer && answer.failure)).not.toContain(':80')
+})
+
 describe('a request', () => {
   test('is one of HTTP/1.1, with its headers, to the path and the query', async () => {
     const { url, requests } = await peer((socket) => socket.write(OK))

@@ -67,7 +67,8 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
   const isSecure = url.protocol === 'https:'
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
   const name = serverNameIn(headers) ?? host
-  const where = { host, port: Number(url.port) || (isSecure ? 443 : 80), noDelay: true }
+  const port = url.port === '' ? (isSecure ? 443 : 80) : Number(url.port)
+  const where = { host, port, noDelay: true }
   const lines = new Set<Line>()
   // Who needs none of it has 6 MB less in memory.
   let tls: typeof Tls | undefined
