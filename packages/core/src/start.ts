@@ -265,8 +265,8 @@ function watched(exporter: SpanExporter, held: () => void): SpanExporter {
 
 /**
  * Whether the requests of ours are what is left. There is one, or else nothing of ours holds the process: what works in Node's
- * thread pool or in a Worker is not named, and beside a request that hangs as it connects it is not seen. A socket of anybody else's is, beside its requests; so are stdout and stderr, though
- * they hold nothing.
+ * thread pool or in a Worker is not named, and is not seen beside a request of ours that hangs as it connects. A socket of
+ * anybody else's is named beside its requests; so are stdout and stderr, though they hold nothing.
  */
 function isHeldByRequests(): boolean {
   const all = process.getActiveResourcesInfo()
