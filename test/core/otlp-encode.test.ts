@@ -269,7 +269,7 @@ const anyBytes = fc.oneof(
   fc.uint8Array({ minLength: 20, maxLength: 40 }).map((bytes) => bytes.subarray(7, 19)),
   fc.integer({ min: 16_000, max: 70_000 }).map((length) => new Uint8Array(length).fill(0xab)),
 )
-/** Homogeneous, as the API has them, and long enough to be worth a path of its own. */
+/** Homogeneous, as nearly all are, and long enough to be worth a path of its own. */
 const anyList = fc.oneof(
   fc.array(anyText, { maxLength: 4 }),
   fc.array(fc.string({ unit: 'grapheme' }), { maxLength: 200 }),

@@ -271,7 +271,7 @@ test('a propagator that throws costs a request its parent, and not its span', as
   await ask(serving, '/')
   const spans = await recording.all(2)
   expect(spans.map(({ parentSpanContext }) => parentSpanContext)).toEqual([undefined, undefined])
-  expect(reports.lines).toEqual([expect.stringContaining('a request begins a trace of its own')])
+  expect(reports.lines).toEqual([expect.stringContaining('which begins a trace of its own')])
 })
 
 test.each([undefined, null, 'text', {}])(
@@ -284,7 +284,7 @@ test.each([undefined, null, 'text', {}])(
     const serving = await serve((request, response) => traceRequest(request, response, () => response.end()))
     await ask(serving, '/')
     expect(await recording.all(1)).toMatchObject([{ kind: SpanKind.SERVER }])
-    expect(reports.lines).toEqual([expect.stringContaining('a request begins a trace of its own')])
+    expect(reports.lines).toEqual([expect.stringContaining('which begins a trace of its own')])
   },
 )
 

@@ -137,7 +137,7 @@ describe('what processors and exporters of others write to a span', () => {
 })
 
 describe('attributes', () => {
-  test('are texts, numbers, booleans and arrays of one of them; a later value wins', () => {
+  test('are texts, numbers, booleans and lists of them; a later value wins', () => {
     const span = started()
     const tags = ['a', 'b']
     span

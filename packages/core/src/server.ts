@@ -351,7 +351,12 @@ function extractedFrom(request: IncomingMessage, base: Context): Context {
     if (typeof extracted?.getValue === 'function') return extracted as Context
     throw new TypeError(`expected a context from its extract(), received ${show(extracted)}`)
   } catch (error) {
-    reportOnce('extract', 'error', 'the propagator threw, so a request begins a trace of its own', error)
+    reportOnce(
+      'extract',
+      'error',
+      'the propagator could not read a request, which begins a trace of its own',
+      error,
+    )
     return base
   }
 }

@@ -117,6 +117,8 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   const connection = connectionTo(url, headers(), options.tls)
   let patience: Patience = 'patient'
   let pausing: Pause | undefined
+  /** Whether anybody has answered there. */
+  let isKnown = false
   let isStopped = false
 
   function setPatience(next: Patience): void {
@@ -295,7 +297,6 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     return SENT
   }
 
-  let isKnown = false
   let rejected = 0
   let complaint = ''
   const rejections = lossPeriod(sayRejected)
