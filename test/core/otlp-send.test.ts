@@ -93,7 +93,18 @@ test('at the default endpoint a collector that has answered once is waited for',
   const close = await collectorAt(port)
   await send(exporter)
   await close()
+  const refused = new Promise<void>((resolve) => {
+    const { connect } = Socket.prototype
+    vi.spyOn(Socket.prototype, 'connect').mockImplementationOnce(function (
+      this: Socket,
+      ...given: unknown[]
+    ) {
+      this.once('error', () => resolve())
+      return Reflect.apply(connect, this, given) as Socket
+    })
+  })
   const sent = send(exporter)
+  await refused
   await collectorAt(port)
   expect(await sent).toEqual({ code: 0 })
 })
