@@ -8,13 +8,18 @@ import {
   type TextMapPropagator,
 } from '@opentelemetry/api'
 import { afterEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import { root } from '../../packages/core/src/context.ts'
-import { b3Propagator, extractHeaders, w3cPropagator } from '../../packages/core/src/propagation.ts'
+import { b3Propagator, extractRequest, w3cPropagator } from '../../packages/core/src/propagation.ts'
 import { said } from './engine.ts'
 
 afterEach(() => propagation.disable())
 
-type Headers = Parameters<typeof extractHeaders>[1]
+type Headers = IncomingHttpHeaders
+
+function extractHeaders(into: Context, headers: Headers): Context {
+  return extractRequest(into, { headers } as IncomingMessage)
+}
 
 const { parse }: { parse: { id: string; in: { headers: [string, string][] } }[] } = JSON.parse(
   readFileSync(new URL('../vectors/trace-context.json', import.meta.url), 'utf8'),

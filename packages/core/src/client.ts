@@ -8,7 +8,6 @@ import {
   type AttributeValue,
   type Context,
   type Span,
-  type Tracer,
 } from '@opentelemetry/api'
 import type { NamedWriter } from './attribute.ts'
 import type { Ticks } from './clock.ts'
@@ -26,10 +25,10 @@ import {
   type Match,
   type Shape,
 } from './options.ts'
-import { registered, reportOnce } from './report.ts'
+import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import { isOurs, putNamed, type InstrumentationScope } from './span.ts'
-import { DeferredOptions, isOurTracer, type Tracer as OurTracer } from './tracer.ts'
+import { DeferredOptions, isOurTracer } from './tracer.ts'
 
 /** What a call has before it has begun. */
 const NO_SPAN = trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
@@ -102,9 +101,6 @@ export abstract class Call<
   abstract outcome(): Outcome
 }
 
-/** A span that is sure to be dropped is asked for no name. */
-const UNNAMED = ''
-
 /** What the seam must know of a client library. */
 export interface Library<Subject extends unknown[]> {
   readonly scope: InstrumentationScope
@@ -174,20 +170,6 @@ export function sender<
   const { duration } = library
   const durationsNow = duration && instrumentsFor(library.scope, (meter) => durationsOf(meter, duration))
 
-  // The tracer of ours that was in charge at last, and what was registered then.
-  let latest: OurTracer | undefined
-  let latestFor: unknown
-
-  /** Below a span of ours who is in charge need not be looked up as long as the same is registered. */
-  function makerUnder(parent: Span | undefined): Tracer {
-    if (latest !== undefined && registered()?.trace === latestFor && isOurs(parent)) return latest
-    const maker = tracer()
-    latest = isOurTracer(maker) ? maker : undefined
-    // It may have been started just now.
-    latestFor = registered()?.trace
-    return maker
-  }
-
   function caller(): Context | undefined {
     try {
       const active = activeContext()
@@ -220,18 +202,18 @@ export function sender<
       if (durations !== undefined) call.measurement = new CallMeasurement(durations)
       const parent = spanIn(call.caller)
       if (parent === undefined && (requireParent ?? call.needsParent())) return call.isOpen
-      call.span = startedBy(makerUnder(parent), call, parent)
+      const maker = tracer()
+      if (!isOurTracer(maker)) call.span = maker.startSpan(call.name(), call, call.caller)
+      else {
+        // One that is sure to be dropped is asked for no name.
+        const isDropped = parent !== undefined && !isOurs(parent) && maker.dropsUnder(parent)
+        call.span = maker.startDeferred(isDropped ? '' : call.name(), call, call.caller, SpanKind.CLIENT)
+      }
       return call.isOpen
     } catch (error) {
       sayUntraced(error)
       return call.isOpen
     }
-  }
-
-  function startedBy(by: Tracer, call: Call<Subject, Outcome>, parent: Span | undefined): Span {
-    if (!isOurTracer(by)) return by.startSpan(call.name(), call, call.caller)
-    const name = parent !== undefined && by.dropsUnder(parent) ? UNNAMED : call.name()
-    return by.startDeferred(name, call, call.caller, SpanKind.CLIENT)
   }
 
   function sayUntraced(error: unknown): void {
@@ -244,7 +226,7 @@ export function sender<
       if (moreAttributes !== undefined) addMore(call)
       span.end(endTicks)
     }
-    measure(call, undefined, endTicks)
+    if (call.measurement !== undefined) measure(call, call.measurement, undefined, endTicks)
   }
 
   function fail(
@@ -263,16 +245,15 @@ export function sender<
       if (hasOutcome && moreAttributes !== undefined) addMore(call)
       span.end(endTicks)
     }
-    measure(call, type, endTicks)
+    if (call.measurement !== undefined) measure(call, call.measurement, type, endTicks)
   }
 
   function measure(
     call: Call<Subject, Outcome>,
+    measurement: CallMeasurement,
     errorType: string | undefined,
     endTicks: Ticks | undefined,
   ): void {
-    const { measurement } = call
-    if (measurement === undefined) return
     call.measurement = undefined
     try {
       const counted = call.dimensions()

@@ -87,7 +87,7 @@ export class SlottedContext implements Context {
   }
 
   setValue(key: symbol, value: unknown): Context {
-    if (key === SPAN_KEY) return this.withSpan(value as Span | undefined)
+    if (key === SPAN_KEY) return withSpan(this, value as Span | undefined)
     const { span, baggage, rpcMetadata, suppressed, others, requestSpan } = this
     if (key === BAGGAGE_KEY)
       return new SlottedContext(span, value as Baggage, rpcMetadata, suppressed, others, requestSpan)
@@ -107,15 +107,6 @@ export class SlottedContext implements Context {
     others.delete(key)
     return new SlottedContext(span, baggage, rpcMetadata, suppressed, others, requestSpan)
   }
-
-  withSpan(span: Span | undefined): SlottedContext {
-    const { baggage, rpcMetadata, suppressed, others, requestSpan } = this
-    return new SlottedContext(span, baggage, rpcMetadata, suppressed, others, requestSpan)
-  }
-
-  withRequestSpan(span: Span): SlottedContext {
-    return new SlottedContext(span, this.baggage, OURS, this.suppressed, this.others, span)
-  }
 }
 
 export const root = new SlottedContext(undefined, undefined, undefined, undefined, undefined, undefined)
@@ -132,15 +123,21 @@ export function spanIn(of: Context): Span | undefined {
 
 /** `base` with this span as the current one; with none for undefined. */
 export function withSpan(base: Context, span: Span | undefined): Context {
-  if (isSlotted(base)) return base.withSpan(span)
-  if (base === ROOT_CONTEXT) return root.withSpan(span)
+  const from = base === ROOT_CONTEXT ? root : base
+  if (isSlotted(from)) {
+    const { baggage, rpcMetadata, suppressed, others, requestSpan } = from
+    return new SlottedContext(span, baggage, rpcMetadata, suppressed, others, requestSpan)
+  }
   return span === undefined ? trace.deleteSpan(base) : trace.setSpan(base, span)
 }
 
 /** The same as the context of a request, which all that is made of it remember. */
 export function withRequestSpan(base: Context, span: Span): Context {
-  if (base === ROOT_CONTEXT) return root.withRequestSpan(span)
-  if (isSlotted(base)) return base.withRequestSpan(span)
+  const from = base === ROOT_CONTEXT ? root : base
+  if (isSlotted(from)) {
+    const { baggage, suppressed, others } = from
+    return new SlottedContext(span, baggage, OURS, suppressed, others, span)
+  }
   const scope = trace.setSpan(base, span)
   const metadata = metadataOf(span)
   return metadata === undefined ? scope : scope.setValue(RPC_METADATA_KEY, metadata)

@@ -51,7 +51,11 @@ export function registeredProvider(): TracerProvider | undefined {
 export function tracerFor(scope: InstrumentationScope): () => Tracer {
   let known: TracerProvider | undefined
   let tracer: Tracer | undefined
+  // What was registered when the tracer was looked up: as long as it is, the tracer is the same.
+  let knownFor: TracerProvider | undefined
   return () => {
+    const before = registered()?.trace
+    if (tracer !== undefined && before !== undefined && before === knownFor) return tracer
     let provider = registeredProvider()
     if (provider === undefined) {
       startDefault()
@@ -61,6 +65,8 @@ export function tracerFor(scope: InstrumentationScope): () => Tracer {
       known = provider
       tracer = provider.getTracer(scope.name, scope.version)
     }
+    // After the default start, which registers.
+    knownFor = provider === NOBODY ? undefined : registered()?.trace
     return tracer
   }
 }

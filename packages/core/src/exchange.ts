@@ -61,6 +61,9 @@ export const NODES_FINISH_LISTENERS = 1
 /** How a request has come, on which depends what says that its answer is complete. */
 type Transport = 'HTTP/1' | 'HTTP/2' | 'made up'
 
+/** The first status that is a failure of the server's (semantic conventions, HTTP server). */
+const FIRST_FAILURE = 500
+
 /** `error.type` of a request whose client went away before the answer was complete. */
 const ABORTED = 'aborted'
 
@@ -77,8 +80,9 @@ export interface Seam<Given extends unknown[], Carried> {
   readonly nameOf: ((...given: Given) => string | undefined) | undefined
 }
 
-const writeRoute: NamedWriter = (into, route) => {
+const writeRoute: NamedWriter = (into, route, status) => {
   into['http.route'] = route
+  if (status !== undefined) into['http.response.status_code'] = status
 }
 
 const writeStatus: NamedWriter = (into, status) => {
@@ -120,13 +124,13 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   error: unknown = undefined
   errorTicks = 0
 
-  #transport: Transport | undefined
+  private knownTransport: Transport | undefined = undefined
   /** With whom it waits for the end of their connection. */
-  #waiting: Set<Ending> | undefined
+  private waiting: Set<Ending> | undefined = undefined
   /** Of HTTP/2. */
-  #session: Session | undefined
+  private session: Session | undefined = undefined
   /** Over HTTP/2: all of the client's body was read before the stream closed. */
-  #isRead = false
+  private isRead = false
 
   constructor(
     seam: Seam<Given, Carried>,
@@ -149,12 +153,12 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const attributes = serverAttributes(request, targetOf(request), seam.trustProxy, seam.requestHeaders)
     if (route !== undefined) attributes[semconv.HTTP_ROUTE] = route
     // Told here, where V8 has just found the properties that tell it: later on, it would have to look for them again.
-    this.#transport = transportOf(request)
+    this.knownTransport = transportOf(request)
     return attributes
   }
 
   get transport(): Transport {
-    return (this.#transport ??= transportOf(this.request))
+    return (this.knownTransport ??= transportOf(this.request))
   }
 
   rescope(emitter: EventEmitter, scope: Context): void {
@@ -167,7 +171,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     if (this.hasEnded) return
     try {
       const { request, response } = this
-      if (this.transport === 'HTTP/1') this.#waitForTurn()
+      if (this.transport === 'HTTP/1') this.waitForTurn()
       // A response to HEAD closes if the app has ended it, and else not.
       else if (this.transport === 'HTTP/2' && request.method === 'HEAD' && !response.writableEnded) this.end()
     } catch (error) {
@@ -177,11 +181,11 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   }
 
   /** A response that waits behind another one on its connection is not told when this ends. */
-  #waitForTurn(): void {
+  private waitForTurn(): void {
     const { request, response } = this
     if (response.socket !== null || response.writableFinished) return
     if (request.socket.destroyed) this.end()
-    else this.#waiting ??= waitingOn(request.socket).add(this)
+    else this.waiting ??= waitingOn(request.socket).add(this)
   }
 
   /** The app has ended its answer, and what is left of it goes to the connection. */
@@ -193,9 +197,10 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   /** All of the answer is with the connection; that of a made-up response is all there will be. */
   handedOver(): void {
     if (this.hasEnded) return
+    const { transport } = this
     // One of HTTP/2 says so when it closes, however that came about.
-    if (this.transport === 'HTTP/2') return
-    const isMadeUp = this.transport === 'made up'
+    if (transport === 'HTTP/2') return
+    const isMadeUp = transport === 'made up'
     this.isComplete = isMadeUp || (this.isAnswered && !this.isForNobody)
     if (isMadeUp) this.end()
   }
@@ -203,23 +208,23 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   /** Hears of what ends a request whose response will not say that it has closed, or says so too late. */
   hear(): void {
     const { request, response, transport } = this
-    if (transport === 'HTTP/2') this.#hearStream()
+    if (transport === 'HTTP/2') this.hearStream()
     if (transport !== 'HTTP/1') return
     // Who lets requests wait in front of us lets them come when their bodies were read, when they were answered already, and
     // when their clients have gone.
-    if (request.socket.destroyed) this.#endSoon()
+    if (request.socket.destroyed) this.endSoon()
     else if (request.destroyed) {
-      if (response.closed) this.#endSoon()
-      else this.#waitForTurn()
+      if (response.closed) this.endSoon()
+      else this.waitForTurn()
     }
   }
 
-  #hearStream(): void {
-    const stream = this.#streamOf()
+  private hearStream(): void {
+    const stream = this.streamOf()
     if (stream === undefined) return
-    this.#session = stream.session
-    this.#isRead = stream.readableEnded
-    if (stream.closed) this.#endSoon()
+    this.session = stream.session
+    this.isRead = stream.readableEnded
+    if (stream.closed) this.endSoon()
     // All of the app's answer is out. The stream closes when the client has sent all of its body or cancels it, which may be
     // much later.
     stream.once('finish', () => {
@@ -229,15 +234,15 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     })
     // Node before 24 never closes one that the client resets for no error while it takes no more of the answer.
     stream
-      .once('aborted', () => this.#endSoon())
+      .once('aborted', () => this.endSoon())
       .once('end', () => {
-        if (stream.closed) this.#endSoon()
-        else this.#isRead = true
+        if (stream.closed) this.endSoon()
+        else this.isRead = true
       })
   }
 
   /** When all those have heard of it who still will. */
-  #endSoon(): void {
+  private endSoon(): void {
     setImmediate(() => this.end())
   }
 
@@ -245,19 +250,19 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   end(): void {
     if (this.hasEnded) return
     this.hasEnded = true
-    this.#waiting?.delete(this)
+    this.waiting?.delete(this)
     const { span, theirs, seam, measurement } = this
     const isRecorded = span?.isRecording() === true
     try {
-      if (theirs !== undefined) this.#tellTheirs(theirs)
+      if (theirs !== undefined) this.tellTheirs(theirs)
       if (isRecorded) {
         try {
-          this.#describe(span)
+          this.describe(span)
         } finally {
           if (theirs === undefined) span.end(this.endTicks)
-          if (measurement !== undefined) this.#measure(measurement, span)
+          if (measurement !== undefined) this.measure(measurement, span)
         }
-      } else if (measurement !== undefined) this.#measure(measurement, undefined)
+      } else if (measurement !== undefined) this.measure(measurement, undefined)
     } catch (error) {
       reportOnce(
         `conclude:${seam.framework.scope.name}`,
@@ -268,19 +273,19 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     }
   }
 
-  #measure(measurement: RequestMeasurement, ended: Span | undefined): void {
-    const isComplete = this.#isComplete()
-    const status = this.#status(isComplete)
-    const errorType = this.#errorType(isComplete, status)
+  private measure(measurement: RequestMeasurement, ended: Span | undefined): void {
+    const isComplete = this.isAllOut()
+    const status = this.statusSent(isComplete)
+    const errorType = this.errorType(isComplete, status)
     const route = this.route ?? this.seam.routeOf?.(this.carried)
     measurement.end({ status, errorType, route }, ended, this.responseScope, this.endTicks)
   }
 
   // A response says that it is finished also when it was thrown away.
-  #isComplete(): boolean {
+  private isAllOut(): boolean {
     if (this.isComplete) return true
     const { response } = this
-    if (this.transport === 'HTTP/2') return this.#isSent()
+    if (this.transport === 'HTTP/2') return this.isSent()
     if (this.transport === 'made up') return response.writableEnded
     if (this.isForNobody) return false
     if (response.writableFinished && response.writableEnded) return true
@@ -289,81 +294,86 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   }
 
   /** Over HTTP/2, where the end of the answer was not heard. */
-  #isSent(): boolean {
+  private isSent(): boolean {
     const { response } = this
     // That of HEAD has finished before there is an answer, which is complete with its headers.
     if (this.method === 'HEAD') return response.headersSent
-    const stream = this.#streamOf()
+    const stream = this.streamOf()
     if (stream === undefined) return false
     // What the app has answered by the stream Node closes before it has finished, where the client's body was read: then a
     // client that has reset it for no error cannot be told from one that has everything.
     const isByStream = stream.writableEnded && !response.writableEnded
-    const isOver = stream.writableFinished || (isByStream && this.#isRead)
-    return isOver && isUnharmed(stream) && this.#session?.destroyed === false
+    const isOver = stream.writableFinished || (isByStream && this.isRead)
+    return isOver && isUnharmed(stream) && this.session?.destroyed === false
   }
 
   /** Of HTTP/1 a `stream` is something of the app's own. No private getter: to call one, V8 leaves its own code, 0.1 µs. */
-  #streamOf(): Stream | undefined {
+  private streamOf(): Stream | undefined {
     if (this.transport !== 'HTTP/2') return undefined
     return (this.response as ServerResponse & { readonly stream?: Stream }).stream
   }
 
   /** Undefined where none was sent. */
-  #status(isComplete: boolean): number | undefined {
+  private statusSent(isComplete: boolean): number | undefined {
     if (!isComplete && !this.response.headersSent) return undefined
     if (this.status !== undefined) return this.status
     // Frameworks that meet an error when the head is out set the status all the same. And an app may answer by the stream.
-    const stream = this.#streamOf()
-    const isSure = stream === undefined && this.#failure() === undefined
+    const stream = this.streamOf()
+    const isSure = stream === undefined && this.failure() === undefined
     return (isSure ? undefined : sentStatus(this.response, stream)) ?? this.response.statusCode
   }
 
   /** What went wrong, as the framework told, or else as the response was destroyed with. */
-  #failure(): unknown {
+  private failure(): unknown {
     if (this.error !== undefined) return this.error
-    const { errored } = this.#streamOf() ?? this.response
+    const { errored } = this.streamOf() ?? this.response
     return errored === null || isHangUp(errored) ? undefined : errored
   }
 
   /** Undefined for what is no failure. */
-  #errorType(isComplete: boolean, status: number | undefined): string | undefined {
-    if (!isComplete) return errorType(this.#failure()) ?? ABORTED
-    return status === undefined || status < 500 ? undefined : (errorType(this.error) ?? String(status))
+  private errorType(isComplete: boolean, status: number | undefined): string | undefined {
+    if (!isComplete) return errorType(this.failure()) ?? ABORTED
+    return status === undefined || status < FIRST_FAILURE
+      ? undefined
+      : (errorType(this.error) ?? String(status))
   }
 
-  #tellTheirs(theirs: RpcMetadata): void {
+  private tellTheirs(theirs: RpcMetadata): void {
     const route = this.route ?? this.seam.routeOf?.(this.carried)
     if (route !== undefined) theirs.route = route
   }
 
-  #describe(span: Span): void {
+  private describe(span: Span): void {
     const { seam, carried } = this
     const route = this.route === undefined ? seam.routeOf?.(carried) : undefined
-    if (route !== undefined) {
-      if (!putNamed(span, writeRoute, route)) span.setAttribute(semconv.HTTP_ROUTE, route)
-      span.updateName(spanName(this.method, route))
-    }
-    const isComplete = this.#isComplete()
-    const status = this.#status(isComplete)
+    const isComplete = this.isAllOut()
+    const status = this.statusSent(isComplete)
     // Who has made a span of their own says the status by the names that they were asked for.
-    if (this.theirs === undefined) this.#describeAnswer(span, isComplete, status)
-    if (seam.responseHeaders.length > 0) this.#describeHeaders(span)
-    const failure = this.#errorType(isComplete, status)
-    if (failure !== undefined) this.#fail(span, failure)
-    if (seam.moreAttributes !== undefined || seam.nameOf !== undefined) this.#ask(span)
-  }
-
-  #describeAnswer(span: Span, isComplete: boolean, status: number | undefined): void {
-    if (status !== undefined) {
-      if (!putNamed(span, writeStatus, status)) span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
-      if (wantsOldNames('http')) span.setAttribute(semconv.OLD_HTTP_STATUS_CODE, status)
+    this.describeAnswer(span, route, this.theirs === undefined ? status : undefined)
+    if (this.theirs === undefined && !isComplete) span.setAttribute(semconv.INCOMPLETE, true)
+    if (seam.responseHeaders.length > 0) this.describeHeaders(span)
+    if (!isComplete || (status !== undefined && status >= FIRST_FAILURE)) {
+      const failure = this.errorType(isComplete, status)
+      if (failure !== undefined) this.fail(span, failure)
     }
-    if (!isComplete) span.setAttribute(semconv.INCOMPLETE, true)
+    if (seam.moreAttributes !== undefined || seam.nameOf !== undefined) this.ask(span)
   }
 
-  #describeHeaders(span: Span): void {
+  private describeAnswer(span: Span, route: string | undefined, status: number | undefined): void {
+    if (route !== undefined) {
+      span.updateName(spanName(this.method, route))
+      if (!putNamed(span, writeRoute, route, status)) {
+        span.setAttribute(semconv.HTTP_ROUTE, route)
+        if (status !== undefined) span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
+      }
+    } else if (status !== undefined && !putNamed(span, writeStatus, status))
+      span.setAttribute(semconv.HTTP_RESPONSE_STATUS_CODE, status)
+    if (status !== undefined && wantsOldNames('http')) span.setAttribute(semconv.OLD_HTTP_STATUS_CODE, status)
+  }
+
+  private describeHeaders(span: Span): void {
     const { seam, response } = this
-    const stream = this.#streamOf()
+    const stream = this.streamOf()
     const headers: Attributes = {}
     captureHeaders(headers, semconv.HTTP_RESPONSE_HEADER, seam.responseHeaders, (name) =>
       sentHeader(response, stream, name),
@@ -371,8 +381,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     span.setAttributes(headers)
   }
 
-  #fail(span: Span, type: string): void {
-    const error = this.#failure()
+  private fail(span: Span, type: string): void {
+    const error = this.failure()
     const errorTicks = this.error === undefined ? (this.endTicks ?? now()) : this.errorTicks
     const message = error === undefined ? undefined : messageOf(error)
     if (isError(error)) span.recordException(showable(error), errorTicks)
@@ -384,7 +394,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   }
 
   /** Asks the app's functions. */
-  #ask(span: Span): void {
+  private ask(span: Span): void {
     const { seam, carried, response } = this
     const given = seam.framework.given(carried, response)
     const more = seam.moreAttributes?.(...given)
@@ -478,7 +488,7 @@ export function wantsRoute({
  * Makes the listeners of a request and its response run in its context, and its close end the span. Most events have no
  * listener of the app's, and need no context: 0.2 to 0.8 µs each.
  */
-export function bindListeners(exchange: AnyExchange, scope: Context): void {
+export function bindListeners(exchange: AnyExchange, scope: Context): boolean {
   const { request, response } = exchange
   exchange.requestScope = scope
   exchange.responseScope = scope
@@ -493,7 +503,7 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
   let endListeners = 0
 
   function emitOfRequest(this: IncomingMessage, ...args: Emission): boolean {
-    if (isWanted && args[0] === 'close') exchange.requestClosed()
+    if (isWanted && args[0] === 'close' && !exchange.hasEnded) exchange.requestClosed()
     const count = countOfRequest.call(this, args[0])
     if (count === 0 && isUnheard(requestEmit, args[0])) return false
     if (count === 0 || (count <= endListeners && args[0] === 'end'))
@@ -527,6 +537,7 @@ export function bindListeners(exchange: AnyExchange, scope: Context): void {
   emitOfResponse[SCOPED] = exchange as Scoped
   response.emit = emitOfResponse
   if (isWanted) exchange.hear()
+  return isWanted
 }
 
 const { emit: PLAIN_EMIT, listenerCount: PLAIN_COUNT } = EventEmitter.prototype
@@ -557,6 +568,7 @@ function counterOf(
 /** What `emit` was; where that is one of ours already, its listeners run in the newest context. */
 function previousEmit(emitter: EventEmitter, scope: Context): EventEmitter['emit'] {
   const { emit: own } = emitter
+  if (own === PLAIN_EMIT) return own
   const emit = own === inheritedEmit ? prototypeOf(emitter).emit : own
   // What is made up for a test may have none.
   const scoped = (emit as ScopedEmit | undefined)?.[SCOPED]

@@ -23,11 +23,14 @@ const NO_HOST: Host = { address: undefined, port: undefined }
 const OTHER_METHOD = '_OTHER'
 
 let knownMethods: ReadonlySet<string> | undefined
-let latestKnown = ''
+let latestKnown: string | undefined
 
+/** Asked three times a request, and most requests are GETs. */
 function isKnown(method: string): boolean {
-  // Asked three times a request, and most requests are GETs.
-  if (method === latestKnown && method !== '') return true
+  return method === latestKnown || isListed(method)
+}
+
+function isListed(method: string): boolean {
   if (knownMethods === undefined) {
     const given = process.env['OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS']?.trim()
     // The variable replaces the list, it does not add to it.
@@ -186,6 +189,10 @@ export function pathOf(target: string): string {
     const query = target.indexOf('?')
     return query === -1 ? target : target.slice(0, query)
   }
+  return pathOfOther(target)
+}
+
+function pathOfOther(target: string): string {
   const [upToQuery = ''] = target.split(/[?#]/, 1)
   // The absolute form of a request line, as clients send it to proxies, begins with `http://host`.
   return upToQuery.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '') || '/'

@@ -31,7 +31,6 @@ import {
   exchangeOf,
   NODES_FINISH_LISTENERS,
   recordError,
-  wantsRoute,
   type AnyExchange,
   type Framework,
   type Seam,
@@ -53,7 +52,7 @@ import {
   type Match,
   type Shape,
 } from './options.ts'
-import { announce, extractHeaders } from './propagation.ts'
+import { announce, extractRequest } from './propagation.ts'
 import { reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
 import type { InstrumentationScope } from './span.ts'
@@ -148,12 +147,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
   }
   const inboundOf = typeof inbound === 'function' ? guarded('inbound', inbound) : undefined
   const inboundAlways = typeof inbound === 'function' ? 'continue' : inbound
-  const isIgnored =
-    typeof options.ignore === 'function' ? matcher<[Subject]>('ignore', options.ignore, () => '') : undefined
-  const isIgnoredPath =
-    typeof options.ignore === 'function'
-      ? undefined
-      : matcher<[string]>('ignore', options.ignore, (path) => path)
+  const ignores = ignoring(framework, options.ignore)
 
   return function receive(request, response, carried, run) {
     if (exchangeOf(request) !== undefined) return run()
@@ -172,9 +166,10 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     // First of all: with the default start come the propagator and the context that the rest relies on.
     const maker = tracer()
     const active = activeContext()
-    const instrumented = rpcMetadata(active)
+    // A request nearly always comes from outside of everything: there is nothing to be asked for.
+    const instrumented = active === root ? undefined : rpcMetadata(active)
     if (instrumented?.span !== undefined && take(instrumented)) {
-      if (ignores(request, carried))
+      if (ignores?.(request, carried) === true)
         return attach(new Exchange(seam, request, response, carried), ignoreTracing(active))
       return enrich(request, response, carried, active, instrumented)
     }
@@ -182,19 +177,19 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     const made = framework.madeSpan?.(carried)
     if (made !== undefined) {
       const exchange = new Exchange(seam, request, response, carried)
-      if (ignores(request, carried)) return attach(exchange, ignoreTracing(active))
+      if (ignores?.(request, carried) === true) return attach(exchange, ignoreTracing(active))
       exchange.span = made
-      prepare(exchange)
+      if (serverTiming || isMetered()) prepare(exchange)
       return attach(exchange, active)
     }
 
-    const base = baseOf(active)
-    const extracted = extractedFrom(request, base)
+    const base = active === root ? root : baseOf(active)
+    const extracted = extractRequest(base, request)
     const treatment =
       inboundOf === undefined ? inboundAlways : treatmentOf(inboundOf(framework.subject(carried)))
     const links = treatment === 'restart' ? linkTo(extracted) : undefined
     const exchange = new Exchange(seam, request, response, carried, links)
-    if (ignores(request, carried)) return attach(exchange, ignoredScope(extracted, maker, request))
+    if (ignores?.(request, carried) === true) return attach(exchange, ignoredScope(extracted, maker, request))
     const parent = treatment === 'continue' ? extracted : base
     exchange.route = framework.routeAtStart?.(carried)
     const name = spanName(exchange.method, exchange.route)
@@ -202,7 +197,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
       ? maker.startDeferred(name, exchange, parent, SpanKind.SERVER)
       : maker.startSpan(name, exchange, parent)
     exchange.span = span
-    prepare(exchange)
+    if (serverTiming || isMetered()) prepare(exchange)
     return attach(exchange, withRequestSpan(parent, span))
   }
 
@@ -215,12 +210,6 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
       // What is made up for a test may have no headers.
       reportOnce(`prepare:${framework.scope.name}`, 'error', 'a response could not be prepared', error)
     }
-  }
-
-  function ignores(request: IncomingMessage, carried: Carried): boolean {
-    return (
-      isIgnored?.(framework.subject(carried)) === true || isIgnoredPath?.(pathOf(targetOf(request))) === true
-    )
   }
 
   /** The official HTTP instrumentation has made the SERVER span and will end it: what we know better is added to it. */
@@ -238,16 +227,30 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
   }
 
   function attach(exchange: Exchange<Given, Carried>, scope: Context): Context {
+    let isWanted: boolean
     try {
-      bindListeners(exchange as unknown as AnyExchange, scope)
+      isWanted = bindListeners(exchange as unknown as AnyExchange, scope)
     } catch (error) {
       // Nobody would end it: the request or its response is frozen.
       exchange.end()
       throw error
     }
-    if (wantsRoute(exchange)) framework.following?.(exchange.carried)
+    if (isWanted) framework.following?.(exchange.carried)
     return scope
   }
+}
+
+/** What `ignore` says of a request; undefined where the app said nothing. */
+function ignoring<Subject, Given extends unknown[], Carried>(
+  framework: Framework<Subject, Given, Carried>,
+  ignore: ReceivingOptions<Subject, Given>['ignore'],
+): ((request: IncomingMessage, carried: Carried) => boolean) | undefined {
+  if (typeof ignore === 'function') {
+    const isIgnored = matcher<[Subject]>('ignore', ignore, () => '')
+    return (_request, carried) => isIgnored?.(framework.subject(carried)) === true
+  }
+  const isIgnoredPath = matcher<[string]>('ignore', ignore, (path) => path)
+  return isIgnoredPath && ((request) => isIgnoredPath(pathOf(targetOf(request))))
 }
 
 type Plain = [request: IncomingMessage, response: ServerResponse]
@@ -342,23 +345,6 @@ function treatmentOf(answer: unknown): Inbound {
       `inbound: expected 'continue', 'restart' or 'ignore', received ${show(answer)}; the trace is continued; for example inbound: () => 'restart'`,
     )
   return 'continue'
-}
-
-/** What the request brings along; a propagator of the app's that cannot read it costs the trace its past, and not its spans. */
-function extractedFrom(request: IncomingMessage, base: Context): Context {
-  try {
-    const extracted: Partial<Context> | undefined = extractHeaders(base, request.headers)
-    if (typeof extracted?.getValue === 'function') return extracted as Context
-    throw new TypeError(`expected a context from its extract(), received ${show(extracted)}`)
-  } catch (error) {
-    reportOnce(
-      'extract',
-      'error',
-      'the propagator could not read a request, which begins a trace of its own',
-      error,
-    )
-    return base
-  }
 }
 
 /** No span here and none from our clients underneath; the trace that came in goes out as it came, or else an unsampled one. */

@@ -31,9 +31,10 @@ const cache = new Map<string, SqlDescription>()
  * cannot be told apart from a value is hidden with it.
  */
 export function describeSql(text: string): SqlDescription {
-  const known = cache.get(text)
-  if (known) return known
+  return cache.get(text) ?? described(text)
+}
 
+function described(text: string): SqlDescription {
   const read = text.length > READ_LENGTH ? text.slice(0, READ_LENGTH) : text
   const sanitized = sanitizer(read)
   const summary = summarizer(read)

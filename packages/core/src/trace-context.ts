@@ -149,9 +149,11 @@ function foreignList(state: TraceState): string {
  *   combined to `a, b` are not valid either; neither is picked.
  */
 export function parseTraceContext(traceparent: unknown, tracestate: unknown): SpanContext | undefined {
-  const value = soleField(traceparent)
+  // Nearly always; what follows of the other ways is not even asked.
+  const isUsual = typeof traceparent === 'string' && isCommon(traceparent)
+  const value = isUsual ? traceparent : soleField(traceparent)
   if (value === undefined) return undefined
-  const at = findTraceparent(value)
+  const at = isUsual ? 0 : findTraceparent(value)
   if (at < 0) return undefined
   const context: SpanContext = {
     traceId: traceIdAt(value, at),
@@ -224,7 +226,7 @@ function spanIdAt(value: string, at: number): string {
 
 /** All known flags are in the last digit, so the first has been checked and is not needed. */
 function traceFlagsAt(value: string, at: number): number {
-  return hexDigit(value.charCodeAt(at + 54)) & KNOWN_FLAGS
+  return (NIBBLES[value.charCodeAt(at + 54)] as number) & KNOWN_FLAGS
 }
 
 /** A lower-case hex digit's value by its byte; what is none has a bit above the digits'. */
@@ -257,7 +259,6 @@ function isCommon(value: string): boolean {
 
 /** Where the version starts, or -1 if the value is not exactly one valid traceparent between blanks. */
 function findTraceparent(value: string): number {
-  if (isCommon(value)) return 0
   let end = value.length
   while (end > 0 && isBlank(value.charCodeAt(end - 1))) end--
   const at = skipBlanks(value, 0, end)

@@ -240,7 +240,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     putPlace(span, -1)
     this.#open[place] = undefined
     if (place === this.#openEnd - 1) this.#openEnd -= 1
-    else if (++this.#gaps > MOST_GAPS && this.#gaps > this.#openEnd / 2) this.#closeRanks()
+    else if (++this.#gaps > MOST_GAPS && 2 * this.#gaps > this.#openEnd) this.#closeRanks()
   }
 
   #closeRanks(): void {

@@ -99,9 +99,8 @@ function makeRoom(arrival: unknown): void {
   try {
     const { request, response, server } = arrival as Record<'request' | 'response' | 'server', EventEmitter>
     if (servers?.has(server) !== true) return
-    for (const emitter of [request, response]) {
-      if (!Object.hasOwn(emitter, 'emit')) emitter.emit = inheritedEmit
-    }
+    if (!Object.hasOwn(request, 'emit')) request.emit = inheritedEmit
+    if (!Object.hasOwn(response, 'emit')) response.emit = inheritedEmit
   } catch (error) {
     sayUnprepared(error)
   }

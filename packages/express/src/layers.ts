@@ -154,7 +154,10 @@ function isApp(handle: object): handle is App {
 type Kind = 'route' | 'mount' | 'middleware'
 
 function watch(stack: Layer[]): void {
-  if (isSeen(stack)) return
+  if (!isSeen(stack)) watchAll(stack)
+}
+
+function watchAll(stack: Layer[]): void {
   for (const [index, layer] of stack.entries()) {
     if (watched.has(layer)) continue
     watched.add(layer)
@@ -252,8 +255,9 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
         if (isKept) request.next = given
         handle.call(this, request, response, leave)
       })
-    if (isRoute) socketTaken(way)
-    else if (request.app !== app) metApps(way)
+    if (isRoute) {
+      if (way.isUpgraded) socketTaken(way)
+    } else if (request.app !== app) metApps(way)
   }
 }
 
@@ -275,13 +279,7 @@ function goInto(layer: Layer, way: Way, response: Response): void {
   if (layer.route !== undefined) {
     // Once there is an answer, whoever sees the request after that has not given it.
     if (!response.headersSent)
-      way.route =
-        taken.length === baseUrl.length
-          ? joined(
-              mount,
-              routePattern(layer, () => request.path),
-            )
-          : undefined
+      way.route = taken.length === baseUrl.length ? joined(mount, ownPattern(layer, request)) : undefined
     if (way.spans !== undefined) watchHandlers(layer.route.stack)
     return
   }
@@ -294,6 +292,12 @@ function goInto(layer: Layer, way: Way, response: Response): void {
   }
   const mounted = stackIn(layer)
   if (mounted !== undefined) watch(mounted)
+}
+
+function ownPattern(layer: Layer, request: Request): string | undefined {
+  const path = layer.route?.path
+  // Nearly always: no function is made for it.
+  return typeof path === 'string' ? path : routePattern(layer, () => request.path)
 }
 
 /** A handler of a route, in its span. */
@@ -344,9 +348,9 @@ function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorReq
   }
 }
 
-/** A route that has taken the socket of a request is what the handshake was for. */
-function socketTaken({ request, isUpgraded, route }: Way): void {
-  if (route !== undefined && isUpgraded && hasSocketTaken(request)) endRequest(request, 101)
+/** A route that has taken the socket of an upgraded request is what the handshake was for. */
+function socketTaken({ request, route }: Way): void {
+  if (route !== undefined && hasSocketTaken(request)) endRequest(request, 101)
 }
 
 /** A mounted app shows itself only by having taken the request; what it did with the first one is found out afterwards. */

@@ -99,7 +99,9 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       return result
 
       function acquired(error: unknown, client: Connected | undefined, release: unknown): unknown {
-        if (isQueued) unqueue(call as QueryCall)
+        // Nearly always it is the next one: so the pool takes them out, too.
+        if (queued[0] === call) queued.shift()
+        else if (isQueued) unqueue(call as QueryCall)
         if (askedAt !== undefined) call?.waited(performance.now() - askedAt)
         if (error) call?.end(error)
         else call?.on(client)
@@ -185,7 +187,8 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
         const { host, port, database } = args[1] as Place
         place = { host, port, database } as Place
       }
-      if (event === 'connect' || event === 'acquire') traceClient(args[1] as Connected, pool)
+      if ((event === 'connect' || event === 'acquire') && !isTraced(args[1] as Connected))
+        traceClient(args[1] as Connected, pool)
       return Reflect.apply(original, this, args)
     }
   })

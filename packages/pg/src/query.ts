@@ -20,15 +20,15 @@ const writeWait: NamedWriter = (into, seconds) => {
 
 /** One query that is under way. */
 export class QueryCall extends Call<[text: string], Outcome> {
-  readonly #tracing: Tracing
-  readonly #text: string
-  readonly #values: readonly unknown[]
-  readonly #name: string | undefined
+  private readonly tracing: Tracing
+  private readonly text: string
+  private readonly values: readonly unknown[]
+  private readonly statement: string | undefined
   /** The one that the span tells of. */
-  #place: Place
-  #result: unknown = undefined
-  #status: string | undefined = undefined
-  #description: SqlDescription | undefined = undefined
+  private place: Place
+  private result: unknown = undefined
+  private status: string | undefined = undefined
+  private description: SqlDescription | undefined = undefined
 
   constructor(
     tracing: Tracing,
@@ -39,46 +39,46 @@ export class QueryCall extends Call<[text: string], Outcome> {
     place: Place,
   ) {
     super(caller)
-    this.#tracing = tracing
-    this.#text = text
-    this.#values = values
-    this.#name = name
-    this.#place = place
+    this.tracing = tracing
+    this.text = text
+    this.values = values
+    this.statement = name
+    this.place = place
     if (tracing.showsParameters) this.mostAttributes += values.length
   }
 
   override name(): string {
-    return this.#describe().summary || SYSTEM
+    return this.describe().summary || SYSTEM
   }
 
   override subject(): [string] {
-    return [this.#text]
+    return [this.text]
   }
 
   override outcome(): Outcome {
-    const query = { text: this.#text, values: this.#values, name: this.#name }
-    return [query, this.#result as QueryResult]
+    const query = { text: this.text, values: this.values, name: this.statement }
+    return [query, this.result as QueryResult]
   }
 
   override dimensions(): Attributes {
-    const { summary } = this.#describe()
-    const counted: Attributes = { [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#place) }
+    const { summary } = this.describe()
+    const counted: Attributes = { [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.place) }
     if (summary !== '') counted[semconv.DB_QUERY_SUMMARY] = summary
-    if (this.#status !== undefined) counted[semconv.DB_RESPONSE_STATUS_CODE] = this.#status
+    if (this.status !== undefined) counted[semconv.DB_RESPONSE_STATUS_CODE] = this.status
     return counted
   }
 
   override build(): Attributes {
-    const attributes = this.#build()
-    if (this.#tracing.showsParameters) addParameters(attributes, this.#values)
+    const attributes = this.literal()
+    if (this.tracing.showsParameters) addParameters(attributes, this.values)
     return named(attributes)
   }
 
-  #build(): Attributes {
-    const { text, summary } = this.#describe()
+  private literal(): Attributes {
+    const { text, summary } = this.describe()
     // Parameterised text holds no values; any other is shown without its literals.
-    const shown = this.#values.length > 0 && !this.#tracing.sanitizesAlways ? this.#text : text
-    const { host, port, database } = this.#place
+    const shown = this.values.length > 0 && !this.tracing.sanitizesAlways ? this.text : text
+    const { host, port, database } = this.place
     // One literal with what nearly every query has, its keys written out: see NamedAttributes.
     if (text !== '' && summary !== '' && database && host && !host.startsWith('/') && isDefault(port)) {
       return {
@@ -89,27 +89,27 @@ export class QueryCall extends Call<[text: string], Outcome> {
         'db.query.summary': summary,
       } satisfies NamedAttributes
     }
-    const attributes: Attributes = { [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#place) }
+    const attributes: Attributes = { [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.place) }
     if (text !== '') attributes[semconv.DB_QUERY_TEXT] = shown
     if (summary !== '') attributes[semconv.DB_QUERY_SUMMARY] = summary
     return attributes
   }
 
-  #describe(): SqlDescription {
-    return (this.#description ??= describeSql(this.#text))
+  private describe(): SqlDescription {
+    return (this.description ??= describeSql(this.text))
   }
 
   /** The text that is sent: with a comment behind it, where the app wants one and the statement can have it. */
   sent(): string {
-    const { comment } = this.#tracing
-    return comment === undefined || this.#name !== undefined ? this.#text : comment(this.#text, this)
+    const { comment } = this.tracing
+    return comment === undefined || this.statement !== undefined ? this.text : comment(this.text, this)
   }
 
   /** The query runs, or was to run, on this client. */
   on(client: Place | undefined): void {
-    const known = this.#place
+    const known = this.place
     if (client === undefined || client === known) return
-    this.#place = client
+    this.place = client
     // The clients of a pool are nearly always connected to the same: then there is nothing to add.
     if (!isSamePlace(client, known)) this.span.setAttributes(named(serverOf(client)))
   }
@@ -123,14 +123,14 @@ export class QueryCall extends Call<[text: string], Outcome> {
 
   /** Ends the span, with the error or the result. The first end counts. */
   end(error: unknown, result?: unknown): void {
-    const { send } = this.#tracing
+    const { send } = this.tracing
     if (!error) {
-      if (send.asksOutcome) this.#result = result
+      if (send.asksOutcome) this.result = result
       send.succeed(this)
       return
     }
     const { status, type, message } = failureOf(error)
-    this.#status = status
+    this.status = status
     if (status !== undefined && this.span.isRecording())
       this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, status)
     send.fail(this, type, message)
