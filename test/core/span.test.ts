@@ -1,6 +1,7 @@
 import {
   SpanKind,
   createTraceState,
+  isSpanContextValid,
   ROOT_CONTEXT,
   SpanStatusCode,
   trace,
@@ -117,8 +118,18 @@ describe('what processors and exporters of others write to a span', () => {
         processors: [processor({ [step]: (span: object) => void Object.freeze(span) })],
       })
       const tracer = provider.getTracer('test')
-      const [first, second] = [tracer.startSpan('first'), tracer.startSpan('second')]
-      first.setAttribute('a', 1).updateName('renamed').setStatus({ code: SpanStatusCode.ERROR }).end()
+      const [first, second] = [tracer.startSpan('first') as Span, tracer.startSpan('second')]
+      first.setAttribute('a', 1).updateName('renamed').setStatus({ code: SpanStatusCode.ERROR })
+      first.addEvent('event').addLink({ context: second.spanContext() }).recordException(new Error('no'))
+      const known = first.spanContext()
+      expect(isSpanContextValid(known)).toBe(true)
+      expect(first.spanContext()).toEqual(known)
+      expect([first.status, first.events, first.links]).toEqual([
+        expect.anything(),
+        expect.anything(),
+        expect.anything(),
+      ])
+      first.end()
       first.end()
       await provider.shutdown()
       second.end()

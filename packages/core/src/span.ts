@@ -214,7 +214,11 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 
   spanContext(): SpanContext {
-    return (this.context ??= contextOf(this.traceId, this.spanId, this.traceFlags, undefined))
+    if (this.context !== undefined) return this.context
+    const made = contextOf(this.traceId, this.spanId, this.traceFlags, undefined)
+    // Not by an assignment: where the span is frozen, that throws.
+    Reflect.set(this, 'context', made)
+    return made
   }
 
   get spanId(): string {
@@ -497,7 +501,8 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 
   private own(): Extras {
-    return (this.extras ??= {
+    if (this.extras !== undefined) return this.extras
+    const made: Extras = {
       status: { code: SpanStatusCode.UNSET },
       events: [],
       links: [],
@@ -506,7 +511,11 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
       droppedLinks: 0,
       startTime: undefined,
       endTime: undefined,
-    })
+    }
+    // Those of a frozen span are forgotten, with what is written to them.
+    if (!Reflect.set(this, 'extras', made))
+      sayFrozen(new TypeError('what it does not have yet cannot be added'))
+    return made
   }
 
   private late(method: string): this {
@@ -708,7 +717,7 @@ export function isSampled(span: Pick<ReadableSpan, 'spanContext'>): boolean {
 
 /** A processor, or the app, has frozen it. */
 export function sayFrozen(error: unknown): void {
-  reportOnce('frozen span', 'error', 'a span was frozen, and is incomplete or lost', error)
+  reportOnce('frozen span', 'error', 'a span was frozen, and may be incomplete or lost', error)
 }
 
 /** Said once: a span that is over its limits is seldom the only one (trace SDK, span limits). */
