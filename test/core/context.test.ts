@@ -119,6 +119,29 @@ describe('what is current', () => {
     expect(current()).toBeUndefined()
   })
 
+  test('is what was attached, by whoever cannot wrap a function, until that is disposed of', async () => {
+    const outer = contextWith('outer')
+    await context.with(outer, async () => {
+      await turn()
+      const token = manager.attach(contextWith('attached'))
+      const inner = manager.attach(contextWith('inner'))
+      expect(current()).toBe('inner')
+      await turn()
+      expect(current()).toBe('inner')
+      inner.dispose()
+      inner.dispose()
+      expect(current()).toBe('attached')
+      token.dispose()
+      expect(context.active()).toBe(outer)
+      inner.dispose()
+      expect(context.active()).toBe(outer)
+    })
+    await turn()
+    const before = context.active()
+    manager.attach(outer).dispose()
+    expect(context.active()).toBe(before)
+  })
+
   test('follows promises, timers and callbacks, each its own, and ends with the function', async () => {
     async function work(name: string): Promise<unknown[]> {
       const seen = [current()]

@@ -7,7 +7,15 @@ import {
   type StartOptions,
   type Tracing,
 } from '@throughline/core'
-import { context, diag, DiagLogLevel, propagation, SpanKind, trace } from '@opentelemetry/api'
+import {
+  context,
+  diag,
+  DiagLogLevel,
+  propagation,
+  ProxyTracerProvider,
+  SpanKind,
+  trace,
+} from '@opentelemetry/api'
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks'
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto'
 import { W3CTraceContextPropagator } from '@opentelemetry/core'
@@ -94,24 +102,32 @@ describe('start()', () => {
     expect([registeredProvider(), listeners()]).toEqual([undefined, before])
   })
 
-  test('where an SDK is registered leaves that in charge, and says so; flush() flushes it', async () => {
-    const reports = said()
-    const exporter = new InMemorySpanExporter()
-    const sdk = new BasicTracerProvider({ spanProcessors: [new BatchSpanProcessor(exporter)] })
-    trace.setGlobalTracerProvider(sdk)
-    const tracing = started({ endpoint: 'http://127.0.0.1:9' })
-    span('work', () => {})
-    await flush()
-    expect(exporter.getFinishedSpans()).toMatchObject([{ name: 'work' }])
-    expect(registeredProvider()).toBe(sdk)
-    await tracing.shutdown()
-    expect(registeredProvider()).toBe(sdk)
-    expect(reports.lines).toEqual([
-      'throughline: an OpenTelemetry SDK is registered and stays in charge; start() did nothing',
-    ])
-    trace.disable()
-    await sdk.shutdown()
-  })
+  test.each([
+    ['itself', false],
+    ['behind a proxy, as one is that somebody else has found and put back', true],
+  ])(
+    'where an SDK is registered leaves that in charge, and says so; flush() flushes it: %s',
+    async (_how, isBehind) => {
+      const reports = said()
+      const exporter = new InMemorySpanExporter()
+      const sdk = new BasicTracerProvider({ spanProcessors: [new BatchSpanProcessor(exporter)] })
+      const found = new ProxyTracerProvider()
+      found.setDelegate(sdk)
+      trace.setGlobalTracerProvider(isBehind ? found : sdk)
+      const tracing = started({ endpoint: 'http://127.0.0.1:9' })
+      span('work', () => {})
+      await flush()
+      expect(exporter.getFinishedSpans()).toMatchObject([{ name: 'work' }])
+      expect(registeredProvider()).toBe(sdk)
+      await tracing.shutdown()
+      expect(registeredProvider()).toBe(sdk)
+      expect(reports.lines).toEqual([
+        'throughline: an OpenTelemetry SDK is registered and stays in charge; start() did nothing',
+      ])
+      trace.disable()
+      await sdk.shutdown()
+    },
+  )
 
   test('tells an SDK that registers too late why it stays unused, and what to do', () => {
     const reports = said()
@@ -490,6 +506,23 @@ describe('the parts of the official SDK', () => {
     })
     expect(exporter.getFinishedSpans()).toHaveLength(1)
     expect(propagation.fields()).toContain('b3')
+    expect(reports.lines).toEqual([])
+  })
+
+  test('that somebody has taken away and put back as they found it ends all the same, and gives way to the next', async () => {
+    const reports = said()
+    const tracing = started({ spanProcessors: [] })
+    const found = trace.getTracerProvider()
+    trace.disable()
+    trace.setGlobalTracerProvider(new BasicTracerProvider())
+    trace.disable()
+    trace.setGlobalTracerProvider(found)
+    await tracing.shutdown()
+    expect(registeredProvider()).toBeUndefined()
+    const exporter = new InMemorySpanExporter()
+    started({ spanProcessors: [new SimpleSpanProcessor(exporter)] })
+    span('of the next', () => {})
+    expect(exporter.getFinishedSpans()).toMatchObject([{ name: 'of the next' }])
     expect(reports.lines).toEqual([])
   })
 

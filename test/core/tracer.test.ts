@@ -162,6 +162,22 @@ describe('an active span', () => {
     ])
   })
 
+  test.each([
+    ['nothing', []],
+    ['options', [{ kind: SpanKind.CLIENT }]],
+    ['options and a context', [{}, ROOT_CONTEXT, undefined]],
+  ])('is not begun for nobody: with %s in place of the function', (_what, rest) => {
+    const reports = said()
+    const { tracer, ended, provider } = engine()
+    const begin = tracer.startActiveSpan.bind(tracer) as unknown as (...given: unknown[]) => unknown
+    expect(begin('work', ...rest)).toBeUndefined()
+    void provider.shutdown()
+    expect(ended).toEqual([])
+    expect(reports.lines).toEqual([
+      expect.stringMatching(/^throughline: startActiveSpan\(\): expected a function/),
+    ])
+  })
+
   test('that cannot be started passes on the context it was to start in, whatever is current', () => {
     const { tracer } = engine()
     const [current, other] = [tracer.startSpan('current'), tracer.startSpan('other')]

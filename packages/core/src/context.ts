@@ -232,6 +232,23 @@ export class AsyncContextManager implements ContextManager {
     return this.#storage.run(scope, apply, fn, thisArg, args) as ReturnType<F>
   }
 
+  /**
+   * Makes a context the current one for what follows, until `dispose()` of the answer (API 1.10, ContextManager.attach). For
+   * code that `with` cannot wrap: it leaks out of an async function that has not awaited anything yet.
+   */
+  attach(scope: Context): { dispose(): void } {
+    const before = this.#storage.getStore()
+    let isDisposed = false
+    this.#storage.enterWith(scope)
+    return {
+      dispose: () => {
+        if (isDisposed) return
+        isDisposed = true
+        this.#storage.enterWith(before as Context)
+      },
+    }
+  }
+
   bind<T>(scope: Context, target: T): T {
     if (target instanceof EventEmitter) {
       // A frozen one cannot be helped, and is not to throw.

@@ -39,9 +39,18 @@ export function registeredProvider(): TracerProvider | undefined {
     answer = trace.getTracerProvider()
     answeredFor = now
   }
-  // Not by instanceof: the proxy that is registered may be another copy's of the API.
-  const provider = 'getDelegate' in answer ? (answer as ProxyTracerProvider).getDelegate() : answer
+  let provider = answer
+  // Who hands back what was registered before hands back a proxy, which then is behind another one.
+  for (let depth = 0; depth < MOST_PROXIES && isProxy(provider); depth++) provider = provider.getDelegate()
   return provider === NOBODY ? undefined : provider
+}
+
+/** How many stand behind one another at most: one of them may be made to stand before itself. */
+const MOST_PROXIES = 10
+
+/** Not by instanceof: the proxy that is registered may be of another copy of the API. */
+function isProxy(provider: TracerProvider): provider is ProxyTracerProvider {
+  return 'getDelegate' in provider
 }
 
 /**

@@ -26,7 +26,7 @@ import {
   type Checked,
   type IdGenerator,
 } from './ids.ts'
-import { reportOnce } from './report.ts'
+import { reportOnce, shownName } from './report.ts'
 import type { Resource } from './resource.ts'
 import {
   decide,
@@ -395,6 +395,10 @@ export class Tracer implements ApiTracer, SpanMaker {
     ...rest: [F] | [SpanOptions, F] | [SpanOptions, Context, F]
   ): ReturnType<F> {
     const fn = rest.at(-1) as F
+    if (typeof fn !== 'function') {
+      sayNothingToRun(name, fn)
+      return undefined as ReturnType<F>
+    }
     const options = rest.length > 1 ? (rest[0] as SpanOptions) : {}
     const parentContext = (rest.length > 2 ? (rest[1] as Context | undefined) : undefined) ?? context.active()
     const span = this.startSpan(name, options, parentContext)
@@ -473,6 +477,15 @@ function spanContextIn(of: Context | null): SpanContext | undefined {
     // A span of the app's making: it may be why this is asked.
     return undefined
   }
+}
+
+/** As the official SDK, which begins no span for nobody: JavaScript's callers are not to hear of it by an error. */
+function sayNothingToRun(name: unknown, received: unknown): void {
+  reportOnce(
+    'startActiveSpan',
+    'error',
+    `startActiveSpan(): expected a function to run, received ${typeof received}; no span was begun for "${shownName(textOf(name))}"; for example tracer.startActiveSpan('work', (span) => { …; span.end() })`,
+  )
 }
 
 function putPlace(span: Span, place: number): void {

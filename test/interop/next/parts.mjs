@@ -1,6 +1,6 @@
 // Official parts, given to our start().
 import { createRequire } from 'node:module'
-import { context, propagation } from '@opentelemetry/api'
+import { context, propagation, trace } from '@opentelemetry/api'
 import { OTLPTraceExporter as JsonExporter } from '@opentelemetry/exporter-trace-otlp-http'
 import { OTLPTraceExporter as ProtobufExporter } from '@opentelemetry/exporter-trace-otlp-proto'
 import { B3Propagator } from '@opentelemetry/propagator-b3'
@@ -45,6 +45,13 @@ const traceId = span('outer', { 'order.id': 7 }, (outer) => {
   })
   return outer.spanContext().traceId
 })
+// What this version of the API can do beside `with`.
+const job = trace.getTracer('app').startSpan('job')
+const attached = context.attach(trace.setSpan(context.active(), job))
+span('attached', () => {})
+attached.dispose()
+span('apart', () => {})
+job.end()
 await flush()
 await tracing.shutdown()
 tell({ traceId, ...headers, region: resource.attributes['cloud.region'] })

@@ -58,9 +58,16 @@ test('official exporters, processors, samplers, propagators, resources and ids a
     const told = await run('parts.mjs', { pipeline, collector: receiver.url })
     const spans = collector.traces().flatMap((trace) => trace.spans)
     assert.equal(told.said, '', pipeline)
-    assert.deepEqual(spans.map(({ name }) => name).sort(), ['inner', 'outer'], pipeline)
-    const [inner, outer] = ['inner', 'outer'].map((name) => spans.find((span) => span.name === name))
+    assert.deepEqual(
+      spans.map(({ name }) => name).sort(),
+      ['apart', 'attached', 'inner', 'job', 'outer'],
+      pipeline,
+    )
+    const named = (...names) => names.map((name) => spans.find((span) => span.name === name))
+    const [inner, outer] = named('inner', 'outer')
     assert.equal(inner.parentSpanId, outer.spanId)
+    const [job, attached, apart] = named('job', 'attached', 'apart')
+    assert.deepEqual([attached.parentSpanId, apart.parentSpanId], [job.spanId, undefined])
     const order = { id: 7, lines: [{ sku: 'A-7' }, null, ['x', 1, true]] }
     assert.deepEqual(outer.attributes, { 'order.id': 7, order })
     assert.deepEqual(
