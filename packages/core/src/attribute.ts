@@ -228,7 +228,11 @@ export function sayUnreadable(of: string, error: unknown): void {
 
 /** A name as text, whatever JavaScript callers hand over: one that is none would cost the encoder the whole span. */
 export function textOf(name: unknown): string {
-  if (typeof name === 'string') return name
+  return typeof name === 'string' ? name : asText(name)
+}
+
+// Apart, so that the question above is small enough to be inlined wherever it is asked.
+function asText(name: unknown): string {
   try {
     return String(name)
   } catch {

@@ -161,13 +161,8 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   // Once per span: this is what the app pays while it serves.
   function onEnd(span: ReadableSpan): void {
     if (!isSampled(span)) return
-    if (stopping !== undefined) {
-      const name = shownName(span.name)
-      reportOnce('ended late', 'warn', `a span ended after shutdown() and is not exported: "${name}"`)
-      return
-    }
-    if (queued >= maxQueueSize) {
-      drop()
+    if (stopping !== undefined || queued >= maxQueueSize) {
+      refuse(span)
       return
     }
     queued += 1
@@ -181,6 +176,14 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
       exportWhatIsDue()
     } else if (timer === undefined) {
       schedule()
+    }
+  }
+
+  function refuse(span: ReadableSpan): void {
+    if (stopping === undefined) drop()
+    else {
+      const name = shownName(span.name)
+      reportOnce('ended late', 'warn', `a span ended after shutdown() and is not exported: "${name}"`)
     }
   }
 

@@ -270,27 +270,24 @@ export class AsyncContextManager implements ContextManager {
 
 let latestManager: AsyncContextManager | undefined
 
-/** A manager to be registered, of which the next two functions know. */
+/** A manager to be registered, which the next two functions ask without the API where that would ask it, too. */
 export function contextManager(): AsyncContextManager {
   latestManager = new AsyncContextManager()
   return latestManager.enable()
 }
 
-/** Our manager, where it is the one that the API would ask. */
-function managerInCharge(): AsyncContextManager | undefined {
-  return registered()?.context === latestManager ? latestManager : undefined
-}
-
-/** The API's `context.active()`, by a shorter way where it would ask our manager. */
+/** The API's `context.active()`. */
 export function activeContext(): Context {
-  const manager = managerInCharge()
-  return manager === undefined ? context.active() : manager.active()
+  return latestManager !== undefined && registered()?.context === latestManager
+    ? latestManager.active()
+    : context.active()
 }
 
-/** The API's `context.with(scope, fn)`, by a shorter way where it would ask our manager. */
+/** The API's `context.with(scope, fn)`. */
 export function runIn<T>(scope: Context, fn: () => T): T {
-  const manager = managerInCharge()
-  return manager === undefined ? context.with(scope, fn) : manager.run(scope, fn)
+  return latestManager !== undefined && registered()?.context === latestManager
+    ? latestManager.run(scope, fn)
+    : context.with(scope, fn)
 }
 
 type Callable = (this: unknown, ...args: unknown[]) => unknown

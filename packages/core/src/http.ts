@@ -142,28 +142,18 @@ export function serverAttributes(
   const peerPort = socket?.remotePort
   const userAgent = headers['user-agent']
   // One literal with what nearly every request has, its keys written out: see NamedAttributes.
-  const attributes: Attributes =
-    address !== undefined && peer !== undefined && peerPort !== undefined
-      ? ({
-          'http.request.method': known,
-          'url.path': pathOf(target),
-          'url.scheme': schemeBy(socket, headers, trustProxy),
-          'network.protocol.version': protocolVersion(request),
-          'server.address': address,
-          'client.address': (trustProxy ? forwarded(headers, 'for') : undefined) ?? peer,
-          'network.peer.address': peer,
-          'network.peer.port': peerPort,
-        } satisfies NamedAttributes)
-      : defined({
-          [semconv.HTTP_REQUEST_METHOD]: known,
-          [semconv.URL_PATH]: pathOf(target),
-          [semconv.URL_SCHEME]: schemeBy(socket, headers, trustProxy),
-          [semconv.NETWORK_PROTOCOL_VERSION]: protocolVersion(request),
-          [semconv.SERVER_ADDRESS]: address,
-          [semconv.CLIENT_ADDRESS]: (trustProxy ? forwarded(headers, 'for') : undefined) ?? peer,
-          [semconv.NETWORK_PEER_ADDRESS]: peer,
-          [semconv.NETWORK_PEER_PORT]: peerPort,
-        })
+  const all = {
+    'http.request.method': known,
+    'url.path': pathOf(target),
+    'url.scheme': schemeBy(socket, headers, trustProxy),
+    'network.protocol.version': protocolVersion(request),
+    'server.address': address,
+    'client.address': (trustProxy ? forwarded(headers, 'for') : undefined) ?? peer,
+    'network.peer.address': peer,
+    'network.peer.port': peerPort,
+  } satisfies NamedAttributes
+  const isWhole = address !== undefined && peer !== undefined && peerPort !== undefined
+  const attributes: Attributes = isWhole ? all : defined(all)
   // Many clients say neither: to leave one out afterwards would cost 3 µs.
   if (port !== undefined) attributes['server.port'] = port
   if (userAgent !== undefined) attributes['user_agent.original'] = userAgent

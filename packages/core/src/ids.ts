@@ -29,14 +29,6 @@ const POOL_WORDS = 2048
 export const randomWords = new Int32Array(POOL_WORDS)
 let used = POOL_WORDS
 
-/** Where so many fresh words stand among them. */
-function takeWords(count: number): number {
-  if (used + count > POOL_WORDS) refill()
-  const at = used
-  used += count
-  return at
-}
-
 function refill(): void {
   randomFillSync(randomWords)
   used = 0
@@ -53,7 +45,10 @@ function digit(word: number): number {
 
 /** A fresh span id, as two words that `upperAt` and `lowerAt` give. */
 export function takeSpanId(): number {
-  return takeWords(SPAN_WORDS)
+  if (used + SPAN_WORDS > POOL_WORDS) refill()
+  const at = used
+  used = at + SPAN_WORDS
+  return at
 }
 
 export function upperAt(at: number): number {
@@ -92,7 +87,9 @@ function traceIdOf(a: number, b: number, c: number, d: number): string {
  */
 export const randomIds: IdGenerator = {
   generateTraceId() {
-    const at = takeWords(TRACE_WORDS)
+    if (used + TRACE_WORDS > POOL_WORDS) refill()
+    const at = used
+    used = at + TRACE_WORDS
     const id = traceIdOf(wordAt(at), wordAt(at + 1), wordAt(at + 2), wordAt(at + 3))
     return id === INVALID_TRACEID ? randomIds.generateTraceId() : id
   },

@@ -141,7 +141,6 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     finishListeners: NODES_FINISH_LISTENERS + (framework.finishListeners ?? 0),
     requestHeaders: lowerCase(options.capture?.requestHeaders),
     responseHeaders: lowerCase(options.capture?.responseHeaders),
-    routeOf: guarded('route', framework.route),
     moreAttributes: guarded('attributes', options.attributes),
     nameOf: guarded('spanName', options.spanName),
   }
