@@ -3,10 +3,12 @@ import { execFile } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { build } from 'esbuild'
+import { build as rolldown } from 'rolldown'
+import webpack from 'webpack'
 import { publint } from 'publint'
 import { formatMessage } from 'publint/utils'
 
@@ -16,8 +18,54 @@ import { formatMessage } from 'publint/utils'
 const run = promisify(execFile)
 const root = fileURLToPath(new URL('..', import.meta.url))
 const attw = join(root, 'node_modules/@arethetypeswrong/cli/dist/index.js')
+/** A bundle that does not end has made no span. */
+const MOST_OF_A_BUNDLE_MS = 30_000
 // A shell finds npm by its name; Windows finds it with a shell only.
 const npmOptions = { shell: process.platform === 'win32', maxBuffer: 2 ** 26 }
+
+/**
+ * Apps that start nothing by themselves: their first span does, wherever a bundler leaves out what seems to be of no use. Each
+ * ends well where there is one.
+ */
+const STARTING = {
+  'span()': `
+import { span } from '@throughline/core'
+span('work', (made) => process.exit(made.isRecording() ? 0 : 3))`,
+  'sender()': `
+import { Call, sender } from '@throughline/core/client'
+class Work extends Call { name() { return 'work' } build() { return {} } subject() { return [] } outcome() { return [] } }
+const send = sender({ scope: { name: 'mine', version: '1' }, text: () => '' }, 'traceMine()', {})
+const call = new Work(send.caller())
+send.begin(call)
+process.exit(call.span.isRecording() ? 0 : 3)`,
+  'a client': `
+import { traceUndici } from '@throughline/undici'
+import { createServer } from 'node:http'
+traceUndici({ requireParent: false })
+const server = createServer((request) => process.exit('traceparent' in request.headers ? 0 : 3))
+server.listen(0, () => fetch('http://localhost:' + server.address().port))`,
+}
+
+/** @type {Record<string, (entry: string, outfile: string) => Promise<unknown>>} */
+const BUNDLERS = {
+  esbuild: (entry, outfile) =>
+    build({ entryPoints: [entry], bundle: true, platform: 'node', logLevel: 'silent', outfile }),
+  rolldown: (entry, outfile) =>
+    rolldown({
+      input: entry,
+      platform: 'node',
+      logLevel: 'silent',
+      output: { file: outfile, format: 'cjs', codeSplitting: false },
+    }),
+  webpack: (entry, outfile) =>
+    new Promise((resolve, reject) => {
+      const output = { path: dirname(outfile), filename: basename(outfile) }
+      webpack({ mode: 'production', target: 'node', entry, output }, (error, stats) => {
+        if (error || stats?.hasErrors()) reject(error ?? new Error(stats?.toString('errors-only')))
+        else resolve(undefined)
+      })
+    }),
+}
 
 const folders = readdirSync(join(root, 'packages'))
   .map((name) => `packages/${name}`)
@@ -44,7 +92,7 @@ try {
   }
   console.log(
     installed.length === 0
-      ? 'ok  installed elsewhere: import, require, bundled, npx throughline'
+      ? 'ok  installed elsewhere: import, require, bundled (and starting by itself, by esbuild, rolldown and webpack), npx throughline'
       : 'WRONG  installed elsewhere',
   )
   for (const problem of installed) console.log(`       ${problem.replaceAll('\n', '\n       ')}`)
@@ -181,6 +229,9 @@ async function install(packed) {
   } catch (error) {
     return [`the packages cannot be installed; is the registry reachable?\n${said(error)}`]
   }
+  const starting = Object.entries(STARTING).flatMap(([what, code]) =>
+    Object.entries(BUNDLERS).map(([bundler, bundle]) => bundledBy(app, bundler, bundle, what, code)),
+  )
   const uses = packed.flatMap(({ name }) => [
     fails(
       app,
@@ -191,7 +242,7 @@ async function install(packed) {
     bundled(app, name, 'esm', 'mjs'),
     bundled(app, name, 'cjs', 'cjs'),
   ])
-  return (await Promise.all([...uses, command(app, packed)])).flat()
+  return (await Promise.all([...uses, ...starting, command(app, packed)])).flat()
 }
 
 /**
@@ -206,6 +257,29 @@ async function fails(app, what, code) {
   } catch (error) {
     return [
       `${what} fails: what it needs must be in "dependencies", and dist must be built of today's src\n${said(error)}`,
+    ]
+  }
+}
+
+/**
+ * @param {string} app
+ * @param {string} bundler
+ * @param {(entry: string, outfile: string) => Promise<unknown>} bundle
+ * @param {string} what
+ * @param {string} code
+ */
+async function bundledBy(app, bundler, bundle, what, code) {
+  const name = `${bundler}-${what.replace(/\W/g, '')}`
+  const [entry, outfile] = [join(app, `${name}.mjs`), join(app, 'bundles', `${name}.cjs`)]
+  try {
+    await writeFile(entry, code)
+    await bundle(entry, outfile)
+    const env = { ...process.env, NODE_OPTIONS: '', OTEL_TRACES_EXPORTER: 'none' }
+    await run(process.execPath, [outfile], { env, timeout: MOST_OF_A_BUNDLE_MS })
+    return []
+  } catch (error) {
+    return [
+      `bundled by ${bundler}, ${what} makes no span: what must be kept is in "sideEffects" of its package.json\n${said(error)}`,
     ]
   }
 }

@@ -61,6 +61,21 @@ describe('the name of the service is', () => {
     expect(nameOf()).toBe('orders')
   })
 
+  test('not that of what has launched it: there the name of where it runs, or of what PM2 says it runs', () => {
+    const launcher = join(folder, 'node_modules/launcher')
+    mkdirSync(launcher, { recursive: true })
+    writeFileSync(join(launcher, 'package.json'), '{ "name": "launcher" }')
+    process.argv[1] = join(launcher, 'run.js')
+    const runsIn = vi.spyOn(process, 'cwd').mockReturnValue(join(folder, 'dist'))
+    onTestFinished(() => void runsIn.mockRestore())
+    expect(nameOf()).toBe('orders')
+    runsIn.mockReturnValue('/')
+    expect(nameOf()).toBe('launcher')
+    vi.stubEnv('pm_exec_path', join(folder, 'dist/bin/server.js'))
+    onTestFinished(() => void vi.unstubAllEnvs())
+    expect(nameOf()).toBe('orders')
+  })
+
   test('not what is not there', () => {
     const name = process.env['A_VARIABLE_THAT_IS_NOT_SET'] as string
     const resource = { 'service.name': name, 'service.version': '1' }

@@ -28,6 +28,8 @@ import {
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import { isOurs, putNamed, type InstrumentationScope } from './span.ts'
+// The first span starts tracing, also where it is that of a package which uses this door alone.
+import './start.ts'
 import { DeferredOptions, isOurTracer } from './tracer.ts'
 
 /** What a call has before it has begun. */

@@ -8,7 +8,8 @@ import {
   type Tracer,
   type TracerProvider,
 } from '@opentelemetry/api'
-import { createRequire } from 'node:module'
+// By its namespace: where it is imported by name, webpack answers `createRequire` itself, with undefined.
+import * as modules from 'node:module'
 import { withSpan } from './context.ts'
 import { globalVersion, registered, report, reportOnce } from './report.ts'
 import { VERSION } from './resource.ts'
@@ -112,13 +113,20 @@ export function register(provider: TracerProvider): (() => void) | undefined {
  * and one for `require`; and packages bring copies of their own along.
  */
 function otherCopies(): TraceApi[] {
-  // The cache is one for the whole process. In a bundle there may be no import.meta.url to ask from.
-  const { cache } = createRequire(process.execPath)
-  return Object.entries(cache).flatMap(([path, loaded]) => {
+  return Object.entries(loadedModules()).flatMap(([path, loaded]) => {
     if (!/[\\/]@opentelemetry[\\/]api[\\/].*[\\/]index\.c?js$/.test(path)) return []
     const copy = (loaded?.exports as { trace?: TraceApi } | undefined)?.trace
     return typeof copy?.setGlobalTracerProvider === 'function' && copy !== trace ? [copy] : []
   })
+}
+
+/** One cache for the whole process. In a bundle there may be no import.meta.url to ask from, nor what asks. */
+function loadedModules(): NodeJS.Dict<NodeModule> {
+  try {
+    return modules.createRequire(process.execPath).cache
+  } catch {
+    return {}
+  }
 }
 
 /**

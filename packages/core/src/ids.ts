@@ -26,7 +26,7 @@ const POOL_WORDS = 2048
  * Random bytes for a thousand ids at once, four in each word: a call of the generator for each id costs 2 µs. Words are
  * numbers that need no object of their own.
  */
-export const randomWords = new Int32Array(POOL_WORDS)
+export const randomWords: Int32Array = new Int32Array(POOL_WORDS)
 let used = POOL_WORDS
 
 function refill(): void {

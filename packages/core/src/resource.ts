@@ -151,10 +151,25 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
 function entryPackageName(): string {
   const script = process.argv[1]
   if (script === undefined) return UNKNOWN_SERVICE
-  for (let folder = dirname(realPath(script)); ; folder = dirname(folder)) {
+  const entry = realPath(script)
+  return (isInstalled(entry) ? launchedName() : undefined) ?? nearestName(dirname(entry)) ?? UNKNOWN_SERVICE
+}
+
+/** What others publish begins there: PM2, fastify-cli, a runner of tests, which load the service by themselves. */
+function isInstalled(path: string): boolean {
+  return path.split(/[\\/]/).includes('node_modules')
+}
+
+/** Of the service that a launcher has loaded: PM2 says which one that is, and for the others it is in the working directory. */
+function launchedName(): string | undefined {
+  const { pm_exec_path: script } = process.env
+  return nearestName(script === undefined ? process.cwd() : dirname(realPath(script)))
+}
+
+function nearestName(start: string): string | undefined {
+  for (let folder = start; ; folder = dirname(folder)) {
     const name = packageName(join(folder, 'package.json'))
-    if (name !== undefined) return name
-    if (folder === dirname(folder)) return UNKNOWN_SERVICE
+    if (name !== undefined || folder === dirname(folder)) return name
   }
 }
 

@@ -10,6 +10,7 @@ import {
   type Tracer,
 } from '@opentelemetry/api'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2'
 import {
   activeContext,
   ignoreTracing,
@@ -267,7 +268,7 @@ const receivers = new WeakMap<object, Receive<IncomingMessage>>()
 const NO_OPTIONS = {}
 
 /**
- * Traces one request of a plain `node:http` server, or of a framework that there is no package for: runs `run` inside
+ * Traces one request of a plain `node:http` or `node:http2` server, or of a framework that there is no package for: runs `run` inside
  * the request's SERVER span and returns what it returns. An error that it throws or rejects with is recorded.
  *
  * @param options are read once for each object: keep it outside of the handler.
@@ -277,8 +278,8 @@ const NO_OPTIONS = {}
  * createServer((req, res) => traceRequest(req, res, () => handle(req, res)))
  */
 export function traceRequest<T>(
-  request: IncomingMessage,
-  response: ServerResponse,
+  request: IncomingMessage | Http2ServerRequest,
+  response: ServerResponse | Http2ServerResponse,
   run: () => T,
   options: PlainOptions = NO_OPTIONS,
 ): T {
@@ -292,14 +293,16 @@ export function traceRequest<T>(
     receive = receiver(plain, options, 'traceRequest()')
     receivers.set(options, receive)
   }
-  return receive(request, response, request, () => {
+  // One of HTTP/2 has all that is asked of it, though not all that one of HTTP/1 has.
+  const incoming = request as IncomingMessage
+  return receive(incoming, response as ServerResponse, incoming, () => {
     try {
       const result = run()
       // The caller's promise settles as the one that `run` made: a rejection that nobody handles still surfaces, once.
-      if (result instanceof Promise) return watched(request, result) as T
+      if (result instanceof Promise) return watched(incoming, result) as T
       return result
     } catch (error) {
-      recordError(request, error)
+      recordError(incoming, error)
       throw error
     }
   })

@@ -7,6 +7,11 @@ import { noticeData, type PublishedRequest } from './published.ts'
 export type { HttpRequest, HttpResponse, UrlMatch } from '@throughline/core/http-client'
 export type { TracingOptions }
 
+/** Agent, Pool, Client and all others of undici's. Not by its own type: who uses `fetch` alone need not have it installed. */
+export interface Dispatching {
+  dispatch(options: never, handler: never): boolean
+}
+
 const SCOPE = { name: '@throughline/undici', version: '0.1.0' }
 
 /**
@@ -26,13 +31,17 @@ export function traceUndici(options?: TracingOptions): () => void
  *
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
-export function traceUndici<D extends Dispatcher>(dispatcher: D, options?: TracingOptions): D
-export function traceUndici<D extends Dispatcher>(
+export function traceUndici<D extends Dispatching>(dispatcher: D, options?: TracingOptions): D
+export function traceUndici<D extends Dispatching>(
   target: D | TracingOptions = {},
   options: TracingOptions = {},
 ): D | (() => void) {
   if (isDispatcher(target))
-    return traceDispatcher(target, options, httpClient(SCOPE, 'traceUndici(dispatcher)', options))
+    return traceDispatcher(
+      target as D & Dispatcher,
+      options,
+      httpClient(SCOPE, 'traceUndici(dispatcher)', options),
+    )
   return onAttempts(
     target,
     httpClient(SCOPE, 'traceUndici()', target, (request, came) =>
@@ -41,7 +50,7 @@ export function traceUndici<D extends Dispatcher>(
   )
 }
 
-function isDispatcher(target: object): target is Dispatcher {
+function isDispatcher(target: object): target is Dispatching {
   return (
     typeof target === 'object' &&
     target !== null &&
