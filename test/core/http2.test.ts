@@ -1,14 +1,13 @@
 import { trace, type HrTime } from '@opentelemetry/api'
 import { traceRequest } from '@throughline/core'
 import { EventEmitter, once } from 'node:events'
-import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import type { OutgoingHttpHeaders } from 'node:http'
 import {
   connect,
   constants,
   createServer,
   type ClientHttp2Session,
   type ClientHttp2Stream,
-  type Http2ServerRequest,
   type Http2ServerResponse,
   type ServerHttp2Stream,
 } from 'node:http2'
@@ -28,7 +27,8 @@ test('a request has its span, to the authority, aborts are aborts, and a method 
   const recording = record()
   const server = createServer((request, response) => {
     traceRequest(
-      ...asHttp1(request, response),
+      request,
+      response,
       () => {
         if (request.url === '/slow') stream?.close(8)
         else response.writeHead(200, { 'x-id': 'a' }).end('ok')
@@ -65,11 +65,6 @@ test('a request has its span, to the authority, aborts are aborts, and a method 
   })
 })
 
-/** As far as we are concerned, they are what those of HTTP/1 are. */
-function asHttp1(...pair: [Http2ServerRequest, Http2ServerResponse]) {
-  return pair as unknown as [IncomingMessage, ServerResponse]
-}
-
 function nanoseconds([seconds, nanos]: HrTime = [0, 0]): bigint {
   return BigInt(seconds) * 1_000_000_000n + BigInt(nanos)
 }
@@ -84,7 +79,7 @@ describe('an answer', () => {
   ) {
     const recording = record()
     const server = createServer((request, response) =>
-      traceRequest(...asHttp1(request, response), () => void answer(response), options),
+      traceRequest(request, response, () => void answer(response), options),
     )
     const { client } = await http2ClientOf(server)
     const stream = client.request({ ':path': '/', ...headers }).end()
@@ -195,7 +190,7 @@ describe('an answer', () => {
       const recording = record()
       const arrived = signal()
       const server = createServer((request, response) => {
-        traceRequest(...asHttp1(request, response), () => void answer(response))
+        traceRequest(request, response, () => void answer(response))
         arrived.give()
       })
       const { client } = await http2ClientOf(server)
@@ -217,7 +212,7 @@ describe('an answer', () => {
     const recording = record()
     const finished = signal()
     const server = createServer((request, response) => {
-      traceRequest(...asHttp1(request, response), () => {
+      traceRequest(request, response, () => {
         response.stream.once('finish', () => {
           trace.getTracer('test').startSpan('after the answer').end()
           finished.give()
@@ -250,7 +245,7 @@ describe('an answer', () => {
     test('is over when all of it is out', async () => {
       const recording = record()
       const server = createServer((request, response) => {
-        traceRequest(...asHttp1(request, response), () => {
+        traceRequest(request, response, () => {
           response.stream.on('error', () => {})
           response.stream.respondWithFile(import.meta.filename, { ':status': 200 })
           // Node has ended the stream by then, and sends the file.
@@ -306,7 +301,7 @@ describe('an answer', () => {
     const finished = signal()
     const server = createServer((request, response) => {
       request.on('error', () => {})
-      traceRequest(...asHttp1(request, response), () => {
+      traceRequest(request, response, () => {
         request.resume()
         response.stream.respond({ ':status': 200 })
         response.stream.once('finish', finished.give).end('ok')
@@ -345,7 +340,7 @@ describe('an answer', () => {
       const server = createServer(async (request, response) => {
         arrived.give()
         if (when === 'after') await new Promise<void>((resolve) => response.stream.once('close', resolve))
-        traceRequest(...asHttp1(request, response), () => {})
+        traceRequest(request, response, () => {})
         traced.give()
       })
       const { client } = await http2ClientOf(server)
@@ -362,7 +357,7 @@ describe('an answer', () => {
     const recording = record()
     const server = createServer(async (request, response) => {
       await once(request.resume(), 'end')
-      traceRequest(...asHttp1(request, response), () => {
+      traceRequest(request, response, () => {
         response.stream.respond({ ':status': 203 })
         response.stream.end('ok')
       })
@@ -432,7 +427,7 @@ test('a request that is not sampled has no listener of ours on its stream', asyn
     const { stream } = response
     const count = () => stream.eventNames().map((name) => [name, stream.listenerCount(name)])
     counts.push(count())
-    traceRequest(...asHttp1(request, response), () => counts.push(count()))
+    traceRequest(request, response, () => counts.push(count()))
     response.end()
   })
   const { client } = await http2ClientOf(server)
@@ -485,7 +480,7 @@ describe('each request has one span, which ends, whatever the app does', () => {
     const server = createServer((request, response) => {
       const [name = '', how = ''] = /^[^:]+: (.*)/.exec(String(request.headers['x-case'])) ?? []
       for (const emitter of [request, response, response.stream]) emitter.on('error', () => {})
-      traceRequest(...asHttp1(request, response), () => void answers[how]?.(response), options)
+      traceRequest(request, response, () => void answers[how]?.(response), options)
       arrived.emit(name)
     }).listen(0, '127.0.0.1')
     onTestFinished(() => void server.close())
