@@ -394,6 +394,25 @@ describe('a collector that', () => {
     ])
   })
 
+  test('refuses a part of a batch for what it holds costs that part, and is not told as one that was gone', async () => {
+    const reports = said()
+    const seen = await collector(async ({ body, answer }, number) => {
+      const names = await body
+      if (number > 3 || !names.includes('2')) answer(TOOK_IT)
+      else answer(...http('413 Too Large'))
+    })
+    const { processor, spans } = pipeline(seen.url)
+    // Each is a request of its own.
+    spans(5, { text: 'x'.repeat(600 * 1024) })
+    expect(await flushing(processor)).toBe(`Error: 1 span was lost: ${seen.url} answered 413`)
+    expect([seen.begun, seen.arrived]).toEqual([5, ['1', '2', '3', '4', '5']])
+    spans(5)
+    expect(await flushing(processor)).toBe('')
+    expect(reports.lines).toEqual([`throughline: spans are being lost: ${seen.url} answered 413`])
+    await processor.shutdown()
+    expect(reports.lines.slice(1)).toEqual(['throughline: 1 span was lost because it could not be exported'])
+  })
+
   test('closes the idle connection between batches costs nothing, and no batch is sent twice', async () => {
     const reports = said()
     const seen = await collector(asItShould)

@@ -204,6 +204,11 @@ describe('a request', () => {
         return ended
       }
 
+      const indices = (body: Buffer) => {
+        const request = protocol === 'http/json' ? body.toString() : JSON.stringify(decodeRequest(body))
+        return [...request.matchAll(/"heavy (\d+)"/g)].map(([, index]) => Number(index))
+      }
+
       test('one of more than 64 MiB is lost alone, and is said to be', async () => {
         const collector = await receiver()
         const exporter = exporterTo(collector.url, { protocol })
@@ -225,10 +230,7 @@ describe('a request', () => {
         const result = await new Promise<ExportResult>((resolve) => exporter.export(spans, resolve))
         expect(result).toEqual({ code: 0 })
         expect(collector.requests.length).toBeGreaterThanOrEqual(4)
-        const names = collector.requests.flatMap(({ body }) => {
-          const request = protocol === 'http/json' ? body.toString() : JSON.stringify(decodeRequest(body))
-          return [...request.matchAll(/"heavy (\d+)"/g)].map(([, index]) => Number(index))
-        })
+        const names = collector.requests.flatMap(({ body }) => indices(body))
         expect(names.toSorted((a, b) => a - b)).toEqual(spans.map((_, index) => index))
       })
 
@@ -252,7 +254,7 @@ describe('a request', () => {
       })
 
       test('what the first one that fails takes along is counted, what went before it is not', async () => {
-        const collector = await receiver(statuses(200, 200, 400))
+        const collector = await receiver(statuses(200, 200, 401))
         const exporter = exporterTo(collector.url, { protocol })
         const result = await new Promise<ExportResult>((resolve) => exporter.export(heavy(20), resolve))
         expect(collector.requests).toHaveLength(3)
@@ -260,6 +262,51 @@ describe('a request', () => {
           .slice(0, 2)
           .flatMap(({ body }) => [...body.toString('latin1').matchAll(/heavy \d+/g)])
         expect(result).toMatchObject({ code: 1, lost: 20 - gone.length })
+        expect(result.isRefused).toBeUndefined()
+      })
+
+      test.each([400, 413, 422, 500])(
+        'one that is answered %i for what it holds is lost alone, and the ones behind it are sent',
+        async (status) => {
+          const held: number[] = []
+          const collector = await receiver((response, { body }) => {
+            const told = indices(body)
+            if (told.includes(3)) held.push(told.length)
+            response.writeHead(told.includes(3) ? status : 200).end()
+          })
+          const handover = { packed: [], delivered: 0 }
+          const exporter = exporterTo(collector.url, { protocol })
+          const { error, ...result } = await new Promise<ExportResult>((resolve) =>
+            exporter.export(heavy(20), resolve, undefined, handover),
+          )
+          expect(held).toHaveLength(1)
+          const [lost = 0] = held
+          expect(result).toEqual({ code: 1, isRefused: true, lost })
+          expect(error?.message).toBe(`${collector.url}/v1/traces answered ${status}`)
+          expect(handover.delivered).toBe(20 - lost)
+        },
+      )
+
+      test('where each is refused for what it holds, nothing was taken', async () => {
+        const collector = await receiver(statuses(400))
+        const exporter = exporterTo(collector.url, { protocol })
+        const result = await new Promise<ExportResult>((resolve) => exporter.export(heavy(20), resolve))
+        expect(collector.requests.length).toBeGreaterThanOrEqual(4)
+        expect(result).toMatchObject({ code: 1, isRefused: false, lost: 20 })
+      })
+
+      test('where one is refused and a later one fails, both are counted', async () => {
+        const collector = await receiver(statuses(413, 200, 401))
+        const exporter = exporterTo(collector.url, { protocol })
+        const handover = { packed: [], delivered: 0 }
+        const result = await new Promise<ExportResult>((resolve) =>
+          exporter.export(heavy(20), resolve, undefined, handover),
+        )
+        expect(collector.requests).toHaveLength(3)
+        const taken = indices(collector.requests[1]?.body as Buffer).length
+        expect(handover.delivered).toBe(taken)
+        expect(result).toMatchObject({ code: 1, lost: 20 - taken })
+        expect(result.error?.message).toMatch(/ answered 401$/)
       })
     },
   )

@@ -15,6 +15,8 @@ export interface ExportResult {
   error?: Error
   /** How many spans of the batch did not leave; without it, none of a success and all of a failure. */
   lost?: number
+  /** Of a failure: what was lost was refused for what it holds, and the rest of the batch was taken. */
+  isRefused?: boolean
 }
 
 /** Spans in the form in which they will leave the process. */
@@ -345,17 +347,17 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   // A collector that is down is said when it goes and when it comes back, not once per batch; one that comes and goes,
   // once per period.
   function tally(result: ExportResult | undefined, count: number, isGivenUp: boolean): void {
-    if (result?.code === 0) {
+    if (result?.code === 0 || result?.isRefused === true) {
       if (lost > 0 && (isLossSaid || isLeftToExporter)) {
         report('info', `spans are exported again; ${lost} ${lost === 1 ? 'was' : 'were'} lost`)
         lost = 0
       }
       isLossSaid = false
       if (result.lost) {
-        // Why, the exporter has said; how many, the period says.
+        // Why, the exporter has said, or it is said here; how many, the period says.
         lost += result.lost
         isLeftToExporter = false
-        failures.open()
+        if (failures.open() && result.code !== 0) sayBeginning(result)
       }
       return
     }
@@ -368,6 +370,10 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     isLeftToExporter = isAnnounced(result?.error)
     if (isLossSaid || isLeftToExporter || !failures.open()) return
     isLossSaid = true
+    sayBeginning(result)
+  }
+
+  function sayBeginning(result: ExportResult | undefined): void {
     report('warn', `spans are being lost: ${reasonOf(result?.error)}`)
   }
 

@@ -49,6 +49,8 @@ export interface OtlpExporter extends SpanExporter {
 
 // One policy for all failures that may pass (OTLP/HTTP, retryable responses): exponential, with jitter.
 const RETRYABLE = new Set([429, 502, 503, 504])
+/** Said of what a request holds: the others of its batch may be taken. Of who we are or where we ask it is said to all. */
+const REFUSED = new Set([400, 413, 422, 500])
 const MOST_RETRIES = 5
 const FIRST_BACKOFF_MS = 1000
 const BACKOFF_FACTOR = 1.5
@@ -139,7 +141,10 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     pausing = undefined
   }
 
-  /** A batch in requests of a size that no app feels, each in a turn of the loop. The first that fails is the last. */
+  /**
+   * A batch in requests of a size that no app feels, each in a turn of the loop. The first that fails is the last, but where it
+   * is refused for what it holds.
+   */
   async function send(
     spans: readonly ReadableSpan[],
     late: AbortSignal | undefined,
@@ -152,25 +157,23 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     const rest: Rest = { parcels: [...parcels], spans }
     let lost = 0
     let settled = 0
-    let tooLarge: ExportResult | undefined
+    let refusal: ExportResult | undefined
     while (settled < total) {
       if (settled > 0) await turn()
       const { body, count, leftOut } = nextRequest(rest)
       const sent = count - leftOut
       settled += count
       lost += leftOut
-      if (body.length > MOST_REQUEST_BYTES) {
-        // Of one span, but where another library's hold what nobody can weigh. It is never sent; the others are.
-        const message = `a request of ${body.length} bytes is larger than ${MOST_REQUEST_BYTES}`
-        tooLarge = failure(message)
-        lost += sent
-        continue
-      }
       const result = sent === 0 ? SENT : await sendRequest(body, sent, deadline, late)
-      if (result.code !== 0) return { ...result, lost: lost + sent + total - settled }
+      if (result.code !== 0) {
+        if (result.isRefused !== true) return { ...result, lost: lost + sent + total - settled }
+        refusal ??= result
+        lost += sent
+      }
       handover.delivered = settled - lost
     }
-    return lost === 0 ? SENT : { ...(tooLarge ?? SENT), lost }
+    if (lost === 0) return SENT
+    return refusal === undefined ? { ...SENT, lost } : { ...refusal, isRefused: handover.delivered > 0, lost }
   }
 
   /** Takes from the rest what goes into one request: what is packed already, and then as many of the spans as are light enough. */
@@ -224,6 +227,10 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     deadline: number,
     late?: AbortSignal,
   ): Promise<ExportResult> {
+    // Of one span, but where another library's hold what nobody can weigh. It is never sent.
+    if (encoded.length > MOST_REQUEST_BYTES) {
+      return failure(`a request of ${encoded.length} bytes is larger than ${MOST_REQUEST_BYTES}`, true)
+    }
     const bytes = options.compression === 'gzip' ? await compress(encoded) : encoded
     const body: Body = { bytes, isHeld: false }
     const result = await tryRequest(body, count, deadline, late)
@@ -322,7 +329,10 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   }
 
   function refused(answer: Answer): ExportResult {
-    if ('status' in answer) return failure(`${shown} answered ${answer.status}${hintFor(answer.status)}`)
+    if ('status' in answer) {
+      const { status } = answer
+      return failure(`${shown} answered ${status}${hintFor(status)}`, REFUSED.has(status))
+    }
     if (answer.cause === 'absent' && isNobody()) {
       const message = `nobody listens at ${shown}, so traces go nowhere. To see them, run: npx @throughline/viewer (or set OTEL_EXPORTER_OTLP_ENDPOINT)`
       reportOnce('nobody listens', 'warn', message)
@@ -367,8 +377,8 @@ function backoff(retries: number): number {
   return pause * (1 - JITTER + Math.random() * 2 * JITTER)
 }
 
-function failure(message: string): ExportResult {
-  return { code: 1, error: new Error(message) }
+function failure(message: string, isRefused?: boolean): ExportResult {
+  return { code: 1, error: new Error(message), ...(isRefused === true && { isRefused }) }
 }
 
 /** OpenSSL's code for an answer that is none of TLS: in words it is "wrong version number", behind a path of its source. */
