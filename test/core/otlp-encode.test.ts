@@ -1247,6 +1247,26 @@ describe('a batch that is too long for one request', () => {
     },
   )
 
+  it.each([
+    ['first', 0],
+    ['in the middle', 20],
+    ['last', 39],
+  ])('holds in no part but that of one span more than it may: a heavy one %s', (_row, place) => {
+    const most = 1000
+    const heavy = span({ name: 'heavy', attributes: { text: 'x'.repeat(5000) } })
+    const parts: number[] = []
+    for (let unsent: readonly ReadableSpan[] = batch.with(place, heavy); unsent.length > 0;) {
+      const rest = { later: [] as ReadableSpan[], leftOut: 0 }
+      const sections = encodeSections(unsent, most, rest)
+      const names = namesIn(joinSections(sections))
+      const size = sections.reduce((sum, { spans: { length } }) => sum + length, 0)
+      if (size > most) expect(names).toEqual(['heavy'])
+      parts.push(names.length)
+      unsent = rest.later
+    }
+    expect(parts.reduce((sum, count) => sum + count, 0)).toBe(40)
+  })
+
   function broken(): ReadableSpan {
     return Object.defineProperty(span({}), 'name', {
       get() {

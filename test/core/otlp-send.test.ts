@@ -223,6 +223,17 @@ describe('a request', () => {
         expect(told.reduce((sum, count) => sum + count, 0)).toBe(6)
       })
 
+      test('one that is heavy goes alone, wherever it stands among others', async () => {
+        const collector = await receiver()
+        const exporter = exporterTo(collector.url, { protocol })
+        const spans = [...heavy(10, 100), ...heavy(1, 1.2e6), ...heavy(10, 100)]
+        const result = await new Promise<ExportResult>((resolve) => exporter.export(spans, resolve))
+        expect(result).toEqual({ code: 0 })
+        const told = collector.requests.map(({ body }) => [indices(body).length, body.length > 1e6])
+        expect(told.filter(([, isHeavy]) => isHeavy)).toEqual([[1, true]])
+        expect(told.reduce((sum, [count]) => sum + Number(count), 0)).toBe(21)
+      })
+
       test('each span is in one of them', async () => {
         const collector = await receiver()
         const exporter = exporterTo(collector.url, { protocol })

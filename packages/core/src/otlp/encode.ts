@@ -32,9 +32,6 @@ const KEPT_BYTES = 1024 * 1024
 /** The most a padded length of four bytes can say, and four times what a collector accepts. */
 const REQUEST_LIMIT = 2 ** 28 - 1
 
-/** A span of more than this goes into a request of its own. */
-const ALONE_BYTES = 2 ** 24
-
 /** Keys come from code, so a process has a few dozen. One that makes them from data only costs itself the cache. */
 const KEYS_LIMIT = 1024
 const CACHED_KEY_LENGTH = 128
@@ -104,7 +101,7 @@ let nextSpan = new Int32Array(512)
 const traceIds = Array.from({ length: TRACE_SLOTS }, () => '')
 const traceIdsAt = new Int32Array(TRACE_SLOTS)
 let valuesLeft = 0
-/** Bytes after which no span is begun but the first, and what has no place before them. */
+/** Bytes behind which there is no span but the first, and what has no place before them. */
 let room = Infinity
 let written = 0
 let remainder: Remainder
@@ -126,7 +123,7 @@ const NOTHING = {}
  * that does not fit is written as its digits. What is neither text, number, boolean, bytes, array nor plain object is
  * written as `String()` gives it, and as an empty value if that throws.
  *
- * After `most` bytes no span is begun: those that are left are in `rest`.
+ * The spans are no more than `most` bytes, but where the first of them is more by itself: those that are left are in `rest`.
  *
  * Never throws: a span that cannot be encoded (a getter that throws, a request above 256 MiB) is left out, which is
  * said once and counted in `rest`.
@@ -408,8 +405,8 @@ function writeSpans({ first }: ScopeGroup, spans: readonly ReadableSpan[], start
       leaveOut(remainder, error)
     }
   }
-  // By itself it costs none of the others anything, should it be too large for any collector.
-  if (at > room && at - lastAt > ALONE_BYTES && written > 1) {
+  // What is first in a request goes whatever it weighs: should a collector not take it, it costs none of the others anything.
+  if (at > room && at > lastAt && written > 1) {
     forget()
     at = lastAt
     written -= 1
