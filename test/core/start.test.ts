@@ -965,7 +965,7 @@ describe('as a process of its own', () => {
     },
   )
 
-  test('a signal ends the process in time also where the collector never answers; a second one at once', async () => {
+  test('a signal ends the process in time also where the collector never answers; a second one at once, which says what it takes along', async () => {
     const collector = await receiver(() => {})
     const patient = app(SERVER, at(collector.url))
     const impatient = app(SERVER, at(collector.url))
@@ -974,7 +974,10 @@ describe('as a process of its own', () => {
     impatient.kill('SIGTERM')
     await collector.nth(2)
     impatient.kill('SIGTERM')
-    expect(await impatient.ended).toMatchObject({ signal: 'SIGTERM', stderr: '' })
+    expect(await impatient.ended).toMatchObject({
+      signal: 'SIGTERM',
+      stderr: expect.stringMatching(/^throughline: 1 span had not been sent when the process ended.*\n$/),
+    })
     const { signal, stderr } = await patient.ended
     expect(signal).toBe('SIGTERM')
     expect(stderr).toContain('could not all be sent within 2000 ms')

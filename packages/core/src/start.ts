@@ -148,7 +148,7 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   }
   const unhook = [unregister, onExit(provider, finish, abandon, onHeld)]
   const begin = () => void provider.forceFlush().catch(sayFailed)
-  const unhookSignals = config.signals ? onSignals(finish, begin) : () => {}
+  const unhookSignals = config.signals ? onSignals(finish, begin, abandon) : () => {}
 
   const paces: Patience[] = []
   async function hurry(patience: Patience, deadline: number): Promise<boolean> {
@@ -364,9 +364,10 @@ function onExit(
 
 /**
  * A signal that would have ended the process still does, after a flush: `finish`. Where the app listens itself, the end
- * is its own affair: we `begin` a flush, and what ends during its drain leaves with `beforeExit` or `shutdown()`.
+ * is its own affair: we `begin` a flush, and what ends during its drain leaves with `beforeExit` or `shutdown()`. Who sends a
+ * second one does not wait for our flush: we `abandon` what has not left.
  */
-function onSignals(finish: () => Promise<void>, begin: () => void): () => void {
+function onSignals(finish: () => Promise<void>, begin: () => void, abandon: () => void): () => void {
   // Each knows its signal: an app that emits one itself need not name it again.
   const listeners = (['SIGTERM', 'SIGINT'] as const).map((signal) => {
     const listener = () => hear(signal, listener)
@@ -393,6 +394,7 @@ function onSignals(finish: () => Promise<void>, begin: () => void): () => void {
       })
       begin()
     } else if (isEnding) {
+      abandon()
       die(signal)
     } else {
       isEnding = true
