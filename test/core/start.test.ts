@@ -692,6 +692,42 @@ describe('as a process of its own', () => {
     expect(collector.spans().map(({ name }) => name)).toEqual(['work'])
   })
 
+  test('at its natural end a process asks again where the collector wants that, as long as it has time', async () => {
+    const collector = await receiver((response, _request, number) => {
+      response.writeHead(number === 1 ? 429 : 200, { 'Retry-After': '1' }).end()
+    })
+    const { code, stderr } = await app(ONE_SPAN, at(collector.url)).ended
+    expect([code, stderr]).toEqual([0, ''])
+    expect(collector.requests).toHaveLength(2)
+  })
+
+  test('at its natural end a process does not wait for an endpoint that is not there', async () => {
+    const { code, stderr } = await app(ONE_SPAN, at(`http://127.0.0.1:${await deadPort()}`)).ended
+    expect([code, stderr.trim().split('\n')]).toEqual([
+      0,
+      [
+        expect.stringMatching(/^throughline: spans are being lost: .* ECONNREFUSED/),
+        'throughline: 1 span was lost because it could not be exported',
+      ],
+    ])
+  })
+
+  test('a process that dies of a signal asks once, whatever the collector wants', async () => {
+    const collector = await receiver((response) => response.writeHead(429, { 'Retry-After': '1' }).end())
+    const process = app(SERVER, at(collector.url))
+    await process.printed('ready')
+    process.kill('SIGTERM')
+    const { signal, stderr } = await process.ended
+    expect([signal, stderr.trim().split('\n')]).toEqual([
+      'SIGTERM',
+      [
+        expect.stringMatching(/^throughline: spans are being lost: .* answered 429$/),
+        'throughline: 1 span was lost because it could not be exported',
+      ],
+    ])
+    expect(collector.requests).toHaveLength(1)
+  })
+
   test('an app that works in the thread pool or in a Worker is not about to end: a slow collector has its time', async () => {
     // Longer than the end of a process may be held up.
     const collector = await receiver((response) => setTimeout(() => response.end(), 2600))

@@ -142,13 +142,16 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
     return disabled
   }
 
-  async function finish(within = EXIT_DEADLINE_MS): Promise<void> {
-    if (!(await hurry('once', within))) await giveUp()
+  async function finish(patience: Patience, within: number): Promise<void> {
+    if (!(await hurry(patience, within))) await giveUp()
     sayLosses()
   }
-  const unhook = [unregister, onExit(provider, finish, abandon, onHeld)]
+  const finishExit = (within: number) => finish('brief', within)
+  // Whoever sends a signal is waiting.
+  const finishSignal = () => finish('once', EXIT_DEADLINE_MS)
+  const unhook = [unregister, onExit(provider, finishExit, abandon, onHeld)]
   const begin = () => void provider.forceFlush().catch(sayFailed)
-  const unhookSignals = config.signals ? onSignals(finish, begin, abandon) : () => {}
+  const unhookSignals = config.signals ? onSignals(finishSignal, begin, abandon) : () => {}
 
   const paces: Patience[] = []
   async function hurry(patience: Patience, deadline: number): Promise<boolean> {

@@ -36,8 +36,8 @@ export interface OtlpOptions {
 }
 
 /**
- * How long a batch may be tried. `patient`: until its timeout. `brief`, while somebody waits for a flush: an endpoint
- * that is not there is not tried again. `once`, while the process is on its way out: nothing is tried again.
+ * How long a batch may be tried. `patient`: until its timeout. `brief`, while somebody waits for a flush or the process
+ * has nothing left to do: an endpoint that is not there is not tried again. `once`, while a signal ends the process: nothing is.
  */
 export type Patience = 'patient' | 'brief' | 'once'
 
