@@ -155,11 +155,14 @@ describe('the connection', () => {
   })
 
   test('that ends is the end of an answer without a length', async () => {
-    const { url } = await peer((socket) => socket.end('HTTP/1.1 503 Busy\r\nRetry-After: 3\r\n\r\nlater'))
+    const { url } = await peer((socket) =>
+      socket.end('HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Type: text/plain\r\n\r\nlater'),
+    )
     const body = Buffer.from('later')
     expect(await connected(url).say('')).toEqual({
       status: 503,
       retryAfter: '3',
+      contentType: 'text/plain',
       encodings: [],
       body,
       isHeld: false,

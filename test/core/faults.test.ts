@@ -159,6 +159,9 @@ interface Fault {
   otlp?: Partial<OtlpOptions>
 }
 
+const UNREAD =
+  'what URL answered cannot be read: expected an ExportTraceServiceResponse as protobuf, received "'
+
 const lostBecause = (reason: string) => [
   `spans are being lost: ${reason}`,
   'spans are exported again; 5 were lost',
@@ -228,6 +231,7 @@ const faults: Fault[] = [
     behave: ({ answer }) => answer(...http('200 OK', '', '\xff<html>Welcome!')),
     sent: 1,
     lost: 0,
+    says: [UNREAD],
   },
   {
     fault: 'never answers',
@@ -250,6 +254,7 @@ const faults: Fault[] = [
     behave: ({ answer }) => answer('HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf'),
     sent: 1,
     lost: 0,
+    says: [UNREAD],
     otlp: { timeoutMillis: TIMEOUT },
   },
   {
@@ -259,6 +264,7 @@ const faults: Fault[] = [
     },
     sent: 1,
     lost: 0,
+    says: [UNREAD],
   },
   {
     fault: 'answers 5 MB',
@@ -316,6 +322,7 @@ const faults: Fault[] = [
     behave: ({ socket }) => socket.end('HTTP/1.0 200 OK\r\n\r\nthanks'),
     sent: 1,
     lost: 0,
+    says: [UNREAD],
   },
   {
     fault: 'answers and closes the connection, without having said that it would',

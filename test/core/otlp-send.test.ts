@@ -648,14 +648,47 @@ describe('an answer', () => {
     expect(error?.message).toContain('"SSH\\u001b[2J\\u000athroughline')
   })
 
-  test('that is empty, says nothing or is garbage is a success like any other', async () => {
+  test('that is empty or says nothing is a success like any other', async () => {
     const reports = said()
-    for (const body of [Buffer.alloc(0), encodeResponse({ partialSuccess: {} }), Buffer.from('<html>')]) {
+    for (const body of [Buffer.alloc(0), encodeResponse({ partialSuccess: {} }), Buffer.from('{}')]) {
       const { url } = await receiver((response) => response.end(body))
       expect(await send(exporterTo(url))).toEqual({ code: 0 })
     }
+    const { url } = await receiver((response) => response.end('{ "partialSuccess": {} }'))
+    expect(await send(exporterTo(url, { protocol: 'http/json' }))).toEqual({ code: 0 })
     expect(reports.lines).toEqual([])
   })
+
+  const typed = (type: string, body: string | Uint8Array) =>
+    receiver((response) => response.writeHead(200, { 'Content-Type': type }).end(body))
+
+  test.each([
+    ['http/protobuf', 'application/json', JSON.stringify({ partialSuccess: { rejectedSpans: '1' } })],
+    ['http/json', 'application/x-protobuf', encodeResponse({ partialSuccess: { rejectedSpans: 1 } })],
+  ] as const)('to %s may be %s', async (protocol, type, body) => {
+    const reports = said()
+    const { url } = await typed(type, body)
+    expect(await send(exporterTo(url, { protocol }))).toEqual({ code: 0 })
+    expect(reports.lines).toEqual([`throughline: ${url}/v1/traces rejected 1 span`])
+  })
+
+  test.each([
+    ['http/protobuf', 'protobuf', 'text/html', '<html>Sign in'],
+    ['http/json', 'JSON', 'text/html', '<html>Sign in'],
+    ['http/protobuf', 'protobuf', 'application/x-protobuf', '{"partialSuccess":{}}'],
+    ['http/json', 'JSON', 'application/json', '{"partialSuccess":'],
+  ] as const)(
+    'to %s that is no message of %s is a success of which that is said, once: %s, %s',
+    async (protocol, form, type, body) => {
+      const reports = said()
+      const { url } = await typed(type, body)
+      const exporter = exporterTo(url, { protocol })
+      for (let count = 0; count < 2; count += 1) expect(await send(exporter)).toEqual({ code: 0 })
+      expect(reports.lines).toEqual([
+        `throughline: what ${url}/v1/traces answered cannot be read: expected an ExportTraceServiceResponse as ${form}, received ${type}: "${body}"; whether it took all spans is not known`,
+      ])
+    },
+  )
 
   test('that is packed was not asked for, and is said to be so', async () => {
     const reports = said()

@@ -1,6 +1,10 @@
 import * as fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { decodePartialSuccess, parsePartialSuccess } from '../../packages/core/src/otlp/partial-success.ts'
+import {
+  decodePartialSuccess,
+  parsePartialSuccess,
+  readPartialSuccess,
+} from '../../packages/core/src/otlp/partial-success.ts'
 import { encodeResponse } from '../otlp-definition.ts'
 
 describe("a collector's answer", () => {
@@ -26,18 +30,43 @@ describe("a collector's answer", () => {
     expect(decodePartialSuccess(new Uint8Array(0))).toBeUndefined()
     expect(decodePartialSuccess(encodeResponse({ partialSuccess: {} }))).toBeUndefined()
     expect(decodePartialSuccess(encodeResponse({ partialSuccess: { rejectedSpans: -1 } }))).toBeUndefined()
-    for (const answer of [
-      '',
-      '{}',
-      '{"partialSuccess":{}}',
-      '{"partialSuccess":null}',
-      'null',
-      '[]',
-      '"x"',
-      '<html>',
-    ]) {
+    for (const answer of ['{}', '{"partialSuccess":{}}', '{"partialSuccess":null}', '{"later":1}'])
       expect(parsePartialSuccess(answer)).toBeUndefined()
-    }
+  })
+
+  it.each(['', 'null', '[]', '"x"', '1', '<html>', '{"partialSuccess":', '{"partialSuccess":"x"}'])(
+    'is none where it is no such message: %s',
+    (answer) => {
+      expect(() => parsePartialSuccess(answer)).toThrow(SyntaxError)
+    },
+  )
+
+  const NAMED = { rejectedSpans: 3, errorMessage: 'm' }
+  const written = {
+    JSON: Buffer.from(JSON.stringify({ partialSuccess: NAMED })),
+    protobuf: Buffer.from(encodeResponse({ partialSuccess: NAMED })),
+  }
+
+  it.each([
+    ['application/json', 'JSON', 'protobuf'],
+    ['Application/JSON; charset=utf-8', 'JSON', 'protobuf'],
+    ['application/x-protobuf', 'protobuf', 'JSON'],
+    ['text/plain', 'JSON', 'JSON'],
+    ['text/plain', 'protobuf', 'protobuf'],
+    [undefined, 'JSON', 'JSON'],
+    [undefined, 'protobuf', 'protobuf'],
+  ] as const)('is read as what it says it is: %s, %s to a request in %s', (type, form, ours) => {
+    expect(readPartialSuccess(written[form], type, ours)).toEqual(NAMED)
+  })
+
+  it('that is none is said to be, in a few words', () => {
+    const page = Buffer.from(`<html>${'x'.repeat(1000)}`)
+    expect(() => readPartialSuccess(page, 'text/html', 'protobuf')).toThrow(
+      /^expected an ExportTraceServiceResponse as protobuf, received text\/html: "<html>x{94}…"$/,
+    )
+    expect(() => readPartialSuccess(Buffer.from('no.'), undefined, 'JSON')).toThrow(
+      /^expected an ExportTraceServiceResponse as JSON, received "no\."$/,
+    )
   })
 
   it('skips fields of later versions', () => {
@@ -64,15 +93,22 @@ describe("a collector's answer", () => {
   it('may be garbage', () => {
     const known = encodeResponse({ partialSuccess: { rejectedSpans: 300, errorMessage: 'm' } })
     // A count that runs over the end of the message it is in.
-    expect(decodePartialSuccess(Uint8Array.of(0x0a, 2, 0x08, 0xac, 2))).toBeUndefined()
+    expect(() => decodePartialSuccess(Uint8Array.of(0x0a, 2, 0x08, 0xac, 2))).toThrow(SyntaxError)
     for (let length = 1; length < known.length; length++) {
-      expect(decodePartialSuccess(known.subarray(0, length))).toBeUndefined()
+      expect(() => decodePartialSuccess(known.subarray(0, length))).toThrow(SyntaxError)
+    }
+    const readOrNot = (read: () => unknown) => {
+      try {
+        read()
+      } catch (error) {
+        expect(error).toBeInstanceOf(SyntaxError)
+      }
     }
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 60 }), fc.string(), (bytes, answer) => {
-        decodePartialSuccess(bytes)
-        decodePartialSuccess(Buffer.concat([known.subarray(0, 2), bytes]))
-        parsePartialSuccess(answer)
+        readOrNot(() => decodePartialSuccess(bytes))
+        readOrNot(() => decodePartialSuccess(Buffer.concat([known.subarray(0, 2), bytes])))
+        readOrNot(() => parsePartialSuccess(answer))
       }),
       { numRuns: 2000 },
     )

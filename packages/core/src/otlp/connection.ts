@@ -11,7 +11,13 @@ import { ResponseReader, type NoHttpError } from './response.ts'
 export type Cause = 'absent' | 'dropped' | 'stale' | 'untrusted' | 'unread'
 
 export type Answer =
-  | { status: number; retryAfter: string | undefined; encodings: readonly string[]; body: Buffer }
+  | {
+      status: number
+      retryAfter: string | undefined
+      contentType: string | undefined
+      encodings: readonly string[]
+      body: Buffer
+    }
   | { failure: Error; cause: Cause }
 
 /** The body of a request. */
@@ -153,9 +159,9 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
       }
 
       function answered(): void {
-        const { status, retryAfter, encodings, isTooLong } = reader
+        const { status, retryAfter, contentType, encodings, isTooLong } = reader
         if (isTooLong) fail(new Error(`is over ${MOST_RESPONSE_BYTES} bytes`), 'unread')
-        else settle({ status, retryAfter, encodings, body: reader.body })
+        else settle({ status, retryAfter, contentType, encodings, body: reader.body })
       }
 
       function fail(failure: Error, cause: Cause): void {

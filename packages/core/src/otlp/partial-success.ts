@@ -1,4 +1,5 @@
 import { isPlain } from '../attribute.ts'
+import { shownName } from '../report.ts'
 
 /** What a collector says when it took the request but not all of its spans. */
 export interface PartialSuccess {
@@ -10,6 +11,44 @@ export interface PartialSuccess {
 /** A collector's message is for one line of a log. */
 const MESSAGE_LIMIT = 1024
 
+/** How messages are written, as ours say it. */
+export type Form = 'protobuf' | 'JSON'
+
+const FORMS = new Map<string, Form>([
+  ['application/x-protobuf', 'protobuf'],
+  ['application/json', 'JSON'],
+])
+
+/** Enough to say what it begins with. */
+const SHOWN_BYTES = 400
+
+/**
+ * Reads an ExportTraceServiceResponse that says of what form it is (OTLP/HTTP, response); else it is of `form`, as the request was.
+ * @returns undefined when it says nothing: a full success
+ * @throws TypeError when it is not such a message
+ */
+export function readPartialSuccess(
+  body: Buffer,
+  contentType: string | undefined,
+  form: Form,
+): PartialSuccess | undefined {
+  const [type = ''] = (contentType ?? '').split(';', 1)
+  const said = FORMS.get(type.trim().toLowerCase()) ?? form
+  try {
+    return said === 'JSON' ? parsePartialSuccess(body.toString()) : decodePartialSuccess(body)
+  } catch (cause) {
+    const what = contentType === undefined ? '' : `${shownName(contentType)}: `
+    const start = shownName(body.toString('utf8', 0, SHOWN_BYTES))
+    throw new TypeError(`expected an ExportTraceServiceResponse as ${said}, received ${what}"${start}"`, {
+      cause,
+    })
+  }
+}
+
+function malformed(): SyntaxError {
+  return new SyntaxError('no ExportTraceServiceResponse')
+}
+
 interface Reader {
   readonly bytes: Uint8Array
   at: number
@@ -17,7 +56,8 @@ interface Reader {
 
 /**
  * Reads an ExportTraceServiceResponse { partial_success = 1 { int64 rejected_spans = 1, string error_message = 2 } }.
- * Undefined when it says nothing (a full success) and when it is not such a message; never throws.
+ * Undefined when it says nothing.
+ * @throws SyntaxError when it is not such a message
  */
 export function decodePartialSuccess(response: Uint8Array): PartialSuccess | undefined {
   const reader: Reader = { bytes: response, at: 0 }
@@ -25,28 +65,28 @@ export function decodePartialSuccess(response: Uint8Array): PartialSuccess | und
   while (reader.at < response.length) {
     const tag = readVarint(reader)
     if (tag !== 0x0a) {
-      if (!skip(reader, tag)) return undefined
+      if (!skip(reader, tag)) throw malformed()
       continue
     }
     const length = readVarint(reader)
     const end = reader.at + length
     // Written so that a NaN, which is what an unreadable varint gives, is refused as well.
-    if (!(end <= response.length)) return undefined
+    if (!(end <= response.length)) throw malformed()
     while (reader.at < end) {
       const inner = readVarint(reader)
       if (inner === 0x08) {
         const rejected = readVarint(reader)
-        if (Number.isNaN(rejected)) return undefined
+        if (Number.isNaN(rejected)) throw malformed()
         result.rejectedSpans = rejected < 2 ** 63 ? rejected : 0 // A negative count is none.
       } else if (inner === 0x12) {
         const size = readVarint(reader)
-        if (!(reader.at + size <= end)) return undefined
+        if (!(reader.at + size <= end)) throw malformed()
         const text = Buffer.from(response.buffer, response.byteOffset + reader.at, size)
         result.errorMessage = text.toString('utf8', 0, 4 * MESSAGE_LIMIT).slice(0, MESSAGE_LIMIT)
         reader.at += size
-      } else if (!skip(reader, inner)) return undefined
+      } else if (!skip(reader, inner)) throw malformed()
     }
-    if (reader.at !== end) return undefined
+    if (reader.at !== end) throw malformed()
   }
   return result.rejectedSpans === 0 && result.errorMessage === '' ? undefined : result
 }
@@ -88,17 +128,14 @@ function skip(reader: Reader, tag: number): boolean {
 }
 
 /**
- * Reads the text of an ExportTraceServiceResponse. Undefined when it says nothing (a full success) and when it is not such
- * a message; never throws.
+ * Reads the text of an ExportTraceServiceResponse. Undefined when it says nothing.
+ * @throws SyntaxError when it is not such a message
  */
 export function parsePartialSuccess(text: string): PartialSuccess | undefined {
-  let response: unknown
-  try {
-    response = JSON.parse(text)
-  } catch {
-    return undefined
-  }
+  const response: unknown = JSON.parse(text)
+  if (!isPlain(response)) throw malformed()
   const partial = property(response, 'partialSuccess')
+  if (partial != null && !isPlain(partial)) throw malformed()
   const rejected = property(partial, 'rejectedSpans')
   const message = property(partial, 'errorMessage')
   // An int64 is a string in this mapping, and a number is accepted.

@@ -28,6 +28,7 @@ export class ResponseReader {
   /** 0 until the head has come. */
   status = 0
   retryAfter: string | undefined
+  contentType: string | undefined
   /** What the body was packed with, in lower case. */
   encodings: readonly string[] = []
   /** Whether the body is longer than it may be: no more of it is read. */
@@ -116,6 +117,7 @@ export class ResponseReader {
     this.#begin(fields, minor === '1', status)
     this.status = status
     this.retryAfter = fields.get('retry-after')
+    this.contentType = fields.get('content-type')
     this.encodings = listOf(fields.get('content-encoding')).filter((coding) => coding !== 'identity')
     return true
   }

@@ -88,7 +88,7 @@ interface Packed extends Parcel {
 }
 
 /** What is answered to a request that was taken, at least in part. */
-type Taken = Pick<Extract<Answer, { status: number }>, 'body' | 'encodings'>
+type Taken = Pick<Extract<Answer, { status: number }>, 'body' | 'contentType' | 'encodings'>
 
 /** What goes into one request: of so many spans those that are not left out. */
 type Request = Omit<Packed, 'sections' | 'size'> & { readonly body: Uint8Array }
@@ -284,24 +284,27 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     }
   }
 
-  async function accepted({ body, encodings }: Taken, count: number): Promise<ExportResult> {
+  async function accepted({ body, contentType, encodings }: Taken, count: number): Promise<ExportResult> {
     // Nearly every answer says nothing: what reads the others is loaded with the first that does.
     if (body.length <= EMPTY_ANSWER_BYTES) return SENT
     if (encodings.length > 0) {
-      const packed = shownName(encodings.join(', '))
-      const message = `what ${shown} answered cannot be read: expected no Content-Encoding, received ${packed}`
-      reportOnce('answer', 'warn', `${message}; whether it took all spans is not known`)
+      sayUnread(`expected no Content-Encoding, received ${shownName(encodings.join(', '))}`)
       return SENT
     }
     try {
-      const { decodePartialSuccess, parsePartialSuccess } = await import('./partial-success.ts')
-      const partial = json === undefined ? decodePartialSuccess(body) : parsePartialSuccess(body.toString())
+      const { readPartialSuccess } = await import('./partial-success.ts')
+      const partial = readPartialSuccess(body, contentType, json === undefined ? 'protobuf' : 'JSON')
       if (partial !== undefined) reject(partial, count)
     } catch (error) {
-      // They have been taken, whatever was said of them.
-      reportOnce('answer', 'warn', `what ${shown} answered could not be read`, error)
+      sayUnread(reason(error as Error))
     }
     return SENT
+  }
+
+  /** The spans have been taken, whatever was said of them. */
+  function sayUnread(why: string): void {
+    const message = `what ${shown} answered cannot be read: ${why}; whether it took all spans is not known`
+    reportOnce('answer', 'warn', message)
   }
 
   let rejected = 0
