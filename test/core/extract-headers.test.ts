@@ -76,6 +76,37 @@ describe("the headers of a request are read as W3C's propagator reads them", () 
     },
   )
 
+  const LATER = `cc${TRACEPARENT.slice(2)}-more`
+
+  test.each([
+    ['one header', ['traceparent', `${LATER}, `], true],
+    ['one beside another', ['Traceparent', `${LATER}, `, 'x', 'traceparent'], true],
+    ['two', ['traceparent', LATER, 'traceparent', ''], false],
+    ['two in capitals', ['Traceparent', LATER, 'TRACEPARENT', ''], false],
+    ['nobody knows how many', undefined, true],
+    ['what is no list of names', [1, 2, 3], true],
+  ])('where a later version is followed by a comma: %s', (_row, rawHeaders, isRead) => {
+    propagation.setGlobalPropagator(w3cPropagator)
+    for (const more of [{}, { baggage: 'tenant=acme' }]) {
+      const headers = { traceparent: `${LATER}, `, ...more }
+      const request = { headers, rawHeaders } as unknown as IncomingMessage
+      const read = told(extractRequest(root, request)) as { traceId?: string; baggage?: unknown }
+      expect(read.traceId !== undefined).toBe(isRead)
+      expect(read.baggage !== undefined).toBe('baggage' in more)
+    }
+  })
+
+  test('and nobody looks for more of them where it is as long as it should be', () => {
+    propagation.setGlobalPropagator(w3cPropagator)
+    const request = {
+      headers: { traceparent: TRACEPARENT },
+      get rawHeaders(): string[] {
+        throw new Error('asked')
+      },
+    } as unknown as IncomingMessage
+    expect(told(extractRequest(root, request))).toMatchObject({ traceId: expect.any(String) })
+  })
+
   test('without the propagator, where there is no baggage', () => {
     propagation.setGlobalPropagator(w3cPropagator)
     const extract = vi.spyOn(w3cPropagator, 'extract')

@@ -6,6 +6,9 @@ import { TRACE_ID, PARENT_ID, TRACEPARENT, ok, type Contract } from './app.ts'
 import { ask, raw } from './client.ts'
 import { theOnly, turn } from './watch.ts'
 
+/** Of a version that may have anything behind its flags. */
+const LATER = `traceparent: cc-${TRACE_ID}-${PARENT_ID}-01-what-comes`
+
 /** Which trace a request belongs to. */
 export function continuesTraces({ name, served, spanOf }: Contract): void {
   describe(`${name}: the trace that comes in`, () => {
@@ -20,7 +23,8 @@ export function continuesTraces({ name, served, spanOf }: Contract): void {
     test.each([
       ['of a header in capitals', `TRACEPARENT: ${TRACEPARENT}`],
       ['with blanks around it', `traceparent:  \t${TRACEPARENT} \t`],
-      ['of a later version with more in it', `traceparent: cc-${TRACE_ID}-${PARENT_ID}-01-what-comes`],
+      ['of a later version with more in it', LATER],
+      ['of a later version, with more in it, beside baggage', `${LATER}\r\nbaggage: a=1`],
       ['with flags that nobody knows', `traceparent: 00-${TRACE_ID}-${PARENT_ID}-f9`],
       ['whose tracestate is not valid', `traceparent: ${TRACEPARENT}\r\ntracestate: A=1`],
     ])('is continued: %s', async (_title, lines) => {
@@ -33,6 +37,14 @@ export function continuesTraces({ name, served, spanOf }: Contract): void {
       ['two headers', `traceparent: ${TRACEPARENT}\r\ntraceparent: 00-${TRACE_ID}-00f067aa0ba902b8-01`],
       ['two headers that are the same', `traceparent: ${TRACEPARENT}\r\ntraceparent: ${TRACEPARENT}`],
       ['two values in one', `traceparent: ${TRACEPARENT}, ${TRACEPARENT}`],
+      ...['', 'garbage', TRACEPARENT.toUpperCase()].map((second) => [
+        `two headers, of a later version and "${second}"`,
+        `${LATER}\r\ntraceparent: ${second}`,
+      ]),
+      [
+        'two headers, of a later version and none, beside baggage',
+        `${LATER}\r\ntraceparent:\r\nbaggage: a=1`,
+      ],
       ['capitals in the ids', `traceparent: ${TRACEPARENT.toUpperCase()}`],
       ['a trace id of zeros', `traceparent: 00-${'0'.repeat(32)}-${PARENT_ID}-01`],
       ['a parent id of zeros', `traceparent: 00-${TRACE_ID}-${'0'.repeat(16)}-01`],
