@@ -66,6 +66,7 @@ describe('what comes in by b3', () => {
     ['left to us, with the parent of the parent', { b3: `${ids}-${parentId}` }, undecided],
     ['blanks around it', { b3: ` ${ids}-1\t` }, sampled],
     ['short ids', { b3: `${spanId}-${spanId}-1` }, { ...sampled, traceId: `${'0'.repeat(16)}${spanId}` }],
+    ['several headers, blanks around them', { ...several, 'x-b3-sampled': '\t1 ' }, sampled],
     ['a Buffer', { b3: Buffer.from(`${ids}-1`) }, sampled],
     ['several headers, kept', { ...several, 'x-b3-sampled': '1' }, sampled],
     ['several headers, not kept', { ...several, 'x-b3-sampled': '0' }, unsampled],
@@ -106,6 +107,14 @@ describe('what comes in by b3', () => {
     ['more than there is', { b3: `${ids}-1-${parentId}-1` }],
     ['something before it', { b3: `x${ids}-1` }],
     ['something after it', { b3: `${ids}-1x` }],
+    ...['\n', '\r', '\v', '\u00a0', '\u2003', '\ufeff'].flatMap((blank): [string, Carrier][] => [
+      [`what is no blank of a header before it: ${JSON.stringify(blank)}`, { b3: `${blank}${ids}-1` }],
+      [`the same behind it: ${JSON.stringify(blank)}`, { b3: `${ids}-1${blank}` }],
+      [
+        `the same in several headers: ${JSON.stringify(blank)}`,
+        { ...several, 'x-b3-spanid': `${spanId}${blank}` },
+      ],
+    ]),
     ['several headers without a span id', { 'x-b3-traceid': traceId }],
     ['several headers without a trace id', { 'x-b3-spanid': spanId, 'x-b3-sampled': '1' }],
     ['several headers with capitals', { ...several, 'x-b3-spanid': spanId.toUpperCase() }],

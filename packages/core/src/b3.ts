@@ -1,5 +1,5 @@
 import type { SpanContext } from '@opentelemetry/api'
-import { combineFields } from './trace-context.ts'
+import { combineFields, trimBlanks } from './trace-context.ts'
 
 // The B3 headers ⇄ SpanContext (https://github.com/openzipkin/b3-propagation): one header, `b3`, or several, `x-b3-…`.
 // Nothing here throws, whatever a carrier holds, and the cost is linear in what it holds.
@@ -101,5 +101,5 @@ function firstValue(field: unknown): string | undefined {
   const fields = combineFields(field)
   if (fields === undefined) return undefined
   const comma = fields.indexOf(',')
-  return (comma < 0 ? fields : fields.slice(0, comma)).trim()
+  return trimBlanks(fields, 0, comma < 0 ? fields.length : comma)
 }

@@ -1,6 +1,6 @@
 import { baggageEntryMetadataFromString, propagation } from '@opentelemetry/api'
 import type { Baggage, BaggageEntry } from '@opentelemetry/api'
-import { combineFields } from './trace-context.ts'
+import { combineFields, trimBlanks } from './trace-context.ts'
 
 // The header `baggage` ⇄ the API's Baggage, by W3C Baggage (https://www.w3.org/TR/baggage/). Values are the
 // user's and may be any text; keys, and the properties after `;`, go over the wire as they are.
@@ -143,19 +143,6 @@ function readValue(text: string): BaggageEntry {
   const entry = { value: bytes.toString() }
   if (entry.value.includes(REPLACEMENT)) bytesThatCame.set(entry, bytes)
   return entry
-}
-
-/** The text between two places without the spaces and tabs at its ends. */
-function trimBlanks(text: string, from: number, to: number): string {
-  let start = from
-  let end = to
-  while (start < end && isBlank(text.charCodeAt(start))) start++
-  while (end > start && isBlank(text.charCodeAt(end - 1))) end--
-  return text.slice(start, end)
-}
-
-function isBlank(code: number): boolean {
-  return code === 0x20 || code === 0x09
 }
 
 function mayBe(role: number, code: number): boolean {

@@ -325,6 +325,14 @@ function isBlank(code: number): boolean {
   return code === SPACE || code === TAB
 }
 
+/** The text between two places without the spaces and tabs at its ends. */
+export function trimBlanks(text: string, from: number, to: number): string {
+  const start = skipBlanks(text, from, to)
+  let end = to
+  while (end > start && isBlank(text.charCodeAt(end - 1))) end--
+  return text.slice(start, end)
+}
+
 function skipBlanks(value: string, from: number, end: number): number {
   let at = from
   while (at < end && isBlank(value.charCodeAt(at))) at++
