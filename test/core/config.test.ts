@@ -8,7 +8,7 @@ import { afterAll, describe, expect, test, vi } from 'vitest'
 import { hasDestination, readConfig, type StartOptions } from '../../packages/core/src/config.ts'
 import { randomIds } from '../../packages/core/src/ids.ts'
 import { b3Propagator } from '../../packages/core/src/propagation.ts'
-import { said } from './engine.ts'
+import { processor, said } from './engine.ts'
 
 type Environment = Record<string, string>
 
@@ -670,6 +670,7 @@ describe('propagation', () => {
 describe('an option', () => {
   const deciding = { shouldSample: () => ({ decision: SamplingDecision.RECORD }), toString: () => 'Mine' }
   const exporting = { export() {}, shutdown: async () => {} }
+  const PROCESSOR_METHODS = ['forceFlush', 'onEnd', 'onStart', 'shutdown']
 
   test('that is unknown is a TypeError that names it and those that there are', () => {
     expect(() => read({}, { endpiont: 'http://c' } as StartOptions)).toThrow(
@@ -719,7 +720,14 @@ describe('an option', () => {
     ['spanLimits', [128]],
     ['exporter', {}],
     ['spanProcessors', {}],
+    ['exporter', { export() {} }],
+    ['exporter', { shutdown: async () => {} }],
+    ['exporter', { ...exporting, shutdown: true }],
     ['spanProcessors', [{}]],
+    ...PROCESSOR_METHODS.map((method): [string, unknown] => [
+      'spanProcessors',
+      [processor({}), { ...processor({}), [method]: undefined }],
+    ]),
     ['sampler', 'always_on'],
     ['sampling', 1.5],
     ['sampling', Number.NaN],
@@ -741,6 +749,17 @@ describe('an option', () => {
       )
     },
   )
+
+  test('that is an exporter or a processor of one’s own has what is always called, and no more', () => {
+    expect(read({}, { exporter: exporting }).exporters).toEqual([exporting])
+    const own = processor({})
+    expect(Object.keys(own).toSorted()).toEqual(PROCESSOR_METHODS)
+    expect(read({}, { spanProcessors: [own] }).spanProcessors).toEqual([own])
+    expect(() => read({}, { exporter: { export() {} } as never })).toThrow('with export() and shutdown()')
+    expect(() => read({}, { spanProcessors: [{ onEnd() {} }] as never })).toThrow(
+      'with onStart(), onEnd(), forceFlush() and shutdown()',
+    )
+  })
 
   test.each<[string, string, unknown]>([
     ['tls', 'ca', 'ca.pem'],

@@ -164,11 +164,17 @@ const SHAPE: Shape<StartOptions> = {
   tls: expected('an object of certificates', "tls: { ca: readFileSync('ca.pem') }", isRecord),
   batch: expected('an object of numbers', 'batch: { maxQueueSize: 65_536 }', isRecord),
   spanLimits: expected('an object of numbers', 'spanLimits: { attributeCountLimit: 64 }', isRecord),
-  exporter: expected('a SpanExporter', 'exporter: new OTLPTraceExporter()', (value) => has(value, 'export')),
+  exporter: expected(
+    'a SpanExporter, with export() and shutdown()',
+    'exporter: new OTLPTraceExporter()',
+    (value) => has(value, 'export', 'shutdown'),
+  ),
   spanProcessors: expected(
-    'an array of SpanProcessors',
+    'an array of SpanProcessors, with onStart(), onEnd(), forceFlush() and shutdown()',
     'spanProcessors: [new BatchSpanProcessor(exporter)]',
-    (value) => Array.isArray(value) && value.every((element) => has(element, 'onEnd')),
+    (value) =>
+      Array.isArray(value) &&
+      value.every((element) => has(element, 'onStart', 'onEnd', 'forceFlush', 'shutdown')),
   ),
   sampler: expected('a Sampler', 'sampler: new AlwaysOnSampler()', (value) => has(value, 'shouldSample')),
   sampling: expected(
@@ -177,12 +183,10 @@ const SHAPE: Shape<StartOptions> = {
     (value) => isRatio(value) || Array.isArray(value),
   ),
   propagator: expected('a TextMapPropagator', 'propagator: b3Propagator', (value) =>
-    ['inject', 'extract', 'fields'].every((method) => has(value, method)),
+    has(value, 'inject', 'extract', 'fields'),
   ),
-  idGenerator: expected(
-    'an IdGenerator',
-    'idGenerator: new RandomIdGenerator()',
-    (value) => has(value, 'generateTraceId') && has(value, 'generateSpanId'),
+  idGenerator: expected('an IdGenerator', 'idGenerator: new RandomIdGenerator()', (value) =>
+    has(value, 'generateTraceId', 'generateSpanId'),
   ),
   signals: expected('true or false', 'signals: false', (value) => typeof value === 'boolean'),
   disabled: BOOLEAN('disabled'),
@@ -493,10 +497,10 @@ function isText(value: unknown): value is string {
   return typeof value === 'string' && value !== ''
 }
 
-function has(value: unknown, method: string): boolean {
+function has(value: unknown, ...methods: string[]): boolean {
   return (
     typeof value === 'object' &&
     value !== null &&
-    typeof (value as Record<string, unknown>)[method] === 'function'
+    methods.every((method) => typeof (value as Record<string, unknown>)[method] === 'function')
   )
 }
