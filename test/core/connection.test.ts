@@ -222,6 +222,24 @@ describe('the connection', () => {
     expect(await connected(url).say('')).toMatchObject({ status: 200, body: Buffer.from('half') })
   })
 
+  test.each([429, 502, 503, 504])(
+    'is closed where %i is answered and more is to come: the head is all that is needed',
+    async (status) => {
+      const says = (body: string) =>
+        `HTTP/1.1 ${status} Busy\r\nRetry-After: 3\r\nContent-Length: 9\r\n\r\n${body}`
+      const { url, requests, sockets } = await peer((socket, number) => {
+        socket.write(says(number === 1 ? 'half' : 'the whole'))
+      })
+      const { say } = connected(url)
+      expect(await say('one')).toMatchObject({ status, retryAfter: '3', isHeld: false })
+      const [first] = sockets as [Socket]
+      if (!first.destroyed) await once(first, 'close')
+      expect(await say('two')).toMatchObject({ status, body: Buffer.from('the whole') })
+      expect(await say('three')).toMatchObject({ status })
+      expect(requests.map(({ connection }) => connection)).toEqual([1, 2, 2])
+    },
+  )
+
   test('whose answer comes before all is sent is closed, and holds what was to be sent', async () => {
     const server = createServer((socket) => {
       onTestFinished(() => void socket.destroy())

@@ -203,6 +203,13 @@ const faults: Fault[] = [
     says: lostBecause('URL answered 503'),
   },
   {
+    fault: 'answers 503, never ends the body, and then takes it',
+    behave: ({ answer }) => answer('HTTP/1.1 503 Busy\r\nContent-Length: 9\r\n\r\nhalf'),
+    sent: 2,
+    lost: 0,
+    otlp: { timeoutMillis: 60_000 },
+  },
+  {
     fault: 'wants the process to come again later than the batch may take',
     behave: ({ answer }) => answer(...http('429 Slow down', 'Retry-After: 60\r\n')),
     sent: 1,
@@ -281,7 +288,7 @@ const faults: Fault[] = [
         while (!socket.destroyed && socket.write(chunk));
       }
       socket.on('drain', pour)
-      socket.write('HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\nRetry-After: 0\r\n\r\n')
+      socket.write('HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n')
       pour()
     },
     sent: 1,

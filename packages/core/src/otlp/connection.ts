@@ -47,6 +47,8 @@ export interface Connection {
 
 export type Headers = Readonly<Record<string, string | number>>
 
+/** OTLP/HTTP, retryable responses. */
+export const RETRYABLE = new Set([429, 502, 503, 504])
 /** OTLP/HTTP: of a larger response nothing is read. */
 const MOST_RESPONSE_BYTES = 4 * 2 ** 20
 /** How long a connection may be silent before the system asks whether anybody is there. */
@@ -151,7 +153,8 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
       /** The connection has done what it was to do. */
       function release(): void {
         clearTimeout(timer)
-        if (socket.destroyed || !reader.isLasting || idle !== undefined) socket.destroy()
+        if (socket.destroyed || !reader.isComplete || !reader.isLasting || idle !== undefined)
+          socket.destroy()
         else {
           line.isUsed = true
           idle = line
@@ -185,7 +188,8 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
           fail(error as NoHttpError, 'unread')
           return
         }
-        if (!reader.isComplete) return
+        // Of what may pass the head is all that is needed, and it may be all that ever comes.
+        if (!reader.isComplete && !RETRYABLE.has(reader.status)) return
         answered()
         // What is not sent yet is to arrive all the same.
         if (isSent) release()

@@ -15,7 +15,14 @@ import { MOST_TIMER_MS } from '../environment.ts'
 import { inOneLine, report, reportOnce, shownName, spansOf } from '../report.ts'
 import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
-import { connectionTo, type Answer, type Body, type Credentials, type Headers } from './connection.ts'
+import {
+  connectionTo,
+  RETRYABLE,
+  type Answer,
+  type Body,
+  type Credentials,
+  type Headers,
+} from './connection.ts'
 import { encodeSections, joinSections, type Remainder, type Section } from './encode.ts'
 import type * as Json from './json.ts'
 import { giveBack } from './memory.ts'
@@ -47,10 +54,9 @@ export interface OtlpExporter extends SpanExporter {
   sayRejected(): void
 }
 
-// One policy for all failures that may pass (OTLP/HTTP, retryable responses): exponential, with jitter.
-const RETRYABLE = new Set([429, 502, 503, 504])
 /** Said of what a request holds: the others of its batch may be taken. Of who we are or where we ask it is said to all. */
 const REFUSED = new Set([400, 413, 422, 500])
+// One policy for all failures that may pass: exponential, with jitter.
 const MOST_RETRIES = 5
 const FIRST_BACKOFF_MS = 1000
 const BACKOFF_FACTOR = 1.5
