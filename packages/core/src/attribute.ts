@@ -13,44 +13,40 @@ export const DEPTH_LIMIT = 64
 export const VALUES_LIMIT = 65_536
 
 /**
- * Attributes under names of the conventions that we know, for a literal with the keys written out: V8 makes that in one
- * step, where keys that are computed (`[semconv.URL_PATH]`) cost a step each, and a slow one for every attribute that is
- * set later: 0.8 µs a span. `satisfies NamedAttributes` has the compiler check each key.
+ * Known attribute names as literal keys: V8 creates such an object in one step; computed keys (`[semconv.URL_PATH]`) cost one
+ * each, and make later additions slow: 0.8 µs a span. `satisfies NamedAttributes` has the compiler check each key.
  */
 export type NamedAttributes = {
   readonly [Name in (typeof semconv)[keyof typeof semconv]]?: AttributeValue | undefined
 }
 
-/** Writes one attribute or two, under names that are written out in it, into those of a span. */
+/** Writes one or two attributes into a span's, under names written out in its body. */
 export type NamedWriter = (
   into: { -readonly [Name in keyof NamedAttributes]: AttributeValue },
   first: AttributeValue,
   second: AttributeValue | undefined,
 ) => void
 
-/** Any text but an empty one is a name: `__proto__`, too, which an assignment would take for something else. */
+/** `__proto__` is a valid name too, which an assignment would treat specially. */
 export function putAttribute(into: Attributes, key: string, value: AttributeValue): void {
   if (key !== '__proto__') into[key] = value
   else Object.defineProperty(into, key, { value, writable: true, enumerable: true, configurable: true })
 }
 
 /**
- * What an attribute may be (OpenTelemetry common specification, attribute and AnyValue): a text, number or boolean, bytes, or a
- * list or a record of those, of lists and of records.
+ * Whether key and value form a valid attribute (OpenTelemetry common specification, attribute and AnyValue): a string, number
+ * or boolean, bytes, or a list or a record of such values, nested or not.
  */
 export function isAttribute(key: unknown, value: unknown): value is AttributeValue {
   return isName(key) && kept(value, Infinity) !== undefined
 }
 
-/** Any text but an empty one. */
+/** A name is any string but an empty one. */
 export function isName(key: unknown): key is string {
   return typeof key === 'string' && key !== ''
 }
 
-/**
- * Whether a value is an object as it is written in code, of whichever realm: a record of values, and no RegExp, Map or list, nor
- * an instance of anything else that has its own way to be text.
- */
+/** Whether a value is a plain object, of whichever realm: not a list, RegExp, Map, or instance of any other class. */
 export function isPlain(value: unknown): value is Record<string, unknown> {
   if (typeof value !== 'object' || value === null) return false
   const prototype: unknown = Object.getPrototypeOf(value)
@@ -63,8 +59,8 @@ export function isPrimitive(value: unknown): boolean {
 }
 
 /**
- * The value as a span keeps it: texts and bytes within the limit, lists and records as copies, since the caller may go on to
- * change its own. Undefined for what is no attribute, as a function, a Map, or a list within itself.
+ * The value as a span keeps it: strings and bytes cut to the limit, lists and records copied, since the caller may change its
+ * own later. Undefined for an invalid value, such as a function, a Map, or a list that contains itself.
  */
 export function kept(value: unknown, lengthLimit: number): AttributeValue | undefined {
   if (typeof value === 'string') return cut(value, lengthLimit)
@@ -84,14 +80,14 @@ function sayCut(): void {
 interface Copying {
   readonly lengthLimit: number
   valuesLeft: number
-  /** The lists and records that the one at hand is in. */
+  /** The lists and records around the current one. */
   readonly within: object[]
 }
 
-/** Undefined for what is no value of an attribute. What is nested too deep is none either, and leaves an empty value. */
+/** Undefined for an invalid value; null, exported as empty, for one nested too deep. */
 function copied(value: object, copying: Copying): unknown {
   const { lengthLimit, within } = copying
-  // Of whichever realm; a Buffer's own `slice` would share its memory.
+  // Of whichever realm. A Buffer's `slice` would share its memory.
   if (isUint8Array(value))
     return new Uint8Array(value.length > lengthLimit ? value.subarray(0, lengthLimit) : value)
   const isList = Array.isArray(value)
@@ -105,7 +101,7 @@ function copied(value: object, copying: Copying): unknown {
 
 function copiedList(list: readonly unknown[], copying: Copying): unknown[] | undefined {
   const count = Math.min(list.length, Math.max(0, copying.valuesLeft))
-  // To push each into a list would leave room for 16 more: 128 bytes.
+  // Pushing would leave room for 16 more elements: 128 bytes.
   // oxlint-disable-next-line unicorn/no-new-array -- as long as it is to be, and not filled twice
   const copy = new Array<unknown>(count)
   copying.valuesLeft -= list.length
@@ -137,7 +133,7 @@ function copiedItem(item: unknown, copying: Copying): unknown {
   return typeof item === 'object' ? copied(item, copying) : undefined
 }
 
-/** Any character counts as one (common specification, attribute limits), also where it takes two units of JavaScript. */
+/** Counts characters (common specification, attribute limits): one that takes two UTF-16 units counts once. */
 function cut(text: string, limit: number): string {
   if (text.length <= limit) return text
   let at = 0
@@ -149,12 +145,11 @@ function cut(text: string, limit: number): string {
 const LAST_OF_ONE_UNIT = 0xffff
 
 /**
- * A copy of attributes that are texts, numbers and booleans, as nearly all are; undefined where one has to be looked at, or
- * cannot be read. A clone is half the size of an object to which the same keys are added one by one, in a third of the
- * time.
+ * A copy of attributes that are all strings, numbers and booleans, as nearly always; undefined if any other must be checked, or
+ * reading threw. A clone is half the size of an object built key by key, in a third of the time.
  */
 export function plainCopy(given: Attributes): Attributes | undefined {
-  // The characters of a text are no attributes.
+  // The characters of a string are not attributes.
   if (typeof given !== 'object') return undefined
   try {
     const copy = { ...given }
@@ -167,13 +162,13 @@ export function plainCopy(given: Attributes): Attributes | undefined {
   }
 }
 
-/** A copy, lists and all, of those attributes that are any. */
+/** A deep copy of the valid attributes. */
 export function soundCopy(given: Attributes | undefined): Attributes {
   if (typeof given !== 'object' || given === null) return {}
   return plainCopy(given) ?? limitedAttributes(given, Infinity, Infinity).attributes
 }
 
-/** Attributes of an event or a link within their limits, and how many the first limit cost. */
+/** The valid attributes of an event or a link within their limits, and how many the count limit dropped. */
 export function limitedAttributes(
   given: Attributes,
   countLimit: number,
@@ -201,7 +196,7 @@ export function limitedAttributes(
   return { attributes, dropped }
 }
 
-/** Says what is wrong with it, and how it is done where it was given; nothing is wrong with one that is not there. */
+/** Reports an invalid attribute with an example of a valid one; undefined and null are silently left out. */
 export function sayNoAttribute(
   key: unknown,
   value: unknown,
@@ -221,12 +216,12 @@ function kindOf(value: unknown): string {
   return typeof value === 'object' ? Object.prototype.toString.call(value) : typeof value
 }
 
-/** Values that throw when they are read cost themselves and what comes after them, never the app (trace API, error handling). */
+/** A value that throws when read is lost with those after it; the app never sees the error (trace API, error handling). */
 export function sayUnreadable(of: string, error: unknown): void {
   reportOnce(`unreadable:${of}`, 'warn', `left out, since to read it threw: ${of}`, error)
 }
 
-/** A name as text, whatever JavaScript callers hand over: one that is none would cost the encoder the whole span. */
+/** A name as a string, whatever JavaScript callers pass: with any other type the encoder would lose the whole span. */
 export function textOf(name: unknown): string {
   return typeof name === 'string' ? name : asText(name)
 }

@@ -90,7 +90,7 @@ type Pack = NonNullable<Packing['pack']>
 
 /** Somebody who flushes. */
 interface Waiter {
-  /** How many have left the queue when all that is waited for has. */
+  /** The count of spans taken from the queue at which all that is waited for has left. */
   readonly until: number
   /** How many of those have been lost, where a batch is lost with others that came later: at most. */
   lost: number
@@ -106,9 +106,8 @@ interface Waiter {
 const BATCH_WEIGHT = 512 * 1024
 
 /**
- * So many spans are packed together, long before a batch is full, where the exporter can: bytes are nothing that the
- * garbage collector looks at. With 512 spans waiting it moved so many so often that it made its young space as large as it may
- * be: 40 MB.
+ * Spans are packed in groups of 64 where the exporter can: the garbage collector does not scan bytes. With 512 waiting spans V8
+ * grew its young space to its maximum, 40 MB.
  */
 const SPANS_PACKED_AT_ONCE = 64
 
@@ -120,8 +119,8 @@ const GIVEN_UP: ExportResult = { code: 1, error: new Error('the time to send the
 const quiet = suppressTracing(root)
 const outside = new AsyncResource('Throughline')
 
-/** What an exporter does is not traced, whoever wrote it, and holds on to nobody's request nor to what an app keeps for it. */
-function apart<Result>(work: () => Result): Result {
+/** Runs an exporter's work untraced, and outside of any request: it must not keep a request's context alive. */
+function untraced<Result>(work: () => Result): Result {
   return outside.runInAsyncScope(() => context.with(quiet, work))
 }
 
@@ -170,7 +169,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     queued += 1
     filling.count += 1
     const { spans } = filling
-    // By its index: `push` on lists that V8 has seen empty is a call, 0.1 µs.
+    // By index: `push` onto an array V8 has seen empty is a call, 0.1 µs.
     spans[spans.length] = span
     if (spans.length === SPANS_PACKED_AT_ONCE && pack !== undefined) packSoon(filling)
     if (filling.count >= batchSize) {
@@ -196,7 +195,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     if (toPack.at(-1) !== batch) toPack.push(batch)
     if (isPacking) return
     isPacking = true
-    void apart(packBatches)
+    void untraced(packBatches)
   }
 
   // As batches leave: not in the middle of a request, and not two on end.
@@ -221,7 +220,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   }
 
   function schedule(): void {
-    timer = apart(() => setTimeout(flushQueue, scheduledDelayMillis).unref())
+    timer = untraced(() => setTimeout(flushQueue, scheduledDelayMillis).unref())
   }
 
   function flushQueue(): void {
@@ -237,7 +236,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   function exportWhatIsDue(): void {
     if (isExporting || !isSomethingDue()) return
     isExporting = true
-    void apart(exportBatches)
+    void untraced(exportBatches)
   }
 
   // Never rejects: nothing that an exporter does ends the exporting.
@@ -427,7 +426,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   }
 
   async function flush(empty: () => Promise<void>): Promise<void> {
-    const flushExporter = async () => apart(() => inTime(async () => exporter.forceFlush?.()))
+    const flushExporter = async () => untraced(() => inTime(async () => exporter.forceFlush?.()))
     try {
       await empty()
     } catch (error) {
@@ -458,7 +457,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
       await flush(emptiedOrLost)
     } finally {
       sayLosses()
-      await apart(() => inTime(async () => exporter.shutdown()))
+      await untraced(() => inTime(async () => exporter.shutdown()))
     }
   }
 
@@ -520,7 +519,7 @@ export function lossPeriod(say: () => void): LossPeriod {
     close,
     open() {
       if (timer !== undefined) return false
-      timer = apart(() => setTimeout(close, LOSS_PERIOD_MS).unref())
+      timer = untraced(() => setTimeout(close, LOSS_PERIOD_MS).unref())
       return true
     },
   }

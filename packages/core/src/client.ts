@@ -32,7 +32,7 @@ import { isOurs, putNamed, type InstrumentationScope } from './span.ts'
 import './start.ts'
 import { DeferredOptions, isOurTracer } from './tracer.ts'
 
-/** What a call has before it has begun. */
+/** A call's span before it has begun. */
 const NO_SPAN = trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
 
 /**
@@ -49,8 +49,8 @@ export interface SendingOptions<Subject extends unknown[], Outcome extends unkno
 }
 
 /**
- * One call of a client library that is under way: what its span says, and whose it is. A library extends it by what it
- * must know of a call, so that a call is one object: with closures in its place it was six, 1 µs.
+ * One call of a client library in progress: its span, and the caller's context. Each library extends it with what it must know,
+ * so that a call is one object: closures would be six, and cost 1 µs more.
  */
 export abstract class Call<
   Subject extends unknown[] = unknown[],
@@ -74,12 +74,12 @@ export abstract class Call<
     return this.span === NO_SPAN ? this.caller : withSpan(this.caller, this.span)
   }
 
-  /** Whether its end is to be noticed: somebody wants to know of it. */
+  /** Whether anybody needs to know when it ends. */
   get isOpen(): boolean {
     return this.measurement !== undefined || this.span.isRecording()
   }
 
-  /** Adds attributes to its span in a quick way; false where they have to be set: see Span's `putNamed`. */
+  /** Adds attributes to its span quickly; false if they must be set with `setAttribute`: see Span's `putNamed`. */
   protected putNamed(write: NamedWriter, first: AttributeValue, second?: AttributeValue): boolean {
     return putNamed(this.span, write, first, second)
   }
@@ -87,13 +87,12 @@ export abstract class Call<
   /** The name of the span. */
   abstract name(): string
   /**
-   * What its duration is counted by when it has ended, where its library measures calls: of its attributes those of few
-   * values, but for `error.type`.
+   * The attributes of its duration metric, if its library measures calls: those with few distinct values, without `error.type`.
    */
   dimensions(): Attributes {
     return {}
   }
-  /** Whether it gets no span outside of any, where the app has not said what it wants by `requireParent`. */
+  /** Whether it gets no span without a parent, unless the app sets `requireParent`. */
   needsParent(): boolean {
     return false
   }
@@ -106,31 +105,31 @@ export abstract class Call<
 /** What the seam must know of a client library. */
 export interface Library<Subject extends unknown[]> {
   readonly scope: InstrumentationScope
-  /** Whether nothing of its calls' spans goes along on the wire: one that is dropped then need not be started. */
+  /** Whether its calls send no trace context: a span that will be dropped then need not be started. */
   readonly isSilent?: boolean
   /** What its calls are measured by, where the app has a MeterProvider. */
   readonly duration?: DurationMetric
   /** The text that `ignore` compares. */
   text(...subject: Subject): string
-  /** Whether that text is always in upper case; the app's own may then be in any. */
+  /** Whether that text is always in upper case; the app may then write its own in any case. */
   readonly isUpperCase?: boolean
 }
 
 export interface Sender<Subject extends unknown[], Outcome extends unknown[]> {
-  /** Whether the app adds attributes when a call has ended; nobody else asks for a call's outcome. */
+  /** Whether the app adds attributes when a call has ended; only then is its outcome needed. */
   readonly asksOutcome: boolean
-  /** The context of a call that is made now; undefined where it is to have no span, so that none need be prepared. */
+  /** The context of a call made now; undefined if it gets no span, so that nothing need be prepared. */
   caller(): Context | undefined
   /**
-   * Starts a CLIENT span. False when nobody need watch its end: the call is to have no span, or one
-   * that does not record, and it is not measured.
+   * Starts a CLIENT span. False if nobody needs to watch for its end: it has no span or one that does not record, and is not
+   * measured.
    */
   begin(call: Call<Subject, Outcome>): boolean
-  /** Ends a call that went well; `endTicks` is given where it is over already. */
+  /** Ends a call that succeeded; `endTicks` is given if it ended earlier. */
   succeed(call: Call<Subject, Outcome>, endTicks?: Ticks): void
   /**
-   * Ends a call that did not: status Error, with a message where the attributes do not say it already. With
-   * `hasOutcome` the app got an answer all the same.
+   * Ends a call that failed: status Error, with a message unless the attributes already say it. `hasOutcome`: the app got an
+   * answer nevertheless.
    */
   fail(
     call: Call<Subject, Outcome>,
@@ -175,7 +174,7 @@ export function sender<
   function caller(): Context | undefined {
     try {
       const active = activeContext()
-      // Nearly every call: nothing is left to be decided.
+      // The usual case: nothing else to decide.
       if (isOrdinary(active) && isOurs(spanIn(active))) return active
       return callerNow()
     } catch (error) {
@@ -185,11 +184,11 @@ export function sender<
   }
 
   function callerNow(): Context | undefined {
-    // First of all: with the default start comes the context, and the propagator, for calls without a span too.
+    // First: the default start registers the context manager and the propagator, which calls without a span need too.
     const maker = tracer()
     const active = activeContext()
     if (isSuppressed(active) || isIgnored(active)) return undefined
-    // One that has no span is measured all the same.
+    // A call without a span is measured too.
     if (durationsNow?.() !== undefined) return active
     const parent = spanIn(active)
     if (parent === undefined) return requireParent ? undefined : active
@@ -207,7 +206,7 @@ export function sender<
       const maker = tracer()
       if (!isOurTracer(maker)) call.span = maker.startSpan(call.name(), call, call.caller)
       else {
-        // One that is sure to be dropped is asked for no name.
+        // A span that will be dropped needs no name.
         const isDropped = parent !== undefined && !isOurs(parent) && maker.dropsUnder(parent)
         call.span = maker.startDeferred(isDropped ? '' : call.name(), call, call.caller, SpanKind.CLIENT)
       }

@@ -18,22 +18,22 @@ import { showType } from './options.ts'
 import type { InstrumentationScope } from './span.ts'
 import * as semconv from './semconv.ts'
 
-/** What a proxy of the API answers as long as nobody has registered a provider. */
+/** What the API's proxy delegates to while no provider is registered. */
 export const NOBODY = new ProxyTracerProvider().getDelegate()
 
 let startDefault = (): void => {}
 
-/** Names what is to be done when a span is to be made and nobody has registered a provider. */
+/** Sets what to do when a span is wanted and no provider is registered. */
 export function onFirstSpan(start: () => void): void {
   startDefault = start
 }
 
-// What the API has answered, and what was registered then: while that is the same, it would answer the same. Where
-// nothing is registered it answers a proxy, and has a new one after each that it dismissed.
+// The API's last answer, and what was registered then; it holds while that is unchanged. While nothing is registered the API
+// answers a proxy, a new one after each unregistering.
 let answer: TracerProvider = trace.getTracerProvider()
 let answeredFor: TracerProvider | undefined
 
-/** The provider that is in charge: ours or any other that was registered with the API. Undefined for none. */
+/** The provider registered with the API, ours or any other; undefined if there is none. */
 export function registeredProvider(): TracerProvider | undefined {
   const now = registered()?.trace
   if (now === undefined || now !== answeredFor) {
@@ -41,27 +41,27 @@ export function registeredProvider(): TracerProvider | undefined {
     answeredFor = now
   }
   let provider = answer
-  // Who hands back what was registered before hands back a proxy, which then is behind another one.
+  // Re-registering a provider that was taken from the API puts one proxy behind another.
   for (let depth = 0; depth < MOST_PROXIES && isProxy(provider); depth++) provider = provider.getDelegate()
   return provider === NOBODY ? undefined : provider
 }
 
-/** How many stand behind one another at most: one of them may be made to stand before itself. */
+/** The most proxies to follow: one may be set to delegate to itself. */
 const MOST_PROXIES = 10
 
-/** Not by instanceof: the proxy that is registered may be of another copy of the API. */
+/** Not by `instanceof`: the registered proxy may come from another copy of the API. */
 function isProxy(provider: TracerProvider): provider is ProxyTracerProvider {
   return 'getDelegate' in provider
 }
 
 /**
- * A function that answers this scope's tracer of whichever provider is in charge at the time, and starts ours when there
- * is none. The tracer is looked up again only when the provider changes.
+ * A function that returns this scope's tracer from whichever provider is registered at the time, and starts ours when there is
+ * none. The tracer is looked up again only when the provider changes.
  */
 export function tracerFor(scope: InstrumentationScope): () => Tracer {
   let known: TracerProvider | undefined
   let tracer: Tracer | undefined
-  // What was registered when the tracer was looked up: as long as it is, the tracer is the same.
+  // What was registered when the tracer was looked up; the tracer holds while that is unchanged.
   let knownFor: TracerProvider | undefined
   return () => {
     const before = registered()?.trace
@@ -222,12 +222,12 @@ export function span<T>(name: string, ...rest: [(span: Span) => T] | [Attributes
     endFailed(made, error)
     throw error
   }
-  // In the span, too: what it returns may begin only now, as a query or a request that waits for somebody to ask.
+  // In the span's context: a lazy thenable, such as a query builder, begins its work only now.
   const { then } = result
   return context.with(within, then, result, settled, failed) as T
 }
 
-/** What may be one call of many in a running app is told of, and not thrown: `fn` is to run. */
+/** Wrong attributes are reported and not thrown, since the app is running: `fn` must be called. */
 function attributesIn(given: unknown): Attributes {
   if (typeof given === 'object' && given !== null && !Array.isArray(given)) return given as Attributes
   if (given !== undefined && given !== null) {
@@ -245,7 +245,7 @@ function endOnce(made: Span): void {
   if (made.isRecording()) made.end()
 }
 
-// Whatever was thrown goes on to the caller as it is: nothing may be thrown in its place here.
+// The caller gets the error as it was thrown: nothing here may throw instead.
 function endFailed(failed: Span, error: unknown): void {
   if (!failed.isRecording()) return
   const message = messageOf(error)

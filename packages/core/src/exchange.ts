@@ -32,34 +32,34 @@ import * as semconv from './semconv.ts'
 import { putNamed, type InstrumentationScope } from './span.ts'
 import { DeferredOptions } from './tracer.ts'
 
-/** What the seam must know of a framework. `Carried` is what it is handed with each request, and hands back. */
+/** What the seam must know of a framework. `Carried` is what the adapter passes in with each request and gets back. */
 export interface Framework<Subject, Given extends unknown[], Carried = Subject> {
   readonly scope: InstrumentationScope
   /** Whether it has middleware, which can have spans of their own. */
   readonly hasMiddleware?: true
-  /** What `ignore` and `inbound` are asked with. */
+  /** The argument of `ignore` and `inbound`. */
   subject(carried: Carried): Subject
-  /** What `attributes` and `spanName` are called with. */
+  /** The arguments of `attributes` and `spanName`. */
   given(carried: Carried, response: ServerResponse): Given
   /** The pattern that the router matched, mount points included; asked when the response has closed. */
   route?(carried: Carried): string | undefined
-  /** The same, where it is known when the span starts: then samplers see it, and it is not asked for again. */
+  /** The same, if known when the span starts: samplers then see it, and `route` is not called. */
   routeAtStart?(carried: Carried): string | undefined
   /** Called when a request has its span, if its route will be wanted. */
   following?(carried: Carried): void
   /**
-   * The SERVER span that a plugin of another's has made of the request, where that does not say so in the context. The plugin
-   * ends it when it has the answer; where there is none, we do.
+   * The SERVER span that somebody else's plugin has made for the request without leaving a trace of it in the context. The
+   * plugin ends it once there is an answer; without one, we do.
    */
   madeSpan?(carried: Carried): Span | undefined
-  /** How many listeners of `finish` it has on each response before any middleware is called. */
+  /** How many 'finish' listeners it has on each response before any middleware is called. */
   readonly finishListeners?: number
 }
 
-/** How many listeners of `finish` a server of Node's has on its responses. */
+/** How many 'finish' listeners Node's server has on each response. */
 export const NODES_FINISH_LISTENERS = 1
 
-/** How a request has come, on which depends what says that its answer is complete. */
+/** How a request came; it decides how a complete answer is recognised. */
 type Transport = 'HTTP/1' | 'HTTP/2' | 'made up'
 
 /** The first status that is a failure of the server's (semantic conventions, HTTP server). */
@@ -68,11 +68,11 @@ const FIRST_FAILURE = 500
 /** `error.type` of a request whose client went away before the answer was complete. */
 const ABORTED = 'aborted'
 
-/** What one use of the seam knows at set-up. */
+/** What is known at set-up. */
 export interface Seam<Given extends unknown[], Carried> {
   readonly framework: Framework<unknown, Given, Carried>
   readonly trustProxy: boolean
-  /** Node's and the framework's, on a response that comes from a server. */
+  /** 'finish' listeners of Node and the framework on a response that comes from a server. */
   readonly finishListeners: number
   readonly requestHeaders: readonly string[]
   readonly responseHeaders: readonly string[]
@@ -90,8 +90,8 @@ const writeStatus: NamedWriter = (into, status) => {
 }
 
 /**
- * One request from its headers to its close: the options of its SERVER span, and what ends it. One object instead of a
- * closure for each of these saves 1 µs a request.
+ * One request from its headers to its close: the options of its SERVER span, and what ends it. One object instead of several
+ * closures saves 1 µs a request.
  */
 export class Exchange<Given extends unknown[], Carried> extends DeferredOptions implements Scoped {
   readonly kind = SpanKind.SERVER
@@ -102,9 +102,9 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   readonly method: string
   /** Undefined where the app asked to ignore the request. */
   span: Span | undefined = undefined
-  /** Where it was known at the start. */
+  /** Set only if it was known at the start. */
   route: string | undefined = undefined
-  /** Of the official HTTP instrumentation, where that has made the span and will end it. */
+  /** Metadata of the official HTTP instrumentation, if that made the span and will end it. */
   theirs: RpcMetadata | undefined = undefined
   /** Undefined while the app has no MeterProvider. */
   measurement: RequestMeasurement | undefined = undefined
@@ -113,23 +113,23 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   responseScope: Context = root
   hasEnded = false
   isComplete = false
-  /** The app has ended its answer; never of HTTP/2. */
+  /** The app has ended its answer; never set over HTTP/2. */
   isAnswered = false
-  /** It did so when the connection was destroyed already: Node throws the answer away. */
+  /** It did so after the connection was destroyed: Node discards the answer. */
   isForNobody = false
-  /** When all of the answer was out, where that is known before the response closes. */
+  /** When all of the answer was sent, if known before the response closes. */
   endTicks: Ticks | undefined = undefined
-  /** Of the answer, where the response does not know it. */
+  /** The answer's status, if the response does not know it. */
   status: number | undefined = undefined
   error: unknown = undefined
   errorTicks = 0
 
   private knownTransport: Transport | undefined = undefined
-  /** With whom it waits for the end of their connection. */
+  /** The requests that wait for the end of the same connection, this one among them. */
   private waiting: Set<Ending> | undefined = undefined
   /** Of HTTP/2. */
   private session: Session | undefined = undefined
-  /** Over HTTP/2: all of the client's body was read before the stream closed. */
+  /** Over HTTP/2: the client's body was read to its end before the stream closed. */
   private isRead = false
 
   constructor(
@@ -152,7 +152,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const { request, route, seam } = this
     const attributes = serverAttributes(request, targetOf(request), seam.trustProxy, seam.requestHeaders)
     if (route !== undefined) attributes[semconv.HTTP_ROUTE] = route
-    // Told here, where V8 has just found the properties that tell it: later on, it would have to look for them again.
+    // Set here, right after the attributes have read the same properties (V8 still has them cached).
     this.knownTransport = transportOf(request)
     return attributes
   }
@@ -166,13 +166,13 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     else this.responseScope = scope
   }
 
-  /** Before the request's listeners of 'close' are called: its body was read, or it has no connection any more. */
+  /** Before the request's 'close' listeners: the body has been read, or the connection is gone. */
   requestClosed(): void {
     if (this.hasEnded) return
     try {
       const { request, response } = this
       if (this.transport === 'HTTP/1') this.waitForTurn()
-      // A response to HEAD closes if the app has ended it, and else not.
+      // A response to HEAD closes only if the app has ended it.
       else if (this.transport === 'HTTP/2' && request.method === 'HEAD' && !response.writableEnded) this.end()
     } catch (error) {
       // What is made up may be anything.
@@ -180,7 +180,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     }
   }
 
-  /** A response that waits behind another one on its connection is not told when this ends. */
+  /** A response queued behind another on its connection is not told when the connection ends. */
   private waitForTurn(): void {
     const { request, response } = this
     if (response.socket !== null || response.writableFinished) return
@@ -188,30 +188,30 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     else this.waiting ??= waitingOn(request.socket).add(this)
   }
 
-  /** The app has ended its answer, and what is left of it goes to the connection. */
+  /** The app has ended its answer; the rest of it goes to the connection. */
   answered(): void {
     this.isAnswered = true
     this.isForNobody = this.response.socket?.destroyed === true
   }
 
-  /** All of the answer is with the connection; that of a made-up response is all there will be. */
+  /** The connection has all of the answer; for a made-up response nothing more will follow. */
   handedOver(): void {
     if (this.hasEnded) return
     const { transport } = this
-    // One of HTTP/2 says so when it closes, however that came about.
+    // An HTTP/2 response emits 'finish' when it closes, whatever the cause.
     if (transport === 'HTTP/2') return
     const isMadeUp = transport === 'made up'
     this.isComplete = isMadeUp || (this.isAnswered && !this.isForNobody)
     if (isMadeUp) this.end()
   }
 
-  /** Hears of what ends a request whose response will not say that it has closed, or says so too late. */
+  /** Watches for the end of a request whose response closes silently or too late. */
   hear(): void {
     const { request, response, transport } = this
     if (transport === 'HTTP/2') this.hearStream()
     if (transport !== 'HTTP/1') return
-    // Who lets requests wait in front of us lets them come when their bodies were read, when they were answered already, and
-    // when their clients have gone.
+    // Middleware in front may hold requests back and release them with the body read, already answered, or after the client has
+    // left.
     if (request.socket.destroyed) this.endSoon()
     else if (request.destroyed) {
       if (response.closed) this.endSoon()
@@ -225,8 +225,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     this.session = stream.session
     this.isRead = stream.readableEnded
     if (stream.closed) this.endSoon()
-    // All of the app's answer is out. The stream closes when the client has sent all of its body or cancels it, which may be
-    // much later.
+    // All of the app's answer is sent. The stream closes when the client has sent its whole body or cancels, maybe much later.
     stream.once('finish', () => {
       if (!isUnharmed(stream) || isFile(stream)) return
       this.isComplete = true
@@ -241,12 +240,12 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
       })
   }
 
-  /** When all those have heard of it who still will. */
+  /** After every remaining listener has heard of it. */
   private endSoon(): void {
     setImmediate(() => this.end())
   }
 
-  /** Ends the span, once. Called while the app's own events are on their way: nothing may leave here. */
+  /** Ends the span, once. Called while the app's own events are emitted: it must not throw. */
   end(): void {
     if (this.hasEnded) return
     this.hasEnded = true
@@ -281,7 +280,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     measurement.end({ status, errorType, route }, ended, this.responseScope, this.endTicks)
   }
 
-  // A response says that it is finished also when it was thrown away.
+  // `writableFinished` is also true of an answer that was thrown away.
   private isAllOut(): boolean {
     if (this.isComplete) return true
     const { response } = this
@@ -293,15 +292,15 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     return this.method === 'HEAD' && hasSentHead(response) && response.socket !== null
   }
 
-  /** Over HTTP/2, where the end of the answer was not heard. */
+  /** Over HTTP/2, if the answer's end was not observed. */
   private isSent(): boolean {
     const { response } = this
-    // That of HEAD has finished before there is an answer, which is complete with its headers.
+    // The stream of a HEAD request finishes before there is an answer, which is complete with its headers.
     if (this.method === 'HEAD') return response.headersSent
     const stream = this.streamOf()
     if (stream === undefined) return false
-    // What the app has answered by the stream Node closes before it has finished, where the client's body was read: then a
-    // client that has reset it for no error cannot be told from one that has everything.
+    // If the app answers through the stream and the client's body was read, Node closes it before it has finished: a client
+    // that reset it without an error then looks like one that received everything.
     const isByStream = stream.writableEnded && !response.writableEnded
     const isOver = stream.writableFinished || (isByStream && this.isRead)
     return isOver && isUnharmed(stream) && this.session?.destroyed === false
@@ -313,24 +312,24 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     return (this.response as ServerResponse & { readonly stream?: Stream }).stream
   }
 
-  /** Undefined where none was sent. */
+  /** Undefined if none was sent. */
   private statusSent(isComplete: boolean): number | undefined {
     if (!isComplete && !this.response.headersSent) return undefined
     if (this.status !== undefined) return this.status
-    // Frameworks that meet an error when the head is out set the status all the same. And an app may answer by the stream.
+    // Frameworks set the status even if an error comes after the head was sent. And an app may answer through the stream.
     const stream = this.streamOf()
     const isSure = stream === undefined && this.failure() === undefined
     return (isSure ? undefined : sentStatus(this.response, stream)) ?? this.response.statusCode
   }
 
-  /** What went wrong, as the framework told, or else as the response was destroyed with. */
+  /** What went wrong: the framework's error, or else the one that the response was destroyed with. */
   private failure(): unknown {
     if (this.error !== undefined) return this.error
     const { errored } = this.streamOf() ?? this.response
     return errored === null || isHangUp(errored) ? undefined : errored
   }
 
-  /** Undefined for what is no failure. */
+  /** Undefined unless it is a failure. */
   private errorType(isComplete: boolean, status: number | undefined): string | undefined {
     if (!isComplete) return errorType(this.failure()) ?? ABORTED
     return status === undefined || status < FIRST_FAILURE
@@ -358,7 +357,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const route = this.route === undefined ? this.matchedRoute() : undefined
     const isComplete = this.isAllOut()
     const status = this.statusSent(isComplete)
-    // Who has made a span of their own says the status by the names that they were asked for.
+    // The official instrumentation records the status of its own span, under the names it was asked for.
     this.describeAnswer(span, route, this.theirs === undefined ? status : undefined)
     if (this.theirs === undefined && !isComplete) span.setAttribute(semconv.INCOMPLETE, true)
     if (seam.responseHeaders.length > 0) this.describeHeaders(span)
@@ -436,15 +435,15 @@ function exchangeIn(emit: ScopedEmit | undefined): AnyExchange | undefined {
   return scoped !== undefined && 'carried' in scoped ? (scoped as AnyExchange) : undefined
 }
 
-/** Of requests whose `emit` may be replaced by somebody, as cls-hooked does. */
-const apart = new WeakMap<IncomingMessage, AnyExchange>()
-/** Whether anybody has done so with one. To keep all requests there, where nobody does, would cost each of them 0.3 µs. */
-let isKeptApart = false
+/** Requests whose `emit` somebody may replace, as cls-hooked does. */
+const keptSeparately = new WeakMap<IncomingMessage, AnyExchange>()
+/** Whether this has ever happened. Registering every request in case it does would cost 0.3 µs each. */
+let areKeptSeparately = false
 
-/** Where the request's `emit` is no longer ours: its response may have ours yet, and whoever wraps a method may tell what was there. */
+/** For a request whose `emit` is no longer ours: its response may still have ours, and a wrapper may name the original. */
 function hiddenExchange(request: Wrapped): AnyExchange | undefined {
   try {
-    const kept = apart.get(request)
+    const kept = keptSeparately.get(request)
     if (kept !== undefined) return kept
     const exchange = wrappedIn(request) ?? wrappedIn(request.res ?? request.socket?._httpMessage)
     return exchange?.request === request ? exchange : undefined
@@ -466,26 +465,23 @@ function wrappedIn(emitter: { readonly emit?: unknown } | null | undefined): Any
 
 const MOST_WRAPPERS = 10
 
-/** As shimmer, and all that is made with it, wraps a method. */
+/** A method as shimmer wraps it. */
 type WrappedEmit = ScopedEmit & { readonly __original?: WrappedEmit }
 
-/** Express names the response, and a connection the one that is being sent. */
+/** Express keeps the response on the request; a connection, the one that is being sent. */
 type Wrapped = IncomingMessage & {
   readonly res?: EventEmitter
   readonly socket?: { readonly _httpMessage?: EventEmitter }
 }
 
-/**
- * What the seam was handed with this request; null where nobody will want its route, and undefined where the seam has not
- * seen it.
- */
+/** What the adapter passed in with this request; null if nobody will want its route, undefined if the seam has not seen it. */
 export function carriedBy(request: IncomingMessage): unknown {
   const exchange = exchangeOf(request)
   if (exchange === undefined) return undefined
   return wantsRoute(exchange) ? exchange.carried : null
 }
 
-/** Metrics, the official instrumentation's and ours, want the routes of unsampled requests too. */
+/** Metrics, ours and the official instrumentation's, want the routes of unsampled requests too. */
 export function wantsRoute({
   span,
   theirs,
@@ -495,8 +491,8 @@ export function wantsRoute({
 }
 
 /**
- * Makes the listeners of a request and its response run in its context, and its close end the span. Most events have no
- * listener of the app's, and need no context: 0.2 to 0.8 µs each.
+ * Makes the listeners of a request and its response run in its context, and its close end the span. Events without a listener
+ * of the app skip the context switch: 0.2 to 0.8 µs each.
  */
 export function bindListeners(exchange: AnyExchange, scope: Context): boolean {
   const { request, response } = exchange
@@ -507,9 +503,9 @@ export function bindListeners(exchange: AnyExchange, scope: Context): boolean {
   const responseEmit = previousEmit(response, scope)
   const countOfRequest = counterOf(request, requestEmit)
   const countOfResponse = counterOf(response, responseEmit)
-  // No more than there are by now: what is made up, or of HTTP/2, has fewer, and the app's are not to be taken for them.
+  // At most what is there now: made-up and HTTP/2 responses have fewer, and the app's listeners must not be taken for them.
   const finishListeners = Math.min(countOfResponse.call(response, 'finish'), exchange.seam.finishListeners)
-  // Node adds one when the response has finished, to let go of the request.
+  // Node adds one when the response finishes, to release the request.
   let endListeners = 0
 
   function emitOfRequest(this: IncomingMessage, ...args: Emission): boolean {
@@ -522,14 +518,14 @@ export function bindListeners(exchange: AnyExchange, scope: Context): boolean {
   }
   emitOfRequest[SCOPED] = exchange as Scoped
   request.emit = emitOfRequest
-  if (isKeptApart) apart.set(request, exchange)
+  if (areKeptSeparately) keptSeparately.set(request, exchange)
 
   function emitOfResponse(this: ServerResponse, ...args: Emission): boolean {
     if (isWanted) {
       if (args[0] === 'prefinish') exchange.answered()
       else if (args[0] === 'finish') exchange.handedOver()
       else if (args[0] === 'close') {
-        if (request.emit !== emitOfRequest) isKeptApart = true
+        if (request.emit !== emitOfRequest) areKeptSeparately = true
         exchange.end()
       }
     }
@@ -552,20 +548,20 @@ export function bindListeners(exchange: AnyExchange, scope: Context): boolean {
 
 const { emit: PLAIN_EMIT, listenerCount: PLAIN_COUNT } = EventEmitter.prototype
 
-/** Whether that is Node's own, by what it calls, which nobody else can; somebody may have put another one there by now. */
+/** Whether this is Node's own `emit`, recognised by the internals its source names. */
 const IS_PLAIN = /\bkErrorMonitor\b[^]*\baddCatch\b/.test(String(PLAIN_EMIT))
 
 /**
- * Whether an event without listeners is that for `emit`, too: it throws an error that nobody hears, and one that is not Node's
- * may do as it likes. Not to call it saves a request 0.6 µs.
+ * Whether `emit` would do nothing without listeners. Not for 'error', which throws, nor for a foreign `emit`. Skipping it saves
+ * 0.6 µs a request.
  */
 function isUnheard(emit: EventEmitter['emit'], event: string | symbol): boolean {
   return IS_PLAIN && emit === PLAIN_EMIT && event !== 'error'
 }
 
 /**
- * Who emits as Node does counts as Node does. It is not asked, since `listenerCount` is at the far end of a long chain of
- * prototypes, and where Express has changed the first of them, V8 up to 12 goes all the way each time: 0.5 µs.
+ * An emitter with Node's own `emit` is counted with Node's own `listenerCount`, without looking it up: at the end of a
+ * prototype chain that Express has changed, that costs V8 up to 12 0.5 µs.
  */
 function counterOf(
   emitter: Partial<EventEmitter>,
@@ -575,7 +571,7 @@ function counterOf(
   return (emit === PLAIN_EMIT ? undefined : emitter.listenerCount) ?? PLAIN_COUNT
 }
 
-/** What `emit` was; where that is one of ours already, its listeners run in the newest context. */
+/** The `emit` in place; if it is already ours, its listeners run in the newest context. */
 function previousEmit(emitter: EventEmitter, scope: Context): EventEmitter['emit'] {
   const { emit: own } = emitter
   if (own === PLAIN_EMIT) return own
@@ -587,14 +583,14 @@ function previousEmit(emitter: EventEmitter, scope: Context): EventEmitter['emit
 }
 
 /**
- * An `emit` that keeps room for ours: as an emitter's own it is as good as none, and calls the one that is inherited by then,
- * whatever the emitter's prototype has become.
+ * Reserves the property for our `emit`: as an emitter's own it changes nothing, calling what the emitter inherits at that
+ * moment, whatever its prototype has become.
  */
 export function inheritedEmit(this: EventEmitter, ...args: Emission): boolean {
   return Reflect.apply(prototypeOf(holderOf(this)).emit, this, args)
 }
 
-/** Whose own `emit` this emitter has: what is made of a request inherits that of the request. */
+/** The object whose own `emit` this emitter uses: an object created from a request inherits the request's. */
 function holderOf(emitter: EventEmitter): EventEmitter {
   return Object.hasOwn(emitter, 'emit') ? emitter : holderOf(prototypeOf(emitter))
 }
@@ -614,16 +610,15 @@ export function recordError(request: IncomingMessage, error: unknown): void {
   exchange.errorTicks = now()
 }
 
-/** Takes back what `recordError` has noted, where it is this error: the app has recovered from it. */
+/** Takes back `recordError` of this very error: the app has recovered from it. */
 export function forgetError(request: IncomingMessage, error: unknown): void {
   const exchange = exchangeOf(request)
   if (exchange !== undefined && exchange.error === error) exchange.error = undefined
 }
 
 /**
- * Calls what a request goes on to, with what is handed on to it. Where that is set off by the answer to somebody else's
- * request (a queue that the other one released, the callback of a busy pool), it would run in the other's context: then in
- * the one of its own. A context that is nobody's request is the app's own choice.
+ * Calls `next`. If another request triggered it (a released queue, a busy pool's callback), it would run in that one's context;
+ * here it runs in its own. A context that belongs to no request is the app's choice.
  */
 export function rejoin<G extends unknown[], T>(
   request: IncomingMessage,
@@ -638,9 +633,9 @@ export function rejoin<G extends unknown[], T>(
 }
 
 /**
- * Ends the SERVER span of a request whose response is complete, for responses that do not close, or say so too late.
+ * Ends the SERVER span of a request whose response is complete, for responses that close silently or too late.
  *
- * @param status where the response does not know it: 101 of a request that was upgraded
+ * @param status if the response does not know it: 101 of an upgraded request
  */
 export function endRequest(request: IncomingMessage, status?: number): void {
   const exchange = exchangeOf(request)
@@ -654,14 +649,14 @@ const HANG_UPS =
   /^(?:ERR_STREAM_PREMATURE_CLOSE|ERR_STREAM_WRITE_AFTER_END|ERR_HTTP2_(?:STREAM|SESSION)_\w+|ECONNRESET|EPIPE)$/
 
 /**
- * An error that says no more than that the client has left, or that the stream was reset, and the app answered it all the
- * same; what a made-up response has is none.
+ * Whether the error says only that the client has left or the stream was reset: no failure of the app's. Made-up responses have
+ * no `errored`.
  */
 function isHangUp(error: NodeJS.ErrnoException | undefined): boolean {
   return error === undefined || HANG_UPS.test(error.code ?? '')
 }
 
-/** What a response of HTTP/2 is sent by. */
+/** The stream that an HTTP/2 response is sent through. */
 interface Stream extends Pick<EventEmitter, 'once'> {
   readonly session: Session | undefined
   readonly closed: boolean
@@ -682,32 +677,32 @@ function isUnharmed({ aborted, rstCode }: Stream): boolean {
   return !aborted && rstCode === 0
 }
 
-/** One that sends a file has finished when it begins: Node ends it, and what it had to do at its end is taken from it. */
+/** A stream that sends a file finishes as it begins: Node ends it at once, with its final step removed. */
 function isFile(stream: Stream): boolean {
   return (stream as Stream & { readonly _final?: unknown })._final === null
 }
 
-/** What is given to `writeHead` waits for the first of the body, or the end. */
+/** After `writeHead`, the head waits for the first piece of the body, or the end. */
 function hasSentHead(response: ServerResponse): boolean {
   return (response as ServerResponse & { readonly _headerSent?: unknown })._headerSent === true
 }
 
-/** As the client has read it; undefined where that cannot be told. */
+/** The status as sent to the client; undefined if unknown. */
 function sentStatus(response: ServerResponse, stream: Stream | undefined): number | undefined {
   if (stream !== undefined) return stream.sentHeaders?.[':status']
   const [, digits] = /^HTTP\/1\.\d (\d{3})/.exec(headOf(response)) ?? []
   return digits === undefined ? undefined : Number(digits)
 }
 
-/** The text that Node has made of status and headers over HTTP/1; empty where there is none. */
+/** The text that Node made of status and headers over HTTP/1; empty if there is none. */
 function headOf(response: ServerResponse): string {
   const { _header: head } = response as ServerResponse & { readonly _header?: unknown }
   return typeof head === 'string' ? head : ''
 }
 
 /**
- * As it was sent, or else as it is set. Of a response that has no headers of its own, those that `writeHead` was given cannot
- * be asked for: they are in the text alone, where a name that came several times has as many lines.
+ * The header as sent, or else as set. If a response had no headers set, those given to `writeHead` exist only in the text,
+ * where a repeated name has as many lines.
  *
  * @param name in lower case
  */
@@ -718,7 +713,7 @@ function sentHeader(
 ): OutgoingHttpHeaders[string] {
   const sent = stream?.sentHeaders
   if (sent !== undefined) {
-    // An app that answers by the stream writes names as it likes.
+    // An app that answers through the stream may use any case.
     const given = Object.keys(sent).find((each) => each.toLowerCase() === name)
     return given === undefined ? undefined : sent[given]
   }
@@ -734,16 +729,15 @@ function inHead(head: string, name: string): string[] | undefined {
 }
 
 /**
- * A request that came by no connection was made up, by who runs an app in a function of a cloud, or asks it in a test. The
- * response that goes with it may close before it says that it is written, or never. Node's servers leave themselves on each
- * connection, also on one that is handed to them.
+ * A request without a connection is synthetic: from a serverless adapter or a test. Its response may close before it is
+ * written, or never close. Node's servers mark every connection, including one handed to them.
  */
 function transportOf(request: Partial<IncomingMessage>): Transport {
   const { socket, httpVersion = '' } = request
-  // Nearly all are 1.1, and to read the number takes 0.1 µs.
+  // Nearly all are 1.1, and parsing the number takes 0.1 µs.
   if (httpVersion !== '1.1' && Number.parseFloat(httpVersion) >= 2 && 'stream' in request) return 'HTTP/2'
   const server = (socket as { server?: object | null } | undefined)?.server
-  // A socket that nobody has connected has null.
+  // An unconnected socket has null.
   return server === undefined || server === null ? 'made up' : 'HTTP/1'
 }
 
@@ -754,15 +748,15 @@ interface Ending {
 const waiting = new WeakMap<Socket, Set<Ending>>()
 
 /**
- * What ends with this connection, if nothing ends it before. One listener for all: a client may send as many requests as it
- * likes before it reads an answer.
+ * The requests that end with this connection unless they end before. One listener for all: a client may send any number of
+ * requests before it reads an answer.
  */
 function waitingOn(socket: Socket): Set<Ending> {
   const known = waiting.get(socket)
   if (known !== undefined) return known
   const all = new Set<Ending>()
   waiting.set(socket, all)
-  // The requests' listeners hear of it first.
+  // After the requests' own listeners.
   const endAll = () => {
     for (const each of all) each.end()
   }

@@ -193,7 +193,7 @@ export function schemeOf({ headers, socket }: IncomingMessage, trustProxy: boole
   return schemeBy(socket, headers, trustProxy)
 }
 
-// What a request has is read once: each property of one whose prototype Express has changed costs 0.2 µs on Node up to 22.
+// Properties are read once: each read of an Express request costs 0.2 to 0.3 µs on Node up to 22.
 function schemeBy(
   socket: IncomingMessage['socket'],
   headers: IncomingHttpHeaders,

@@ -40,10 +40,10 @@ function digit(word: number): number {
   return DIGITS[word & 0xf] as number
 }
 
-// All digits in one call make a text of its own. Slices of a long text of digits are as cheap to make, but each holds on
-// to that text, 48 bytes a span, and is read half as fast by the encoder.
+// All digits in one call make a string of its own. Slices of one long string of digits are as cheap to make, but each keeps
+// that string alive, 48 bytes a span, and the encoder reads them half as fast.
 
-/** A fresh span id, as two words that `upperAt` and `lowerAt` give. */
+/** Reserves a fresh span id: two words, read with `upperAt` and `lowerAt`. */
 export function takeSpanId(): number {
   if (used + SPAN_WORDS > POOL_WORDS) refill()
   const at = used
@@ -55,7 +55,7 @@ export function upperAt(at: number): number {
   return randomWords[at] as number
 }
 
-/** Never zero: an id of zeros is none. */
+/** Never zero: an id of zeros is invalid. */
 export function lowerAt(at: number): number {
   return (randomWords[at + 1] as number) || 1
 }
@@ -82,8 +82,8 @@ function traceIdOf(a: number, b: number, c: number, d: number): string {
 }
 
 /**
- * Random ids from the system's generator. All 128 bits are random, so the right-most 56 may be told apart as random
- * (W3C Trace Context Level 2, random-trace-id flag).
+ * Random ids from the system's generator. All 128 bits are random, so the right-most 56 may be flagged as random (W3C Trace
+ * Context Level 2, random-trace-id flag).
  */
 export const randomIds: IdGenerator = {
   generateTraceId() {
@@ -103,7 +103,7 @@ function wordAt(at: number): number {
   return randomWords[at] as number
 }
 
-/** The app's generator; where it throws or gives what is no id, a random id is taken, and that is said once. */
+/** The app's generator. Where it throws or returns an invalid id, a random one is used, and that is reported once. */
 export function guardedIds(generator: IdGenerator): IdGenerator {
   if (generator === randomIds) return generator
   return {
@@ -133,10 +133,10 @@ function guarded(
   return undefined
 }
 
-/** Whose ids are ones, in lower case. */
+/** The context whose ids were last found valid and lower-case. */
 let latestValid: SpanContext | undefined
 
-/** Whether both ids are ones. A request's context is asked about two or three times in a row: only the first time costs. */
+/** Whether both ids are valid. A request's context is checked two or three times in a row; only the first costs. */
 export function isValid(context: SpanContext): boolean {
   if (context === latestValid) return true
   if (!isSpanContextValid(context)) return false
@@ -144,7 +144,7 @@ export function isValid(context: SpanContext): boolean {
   return true
 }
 
-/** Spares even the first time where the ids have been read, and so checked, just now: 0.1 µs. */
+/** Marks a context that was just parsed as valid, sparing its first check: 0.1 µs. */
 export function knownValid(context: SpanContext): SpanContext {
   latestValid = context
   return context
@@ -157,10 +157,10 @@ export interface Checked {
 
 /** The span's context, if it has one that children and other services can have as their parent. */
 export function validContextOf(span: Span | undefined): SpanContext | undefined {
-  // What a test makes up may have none.
+  // A test's stand-in may have none.
   const spanContext = span?.spanContext() as SpanContext | undefined
   if (spanContext === undefined) return undefined
-  // Of a span of ours it would be asked again for each of its children, and each header: 0.1 µs.
+  // A span of ours would be checked again for each of its children and each header: 0.1 µs.
   if ((span as Partial<Checked>).hasCheckedIds === true || spanContext === latestValid) return spanContext
   return isValid(spanContext) ? inLowerCase(spanContext) : undefined
 }

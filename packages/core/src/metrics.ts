@@ -24,8 +24,8 @@ const MS_PER_SECOND = 1000
 const NS_PER_SECOND = 1e9
 
 /**
- * Whether the app has a MeterProvider. To ask that first, of what nearly no app has, is shorter than to call what
- * `instrumentsFor` answers: 0.1 µs for a request and for each of its calls.
+ * Whether the app has a MeterProvider. Nearly no app has one; checking first spares the closure from `instrumentsFor`: 0.1 µs
+ * per request and per call.
  */
 export function isMetered(): boolean {
   return registered()?.metrics !== undefined

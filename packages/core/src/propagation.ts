@@ -31,7 +31,7 @@ export const traceContextPropagator: TextMapPropagator = {
     if (spanContext === undefined || isSuppressed(from)) return
     const passed = passedIn(from)
     if (passed !== undefined) {
-      // Who leaves the traceparent as it is must not change the tracestate either (Trace Context, 3.4).
+      // With an unchanged traceparent the tracestate must not change either (Trace Context, 3.4).
       setter.set(carrier, 'traceparent', passed.traceparent)
       if (passed.tracestate !== undefined) setter.set(carrier, 'tracestate', passed.tracestate)
       return
@@ -88,10 +88,10 @@ export const baggagePropagator: TextMapPropagator = {
   fields: () => ['baggage'],
 }
 
-// Holds the id of the trace that a sender wants debugged: what is said of one trace is not said of another.
+// Holds the id of the trace that a sender wants debugged, since the flag is valid for that trace alone.
 const B3_DEBUG = createContextKey('throughline.b3_debug')
 
-/** B3 as one header, `b3`. Reads the other form where that one is not there or not valid. */
+/** B3 as one header, `b3`. Reads the multi-header form if that is missing or invalid. */
 export const b3Propagator: TextMapPropagator = {
   inject(from, carrier, setter) {
     const spanContext = validContextOf(spanIn(from))
@@ -102,7 +102,7 @@ export const b3Propagator: TextMapPropagator = {
   fields: () => ['b3'],
 }
 
-/** B3 as several headers, `x-b3-…`. Reads the single header first, as the other one does. */
+/** B3 as several headers, `x-b3-…`. Reads the single header first, like `b3Propagator`. */
 export const b3MultiPropagator: TextMapPropagator = {
   inject(from, carrier, setter) {
     const spanContext = validContextOf(spanIn(from))
@@ -140,17 +140,17 @@ function isDebugged(context: Context, { traceId }: SpanContext): boolean {
   return context.getValue(B3_DEBUG) === traceId
 }
 
-/** What the headers are unless somebody asks for others: `tracecontext,baggage`. */
+/** The default propagators: `tracecontext,baggage`. */
 export const w3cPropagator = compositePropagator([traceContextPropagator, baggagePropagator])
 
 /**
- * What a request brings along, as the API's `propagation.extract` answers it: by half as long a way where W3C's headers are what
- * is read and there is no baggage. A propagator of the app's that cannot read it costs the trace its past, and not its spans.
+ * A request's incoming context, like the API's `propagation.extract`, in half the time with the W3C propagator and no baggage.
+ * If the app's propagator fails, the request begins a new trace.
  */
 export function extractRequest(into: Context, request: IncomingMessage): Context {
   try {
     if (registered()?.propagation === w3cPropagator) {
-      // By their names as they are written here: to look for a name that is passed on costs V8 0.1 µs.
+      // Literal property names: a name passed as a parameter costs V8 0.1 µs.
       const { headers } = request
       const { baggage, traceparent } = headers
       if (baggage === undefined)
@@ -159,7 +159,7 @@ export function extractRequest(into: Context, request: IncomingMessage): Context
           : withParent(into, parseTraceContext(traceparent, headers.tracestate))
     }
   } catch {
-    // Made up for a test. The propagator knows what to say of it.
+    // A test's stand-in. The propagator reports what is wrong with it.
   }
   return extractOther(into, request)
 }
@@ -198,8 +198,8 @@ function withParent(into: Context, parent: SpanContext | undefined): Context {
 }
 
 /**
- * All of these in turn; each sees the context that the one before it made. One that cannot read its carrier, or write to it,
- * costs what it would have read or written.
+ * All of these in turn; each sees the context that the one before it made. One that throws costs only what it would have read
+ * or written.
  */
 export function compositePropagator(propagators: readonly TextMapPropagator[]): TextMapPropagator {
   return {

@@ -114,8 +114,8 @@ const API = Symbol.for('opentelemetry.js.api.1')
 /**
  * The API keeps what is registered on one global object per major version, shared by all its copies. Its `diag` reads the
  * logger there only if that was given to a version it knows; what went wrong between two versions must be said as well.
- * And who remembers what the API has answered sees here whether it would answer the same: to ask it takes a dozen lines
- * of the code cache each time, and a request with its calls would ask twenty times.
+ * Checking here whether a cached answer still holds is far cheaper than asking the API: a request and its calls would ask
+ * twenty times.
  */
 export function registered(): Registered | undefined {
   return (globalThis as { [API]?: Registered })[API]

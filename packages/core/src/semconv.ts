@@ -1,5 +1,5 @@
 /**
- * The attribute names that Throughline uses, of the OpenTelemetry semantic conventions 1.44 (stable names unless said
+ * The attribute names that Throughline uses, of the OpenTelemetry semantic conventions 1.45 (stable names unless said
  * otherwise). A test holds them against @opentelemetry/semantic-conventions.
  */
 export const HTTP_REQUEST_METHOD = 'http.request.method'

@@ -13,6 +13,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Http2ServerRequest, Http2ServerResponse } from 'node:http2'
 import {
   activeContext,
+  claim,
   ignoreTracing,
   passThrough,
   requestSpanIn,
@@ -20,7 +21,6 @@ import {
   rpcMetadata,
   runIn,
   spanIn,
-  take,
   withRequestSpan,
   withSpan,
   type RpcMetadata,
@@ -60,7 +60,7 @@ import type { InstrumentationScope } from './span.ts'
 import { parseTraceContext, TRACEPARENT_LENGTH } from './trace-context.ts'
 import { isOurTracer } from './tracer.ts'
 
-/** What becomes of the trace that a request brings along. */
+/** What to do with a request's incoming trace. */
 export type Inbound = 'continue' | 'restart' | 'ignore'
 
 /**
@@ -163,12 +163,12 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
 
   /** The context for the request; from here on its listeners run in it, and its close ends the span. */
   function begin(request: IncomingMessage, response: ServerResponse, carried: Carried): Context {
-    // First of all: with the default start come the propagator and the context that the rest relies on.
+    // First: the default start registers the propagator and the context manager that the rest relies on.
     const maker = tracer()
     const active = activeContext()
-    // A request nearly always comes from outside of everything: there is nothing to be asked for.
+    // Nearly always the root context is current, which has no metadata.
     const instrumented = active === root ? undefined : rpcMetadata(active)
-    if (instrumented?.span !== undefined && take(instrumented)) {
+    if (instrumented?.span !== undefined && claim(instrumented)) {
       if (ignores?.(request, carried) === true)
         return attach(new Exchange(seam, request, response, carried), ignoreTracing(active))
       return enrich(request, response, carried, active, instrumented)
@@ -212,7 +212,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     }
   }
 
-  /** The official HTTP instrumentation has made the SERVER span and will end it: what we know better is added to it. */
+  /** The official HTTP instrumentation has made the SERVER span and will end it; we add what we know better. */
   function enrich(
     request: IncomingMessage,
     response: ServerResponse,
@@ -231,7 +231,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     try {
       isWanted = bindListeners(exchange as unknown as AnyExchange, scope)
     } catch (error) {
-      // Nobody would end it: the request or its response is frozen.
+      // The request or its response is frozen, so nothing else would end it.
       exchange.end()
       throw error
     }
@@ -240,7 +240,7 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
   }
 }
 
-/** What `ignore` says of a request; undefined where the app said nothing. */
+/** The app's `ignore` as a test of a request; undefined if the option is not set. */
 function ignoring<Subject, Given extends unknown[], Carried>(
   framework: Framework<Subject, Given, Carried>,
   ignore: ReceivingOptions<Subject, Given>['ignore'],
@@ -293,12 +293,12 @@ export function traceRequest<T>(
     receive = receiver(plain, options, 'traceRequest()')
     receivers.set(options, receive)
   }
-  // One of HTTP/2 has all that is asked of it, though not all that one of HTTP/1 has.
+  // An HTTP/2 request has all that is used here, though not all that an HTTP/1 request has.
   const incoming = request as IncomingMessage
   return receive(incoming, response as ServerResponse, incoming, () => {
     try {
       const result = run()
-      // The caller's promise settles as the one that `run` made: a rejection that nobody handles still surfaces, once.
+      // The returned promise settles like `run`'s: an unhandled rejection still surfaces, once.
       if (result instanceof Promise) return watched(incoming, result) as T
       return result
     } catch (error) {
@@ -316,8 +316,8 @@ function watched<T>(request: IncomingMessage, result: Promise<T>): Promise<T> {
 }
 
 /**
- * Tells whoever mounts `tracing` without a call: then requests come to it in the place of its options. The caller lets
- * them pass, untraced.
+ * Reports `tracing` mounted without being called: it then gets requests in place of its options. The caller lets them pass,
+ * untraced.
  */
 export function sayUncalled({ name }: InstrumentationScope, received: string): void {
   reportOnce(
@@ -328,18 +328,18 @@ export function sayUncalled({ name }: InstrumentationScope, received: string): v
 }
 
 /**
- * The context that a request begins in: at best what was current when the server was made, for the parent comes from the
- * headers. Where another request has let this one in before it came here, nothing of that one's, such as its baggage.
+ * The context that a request begins in: at best what was current when the server was made, since the parent comes from the
+ * headers. If another traced request is current, nothing of it, such as its baggage, is inherited.
  */
 function baseOf(active: Context): Context {
   if (requestSpanIn(active) !== undefined || rpcMetadata(active) !== undefined) return root
   return spanIn(active) === undefined ? active : withSpan(active, undefined)
 }
 
-/** What `inbound` has answered; what is none of the answers changes nothing. */
+/** The answer of `inbound`; an invalid one means 'continue'. */
 function treatmentOf(answer: unknown): Inbound {
   if (INBOUND.has(answer)) return answer as Inbound
-  // It threw, and that has been said.
+  // Undefined: it threw, which has been reported.
   if (answer !== undefined)
     reportOnce(
       'inbound answer',
@@ -349,7 +349,9 @@ function treatmentOf(answer: unknown): Inbound {
   return 'continue'
 }
 
-/** No span here and none from our clients underneath; the trace that came in goes out as it came, or else an unsampled one. */
+/**
+ * No span here, nor from our clients underneath. The incoming trace goes out unchanged; without one, an unsampled trace does.
+ */
 function ignoredScope(extracted: Context, maker: Tracer, request: IncomingMessage): Context {
   const parent = spanIn(extracted)
   const scope = ignoreTracing(withRequestSpan(extracted, parent ?? unsampledSpan(maker)))
@@ -357,8 +359,8 @@ function ignoredScope(extracted: Context, maker: Tracer, request: IncomingMessag
 }
 
 /**
- * The headers themselves, where they are what the context says: the propagator may be another. Those of a version that is not
- * ours, and a list that is no list or so long that the next server may refuse it, go on as they are read.
+ * Passes the headers themselves on, if they say what the context says: another propagator may have read it. A traceparent of
+ * another version, and a tracestate that is invalid or so long that the next server may refuse it, are passed on as parsed.
  */
 function asItCame(scope: Context, parent: Span, request: IncomingMessage): Context {
   try {
@@ -375,7 +377,7 @@ function asItCame(scope: Context, parent: Span, request: IncomingMessage): Conte
   }
 }
 
-/** A server of Node's takes twice as much in all headers together. */
+/** Node's server accepts twice as much in all headers together. */
 const PASSED_LIMIT = 8192
 
 function isSameContext(one: SpanContext, other: SpanContext): boolean {
@@ -393,6 +395,7 @@ function unsampledSpan(maker: Tracer): Span {
   return trace.wrapSpanContext({ traceId, spanId: randomIds.generateSpanId(), traceFlags })
 }
 
+/** The link to the trace that `restart` leaves. */
 function linkTo(extracted: Context): Link[] | undefined {
   const spanContext = trace.getSpanContext(extracted)
   return spanContext === undefined ? undefined : [{ context: spanContext }]

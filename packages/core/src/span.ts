@@ -66,7 +66,7 @@ export interface TimedEvent {
   droppedAttributesCount?: number
 }
 
-/** A link on a span, with the count of attributes that its limit cost it. */
+/** A link on a span, with the count of attributes dropped at its limit. */
 export interface RecordedLink extends Link {
   droppedAttributesCount?: number
 }
@@ -92,9 +92,9 @@ export interface ReadableSpan {
   readonly droppedLinksCount: number
 }
 
-/** Where recorded spans go; the shape of the official SDK's SpanProcessor. Exported spans are ReadableSpans. */
+/** Receives recorded spans; the shape of the official SDK's SpanProcessor. Exported spans are ReadableSpans. */
 export interface SpanProcessor {
-  // Not our class: processors that were written for the official SDK's fit only what both of them are.
+  // Not our class: a processor written for the official SDK's Span accepts only what the two have in common.
   onStart(span: ApiSpan & ReadableSpan, parentContext: Context): void
   onEnding?(span: ApiSpan & ReadableSpan): void
   onEnd(span: ReadableSpan): void
@@ -102,7 +102,7 @@ export interface SpanProcessor {
   shutdown(): Promise<void>
 }
 
-/** The `onStart` of a processor that does nothing then: it is not called. */
+/** The `onStart` of a processor that has nothing to do there: it is recognised and never called. */
 export function ignoreStart(): void {}
 
 /** How much a span may hold (OpenTelemetry trace SDK, span limits). More is dropped and counted. */
@@ -135,10 +135,10 @@ const FLAGS_SHIFT = 3
 const FLAGS_BITS = 0xff
 const ENDED_BIT = 1 << 11
 const COUNT_SHIFT = 12
-/** What is left of 31 bits. A limit above it is this one. */
+/** The other 19 of 31 bits. Higher limits are capped here. */
 const MOST_ATTRIBUTES = 2 ** 19 - 1
 
-/** What most spans do without. An object of its own, made when it is needed, keeps 64 bytes out of all others. */
+/** What most spans do without. A separate object, made on demand, saves 64 bytes in all others. */
 interface Extras {
   status: SpanStatus
   events: TimedEvent[]
@@ -151,23 +151,23 @@ interface Extras {
 }
 
 /**
- * One timed operation: the API's Span for those who make it, the exporters' ReadableSpan for those who read it. Nothing
- * here throws, whatever it is given. No `#private` names: exporters that redact make views of spans, by `Object.create` or
- * a Proxy, and those have none. What a view changes is exported; its ids it has to leave as they are.
+ * One timed operation: the API's Span for those who make it, the exporters' ReadableSpan for those who read it. Nothing here
+ * throws, whatever it is given. No `#private` names: exporters that redact make views of spans, by `Object.create` or a Proxy,
+ * which cannot reach private fields. Changes made through a view are exported; the ids must stay.
  */
 export class Span implements ApiSpan, ReadableSpan, Checked {
   name: string
   readonly traceId: string
   readonly parentSpanContext: SpanContext | undefined
   attributes: Attributes
-  /** Where it stands among its provider's open spans; negative where it does not. */
+  /** Index among the provider's open spans; −1 if not listed. */
   place: number
   private readonly maker: SpanMaker
-  // Its id as two words; zeros where it is another generator's, which is a text in the context. Most spans are leaves of
-  // their trace, and nobody asks for their digits: 20 lines of the code cache, and 32 bytes as long as the span waits.
+  // The span id as two words; both zero when it came from another generator and is text in `context`. Most spans are leaves
+  // whose digits nobody asks for: saves 20 cache lines of code, and 32 bytes per queued span.
   private readonly upper: number
   private readonly lower: number
-  /** Made when somebody asks: most spans are exported without anybody having asked, and hold 48 bytes less. */
+  /** Made on demand: most spans are exported without anybody having asked, and hold 48 bytes less. */
   private context: SpanContext | undefined
   /** Of its whole trace in this process: the order of its spans is right also when the wall clock is set meanwhile. */
   readonly anchor: Anchor
@@ -181,8 +181,8 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   private extras: Extras | undefined
 
   /**
-   * Stores and nothing else, each once: so V8 makes the object in place, without a call or a write barrier, where a span is
-   * begun. Whoever calls this sees to what `beginSpan` does.
+   * Assignments only, each once, so that V8 allocates in place, without a call or write barrier. Callers must do what
+   * `beginSpan` does.
    */
   constructor(
     maker: SpanMaker,
@@ -225,7 +225,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     return this.context === undefined ? spanIdOf(this.upper, this.lower) : this.context.spanId
   }
 
-  /** Writes its id as eight bytes, where nobody has to read the digits for it; else false. */
+  /** Writes the id as eight bytes and returns true; false if the id exists only as digits. */
   writeId(into: DataView, at: number): boolean {
     if ((this.upper | this.lower) === 0) return false
     into.setInt32(at, this.upper)
@@ -253,7 +253,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     return (this.state & ENDED_BIT) !== 0
   }
 
-  /** For its provider, when all that may still change the span has had its chance. */
+  /** Called by its provider, after everything that may still change the span. */
   close(): void {
     this.state |= ENDED_BIT
   }
@@ -283,7 +283,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   setAttributes(attributes: Attributes): this {
     if (this.ended) return this.late('setAttributes')
     try {
-      // The characters of a text are no attributes.
+      // The characters of a string are not attributes.
       if (typeof attributes !== 'object') return this
       for (const key in attributes) if (Object.hasOwn(attributes, key)) this.set(key, attributes[key])
     } catch (error) {
@@ -382,7 +382,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
       this.lasted = Math.round((this.anchor.clock.now() - this.startTicks) * NS_PER_MS)
       if (endTime !== undefined) this.own().endTime = this.timeOf(endTime)
     } catch (error) {
-      // It would end as often as it is told to.
+      // Frozen, it cannot remember having ended: every call would export it again.
       sayFrozen(error)
       return
     }
@@ -432,12 +432,12 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     return this.lasted === undefined ? [0, 0] : between(this.startTime, this.endTime)
   }
 
-  /** Whether there is nothing to be asked for beside name, kind, context, attributes and times. */
+  /** Whether it has nothing beyond name, kind, context, attributes and times. */
   get isPlain(): boolean {
     return this.extras === undefined
   }
 
-  // What is read may be written to, by processors that redact: it is this span's own.
+  // Processors that redact may write to what they read: it belongs to this span.
   get status(): SpanStatus {
     return this.own().status
   }
@@ -539,8 +539,8 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
 
   /**
    * Adds attributes whose names are written out in `write`, a function that is made once: V8 knows where they go, where
-   * `setAttribute` has to look for each, 0.3 µs. False where that has to be asked all the same: the span has ended or is near a
-   * limit, somebody has put another `setAttribute` in its place, or a value is none for an attribute.
+   * `setAttribute` must look up each: saves 0.3 µs. Returns false when the caller must use `setAttribute` after all: the span
+   * has ended or is near a limit, somebody has replaced its `setAttribute`, or a value is not a primitive.
    */
   putNamed(write: NamedWriter, first: AttributeValue, second?: AttributeValue): boolean {
     if (this.ended || this.setAttribute !== setAttribute) return false
@@ -566,10 +566,10 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
       sayNoAttribute(key, value)
       return
     }
-    // What is there is never undefined: to ask for the value is a third of what `hasOwn` costs.
+    // An attribute's value is never undefined, and reading it costs a third of `hasOwn`.
     if (this.attributes[key] === undefined || !Object.hasOwn(this.attributes, key)) {
       const limit = Math.min(attributeCountLimit, MOST_ATTRIBUTES)
-      // Who is over the limit once stays over it, and is not counted again.
+      // A span that has passed the limit once stays over it and is not counted again.
       if (
         this.state >> COUNT_SHIFT >= limit &&
         (this.droppedAttributesCount > 0 || this.recount() >= limit)
@@ -583,12 +583,12 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     putAttribute(this.attributes, key, own)
   }
 
-  /** For whoever begins it: it began at this time instead. */
+  /** For the code that begins it: replaces its start time. */
   beganAt(time: TimeInput): void {
     this.own().startTime = this.timeOf(time)
   }
 
-  /** For whoever begins it: brings attributes that are not known to be within the limits there. */
+  /** For the code that begins it: applies the limits to attributes that may exceed them. */
   limit(): void {
     const { attributes } = this
     this.attributes = {}
@@ -596,7 +596,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     this.setAttributes(attributes)
   }
 
-  /** What it has at most may be more than it has. */
+  /** The count is an upper bound: count what is really there. */
   private recount(): number {
     const count = countKeys(this.attributes)
     this.state = (this.state & ((1 << COUNT_SHIFT) - 1)) | (count << COUNT_SHIFT)
@@ -641,20 +641,20 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   }
 }
 
-/** Over what is read from elsewhere: nearly nobody writes it, and as a field it would cost all spans 8 bytes. */
+/** Shadows a getter with a value: nearly nobody writes these, and as a field each would cost all spans 8 bytes. */
 function putField(span: Span, name: 'kind' | 'resource' | 'instrumentationScope', value: unknown): void {
   Object.defineProperty(span, name, { value, writable: true, enumerable: true, configurable: true })
 }
 
-/** Whether it is one of ours, or a view of one. Not by `instanceof`, for the reason that contexts are not. */
+/** Whether it is one of ours, or a view of one. Not by `instanceof`: see `isSlotted` in context.ts. */
 export function isOurs(span: object | undefined): span is Span {
   return span?.constructor === Span
 }
 
-// The engine's own: an app may put another one in its place later on, on the class or on a span.
+// The engine's own: an app may replace it later, on the class or on a span.
 const { setAttribute } = Span.prototype
 
-/** `putNamed` of a span of ours; of others it is false. */
+/** `putNamed` of a span of ours; false for any other. */
 export function putNamed(
   span: ApiSpan,
   write: NamedWriter,
@@ -729,7 +729,7 @@ function sayDropped(what: string, limit: number): void {
   )
 }
 
-/** A link to nothing is one if it has attributes or a tracestate (trace API, link). */
+/** A link with zero ids still counts if it has attributes or a tracestate (trace API, link). */
 function saysSomething(link: Link | undefined): boolean {
   const context = link?.context
   if (typeof context?.traceId !== 'string' || typeof context.spanId !== 'string') return false
@@ -757,7 +757,7 @@ export function countKeys(attributes: Attributes): number {
   return count
 }
 
-/** Of the caller's attributes those that are ones: what is none takes the place of nothing. */
+/** Assigns the caller's valid attributes; an invalid one replaces nothing. */
 function assignSound(into: Attributes, given: Attributes): void {
   for (const [key, value] of Object.entries(given)) {
     if (isAttribute(key, value)) putAttribute(into, key, value)

@@ -53,12 +53,12 @@ import {
 } from './span.ts'
 
 /**
- * How many open spans are remembered, to be ended at shutdown. Beyond it spans are as good as any other, but if nobody
- * ends them they are not exported.
+ * How many open spans are remembered, to be ended at shutdown. Spans beyond it work like any other, but are not exported unless
+ * somebody ends them.
  */
 const MOST_OPEN = 20_000
 
-/** Up to so many gaps among them are left open, 8 KB, and beyond that up to half of all. */
+/** Up to 1,000 gaps (8 KB) are tolerated, above that up to half the list. */
 const MOST_GAPS = 1000
 
 const NO_LINKS: Link[] = []
@@ -72,7 +72,7 @@ export abstract class DeferredOptions implements SpanOptions {
   abstract readonly kind: SpanKind
   readonly links: Link[]
   private built: Attributes | undefined = undefined
-  /** How many attributes `build` gives at most: to count them costs more than to say it. */
+  /** An upper bound of the attributes that `build` returns: declaring it is cheaper than counting them. */
   mostAttributes = 32
 
   constructor(links: Link[] = NO_LINKS) {
@@ -108,20 +108,20 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   /** Whether the sampler follows a parent's decision. */
   readonly followsParents: boolean
   readonly #processors: readonly SpanProcessor[]
-  /** Of the processors those that want to know of a span that starts, or is about to end. */
+  /** The processors that want to know of a span that starts, or is about to end. */
   readonly #starting: readonly SpanProcessor[]
   readonly #ending: readonly SpanProcessor[]
   readonly #tracers = new Map<string, Tracer>()
   /** How many spans have ended; whoever flushes can tell whether there is anything new. */
   endedCount = 0
   /**
-   * In the order of their starts, with gaps where one has ended: each knows its place. To have the last one fill the gap would
-   * be a look at a span that nobody else looks at now, 0.3 µs for each that ends.
+   * In start order; an ended span leaves a gap, whose index is the span's `place`. Filling it with the last span would touch
+   * one that is not in the cache: 0.3 µs per span.
    */
   readonly #open: (Span | undefined)[] = []
-  /** Where the next one goes: the list itself never gets shorter, for it would have to grow again. */
+  /** Index of the next free slot. The array is never shortened, since it would only grow again. */
   #openEnd = 0
-  /** How many before that are gaps. */
+  /** Gaps below `#openEnd`. */
   #gaps = 0
   #stopping: Promise<void> | undefined
 
@@ -133,20 +133,20 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.flagsRandom = config.flagsRandom
     this.hasRandomIds = config.idGenerator === randomIds
     this.followsParents = followsParents(config.sampler)
-    // The app may go on to change its list: whoever is in it now is told of everything.
+    // A copy: the app may change its list later.
     this.#processors = [...config.processors]
     this.#starting = this.#processors.filter(({ onStart }) => onStart !== ignoreStart)
     this.#ending = this.#processors.filter(({ onEnding }) => onEnding !== undefined)
   }
 
   getTracer(given: string, version?: string, options?: { schemaUrl?: string }): Tracer {
-    // Also JavaScript's callers: what is no text would cost the encoder all spans of the scope.
+    // JavaScript callers may pass anything, and the encoder would lose all spans of a scope whose name is not a string.
     const scope = {
       name: textOf(given ?? ''),
       version: textIn(version),
       schemaUrl: textIn(schemaUrlIn(options)),
     }
-    // No name has a NUL in it: those of two scopes never add up to the same.
+    // Names hold no NUL, so two scopes never share a key.
     const key = [scope.name, scope.version, scope.schemaUrl].join('\0')
     let tracer = this.#tracers.get(key)
     if (tracer === undefined) {
@@ -171,7 +171,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   #tellStarted(span: Span, parent: Context): void {
     for (const processor of this.#starting) {
       try {
-        heed('onStart', processor.onStart(span, parent))
+        handleRejection('onStart', processor.onStart(span, parent))
       } catch (error) {
         failed('onStart', error)
       }
@@ -190,7 +190,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     for (const processor of this.#processors) {
       try {
         const result: unknown = processor.onEnd(span)
-        if (result !== undefined) heed('onEnd', result)
+        if (result !== undefined) handleRejection('onEnd', result)
       } catch (error) {
         failed('onEnd', error)
       }
@@ -200,7 +200,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   #tellEnding(span: Span): void {
     for (const processor of this.#ending) {
       try {
-        heed('onEnding', processor.onEnding?.(span))
+        handleRejection('onEnding', processor.onEnding?.(span))
       } catch (error) {
         failed('onEnding', error)
       }
@@ -219,7 +219,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   }
 
   async #stop(): Promise<void> {
-    // Those within others first. What a processor starts meanwhile is not waited for.
+    // Children before parents. Spans that a processor starts meanwhile are not waited for.
     const open = this.#open.splice(0).toReversed()
     this.#openEnd = 0
     this.#gaps = 0
@@ -231,7 +231,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     await all(this.#processors, (processor) => processor.shutdown())
   }
 
-  /** What ends may be a view of the span, made by a Proxy or by `Object.create`: its place and its id tell which one it is. */
+  /** What ends may be a view (a Proxy or `Object.create`), so it is matched by place and id. */
   #forget(ended: Span): void {
     const { place } = ended
     if (place < 0) return
@@ -267,7 +267,7 @@ export class Tracer implements ApiTracer, SpanMaker {
     this.scope = scope
   }
 
-  /** Whether a span that starts under this one is sure to be dropped, so that none need be prepared. */
+  /** Whether a child of this span is sure to be dropped, so that its attributes need not be prepared. */
   dropsUnder(parent: ApiSpan): boolean {
     if (isOurs(parent) || !this.home.followsParents || this.home.isStopped) return false
     if (parent instanceof DroppedSpan) return true
@@ -276,9 +276,8 @@ export class Tracer implements ApiTracer, SpanMaker {
   }
 
   /**
-   * `startSpan` for options of ours, which have links only where there is no parent. Nearly all spans do as their parent
-   * does, by a sampler that follows it: they take a way of their own, half as long. `kind` is that of the options, which
-   * are of many shapes: to read it from them is a look at each.
+   * `startSpan` for our own options, which have links only where there is no parent. Nearly all spans follow their parent's
+   * decision and take this shorter path. `kind` is passed because reading it from options of many shapes is a megamorphic load.
    */
   startDeferred(name: string, options: DeferredOptions, parentContext: Context, kind: SpanKind): ApiSpan {
     const provider = this.home
@@ -313,7 +312,7 @@ export class Tracer implements ApiTracer, SpanMaker {
     }
   }
 
-  /** Never throws: where the parts given are not what the API says, the parent's context passes through. */
+  /** Never throws: for arguments that break the API's types, the parent's context passes through. */
   startSpan(name: string, options: SpanOptions = {}, parentContext: Context = context.active()): ApiSpan {
     try {
       return this.#start(name, options ?? {}, parentContext ?? context.active())
@@ -328,7 +327,7 @@ export class Tracer implements ApiTracer, SpanMaker {
     if (provider.isStopped) return this.#successor().startSpan(name, options, parentContext)
 
     const { idGenerator, sampler } = provider
-    // Options of our own have neither `root` nor a start time: they are not asked for what they lack.
+    // Our own options have neither `root` nor a start time, so these are not looked up.
     const isDeferred = options instanceof DeferredOptions
     const outer = !isDeferred && options.root === true ? undefined : spanIn(parentContext)
     const parent = validContextOf(outer)
@@ -336,7 +335,7 @@ export class Tracer implements ApiTracer, SpanMaker {
     const kind =
       options.kind === undefined || SpanKind[options.kind] === undefined ? SpanKind.INTERNAL : options.kind
 
-    // Order of the SDK specification: trace id, sampler, a span id also for a span that is dropped, span.
+    // Order of the SDK specification: trace id, sampler, span id (also for a dropped span), span.
     const asked =
       parent === undefined && spanIn(parentContext) !== undefined
         ? withSpan(parentContext, undefined)
@@ -406,8 +405,8 @@ export class Tracer implements ApiTracer, SpanMaker {
   }
 
   /**
-   * Who makes spans after our shutdown: tracers are kept for as long as the process lives, and a second `start()` is to
-   * reach them too. While there is nobody, the caller's context passes through.
+   * Makes the spans after our shutdown: apps keep tracers for as long as the process lives, and a second `start()` must reach
+   * them too. While no provider is registered, the caller's context passes through.
    */
   #successor(): ApiTracer {
     const provider = registeredProvider()
@@ -417,20 +416,20 @@ export class Tracer implements ApiTracer, SpanMaker {
   }
 }
 
-// The API has no other door to the class of its spans that record nothing.
+// The API does not export the class of its non-recording spans.
 const NonRecordingSpan = trace.wrapSpanContext(INVALID_SPAN_CONTEXT).constructor as new (
   context: SpanContext | undefined,
 ) => ApiSpan
 
-/** Where a span has what it is asked for. */
+/** Where a dropped span keeps its context once that was asked for. */
 interface Kept {
   context: SpanContext | undefined
 }
 
-/** A span that is dropped as its parent was. Its id is made when somebody asks for it: most have nothing to send, 0.04 µs each. */
+/** A span dropped like its parent. Its id is made on demand: 0.04 µs. */
 class DroppedSpan extends NonRecordingSpan implements Checked {
   private readonly parent: SpanContext
-  // An object of its own, which views of the span have in common, shallow copies, and a frozen one.
+  // A separate object, shared by views and shallow copies of the span, and writable where the span is frozen.
   private readonly kept: Kept
 
   constructor(parent: SpanContext) {
@@ -448,19 +447,19 @@ class DroppedSpan extends NonRecordingSpan implements Checked {
   }
 }
 
-/** Of spans that are frozen with all that they hold. */
+/** The contexts of spans that are deeply frozen. */
 const unkept = new WeakMap<Kept, SpanContext>()
 
 function contextUnder({ traceId, traceFlags, traceState }: SpanContext, kept: Kept): SpanContext {
   const known = unkept.get(kept)
   if (known !== undefined) return known
   const context = contextOf(traceId, randomIds.generateSpanId(), traceFlags & RANDOM_FLAG, traceState)
-  // Not by an assignment: where it is frozen, that throws.
+  // An assignment would throw where it is frozen.
   if (!Reflect.set(kept, 'context', context) || kept.context !== context) unkept.set(kept, context)
   return context
 }
 
-/** Whether it is one of ours. Not by `instanceof`, for the reason that contexts are not. */
+/** Whether it is one of ours. Not by `instanceof`: see `isSlotted` in context.ts. */
 export function isOurTracer(tracer: object | undefined): tracer is Tracer {
   return tracer?.constructor === Tracer
 }
@@ -474,7 +473,7 @@ function spanContextIn(of: Context | null): SpanContext | undefined {
   try {
     return trace.getSpanContext(of ?? context.active())
   } catch {
-    // A span of the app's making: it may be why this is asked.
+    // The app's own span may be what threw in the first place.
     return undefined
   }
 }
@@ -512,12 +511,12 @@ function failed(step: string, error: unknown): void {
   reportOnce(`processor:${step}`, 'error', `a span processor threw in ${step}`, error)
 }
 
-/** The app may have written it as an async function: a rejection that nobody handles would end the process. */
-function heed(step: string, result: unknown): void {
+/** The app's method may be async: an unhandled rejection would end the process. */
+function handleRejection(step: string, result: unknown): void {
   if (result instanceof Promise) result.catch((error: unknown) => failed(step, error))
 }
 
-// One that fails, or fails to answer a promise, keeps none of the others from theirs.
+// A processor that throws or returns no promise does not keep the others from theirs.
 async function all(
   processors: readonly SpanProcessor[],
   step: (processor: SpanProcessor) => Promise<void>,

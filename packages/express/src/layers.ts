@@ -226,7 +226,7 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
       return handle.call(this, request, response, isOurs ? rejoining(request, next) : next)
     }
     const { mount, baseUrl, spans } = way
-    // A route mounts nothing: of an Express request each look costs 0.3 µs.
+    // A route mounts nothing, so `request.app` is not read: 0.2 to 0.3 µs per read of an Express request.
     const app = isRoute ? undefined : request.app
     try {
       goInto(layer, way, response)
@@ -436,7 +436,7 @@ interface Upgraded {
   readonly wsHandled?: boolean
 }
 
-/** Of an Express request, what is asked for again costs less: method and headers are wanted anyway. */
+/** Method and headers are read later anyway, so these checks are nearly free. */
 function isUpgraded(request: Request): boolean {
   const mayBe = request.method === 'CONNECT' || request.headers?.upgrade !== undefined
   return mayBe && (request as Upgraded).upgrade === true

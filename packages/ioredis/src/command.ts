@@ -59,7 +59,7 @@ export interface Command extends Settling<unknown> {
   /** What is written to this socket. */
   toWritable(socket: Stream): unknown
   /**
-   * The call that it belongs to, or that it has passed us once without one. Not in a WeakSet: that cost 2 µs a command,
+   * The call that it belongs to, or that it has passed us once without one. Not in a WeakSet: that would cost 2 µs a command,
    * most of it in garbage collection.
    */
   [CALL]?: RedisCall | 'none'

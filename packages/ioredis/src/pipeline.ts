@@ -66,7 +66,7 @@ export function tracePipeline(
   return pipeline
 }
 
-/** A pipeline lives for one call and need not be given back as it was: an `override` was 4 µs. */
+/** A pipeline lives for one call and need not be given back as it was: an `override` would cost 4 µs. */
 function replace<K extends 'exec' | 'sendCommand'>(pipeline: Pipeline, key: K, value: Pipeline[K]): void {
   Object.defineProperty(pipeline, key, { value, writable: true, configurable: true })
 }

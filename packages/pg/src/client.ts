@@ -21,7 +21,7 @@ const OF_NOBODY: ReadonlySet<unknown> = new Set(['end', 'error', 'notice', 'noti
 let passing: ClientBase | undefined
 let passingCall: QueryCall | undefined
 
-/** Has the Pool's callback run its query on this client, which for the client's `query` is not another one. */
+/** Runs the pool's callback, marking the client so that its `query` is not counted twice. */
 export function passOn(
   callback: Method,
   error: unknown,

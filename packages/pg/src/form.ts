@@ -12,7 +12,7 @@ export type Method = (this: unknown, ...args: unknown[]) => unknown
 
 const NO_VALUES: readonly unknown[] = []
 
-/** Whether this asks for a query, and is neither a Submittable, which has a life of its own, nor what pg is going to refuse. */
+/** Whether this is a query that pg will accept, other than a Submittable. */
 export function isQuery(first: unknown): boolean {
   if (typeof first === 'string') return true
   if (typeof first !== 'object' || first === null) return false

@@ -35,11 +35,10 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   let connecting: QueryCall | null | undefined
   // Whether a query that is left to others is calling connect() at this moment.
   let isLeft = false
-  // The one that has found a callback of the pool there, by which its end will be seen.
+  // The query whose `connect()` callback was intercepted, by which its end will be seen.
   let taken: QueryCall | null | undefined
-  // Those that are in the pool's queue. When it ends it forgets them: nobody will call them back. Not a Set: each time that V8
-  // makes a new table for one, the old table leads to it, and keeps all that waited then. Once one of them is in the old
-  // space, so is all that follows: 0.3 KB a query.
+  // What waits in the pool's queue. When the pool ends, it forgets them without calling back. Not a Set: V8 chains its old
+  // tables to new ones; once one is in the old space, all later ones are kept with it, 0.3 KB a query.
   const queued: (QueryCall | ConnectCall)[] = []
   // Where its connections lead to, also while it has none: idle ones are closed after ten seconds.
   let place: Place = NOWHERE

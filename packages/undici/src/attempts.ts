@@ -15,7 +15,7 @@ import {
   type PublishedRequest,
 } from './published.ts'
 
-/** Where a request has its attempt. Not in a WeakMap: that cost 2 µs a request, most of it in garbage collection. */
+/** Where a request has its attempt. Not in a WeakMap: that would cost 2 µs a request, most of it in garbage collection. */
 const ATTEMPT = Symbol('throughline.attempt')
 
 interface Message {

@@ -1,31 +1,31 @@
 import { setTimeout } from 'node:timers'
 
-/** How long nothing may come of a body. One that nobody reads never ends: its span then ends with what came last. */
+/** How long a body may be silent. One that nobody reads never ends, so its span ends with what came last. */
 const UNREAD_MS = 30_000
-/** How often that is looked at. */
+/** How often that is checked. */
 const LOOK_EVERY_MS = 5_000
 
-/** A request that was answered, in the list of those whose body has not come to its end. */
+/** An answered request whose body has not ended, in the list of those. */
 export interface Answered {
-  /** When its headers or, later, something of its body came last, in milliseconds of the monotonic clock. */
+  /** When its headers or the last piece of its body came, in milliseconds of the monotonic clock. */
   heardAt: number
-  /** Whether what comes of its body is noticed. */
+  /** Whether the pieces of its body are watched. */
   isWatched: boolean
   previous: Answered | undefined
   next: Answered | undefined
-  /** To be called for one that is under way for long: from now on it notes what comes of its body. */
+  /** Called for a long-running one: it must update `heardAt` from now on. */
   watchBody(): void
-  /** Nothing will come any more. */
+  /** Called when nothing more is expected. */
   abandoned(): void
 }
 
 /**
- * Answered requests whose body has not come to its end. They share one timer, which is made at set-up and started
- * again: a timer for each request costs 1 µs, and would keep the context of a request. Few are there still when it looks for
- * the first time: only they have their bodies watched.
+ * Answered requests whose body has not come to its end. They share one timer, which is made at set-up and started again: a
+ * timer for each request costs 1 µs, and would keep the context of a request. Most are read before the first check; only the
+ * rest have their bodies watched.
  */
 export class Unread {
-  /** Answered last: most are over before the next one is answered, and need no place in the list, 0.3 µs. */
+  /** The one answered last. Most end before the next is answered and never enter the list: saves 0.3 µs. */
   #latest: Answered | undefined
   #oldest: Answered | undefined
   #newest: Answered | undefined
@@ -49,7 +49,7 @@ export class Unread {
     this.#newest = answered
   }
 
-  /** For one that was not added, does nothing. */
+  /** Does nothing for one that was not added. */
   remove(answered: Answered): void {
     if (this.#latest === answered) {
       this.#latest = undefined
@@ -80,7 +80,7 @@ export class Unread {
       }
       answered = next
     }
-    // Who was told of the end of one may have sent another.
+    // `abandoned` may have led to another request.
     this.#isLooking = this.#latest !== undefined || this.#oldest !== undefined
     if (this.#isLooking) this.#timer.refresh()
   }

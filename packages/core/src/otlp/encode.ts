@@ -88,7 +88,7 @@ let bytes = Buffer.allocUnsafeSlow(INITIAL_BYTES)
 let view = new DataView(bytes.buffer)
 
 const keys = new Map<string, Key>()
-/** Stands before the first key of each span. */
+/** Stands before the first key of each set of attributes. */
 const beforeAll: Pick<Key, 'next'> = { next: undefined }
 const repeated: Key[] = []
 let repeatedCount = 0
@@ -177,7 +177,7 @@ function viewed(size: number): Uint8Array {
 }
 
 function alone(spans: readonly ReadableSpan[], most: number, rest: Remainder, take: Take): Section[] {
-  if (isEncoding) return apart(spans, most, rest, take)
+  if (isEncoding) return encodeNested(spans, most, rest, take)
   isEncoding = true
   try {
     return sectionsOf(spans, most, rest, take)
@@ -187,7 +187,7 @@ function alone(spans: readonly ReadableSpan[], most: number, rest: Remainder, ta
 }
 
 /** A value's `toString` may log, and what logs may be traced and fill a batch: that one has a buffer of its own. */
-function apart(spans: readonly ReadableSpan[], most: number, rest: Remainder, take: Take): Section[] {
+function encodeNested(spans: readonly ReadableSpan[], most: number, rest: Remainder, take: Take): Section[] {
   const outer = { bytes, view, nextSpan, valuesLeft, room, written, remainder }
   nextSpan = new Int32Array(spans.length)
   resize(INITIAL_BYTES, 0)
@@ -585,7 +585,7 @@ function writeCount(tag: number, count: number | undefined, start: number): numb
 function writeTraceId(id: string, at: number): number {
   bytes[at] = 0x0a
   bytes[at + 1] = 16
-  // A look behind the end of a text makes V8 look carefully ever after.
+  // Reading past the end of a string makes V8 use a slower path for good.
   if (id.length !== 32) {
     writeHex(id, 16, at + 2)
     return at + 18

@@ -1,4 +1,4 @@
-/** What a response is read as that is none. Its message goes on where one began with what has answered. */
+/** Thrown for an answer that is not valid HTTP. The message continues a sentence begun by the caller. */
 export class NoHttpError extends Error {
   constructor(what: string) {
     super(`could not be understood, for it is no valid HTTP: ${what}`)

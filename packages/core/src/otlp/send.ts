@@ -93,8 +93,8 @@ interface Packed extends Parcel {
   readonly sections: readonly Section[]
 }
 
-/** What is answered to a request that was taken, at least in part. */
-type Taken = Pick<Extract<Answer, { status: number }>, 'body' | 'contentType' | 'encodings'>
+/** A 2xx answer. */
+type Accepted = Pick<Extract<Answer, { status: number }>, 'body' | 'contentType' | 'encodings'>
 
 /** What goes into one request: of so many spans those that are not left out. */
 type Request = Omit<Packed, 'sections' | 'size'> & { readonly body: Uint8Array }
@@ -290,7 +290,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     }
   }
 
-  async function accepted({ body, contentType, encodings }: Taken, count: number): Promise<ExportResult> {
+  async function accepted({ body, contentType, encodings }: Accepted, count: number): Promise<ExportResult> {
     // Nearly every answer says nothing: what reads the others is loaded with the first that does.
     if (body.length <= EMPTY_ANSWER_BYTES) return SENT
     if (encodings.length > 0) {
