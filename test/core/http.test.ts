@@ -92,7 +92,9 @@ describe('the host', () => {
     ['[::1', '[::1', undefined],
     ['example.com:http', 'example.com:http', undefined],
   ])('%s', (host, address, port) => {
-    expect(http.splitHost(host)).toEqual({ address, port })
+    const attributes = attributesOf({ headers: { host } })
+    expect(attributes['server.address']).toBe(address)
+    expect(attributes['server.port']).toBe(port)
   })
 
   test.each<[string, IncomingHttpHeaders]>([

@@ -1,4 +1,4 @@
-import { describeSql, summarizeSql } from '@throughline/core/sql'
+import { describeSql } from '@throughline/core/sql'
 import * as fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import vectors from '../vectors/sql.json' with { type: 'json' }
@@ -188,19 +188,19 @@ describe('the summary that names a span', () => {
     'ALTER TABLE IF EXISTS ONLY t ADD COLUMN a int, ADD b int': 'ALTER TABLE t',
   }
   for (const [query, summary] of Object.entries(summaries)) {
-    it(`is "${summary}" for ${JSON.stringify(query)}`, () => expect(summarizeSql(query)).toBe(summary))
+    it(`is "${summary}" for ${JSON.stringify(query)}`, () => expect(describeSql(query).summary).toBe(summary))
   }
 
   it('is cut between two names at 255 characters', () => {
     const tables = Array.from({ length: 60 }, (_, i) => `table_${i}`)
-    const summary = summarizeSql(`SELECT * FROM ${tables.join(', ')}`)
+    const summary = describeSql(`SELECT * FROM ${tables.join(', ')}`).summary
     expect(summary.length).toBeLessThanOrEqual(255)
     expect(`SELECT ${tables.join(' ')}`.startsWith(`${summary} `)).toBe(true)
     expect(summary.length).toBeGreaterThan(255 - ' table_00'.length)
 
     const exact = 'x'.repeat(255 - 'SELECT '.length)
-    expect(summarizeSql(`SELECT * FROM ${exact}`)).toBe(`SELECT ${exact}`)
-    expect(summarizeSql(`SELECT * FROM ${exact}x, t`)).toBe('SELECT')
+    expect(describeSql(`SELECT * FROM ${exact}`).summary).toBe(`SELECT ${exact}`)
+    expect(describeSql(`SELECT * FROM ${exact}x, t`).summary).toBe('SELECT')
   })
 })
 
@@ -295,7 +295,7 @@ describe('whatever the application sends', () => {
         expect(text.replace(/"[^"]*"/g, '')).not.toMatch(/['"]/)
         expect(summary).not.toMatch(/[\p{Cc}\u2028\u2029]/u)
         expect(summary.length).toBeLessThanOrEqual(255)
-        expect(summarizeSql(query)).toBe(summary)
+        expect(describeSql(query).summary).toBe(summary)
       }),
       { numRuns: 5000 },
     )

@@ -2,7 +2,7 @@ import { span } from '@throughline/core'
 import { traceIORedis } from '@throughline/ioredis'
 import type { Redis as Redis6 } from 'ioredis'
 import { describe, expect, test } from 'vitest'
-import { maskedCommand } from '../../packages/ioredis/src/mask.ts'
+import { textOf } from '../../packages/ioredis/src/mask.ts'
 import { record } from '../recording.ts'
 import { clientsOf, versions } from './redis.ts'
 
@@ -128,6 +128,7 @@ describe.each(versions)('%s', (version, Redis) => {
 })
 
 test('an argument that is no text is masked: it is for ioredis to refuse', () => {
+  const maskedCommand = textOf('masked')
   const odd: unknown = Object.create(null)
   expect(maskedCommand('GET', [odd])).toBe('GET "?"')
   expect(maskedCommand('XREAD', [odd, 'STREAMS', 'a', '0'])).toBe('XREAD ? STREAMS a ?')

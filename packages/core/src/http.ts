@@ -106,7 +106,7 @@ function hostOf(header: unknown): Host {
 }
 
 /** `host:8080`, `[::1]:8080`, `::1`, `host`: the address without brackets, and the port if it is there. */
-export function splitHost(host: string): { address: string; port: number | undefined } {
+function splitHost(host: string): { address: string; port: number | undefined } {
   const match = /^(?:\[([^\]]*)\]|([^:]*))(?::(\d{0,5}))?$/.exec(host)
   if (match === null) return { address: host, port: undefined }
   const [, bracketed, name = '', digits] = match
@@ -211,12 +211,19 @@ export function protocolVersion({ httpVersion }: IncomingMessage): string {
   return httpVersion === '2.0' ? '2' : httpVersion
 }
 
+/** The parameters of `Forwarded`, quoted or not (RFC 7239, 4). */
+const FORWARDED = {
+  for: /(?:^|;)\s*for\s*=\s*(?:"([^"]*)"|([^;\s]*))/i,
+  host: /(?:^|;)\s*host\s*=\s*(?:"([^"]*)"|([^;\s]*))/i,
+  proto: /(?:^|;)\s*proto\s*=\s*(?:"([^"]*)"|([^;\s]*))/i,
+}
+
 /** The left-most value that proxies told: of `Forwarded` (RFC 7239) or else of the matching X-Forwarded header. */
-function forwarded(headers: IncomingHttpHeaders, parameter: 'for' | 'host' | 'proto'): string | undefined {
+function forwarded(headers: IncomingHttpHeaders, parameter: keyof typeof FORWARDED): string | undefined {
   const standard = headers.forwarded
   if (standard !== undefined) {
     const [first = ''] = standard.split(',', 1)
-    const match = new RegExp(`(?:^|;)\\s*${parameter}\\s*=\\s*(?:"([^"]*)"|([^;\\s]*))`, 'i').exec(first)
+    const match = FORWARDED[parameter].exec(first)
     const value = told(parameter, match?.[1] ?? match?.[2] ?? '')
     if (value !== undefined) return value
   }
@@ -224,7 +231,7 @@ function forwarded(headers: IncomingHttpHeaders, parameter: 'for' | 'host' | 'pr
   return told(parameter, first.trim())
 }
 
-function told(parameter: 'for' | 'host' | 'proto', value: string): string | undefined {
+function told(parameter: keyof typeof FORWARDED, value: string): string | undefined {
   if (parameter === 'proto') return schemeTold(value)
   if (parameter === 'host') return value || undefined
   // A proxy that keeps the client to itself says `unknown`, or a name of its own making (RFC 7239, 6).

@@ -12,7 +12,7 @@ export interface SqlDescription {
   readonly isPlain: boolean
 }
 
-/** Far more than an application has distinct statements; with the next limit, at most some 8 MB. */
+/** Far more than an application has distinct statements; with the next limit at most 8 MB, or 16 MB beyond Latin-1. */
 const CACHE_ENTRIES = 1000
 
 /** In UTF-16 units. Longer texts are bulk statements, rarely the same twice. */
@@ -59,11 +59,6 @@ function described(text: string): SqlDescription {
     cache.set(text, description)
   }
   return description
-}
-
-/** The summary alone, for parameterised text that is kept as it is: `SELECT orders customers`. */
-export function summarizeSql(text: string): string {
-  return describeSql(text).summary
 }
 
 function forgetOldest(): void {

@@ -3,7 +3,7 @@ import type { SpanContext, TraceState } from '@opentelemetry/api'
 // The headers `traceparent` and `tracestate` ⇄ SpanContext, by W3C Trace Context Level 2
 // (https://www.w3.org/TR/trace-context-2/). Every service on a request's way runs this code, on bytes that
 // anyone may have sent. So: nothing here throws, whatever a carrier holds; the cost is linear in the header's
-// length; and a header is checked in one go, character by character, so that the common case allocates nothing
+// length; and a header is checked in one go, without splitting it, so that the common case allocates nothing
 // but its result.
 
 const TAB = 0x09

@@ -86,7 +86,12 @@ async function plugIn(fastify: FastifyInstance, options: TracingOptions): Promis
     } catch (error) {
       reportOnce('fastify route', 'warn', 'the hooks of a route could not be followed', error)
     }
-    const run = isUpgrade(request) ? () => (endsAtHandshake(request), done()) : done
+    const run = isUpgrade(request)
+      ? () => {
+          endsAtHandshake(request)
+          done()
+        }
+      : done
     if (route.config?.tracing === false) passOn(request.raw, reply.raw, reply, run)
     else receive(request.raw, reply.raw, reply, run)
   }

@@ -144,8 +144,14 @@ function watched(result: PromiseLike<unknown>, end: End): PromiseLike<unknown> {
     // oxlint-disable-next-line unicorn/no-thenable -- it stands for one
     then: (fulfilled, rejected) =>
       result.then(
-        (value) => (end(), fulfilled?.(value)) as never,
-        (error: unknown) => (end(error), rejected?.(error)) as never,
+        (value) => {
+          end()
+          return fulfilled?.(value) as never
+        },
+        (error: unknown) => {
+          end(error)
+          return rejected?.(error) as never
+        },
       ),
   }
 }

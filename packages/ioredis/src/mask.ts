@@ -91,7 +91,7 @@ export function textOf(option: QueryText = 'masked'): TextOf {
 }
 
 /** A command in the syntax of the redis CLI, with `?` for every value: `HMSET user:7 name ? email ?`. */
-export function maskedCommand(name: string, args: readonly unknown[]): string {
+function maskedCommand(name: string, args: readonly unknown[]): string {
   return written(name, args, SHOWN.get(name))
 }
 

@@ -20,39 +20,46 @@ export function isQuery(first: unknown): boolean {
   return typeof submit !== 'function' && (typeof text === 'string' || typeof name === 'string')
 }
 
-/** Begins the span of the query that the arguments ask for; undefined where there is to be none. */
+/** Begins the span of the query that the arguments ask for; undefined if it gets none. */
 export function begin(tracing: Tracing, args: unknown[], place: Place): QueryCall | undefined {
-  const first = args[0]
-  const second = args[1]
   const { send } = tracing
   const caller = send.caller()
   if (caller === undefined) return undefined
-  const given = Array.isArray(second) ? second : undefined
-  let call: QueryCall
-  if (typeof first === 'string') {
-    call = new QueryCall(tracing, caller, first, given ?? NO_VALUES, undefined, place)
-  } else if (isSubmittable(first)) {
-    const { text, values, name } = statementOf(first)
-    call = new QueryCall(tracing, caller, text, values ?? NO_VALUES, name, place)
-    return send.begin(call) ? call : undefined
-  } else if (isQuery(first)) {
-    const { text, name, values } = first as Record<string, unknown>
-    call = new QueryCall(
-      tracing,
-      caller,
-      typeof text === 'string' ? text : '',
-      given ?? (Array.isArray(values) ? values : NO_VALUES),
-      typeof name === 'string' ? name : undefined,
-      place,
-    )
-  } else return undefined
-  if (!send.begin(call)) return undefined
-  if (tracing.comment !== undefined) {
+  const call = callOf(tracing, caller, args, place)
+  if (call === undefined || !send.begin(call)) return undefined
+  // A Submittable has its text already inside.
+  if (tracing.comment !== undefined && !isSubmittable(args[0])) {
     const [text] = call.subject()
     const sent = call.sent()
-    if (sent !== text) args[0] = withText(first, sent)
+    if (sent !== text) args[0] = withText(args[0], sent)
   }
   return call
+}
+
+function callOf(
+  tracing: Tracing,
+  caller: Context,
+  args: readonly unknown[],
+  place: Place,
+): QueryCall | undefined {
+  const first = args[0]
+  const given = Array.isArray(args[1]) ? args[1] : undefined
+  if (typeof first === 'string')
+    return new QueryCall(tracing, caller, first, given ?? NO_VALUES, undefined, place)
+  if (isSubmittable(first)) {
+    const { text, values, name } = statementOf(first)
+    return new QueryCall(tracing, caller, text, values ?? NO_VALUES, name, place)
+  }
+  if (!isQuery(first)) return undefined
+  const { text, name, values } = first as Record<string, unknown>
+  return new QueryCall(
+    tracing,
+    caller,
+    typeof text === 'string' ? text : '',
+    given ?? (Array.isArray(values) ? values : NO_VALUES),
+    typeof name === 'string' ? name : undefined,
+    place,
+  )
 }
 
 /** Runs a query whose span has begun (or that has none), in any of pg's forms, and ends the span with it. */
