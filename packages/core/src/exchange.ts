@@ -610,6 +610,14 @@ export function recordError(request: IncomingMessage, error: unknown): void {
   exchange.errorTicks = now()
 }
 
+/** A promise that settles like `result`, whose rejection is recorded as `recordError` does. */
+export function recordRejection<T>(request: IncomingMessage, result: Promise<T>): Promise<T> {
+  return result.catch((error: unknown) => {
+    recordError(request, error)
+    throw error
+  })
+}
+
 /** Takes back `recordError` of this very error: the app has recovered from it. */
 export function forgetError(request: IncomingMessage, error: unknown): void {
   const exchange = exchangeOf(request)

@@ -1,6 +1,6 @@
 import { context, SpanKind, type Attributes, type Context } from '@opentelemetry/api'
 import { sender, SENDING_SHAPE, type Sender, type SendingOptions } from './client.ts'
-import { captureHeaders, withOldNames } from './http.ts'
+import { captureHeaders, lowerCased, withOldNames } from './http.ts'
 import {
   HttpAttempt,
   type Outcome,
@@ -190,10 +190,6 @@ export function httpClient(
 function shown(header: unknown): string | string[] | undefined {
   if (header === undefined) return undefined
   return Array.isArray(header) ? header.map(String) : String(header)
-}
-
-function lowerCased(names: readonly string[] = []): readonly string[] {
-  return names.map((name) => name.toLowerCase())
 }
 
 function byBeginning(match: UrlMatch | undefined): ((url: string) => boolean) | undefined {

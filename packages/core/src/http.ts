@@ -126,6 +126,11 @@ export function captureHeaders(
   }
 }
 
+/** The names of the option `capture`, as `captureHeaders` takes them. */
+export function lowerCased(names: readonly string[] = []): readonly string[] {
+  return names.map((name) => name.toLowerCase())
+}
+
 /** What is known of a request when it arrives; with `trustProxy`, as the proxies in front tell it. */
 export function serverAttributes(
   request: IncomingMessage,

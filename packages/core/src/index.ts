@@ -18,6 +18,7 @@ export {
   forgetError,
   inheritedEmit,
   recordError,
+  recordRejection,
   rejoin,
   type Framework,
 } from './exchange.ts'
@@ -25,7 +26,7 @@ export { receiver, sayUncalled, type Inbound, type Receive, type ReceivingOption
 export { middlewareSpans, type BeginLayer, type LayerSpan, type MiddlewareSpans } from './middleware.ts'
 export { methodAttribute, spanName, withOldNames, wantsOldNames } from './http.ts'
 export { instrumentsFor, type DurationMetric } from './metrics.ts'
-export { isTraced, override, yieldsTo } from './patch.ts'
+export { isTraced, override, symbolOf, yieldsTo } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
 export {
   BOOLEAN,

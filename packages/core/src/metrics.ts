@@ -11,7 +11,7 @@ import {
   type UpDownCounter,
 } from '@opentelemetry/api'
 import type { IncomingMessage } from 'node:http'
-import { now, type Ticks } from './clock.ts'
+import { now, NS_PER_SECOND, type Ticks } from './clock.ts'
 import { methodAttribute, protocolVersion, schemeOf, withOldNames, wantsOldNames, type Area } from './http.ts'
 import { registered, reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
@@ -21,7 +21,6 @@ import type { InstrumentationScope, ReadableSpan } from './span.ts'
 const NOBODY = createNoopMeter()
 
 const MS_PER_SECOND = 1000
-const NS_PER_SECOND = 1e9
 
 /**
  * Whether the app has a MeterProvider. Nearly no app has one; checking first spares the closure from `instrumentsFor`: 0.1 µs

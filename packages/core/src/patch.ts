@@ -94,3 +94,8 @@ export function yieldsTo(method: object, library: string, ours: string): boolean
   reportOnce(`instrumented:${library}`, 'warn', message)
   return true
 }
+
+/** The symbol under which a library keeps something on its object, by its description: copies of a library differ in it. */
+export function symbolOf(target: object, description: string): symbol | undefined {
+  return Object.getOwnPropertySymbols(target).find((symbol) => symbol.description === description)
+}

@@ -56,7 +56,7 @@ const PLACEHOLDER = /^unknown_service(?=:|$)/
  * line nor the environment is recorded: they hold secrets.
  */
 export function describeProcess(given: Attributes, fromEnvironment: Attributes): Resource {
-  const chosen = { ...told(fromEnvironment), ...told(given) }
+  const chosen = { ...soundAttributes(fromEnvironment), ...soundAttributes(given) }
   const detected: Attributes = {
     [semconv.SERVICE_NAME]: chosen[semconv.SERVICE_NAME] ?? entryPackageName(),
     [semconv.SERVICE_INSTANCE_ID]: randomUUID(),
@@ -72,7 +72,7 @@ export function describeProcess(given: Attributes, fromEnvironment: Attributes):
  * Without what says nothing: a variable of the environment that is not set, or a service without a name; and without what is
  * no attribute, which is said.
  */
-function told(attributes: Attributes): Attributes {
+function soundAttributes(attributes: Attributes): Attributes {
   const entries = Object.entries(attributes).filter(([name, value]) => {
     if (name === semconv.SERVICE_NAME && value === '') return false
     if (isAttribute(name, value)) return true
@@ -121,7 +121,7 @@ export function extended(given: Resource, fromEnvironment: Attributes, name: Att
   }
 
   function found(): Attributes {
-    const chosen = told(given.attributes)
+    const chosen = soundAttributes(given.attributes)
     if (PLACEHOLDER.test(String(chosen[semconv.SERVICE_NAME]))) delete chosen[semconv.SERVICE_NAME]
     return { ...attributes, ...chosen, ...name, ...SDK }
   }

@@ -32,11 +32,12 @@ import {
   exchangeOf,
   NODES_FINISH_LISTENERS,
   recordError,
+  recordRejection,
   type AnyExchange,
   type Framework,
   type Seam,
 } from './exchange.ts'
-import { pathOf, spanName, targetOf } from './http.ts'
+import { lowerCased, pathOf, spanName, targetOf } from './http.ts'
 import { RANDOM_FLAG, randomIds } from './ids.ts'
 import { isMetered, requestMeasurements } from './metrics.ts'
 import type { MiddlewareSpans } from './middleware.ts'
@@ -140,8 +141,8 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     framework,
     trustProxy,
     finishListeners: NODES_FINISH_LISTENERS + (framework.finishListeners ?? 0),
-    requestHeaders: lowerCase(options.capture?.requestHeaders),
-    responseHeaders: lowerCase(options.capture?.responseHeaders),
+    requestHeaders: lowerCased(options.capture?.requestHeaders),
+    responseHeaders: lowerCased(options.capture?.responseHeaders),
     moreAttributes: guarded('attributes', options.attributes),
     nameOf: guarded('spanName', options.spanName),
   }
@@ -299,19 +300,12 @@ export function traceRequest<T>(
     try {
       const result = run()
       // The returned promise settles like `run`'s: an unhandled rejection still surfaces, once.
-      if (result instanceof Promise) return watched(incoming, result) as T
+      if (result instanceof Promise) return recordRejection(incoming, result) as T
       return result
     } catch (error) {
       recordError(incoming, error)
       throw error
     }
-  })
-}
-
-function watched<T>(request: IncomingMessage, result: Promise<T>): Promise<T> {
-  return result.catch((error: unknown) => {
-    recordError(request, error)
-    throw error
   })
 }
 
@@ -410,10 +404,6 @@ function checkOptions<Subject, Given extends unknown[], Carried>(
   const { middlewareSpans, ...others } = shape<Subject, Given>()
   const expectations = hasMiddleware === true ? { ...others, middlewareSpans } : others
   validated<object>(`${scope.name}: ${caller}`, expectations, options)
-}
-
-function lowerCase(names: readonly string[] = []): string[] {
-  return names.map((name) => name.toLowerCase())
 }
 
 function isMiddlewareSpans(value: unknown): boolean {

@@ -235,7 +235,7 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
     }
 
     const isKept = request.next === next
-    const left = (error?: unknown): void => {
+    const passOn = (error?: unknown): void => {
       if (request.next === given) request.next = next
       way.mount = mount
       way.baseUrl = baseUrl
@@ -245,12 +245,12 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
       // It may be in the context of another request, for which this one had waited.
       rejoin(request, next as (error: unknown) => void, error)
     }
-    let given: NextFunction = left
+    let given: NextFunction = passOn
     if (spans === undefined || !hasSpan) {
       if (isKept) request.next = given
-      handle.call(this, request, response, left)
+      handle.call(this, request, response, passOn)
     } else
-      inSpan(spans, `middleware ${layer.name}`, layer.handle, left, (leave) => {
+      inSpan(spans, `middleware ${layer.name}`, layer.handle, passOn, (leave) => {
         given = leave
         if (isKept) request.next = given
         handle.call(this, request, response, leave)
@@ -264,12 +264,12 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
 /** Nobody wants this request's route, but what it goes on to is not to be another's. */
 function rejoining(request: Request, next: NextFunction): NextFunction {
   const isKept = request.next === next
-  const left = (error?: unknown): void => {
-    if (request.next === left) request.next = next
+  const passOn = (error?: unknown): void => {
+    if (request.next === passOn) request.next = next
     rejoin(request, next as (error: unknown) => void, error)
   }
-  if (isKept) request.next = left
-  return left
+  if (isKept) request.next = passOn
+  return passOn
 }
 
 /** Notes which route or mount the request enters with this layer, and watches what is mounted there. */
@@ -320,7 +320,7 @@ function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorReq
     const { spans } = way
     const name = kind === 'route' ? `handler ${routeOf(way) ?? layer.name}` : `middleware ${layer.name}`
     const isKept = request.next === next
-    const left = (again?: unknown): void => {
+    const passOn = (again?: unknown): void => {
       if (request.next === given) request.next = next
       // It may meet another one, or answer 503 all by itself.
       if (!isFailure(again)) forgetError(request, error)
@@ -328,16 +328,16 @@ function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorReq
       if (kind !== 'route' && !isFailure(again) && !response.headersSent) way.route = undefined
       rejoin(request, next as (again: unknown) => void, again)
     }
-    let given: NextFunction = left
+    let given: NextFunction = passOn
     if (spans === undefined) {
       if (isKept) request.next = given
-      handle.call(this, error, request, response, left)
+      handle.call(this, error, request, response, passOn)
     } else
       inSpan(
         spans,
         name,
         layer.handle,
-        left,
+        passOn,
         (leave) => {
           given = leave
           if (isKept) request.next = given

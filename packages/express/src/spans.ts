@@ -30,7 +30,7 @@ export function inSpan(
   if (span === undefined) return run(next)
   open.add(span)
   span.within(() =>
-    run(function left(error?: unknown) {
+    run(function passOn(error?: unknown) {
       open.delete(span)
       span.end(isFailure(error) && error !== met ? error : undefined)
       span.outside(() => next(error))

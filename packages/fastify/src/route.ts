@@ -1,3 +1,4 @@
+import { symbolOf } from '@throughline/core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 
 /** A hook or handler as Fastify calls it: bound to its instance; a hook's last argument is its `done`. */
@@ -40,8 +41,4 @@ export function routeReader(): (request: FastifyRequest) => Route {
 export function notFoundOf(route: Route): Route | undefined {
   const key = symbolOf(route, 'fastify.404ContextKey')
   return (key && (route as Keyed)[key]) ?? undefined
-}
-
-function symbolOf(of: object, description: string): symbol | undefined {
-  return Object.getOwnPropertySymbols(of).find((symbol) => symbol.description === description)
 }

@@ -1,7 +1,7 @@
 import { errorType, isError, semconv, type Attributes, type Context } from '@throughline/core'
 import { Call, type Sender, type SendingOptions } from '@throughline/core/client'
 import type { Connection, Stream } from './connection.ts'
-import { maskedMessage, type TextOf, worded } from './mask.ts'
+import { maskedMessage, REPLY_CODE, type TextOf, worded } from './mask.ts'
 import { isUnknownScript, type Watcher } from './script.ts'
 import { isOfLoop } from './worker.ts'
 
@@ -356,7 +356,7 @@ function replyCode(error: unknown): string | undefined {
   const { name, message } = error
   const isGivenUp = message.startsWith(GIVEN_UP)
   if (name !== 'ReplyError' && !isGivenUp) return undefined
-  return /^[A-Z][A-Z0-9_]*(?=\s|$)/.exec(isGivenUp ? message.slice(GIVEN_UP.length) : message)?.[0]
+  return REPLY_CODE.exec(isGivenUp ? message.slice(GIVEN_UP.length) : message)?.[0]
 }
 
 function typeOf(error: unknown): string | undefined {

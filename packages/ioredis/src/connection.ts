@@ -142,7 +142,7 @@ export class Connection {
     if (text !== undefined) attributes[semconv.DB_QUERY_TEXT] = text
     addPeer(attributes, place)
     addServer(attributes, place)
-    return this.#named(attributes)
+    return this.#withOldNamesIfWanted(attributes)
   }
 
   /** What a span says of the server that a call went to, by the socket that this was written to. */
@@ -151,7 +151,7 @@ export class Connection {
     const place = this.#placeOf(stream)
     addPeer(attributes, place)
     addServer(attributes, place)
-    return this.#named(attributes)
+    return this.#withOldNamesIfWanted(attributes)
   }
 
   /** What the duration of a call is counted by. */
@@ -171,7 +171,7 @@ export class Connection {
     return String(condition?.select ?? options.db ?? 0)
   }
 
-  #named(attributes: Attributes): Attributes {
+  #withOldNamesIfWanted(attributes: Attributes): Attributes {
     return this.#hasOldNames ? withOldDatabaseNames(attributes, SYSTEM) : attributes
   }
 

@@ -150,12 +150,14 @@ function commandOf(error: unknown): Given | undefined {
   return typeof name === 'string' && Array.isArray(args) ? { name, args } : undefined
 }
 
-/** The first word is the server's own: ERR. */
+/** The first word of an error's message, which is the server's own: ERR, WRONGTYPE. */
+export const REPLY_CODE = /^[A-Z][A-Z0-9_]*(?=\s|$)/
+
 function withoutArguments(message: string, command: Given | undefined): string {
   if (command === undefined) return message
   const { name, args } = command
   const shown = SHOWN.get(name.toUpperCase())
-  const code = /^[A-Z][A-Z0-9_]*(?=\s|$)/.exec(message)?.[0] ?? ''
+  const code = REPLY_CODE.exec(message)?.[0] ?? ''
   let rest = message.slice(code.length)
   for (const [index, arg] of args.entries()) {
     if (shown?.(index, args) === true || !(lengthOf(arg) <= rest.length * MOST_BYTES)) continue

@@ -3,7 +3,7 @@ import {
   endRequest,
   middlewareSpans,
   receiver,
-  recordError,
+  recordRejection,
   reportOnce,
   sayUncalled,
   type ReceivingOptions,
@@ -70,7 +70,7 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
     const answered = receive(req, res, ctx, run)
     // What the outermost middleware lets pass comes to where it is heard. A promise of ours would cost 1 to 3 µs.
     if ((isHeard && app.middleware[0] === tracing) || !isRecorded(req)) return answered
-    return watched(req, answered)
+    return answered instanceof Promise ? recordRejection(req, answered) : answered
   }
   return tracing
 }
@@ -95,14 +95,6 @@ function watch(app: Application): boolean {
 
 function isRecorded(req: IncomingMessage): boolean {
   return carriedBy(req) != null
-}
-
-function watched(req: IncomingMessage, answered: unknown): unknown {
-  if (!(answered instanceof Promise)) return answered
-  return answered.catch((error: unknown) => {
-    recordError(req, error)
-    throw error
-  })
 }
 
 /**

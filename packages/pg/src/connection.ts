@@ -55,7 +55,7 @@ export function serverOf({ host, port, database }: Place): Attributes {
 }
 
 /** The attributes, and with them their old names where somebody wants those. */
-export function named(attributes: Attributes): Attributes {
+export function withOldNamesIfWanted(attributes: Attributes): Attributes {
   return wantsOldNames('database') ? withOldDatabaseNames(attributes, SYSTEM) : attributes
 }
 

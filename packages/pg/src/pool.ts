@@ -4,11 +4,11 @@ import { isOfOthers, passOn, traceClient } from './client.ts'
 import {
   clientsOf,
   isSamePlace,
-  named,
   newest,
   NOWHERE,
   serverOf,
   SYSTEM,
+  withOldNamesIfWanted,
   type Connected,
   type OpenPool,
   type Place,
@@ -89,10 +89,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       let isQueued = false
       args[0] = acquired
       const result = Reflect.apply(original, this, args)
-      if (call !== null && pool.waitingCount > waitingCount) {
-        isQueued = true
-        queued.push(call)
-      }
+      if (call !== null) isQueued = enqueue(call, waitingCount)
       // At once, for a connection that fails is not seen again.
       if (call !== null && newest(pool) !== known) call.on(newest(pool))
       return result
@@ -152,11 +149,15 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
     const { waitingCount } = pool
     if (caller) args[0] = acquired
     const result = Reflect.apply(original, self, args)
-    if (pool.waitingCount > waitingCount) {
-      isQueued = true
-      queued.push(call)
-    }
+    isQueued = enqueue(call, waitingCount)
     return caller ? result : ending({ end }, result)
+  }
+
+  /** Lists the call if the pool's queue has grown by it: `before` is how many waited until then. */
+  function enqueue(call: QueryCall | ConnectCall, before: number): boolean {
+    if (pool.waitingCount <= before) return false
+    queued.push(call)
+    return true
   }
 
   function unqueue(call: QueryCall | ConnectCall): void {
@@ -267,7 +268,7 @@ class ConnectCall extends Call<[], []> {
   }
 
   override build(): Attributes {
-    return named({ [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#place) })
+    return withOldNamesIfWanted({ [semconv.DB_SYSTEM_NAME]: SYSTEM, ...serverOf(this.#place) })
   }
 
   end(error: unknown, client?: unknown): void {
@@ -277,7 +278,8 @@ class ConnectCall extends Call<[], []> {
       this.#send.fail(this, type, message)
       return
     }
-    if (!isSamePlace(client as Place, this.#place)) this.span.setAttributes(named(serverOf(client as Place)))
+    if (!isSamePlace(client as Place, this.#place))
+      this.span.setAttributes(withOldNamesIfWanted(serverOf(client as Place)))
     this.#send.succeed(this)
   }
 }

@@ -8,7 +8,7 @@ import {
 import { Call } from '@throughline/core/client'
 import { describeSql, type SqlDescription } from '@throughline/core/sql'
 import type { QueryResult } from 'pg'
-import { isDefault, isSamePlace, named, serverOf, SYSTEM, type Place } from './connection.ts'
+import { isDefault, isSamePlace, serverOf, SYSTEM, withOldNamesIfWanted, type Place } from './connection.ts'
 import { failureOf } from './failure.ts'
 import type { Outcome, Tracing } from './options.ts'
 
@@ -71,7 +71,7 @@ export class QueryCall extends Call<[text: string], Outcome> {
   override build(): Attributes {
     const attributes = this.literal()
     if (this.tracing.showsParameters) addParameters(attributes, this.values)
-    return named(attributes)
+    return withOldNamesIfWanted(attributes)
   }
 
   private literal(): Attributes {
@@ -111,7 +111,7 @@ export class QueryCall extends Call<[text: string], Outcome> {
     if (client === undefined || client === known) return
     this.place = client
     // The clients of a pool are nearly always connected to the same: then there is nothing to add.
-    if (!isSamePlace(client, known)) this.span.setAttributes(named(serverOf(client)))
+    if (!isSamePlace(client, known)) this.span.setAttributes(withOldNamesIfWanted(serverOf(client)))
   }
 
   /** It had to wait for a connection of its pool. */

@@ -1,7 +1,6 @@
 import { context, isTraced, override, reportOnce, untrace, type Context } from '@throughline/core'
+import type { Method } from './form.ts'
 import type { QueryCall } from './query.ts'
-
-type Method = (this: unknown, ...args: unknown[]) => unknown
 
 /**
  * What pg calls an object that submits itself: pg's own Query, pg-cursor, pg-query-stream, pg-copy-streams. pg calls its

@@ -1,4 +1,13 @@
-import { context, dropOptions, holdOptions, isTraced, override, reportOnce, untrace } from '@throughline/core'
+import {
+  context,
+  dropOptions,
+  holdOptions,
+  isTraced,
+  override,
+  reportOnce,
+  symbolOf,
+  untrace,
+} from '@throughline/core'
 import type {
   HttpAttempt,
   HttpClient,
@@ -177,7 +186,7 @@ function prepare(dispatcher: Dispatcher, options: Options, tracer: HttpClient): 
 
 /** A Client and a Pool know where they lead to, and keep it under a symbol of their own; an Agent is told each time. */
 function originOf(dispatcher: Dispatcher): string | undefined {
-  const key = Object.getOwnPropertySymbols(dispatcher).find(({ description }) => description === 'url')
+  const key = symbolOf(dispatcher, 'url')
   const url: unknown = key === undefined ? undefined : Reflect.get(dispatcher, key)
   return url instanceof URL ? url.origin : undefined
 }

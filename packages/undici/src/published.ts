@@ -1,4 +1,4 @@
-import { reportOnce } from '@throughline/core'
+import { reportOnce, symbolOf } from '@throughline/core'
 import { AsyncResource } from 'node:async_hooks'
 import {
   headerValue,
@@ -174,7 +174,7 @@ let handlerKey: symbol | undefined
 export function makerOf(request: PublishedRequest): AsyncResource | undefined {
   const from = request as unknown as Record<symbol, unknown>
   if (handlerKey === undefined || !(handlerKey in from)) {
-    handlerKey = Object.getOwnPropertySymbols(from).find(({ description }) => description === 'handler')
+    handlerKey = symbolOf(from, 'handler')
   }
   const handler = handlerKey && from[handlerKey]
   return handler instanceof AsyncResource ? handler : undefined

@@ -147,13 +147,13 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     this.#request = { method, path, origin }
     this.#url = undefined
     if (!this.span.isRecording()) return
-    const told: Attributes = {
+    const attributes: Attributes = {
       [semconv.URL_FULL]: this.#shownUrl(),
     }
     const { address, port } = serverOf(this.#request)
-    if (address !== undefined) told[semconv.SERVER_ADDRESS] = address
-    if (port !== undefined) told[semconv.SERVER_PORT] = port
-    this.#tellAll(told)
+    if (address !== undefined) attributes[semconv.SERVER_ADDRESS] = address
+    if (port !== undefined) attributes[semconv.SERVER_PORT] = port
+    this.#tellAll(attributes)
   }
 
   /**
@@ -186,9 +186,9 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
       this.#tellStatus(statusCode, this.#version)
       if (responseHeaders.length > 0) {
         const headers = read(from)
-        const told: Attributes = {}
-        captureHeaders(told, semconv.HTTP_RESPONSE_HEADER, responseHeaders, (name) => headers[name])
-        this.span.setAttributes(told)
+        const attributes: Attributes = {}
+        captureHeaders(attributes, semconv.HTTP_RESPONSE_HEADER, responseHeaders, (name) => headers[name])
+        this.span.setAttributes(attributes)
       }
       if (marksFirstByte) this.span.addEvent(FIRST_BYTE)
       if (statusCode >= FIRST_TO_REPEAT) {

@@ -492,7 +492,7 @@ function writeSpan(span: ReadableSpan, start: number): number {
   reserve(at, 6)
   bytes[at] = 0x85 // flags = 16, fixed32: a tag of two bytes
   bytes[at + 1] = 0x01
-  writeFlags(context.traceFlags, parent?.isRemote, at + 2)
+  view.setUint32(at + 2, flagsOf(context.traceFlags, parent?.isRemote), true)
   at += 6
   writeLength(start + 1, 4, at - start - 5)
   return at
@@ -559,15 +559,20 @@ function writeLink(link: Link, start: number): number {
   at = writeCount(0x28, link.droppedAttributesCount, at)
   reserve(at, 5)
   bytes[at] = 0x35
-  writeFlags(context.traceFlags, context.isRemote, at + 1)
+  view.setUint32(at + 1, flagsOf(context.traceFlags, context.isRemote), true)
   at += 5
   writeLength(start + 1, 4, at - start - 5)
   return at
 }
 
+/** Whether a number is sent as int64, and not as double: a whole one in its range, and not -0, which it has none for. */
+export function fitsInt64(value: number): boolean {
+  return Number.isInteger(value) && value >= -(2 ** 63) && value < 2 ** 63 && !Object.is(value, -0)
+}
+
 /** Bits 0-7 the trace flags, bit 8 "bit 9 is meant", bit 9 whether the span's parent (the link's context) is remote. */
-function writeFlags(traceFlags: number, isRemote: boolean | undefined, at: number): void {
-  view.setUint32(at, (traceFlags & 0xff) | HAS_IS_REMOTE | (isRemote === true ? IS_REMOTE : 0), true)
+export function flagsOf(traceFlags: number, isRemote: boolean | undefined): number {
+  return (traceFlags & 0xff) | HAS_IS_REMOTE | (isRemote === true ? IS_REMOTE : 0)
 }
 
 /** A uint32 that is left out when it is 0, as proto3 leaves out defaults. */
@@ -781,7 +786,7 @@ function writeNumber(value: number, start: number): number {
     buffer[start + 3] = value >>> 14
     return start + 4
   }
-  if (Number.isInteger(value) && value >= -(2 ** 63) && value < 2 ** 63 && !Object.is(value, -0)) {
+  if (fitsInt64(value)) {
     bytes[start] = 0x18
     // Both halves are exact: >>> takes an integer modulo 2^32, and a division by a power of two loses nothing.
     return writeVarint(value >>> 0, Math.floor(value / 2 ** 32) >>> 0, start + 1)

@@ -8,7 +8,7 @@ import { DEPTH_LIMIT, isPlain, textOf, VALUES_LIMIT } from '../attribute.ts'
 import { reportOnce } from '../report.ts'
 import type { Resource } from '../resource.ts'
 import type { InstrumentationScope, ReadableSpan, TimedEvent } from '../span.ts'
-import { leaveOut, type Remainder, stateText } from './encode.ts'
+import { fitsInt64, flagsOf, leaveOut, type Remainder, stateText } from './encode.ts'
 
 interface AnyValue {
   stringValue?: string
@@ -24,9 +24,6 @@ interface KeyValue {
   key: string
   value: AnyValue
 }
-
-const HAS_IS_REMOTE = 0x100
-const IS_REMOTE = 0x200
 
 const TRACE_ID = /^[0-9a-f]{32}$/i
 const SPAN_ID = /^[0-9a-f]{16}$/i
@@ -117,7 +114,7 @@ function toSpan(span: ReadableSpan): object {
     spanId: hexId(context.spanId, SPAN_ID, 16),
     traceState: nonEmpty(stateText(context)),
     parentSpanId: parent === undefined ? undefined : parentId(parent.spanId),
-    flags: flags(context.traceFlags, parent?.isRemote),
+    flags: flagsOf(context.traceFlags, parent?.isRemote),
     name: wellFormed(span.name),
     kind: span.kind >= 0 && span.kind <= 4 ? span.kind + 1 : undefined,
     startTimeUnixNano: nanoseconds(span.startTime),
@@ -149,17 +146,13 @@ function toLink(link: Link): object {
     traceState: nonEmpty(stateText(context)),
     attributes: keyValues(link.attributes),
     droppedAttributesCount: nonZero(link.droppedAttributesCount),
-    flags: flags(context.traceFlags, context.isRemote),
+    flags: flagsOf(context.traceFlags, context.isRemote),
   }
 }
 
 function toStatus(status: SpanStatus): object | undefined {
   if (status.code !== 1 && status.code !== 2) return undefined
   return { code: status.code, message: nonEmpty(status.message) }
-}
-
-function flags(traceFlags: number, isRemote: boolean | undefined): number {
-  return (traceFlags & 0xff) | HAS_IS_REMOTE | (isRemote === true ? IS_REMOTE : 0)
 }
 
 function hexId(id: string, form: RegExp, length: number): string {
@@ -226,7 +219,7 @@ function anyValue(value: unknown, depth: number): AnyValue {
 }
 
 function numberValue(value: number): AnyValue {
-  if (Number.isInteger(value) && value >= -(2 ** 63) && value < 2 ** 63 && !Object.is(value, -0)) {
+  if (fitsInt64(value)) {
     // Beyond 2^53 a number's own digits are rounded, those of the bigint are exact.
     return { intValue: Number.isSafeInteger(value) ? `${value}` : BigInt(value).toString() }
   }

@@ -4,12 +4,8 @@ import { shownName } from '../report.ts'
 /** What a collector says when it took the request but not all of its spans. */
 export interface PartialSuccess {
   rejectedSpans: number
-  /** Cut to {@link MESSAGE_LIMIT} characters. */
   errorMessage: string
 }
-
-/** A collector's message is for one line of a log. */
-const MESSAGE_LIMIT = 1024
 
 /** How messages are written, as ours say it. */
 export type Form = 'protobuf' | 'JSON'
@@ -82,7 +78,7 @@ export function decodePartialSuccess(response: Uint8Array): PartialSuccess | und
         const size = readVarint(reader)
         if (!(reader.at + size <= end)) throw malformed()
         const text = Buffer.from(response.buffer, response.byteOffset + reader.at, size)
-        result.errorMessage = text.toString('utf8', 0, 4 * MESSAGE_LIMIT).slice(0, MESSAGE_LIMIT)
+        result.errorMessage = text.toString()
         reader.at += size
       } else if (!skip(reader, inner)) throw malformed()
     }
@@ -141,7 +137,7 @@ export function parsePartialSuccess(text: string): PartialSuccess | undefined {
   // An int64 is a string in this mapping, and a number is accepted.
   const count = typeof rejected === 'string' || typeof rejected === 'number' ? Number(rejected) : 0
   const rejectedSpans = Number.isInteger(count) && count > 0 ? count : 0
-  const errorMessage = typeof message === 'string' ? message.slice(0, MESSAGE_LIMIT) : ''
+  const errorMessage = typeof message === 'string' ? message : ''
   return rejectedSpans === 0 && errorMessage === '' ? undefined : { rejectedSpans, errorMessage }
 }
 

@@ -320,12 +320,12 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   function reject({ rejectedSpans, errorMessage }: PartialSuccess, count: number): void {
     // A collector cannot have rejected more than it was sent.
     rejected += Math.min(rejectedSpans, count)
-    complaint = errorMessage
+    complaint = inOneLine(errorMessage, MOST_SHOWN)
     if (rejections.open()) sayRejected()
   }
 
   function sayRejected(): void {
-    const detail = complaint === '' ? '' : `: ${inOneLine(complaint, MOST_SHOWN)}`
+    const detail = complaint === '' ? '' : `: ${complaint}`
     if (rejected > 0) report('warn', `${shown} rejected ${spansOf(rejected)}${detail}`)
     else if (complaint !== '') report('warn', `${shown} took all spans, and warns${detail}`)
     rejected = 0
