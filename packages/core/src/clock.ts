@@ -20,13 +20,13 @@ export interface Anchor {
   readonly high: number
   readonly low: number
   /**
-   * What is counted from there. A trace keeps it, so that a test which stops the clock does so for the traces that begin from
-   * then on; and since the global name is a getter, to ask that for every reading would cost a request with a few calls 1 µs.
+   * The clock that counts from there. A trace keeps it, so that a test's fake clock applies only to traces begun under it.
+   * Also, the global name is a getter: reading it each time would cost a request with a few calls 1 µs.
    */
   readonly clock: Clock
 }
 
-/** What tells the time since the process began, in milliseconds: `performance`, or what a test has put in its place. */
+/** Tells milliseconds since the process began: `performance`, or a test's replacement. */
 export interface Clock {
   now(): Ticks
 }
@@ -39,22 +39,22 @@ const TWO_32 = 2 ** 32
 /** How exactly the first anchor is to be known, and how often it is tried. */
 const GOOD_MS = 0.02
 const MOST_TRIES = 3
-/** Far more readings than a millisecond has room for: in a test the clock may stand still. */
+/** Far more readings than fit into a millisecond: in a test the clock may stand still. */
 const MOST_READINGS = 200_000
-/** A laptop that slept, or a clock that was set; what time servers adjust by and by is less. */
+/** A larger drift means that the machine slept or the clock was set: time servers adjust by less. */
 const MOST_DRIFT_MS = 1000
-/** How long what was seen of the wall clock is believed. To look at it for each request of a busy server costs 0.5 µs. */
+/** How long a reading of the wall clock is trusted. Reading it for each request of a busy server costs 0.5 µs. */
 const BELIEVED_MS = 20
 
 let anchor = firstAnchor()
 let lookedAt: Ticks = -Infinity
 
-/** The clock of what begins now. */
+/** The clock for what begins now. */
 export function currentClock(): Clock {
   return performance
 }
 
-/** For what is no part of a span, which reads the clock of its anchor. */
+/** For times outside of spans; a span reads its anchor's clock. */
 export function now(): Ticks {
   return performance.now()
 }
@@ -131,7 +131,7 @@ export function writeElapsed(elapsed: Elapsed, from: Anchor, into: DataView, at:
   into.setUint32(at + 4, from.high + upper + carry, true)
 }
 
-/** [seconds, nanoseconds] as little-endian nanoseconds of 64 bits; 0 for what is no time that they can hold. */
+/** [seconds, nanoseconds] as little-endian nanoseconds of 64 bits; 0 for a time that does not fit. */
 export function writeHrTime(time: HrTime, into: DataView, at: number): void {
   const seconds = Math.trunc(time[0])
   const nanoseconds = Math.trunc(time[1])
@@ -155,7 +155,7 @@ function fromMilliseconds(ms: number): HrTime {
   return normalized(seconds, (ms - seconds * MS_PER_SECOND) * NS_PER_MS)
 }
 
-/** Both whole, and the nanoseconds within their second: who adds to one of them, or takes from it, need not carry. */
+/** Both whole, and the nanoseconds normalised to within a second. */
 function normalized(seconds: number, nanoseconds: number): HrTime {
   const whole = Math.floor(seconds)
   const all = Math.round((seconds - whole) * NS_PER_SECOND + nanoseconds)
@@ -164,12 +164,11 @@ function normalized(seconds: number, nanoseconds: number): HrTime {
 }
 
 /**
- * A time in any of the API's forms (HrTime, Date, epoch milliseconds, `performance.now()` milliseconds) as
- * [seconds, nanoseconds] since the Unix epoch; undefined for anything else. A number is a reading of
- * `performance.now()` where there can have been such a one by now, as the official SDK takes it: dates from before this
- * process, of a message that waited in a queue, are larger.
+ * A time in any of the API's forms (HrTime, Date, epoch milliseconds, `performance.now()` milliseconds) as [seconds,
+ * nanoseconds] since the Unix epoch; undefined for anything else. A number counts as a reading of `performance.now()` if it is
+ * not above the current one, as in the official SDK: even dates from before this process are larger.
  *
- * @param from what such a reading is counted from
+ * @param from the anchor of such a reading
  * @throws what a Date or an array of the app's throws when it is read
  */
 export function readTime(time: TimeInput | undefined, from: Anchor): HrTime | undefined {

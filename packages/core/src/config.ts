@@ -50,7 +50,7 @@ import {
 import * as semconv from './semconv.ts'
 import type { SpanLimits, SpanProcessor } from './span.ts'
 
-/** Some of these; the others are as the environment says. */
+/** Any of these; the rest comes from the environment. */
 type Some<T> = { [Key in keyof T]?: T[Key] | undefined }
 
 /** The options of `start()`. Each wins over the environment's variable of the same meaning. */
@@ -68,7 +68,7 @@ export interface StartOptions {
   timeoutMillis?: number | undefined
   /** For https, in PEM: who is trusted in place of the well-known authorities, and who we are. */
   tls?: Credentials | undefined
-  /** Our queue, and when it is sent; not asked where `spanProcessors` are given. */
+  /** Our queue, and when it is sent; ignored if `spanProcessors` are given. */
   batch?: Some<BatchOptions> | undefined
   /** How much a span may hold; more is dropped and counted. */
   spanLimits?: Some<SpanLimits> | undefined
@@ -108,7 +108,7 @@ export interface Config {
 }
 
 const EXPORTERS = ['otlp', 'console'] as const
-/** What others offer under these names, and we do not: that is said in other words than of a typing error. */
+/** Options that others offer and we do not: the message differs from that for a typing error. */
 const UNSUPPORTED_EXPORTERS = ['otlp/stdout', 'logging', 'zipkin', 'jaeger', 'prometheus']
 
 const SAMPLERS = [
@@ -133,7 +133,7 @@ const UNSUPPORTED_PROPAGATORS = ['jaeger', 'xray', 'ottrace']
 const PROTOCOLS = ['http/protobuf', 'http/json'] as const
 const UNSUPPORTED_PROTOCOLS = ['grpc']
 
-/** All of them would have exceptions as logs. */
+/** All of them ask for exceptions as logs. */
 const EXCEPTION_SIGNALS = ['logs', 'logs/dup']
 
 const COMPRESSIONS = ['none', 'gzip'] as const
@@ -231,7 +231,7 @@ export function readConfig(given: StartOptions, environment: Environment = proce
       'OTEL_CONFIG_FILE is ignored: configuration files are not supported; the other OTEL_ variables count',
     )
   }
-  // Read where something is said; here is where a bad one is said.
+  // Used in report.ts; read here so that a bad value is reported.
   env.choice('OTEL_LOG_LEVEL', LOG_LEVELS)
   env.choice(
     'OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN',
@@ -250,14 +250,14 @@ export function readConfig(given: StartOptions, environment: Environment = proce
     sampler: readSampler(options, env),
     propagator: options.propagator ?? readPropagator(env),
     idGenerator: options.idGenerator ?? randomIds,
-    // A generator of the app's says nothing of that with its ids; and some propagators of others write flags as they are,
-    // where this one has another meaning: to Jaeger's it is "debug", and Sentry takes only 1 for sampled.
+    // An app's own generator does not say whether its ids are random. And some other propagators write flags unchanged, where
+    // this bit has another meaning: Jaeger's reads "debug", and Sentry takes only 1 for sampled.
     flagsRandom: (options.idGenerator ?? randomIds) === randomIds && options.propagator === undefined,
     signals: options.signals ?? true,
   }
 }
 
-/** Two options of which each says what the other does: which of them was meant, nobody knows. */
+/** Rejects two options that say the same: it is unknown which one is meant. */
 function refuseBoth(
   options: StartOptions,
   one: keyof StartOptions,
@@ -372,7 +372,7 @@ function joined(base: string): string {
   return url.href
 }
 
-/** `none`, also among others, is nothing; what cannot be had is ignored, and nothing at all is as good as unset. */
+/** `none`, even beside others, means nothing; unavailable names are ignored, and an empty list counts as unset. */
 function readExporters(env: Reader): Config['exporters'] {
   const names = env.list('OTEL_TRACES_EXPORTER', ['none', ...EXPORTERS], UNSUPPORTED_EXPORTERS)
   if (names.includes('none')) return []
@@ -486,7 +486,7 @@ function wholeNumber(least: number, example: string): Expectation {
   return expected(`a whole number of at least ${least}`, example, (value) => isWholeNumber(value, least))
 }
 
-/** Text or bytes that this can parse. What it is instead may be a secret, and is not shown. */
+/** Expects text or bytes that `parse` accepts. A wrong value may be a secret, and is not shown. */
 function pem(name: keyof Credentials, wanted: string, parse: (pem: Pem) => unknown): Expectation {
   const accepts = (value: unknown) =>
     (typeof value === 'string' || Buffer.isBuffer(value)) && isPem(value, parse)

@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { REDACTED, redactUrl } from './redact.ts'
 import { reportOnce } from './report.ts'
 
-/** What one option must be: in words, by example, and as a test; and how a message shows what it is instead. */
+/** What one option must be: in words, by example, and as a test; and how a message shows a wrong value. */
 export interface Expectation {
   readonly wanted: string
   readonly example: string
@@ -16,7 +16,7 @@ export type Shape<T> = { readonly [Key in keyof Required<T>]: Expectation }
 /** A test of text (a path, a URL, a command): a string is compared whole. */
 export type TextMatch = string | RegExp
 
-/** Which subjects an option is about: by a function of the subject, or by the text that stands for it. */
+/** Selects subjects: by a function of the subject, or by its text. */
 export type Match<Subject extends unknown[]> =
   | ((...subject: Subject) => boolean)
   | TextMatch
@@ -57,8 +57,8 @@ export const CAPTURE = expected(
 )
 
 /**
- * Whether a value is an object whose properties say something, of whichever class. A list, a Map or a Headers has what it
- * holds elsewhere, and would pass for one that says nothing.
+ * Whether a value is an object with properties as options, of whichever class. A list, a Map or a Headers keeps its content
+ * elsewhere, and would pass for empty options.
  */
 export function isRecord(value: unknown): value is object {
   return typeof value === 'object' && value !== null && !(Symbol.iterator in value)
@@ -99,7 +99,7 @@ export function validated<T extends object>(caller: string, shape: Shape<T>, giv
   return given
 }
 
-/** By which options something is traced. What that is may be known to all copies of this package, and so are they. */
+/** The options by which each object is traced, shared by all copies of this package like its marks on those objects. */
 const HELD = Symbol.for('throughline.held-options')
 
 function heldOptions(): WeakMap<object, object> {
@@ -107,14 +107,14 @@ function heldOptions(): WeakMap<object, object> {
   return (known[HELD] ??= new WeakMap<object, object>())
 }
 
-/** These are in force for it, until it is traced anew. */
+/** Keeps the options in force for a target, until it is traced anew. */
 export function holdOptions(of: object, options: object): void {
   heldOptions().set(of, options)
 }
 
 /**
- * For what is traced already: options that say something else than those in force are dropped, and that is said, once
- * for each caller. `example` is what to write for others.
+ * For a target that is already traced: options that differ from those in force are dropped, which is reported once for each
+ * caller. `example` shows how to apply new ones.
  */
 export function dropOptions(of: object, options: object, caller: string, example: string): void {
   const first = heldOptions().get(of) as Record<string, unknown> | undefined
@@ -141,8 +141,8 @@ export function show(value: unknown): string {
 }
 
 /**
- * What should have been a URL and is none, without all that may be a secret in it: what is before the last `@` and behind
- * the `?`. Where these two overlap, nobody knows which part is the host.
+ * An invalid URL without what may be a secret in it: all before the last `@` and after the `?`. If these overlap, it is unclear
+ * which part is the host.
  */
 export function showNoUrl(value: unknown): string {
   if (typeof value !== 'string') return show(value)
@@ -153,14 +153,14 @@ export function showNoUrl(value: unknown): string {
   return JSON.stringify(query.length === 0 ? host : `${host}?${REDACTED}`)
 }
 
-/** What should not be shown at all, by its type. */
+/** A value that must not be shown, as its type. */
 export function showType(value: unknown): string {
   return typeof value === 'object' || typeof value === 'function' ? show(value) : `a ${typeof value}`
 }
 
 /**
- * The app's function, or undefined where it gave none, as one that never throws: trouble is reported once, and the call
- * answers undefined.
+ * The app's function, made never to throw: trouble is reported once, and the call returns undefined. Undefined if the app gave
+ * none.
  */
 export function guarded<A extends unknown[], R>(
   name: string,
@@ -173,7 +173,7 @@ export function guarded<A extends unknown[], R>(
     try {
       const answer = fn(...args)
       if (!(answer instanceof Promise)) return answer
-      // Its answer would come too late. A rejection that nobody handles would end the process.
+      // A promise settles too late. An unhandled rejection would end the process.
       reportOnce(
         `promise:${name}`,
         'warn',
@@ -189,8 +189,8 @@ export function guarded<A extends unknown[], R>(
 }
 
 /**
- * A Match as a predicate that never throws; undefined where none was given. `text` tells which text stands for the
- * subject, and is asked only where the app gave texts.
+ * A Match as a predicate that never throws; undefined if none was given. `text` returns the subject's text, and is called only
+ * if the app gave strings or RegExps.
  */
 export function matcher<Subject extends unknown[]>(
   name: string,
@@ -203,7 +203,7 @@ export function matcher<Subject extends unknown[]>(
     return (...subject) => ask?.(...subject) === true
   }
   const given = (Array.isArray(match) ? match : [match]) as readonly TextMatch[]
-  // A frozen one cannot be asked: with the flag g or y it notes where it was.
+  // A copy: with the flag g or y a RegExp stores its position, which a frozen one cannot.
   const tests = given.map((test) =>
     Object.isFrozen(test) && typeof test === 'object' ? new RegExp(test) : test,
   )
@@ -215,7 +215,7 @@ export function matcher<Subject extends unknown[]>(
   }
 }
 
-/** The same Match for texts that are in upper case: the app's own may be in any. A RegExp means what it says. */
+/** The same Match for texts in upper case: the app's strings may be in any case. A RegExp stays as it is. */
 export function inUpperCase<Subject extends unknown[]>(
   match: Match<Subject> | undefined,
 ): Match<Subject> | undefined {

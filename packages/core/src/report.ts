@@ -15,24 +15,23 @@ const RANK = { none: 0, error: 1, warn: 2, info: 3, debug: 4, verbose: 5, all: 6
 
 /** The values of OTEL_LOG_LEVEL. */
 export const LOG_LEVELS = Object.keys(RANK)
-// Names of attributes, for one: where there are more, they are made of data, and the thousandth says nothing that the first
-// did not.
+// Distinct keys of one kind, such as attribute names: beyond this they are made from data, and another report says nothing new.
 const MOST_OF_A_KIND = 100
 
-/** Of a key that is longer the rest is not kept. */
+/** The rest of a longer key is not kept. */
 const MOST_OF_A_KEY = 200
-/** A line that is longer holds data. The longest of ours have about 500 characters, beside what a collector has answered. */
+/** A longer line holds data. Our longest have about 500 characters, without a collector's answer. */
 const MOST_OF_A_LINE = 4096
-/** A name that is longer is made of data. */
+/** A longer name is made from data. */
 const MOST_OF_A_NAME = 100
-/** Control characters, the two other ends of a line, and what turns the direction of the text behind it. */
+/** Control characters, the two other line ends, and what changes the direction of the text after it. */
 const UNPRINTABLE = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu
 
 const said = new Map<string, Set<string>>()
 
 /**
- * Reports the first time it is called with this key, and is silent after that. What stands before the key's first colon is
- * its kind: each has a limit of its own, so that what is made of data silences nobody else.
+ * Reports the first time it is called with this key, and is silent after that. The part before the key's first colon is its
+ * kind, each with a limit of its own, so that keys made from data silence no other kind.
  */
 export function reportOnce(key: string, level: Level, message: string, cause?: unknown): void {
   const known = keptKey(key)
@@ -44,7 +43,7 @@ export function reportOnce(key: string, level: Level, message: string, cause?: u
   report(level, message, cause)
 }
 
-/** Copied where it is cut: what V8 cuts off holds on to the whole. */
+/** Copied when cut: V8's slice would keep the whole string alive. */
 function keptKey(key: string): string {
   return key.length > MOST_OF_A_KEY ? Buffer.from(key.slice(0, MOST_OF_A_KEY)).toString() : key
 }
@@ -59,7 +58,7 @@ export function report(level: Level, message: string, cause?: unknown): void {
     const line = `throughline: ${inOneLine(message, MOST_OF_A_LINE)}`
     const logger = registered()?.diag
     if (logger !== undefined) {
-      // It may be of async functions: a rejection that nobody handles would end the process.
+      // A logger's methods may be async: an unhandled rejection would end the process.
       const logged: unknown = logger[level](line, ...args)
       Promise.resolve(logged).catch(() => {})
     } else if (RANK[level] <= stderrRank()) console.error(line, ...args)
@@ -68,7 +67,7 @@ export function report(level: Level, message: string, cause?: unknown): void {
   }
 }
 
-/** Text of others, as JSON would show what is no character of a line: by it nobody forges one, or clears a terminal. */
+/** Foreign text with unprintable characters escaped as in JSON, so that nobody can forge a line or clear a terminal by it. */
 export function inOneLine(text: string, most: number): string {
   return text
     .slice(0, most)
@@ -80,7 +79,7 @@ export function shownName(name: string): string {
   return name.length > MOST_OF_A_NAME ? `${name.slice(0, MOST_OF_A_NAME)}…` : name
 }
 
-/** Forgets what was said, so that a second life of the process's tracing may say it again. */
+/** Forgets what was reported, so that a restarted engine may report it again. */
 export function forgetReports(): void {
   said.clear()
 }

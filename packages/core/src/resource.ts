@@ -16,17 +16,17 @@ export interface Resource {
   waitForAsyncAttributes?(): Promise<void>
 }
 
-/** What parts of others ask of the official SDK's resources, and so of this one, beside that. */
+/** What other packages expect of the official SDK's resources beyond that, and so of this one. */
 const MERGEABLE = {
   /** Asked by a resource that is merged with it. */
   getRawAttributes(this: Resource) {
     return Object.entries(this.attributes)
   },
-  /** Both together: of two values for one name the other's is taken (resource SDK, merge). */
+  /** Both together; the other's value wins (resource SDK, merge). */
   merge(this: Resource, other: Resource | null | undefined): Resource {
     if (!other) return this
     const [own, others] = [this.schemaUrl || undefined, other.schemaUrl || undefined]
-    // Two that differ are none.
+    // Two that differ cancel each other.
     const schemaUrl =
       own === undefined || others === undefined || own === others ? (others ?? own) : undefined
     return mergeable({ attributes: { ...this.attributes, ...other.attributes }, schemaUrl })
@@ -40,7 +40,7 @@ function mergeable(resource: Resource): Resource {
 /** The version of this package, as telemetry.sdk.version. */
 export const VERSION = '0.1.0'
 
-/** Whose spans these are is not for the app to say: `opentelemetry` is the official SDK's alone. */
+/** The app cannot override these: `opentelemetry` is reserved for the official SDK. */
 const SDK: Attributes = {
   [semconv.TELEMETRY_SDK_LANGUAGE]: 'nodejs',
   [semconv.TELEMETRY_SDK_NAME]: 'throughline',
@@ -48,7 +48,7 @@ const SDK: Attributes = {
 }
 
 const UNKNOWN_SERVICE = 'unknown_service:node'
-/** What the official SDK's `defaultResource()`, and all that is made of it, has for a name: nobody has chosen that. */
+/** The placeholder name of the official SDK's `defaultResource()` and resources derived from it. */
 const PLACEHOLDER = /^unknown_service(?=:|$)/
 
 /**
@@ -68,10 +68,7 @@ export function describeProcess(given: Attributes, fromEnvironment: Attributes):
   return mergeable({ attributes: { ...detected, ...chosen, ...SDK } })
 }
 
-/**
- * Without what says nothing: a variable of the environment that is not set, or a service without a name; and without what is
- * no attribute, which is said.
- */
+/** The valid attributes. Drops unset variables and an empty service name silently; an invalid attribute is reported. */
 function soundAttributes(attributes: Attributes): Attributes {
   const entries = Object.entries(attributes).filter(([name, value]) => {
     if (name === semconv.SERVICE_NAME && value === '') return false
@@ -83,8 +80,8 @@ function soundAttributes(attributes: Attributes): Attributes {
 }
 
 /**
- * How long spans wait for what detectors find out, from the start on. Those of a cloud answer within milliseconds where there
- * is something to find, and the end of a process is held up for two seconds at most.
+ * How long after the start spans wait for detectors. Cloud detectors answer within milliseconds if there is something to find,
+ * and the end of a process is held up for two seconds at most.
  */
 const DETECTION_MS = 1500
 const OVERDUE = `the resource has not found out all of its attributes within ${DETECTION_MS} ms, and is exported without the others`
@@ -92,12 +89,12 @@ const OVERDUE = `the resource has not found out all of its attributes within ${D
 const UNREADABLE = 'the resource has failed to find out some of its attributes'
 
 /**
- * The resource of this process with the attributes of one that the app gave, which may be a detector's and still be on
- * their way; `name` wins over all. What is not there in time is left out for good.
+ * The resource of this process with the attributes of the app's resource, some of which a detector may still be looking up;
+ * `name` wins over all. What does not come in time is left out for good.
  */
 export function extended(given: Resource, fromEnvironment: Attributes, name: Attributes): Resource {
   const { attributes } = describeProcess(name, fromEnvironment)
-  /** What had been found when the time was over. */
+  /** What was found in time. */
   let final: Attributes | undefined
   const detected = given.asyncAttributesPending === true ? detection() : undefined
 

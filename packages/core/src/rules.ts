@@ -54,7 +54,7 @@ const MATCHES: Shape<RuleMatch> = {
  * @throws TypeError for a rule of the wrong shape.
  */
 export function ruleBased(rules: readonly SamplingRule[]): ConsistentSampler {
-  // A hole in the list is no rule, either.
+  // A hole in the list is not a rule either.
   const compiled = Array.from(rules, (rule) => {
     const { match, rate } = validated('start(): a rule of sampling', RULE, rule)
     if (match === undefined || rate === undefined) {
@@ -116,7 +116,7 @@ function testOf(match: RuleMatch): Test {
     )
 }
 
-/** `{ kind: 'server', path: process.env['QUIET'] }` would be about every request where that is not set. */
+/** `{ kind: 'server', path: process.env['QUIET'] }` would match every request if that is not set. */
 function refuseUnset(of: string, given: object): void {
   for (const [name, value] of Object.entries(given)) {
     if (value !== undefined) continue

@@ -84,9 +84,9 @@ export function traceIdRatio(ratio: number): HeadSampler {
 }
 
 /**
- * Keeps this share of all traces, 0 to 1, consistently with all that sample by probability (OpenTelemetry trace SDK,
- * ProbabilitySampler): by the trace's `rv`, else by its id. What is kept says by how many it counts, as `ot=th:…` in the
- * tracestate; what is dropped says nothing.
+ * Keeps this share of all traces, 0 to 1, consistently with all other probability samplers (OpenTelemetry trace SDK,
+ * ProbabilitySampler): by the trace's `rv`, else by its id. A kept trace carries its threshold as `ot=th:…` in the tracestate;
+ * a dropped one none.
  */
 export function probability(ratio: number): HeadSampler & ConsistentSampler {
   const threshold = roundedThreshold(ratio)
@@ -129,7 +129,7 @@ export function parentBased(rootSampler: Sampler): Sampler {
   const sampler: Sampler & { readonly followsParents: true } = {
     followsParents: true,
     shouldSample(context, traceId, spanName, spanKind, attributes, links) {
-      // Not by the API, which would read both ids again for each child of a span: 1,600 instructions.
+      // Not with the API's function, which would validate both ids again for each child of a span: 1,600 instructions.
       const parent = validContextOf(spanIn(context))
       if (parent === undefined || !isDecided(parent)) {
         return rootSampler.shouldSample(context, traceId, spanName, spanKind, attributes, links)
@@ -147,19 +147,19 @@ export function parentBased(rootSampler: Sampler): Sampler {
     : sampler
 }
 
-/** Whether a sampler that follows parents keeps what has this one, and passes its tracestate on as it is. */
+/** Whether a sampler that follows parents keeps the children of this one, with its tracestate unchanged. */
 export function isKeptWith(parent: SpanContext): boolean {
   return isSampled(parent) && (parent.traceState === undefined || parent.isRemote !== true)
 }
 
-/** Whether it drops what has this one, and passes its tracestate on as it is. */
+/** Whether it drops the children of this one, with its tracestate unchanged. */
 export function isDroppedWith(parent: SpanContext): boolean {
   return (
     !isSampled(parent) && isDecided(parent) && (parent.traceState === undefined || parent.isRemote !== true)
   )
 }
 
-/** Of a span of the app's making nobody knows what it does: what it breaks is not the sampler. */
+/** The app's own span may throw, which must not break the sampler. */
 function parentIn(context: Context): SpanContext | undefined {
   try {
     return spanIn(context)?.spanContext()
@@ -185,7 +185,7 @@ function checked(verdict: SamplingResult, traceId: string, state: TraceState): S
   return isTrue ? verdict : withoutThreshold(verdict, state)
 }
 
-/** What is dropped counts for nothing: a threshold in its tracestate would say otherwise. */
+/** A dropped span represents no others: a threshold in its tracestate would say that it does. */
 function dropped(state: TraceState | undefined): SamplingResult {
   return withoutThreshold(DROP, state)
 }
@@ -196,20 +196,20 @@ function withoutThreshold(verdict: SamplingResult, state: TraceState | undefined
 }
 
 /**
- * The app's sampler, whose answers are checked: a promise, attributes that are none or a tracestate that cannot be sent
- * would do harm later, where nobody knows whence they came. Where it decides otherwise than the parent, and does not say
- * what the tracestate is, the parent's threshold is not passed on, and never with what is not sampled.
+ * The app's sampler, whose answers are checked: a promise, invalid attributes or a tracestate that cannot be sent would do harm
+ * later, far from their cause. If it decides against the parent without giving a tracestate, or drops the span, the parent's
+ * threshold is not passed on.
  */
 export function guardedSampler(given: Sampler): Sampler {
   const isHead = ignoresAttributes(given)
   const sampler: Sampler = {
     shouldSample(context, traceId, spanName, spanKind, known, links) {
-      // The list and the attributes are its own to keep and to change.
+      // Copies: the sampler may keep and change the list and the attributes.
       const asked = [isHead ? {} : known, Array.isArray(links) ? [...links] : []] as const
       const verdict = given.shouldSample(context, traceId, spanName, spanKind, ...asked)
       const { decision, attributes, traceState } = verdict
       if (decision === undefined && has(verdict, 'then')) {
-        // A rejection that nobody handles would end the process.
+        // An unhandled rejection would end the process.
         Promise.resolve(verdict).catch(() => {})
         throw new TypeError('expected a decision, received a promise')
       }
@@ -250,7 +250,7 @@ function decimal(ratio: number): string {
   return `0.${'0'.repeat(Number(exponent) - 1)}${mantissa.replace('.', '')}`
 }
 
-/** Whether this sampler does as the parent's decision says wherever there is one, whatever the span is about. */
+/** Whether this sampler follows the parent's decision, if there is one, for every span. */
 export function followsParents(sampler: Sampler): boolean {
   return (sampler as { followsParents?: unknown }).followsParents === true
 }
@@ -259,16 +259,16 @@ export function ignoresAttributes(sampler: Sampler): sampler is HeadSampler {
   return (sampler as Partial<HeadSampler>).ignoresAttributes === true
 }
 
-/** Whether this sampler may look at the attributes of a span that has this parent. */
+/** Whether this sampler may read the attributes of a span with this parent. */
 export function looksAtAttributes(sampler: Sampler, parent: SpanContext | undefined): boolean {
   if (ignoresAttributes(sampler)) return false
   return parent === undefined || !followsParents(sampler) || !isDecided(parent)
 }
 
-// What is asked where the app's sampler fails.
+// Used when the app's sampler fails.
 const fallback = parentBased(alwaysOn)
 
-/** The sampler's verdict; where it throws or gives none, the default sampler's, and that is said once. */
+/** The sampler's verdict; if it throws or gives none, the default sampler's, which is reported once. */
 export function decide(
   sampler: Sampler,
   context: Context,
@@ -299,11 +299,11 @@ function isDecision(given: unknown): boolean {
 // ---- Thresholds ----
 
 // A share of all traces as a threshold, and how it travels: the sub-keys `th` and `rv` of the tracestate's member `ot`
-// (OpenTelemetry, "TraceState Handling" and "TraceState: Probability Sampling"). Whoever compares a trace's randomness R
-// with a threshold T by R >= T keeps the same traces, and all that a lower share keeps.
+// (OpenTelemetry, "TraceState Handling" and "TraceState: Probability Sampling"). All who keep the traces whose randomness R >=
+// T agree, and a higher share keeps all that a lower one keeps.
 //
-// R and T are 56 bits, more than a number holds. Here they are texts of hex digits, R of 14, T without the zeros at its end:
-// compared as texts they are compared as the numbers that they stand for.
+// R and T are 56 bits, more than a number holds. Here they are strings of hex digits, R of 14, T without trailing zeros: these
+// compare like the numbers.
 
 const MEMBER = 'ot'
 const DIGITS = 14
@@ -329,7 +329,7 @@ function exactThreshold(share: number): string | undefined {
   return rejected === BigInt(SPACE) ? undefined : textOf(rejected)
 }
 
-/** The same, rounded to the precision that is propagated, so that a decision by it is the one that `th` tells of. */
+/** The same, rounded to the precision that is propagated, so that the decision matches `th`. */
 function roundedThreshold(share: number): string | undefined {
   const exact = exactThreshold(share)
   if (exact === undefined) return undefined
@@ -343,7 +343,7 @@ function textOf(bits: bigint): string {
   return bits.toString(16).padStart(DIGITS, '0').replace(/0+$/, '') || '0'
 }
 
-/** The member of the tracestate; undefined also where the app has made one that does not do what it should. */
+/** The `ot` member of the tracestate; undefined also if the app's own tracestate misbehaves. */
 function otOf(state: TraceState | undefined): string | undefined {
   try {
     const ot: unknown = state?.get(MEMBER)
@@ -358,13 +358,13 @@ function randomnessOf(traceId: string, ot?: string): string {
   return explicitRandomness(ot) ?? traceId.slice(-DIGITS)
 }
 
-/** What `rv` says; undefined where there is none, or none of 14 lower-case hex digits. */
+/** The value of `rv`; undefined if it is missing, or not 14 lower-case hex digits. */
 function explicitRandomness(ot: string | undefined): string | undefined {
   const value = subKey(ot, 'rv:')
   return value !== undefined && RANDOMNESS.test(value) ? value : undefined
 }
 
-/** What `th` says: the threshold, null for a value that is none, undefined where there is no `th`. */
+/** The value of `th`: the threshold, null if it is invalid, undefined if there is no `th`. */
 function thresholdIn(ot: string | undefined): string | null | undefined {
   const value = subKey(ot, 'th:')
   return value === undefined || THRESHOLD.test(value) ? value : null
@@ -396,7 +396,7 @@ function withThreshold(state: TraceState | undefined, th: string | undefined): T
   return ot === '' ? before.unset(MEMBER) : before.set(MEMBER, ot)
 }
 
-// The left-most, should there be two. Asked of every request that comes with a tracestate: nothing is made on the way.
+// The left-most, should there be two. Runs for every request with a tracestate, so it allocates nothing.
 function subKey(ot: string | undefined, key: 'th:' | 'rv:'): string | undefined {
   if (ot === undefined) return undefined
   let at = ot.indexOf(key)

@@ -17,8 +17,8 @@ export type TracingOptions = ReceivingOptions<Request, [request: Request, respon
 const scope = { name: '@throughline/express', version: '0.1.0' }
 
 /**
- * Middleware that makes a SERVER span of each request and continues the trace that it brings along. Mount it first: what
- * is mounted before it is not timed.
+ * Middleware that makes a SERVER span of each request and continues its incoming trace. Mount it first: what is mounted before
+ * it is not timed.
  *
  * @example
  * app.use(tracing())
@@ -26,7 +26,7 @@ const scope = { name: '@throughline/express', version: '0.1.0' }
  */
 export function tracing(options?: TracingOptions): RequestHandler
 export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): RequestHandler | void {
-  // By `app.use(tracing)` Express calls it with request, response and next.
+  // With `app.use(tracing)`, Express calls it with request, response and next.
   const [, next] = uncalled
   if (typeof next === 'function') {
     sayUncalled(scope, 'a request')
@@ -55,7 +55,7 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): R
     else receive(request, response, way, next)
   }
 
-  /** The span has the URL that the client asked for, the app the one that it is routed by. */
+  /** The span gets the URL that the client asked for, the app the one that it routes by. */
   function upgraded(request: Request, response: Response, way: Way, next: NextFunction): void {
     const { originalUrl } = request
     request.originalUrl = withoutSuffix(originalUrl)
@@ -75,14 +75,14 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): R
  */
 const makesClasses = Number.parseInt(process.versions.v8, 10) < 13
 
-/** Whose requests come to the tracing. */
+/** The servers whose requests reach `tracing`. */
 let servers: WeakSet<object> | undefined
 
-/** Of the server that has brought this request, the next ones are expected, too. */
+/** Prepares further requests of this request's server. */
 function expectMore(request: Request): void {
   try {
     if (Object.hasOwn(request, 'emit')) return
-    // Requests that are made up have no socket, or one that no server has accepted.
+    // A made-up request has no socket, or one that no server has accepted.
     const { server } = (request.socket ?? {}) as { server?: unknown }
     if (typeof server !== 'object' || server === null) return
     if (servers === undefined) {

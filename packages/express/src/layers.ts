@@ -34,7 +34,7 @@ interface Router {
 }
 
 interface App {
-  /** Express 4 throws when its long removed `router` is read, and makes this one late. */
+  /** Express 4 throws when its long removed `router` is read, and creates `_router` late. */
   readonly _router?: Router
   readonly router?: Router
   readonly lazyrouter?: unknown
@@ -49,25 +49,25 @@ export interface Way {
   isUpgraded: boolean
   /** The patterns of the mount paths that the request is below; undefined where one of them cannot be known. */
   mount: string | undefined
-  /** The values that stand for it in `req.baseUrl`. */
+  /** The same part of the path with its values, as in `req.baseUrl`. */
   baseUrl: string
   /** The route that has the request; undefined when none took it, or one passed it on. */
   route: string | undefined
-  /** Of the layers that have the request, where they are wanted. */
+  /** Spans of the layers that have the request, if wanted. */
   spans: Spans | undefined
 }
 
-/** What `tracing()` has made: layers that have no spans of their own. */
+/** Middleware made by `tracing()`: it gets no spans of its own. */
 export const ours = new WeakSet<RequestHandler>()
 
 const watched = new WeakSet<Layer>()
-/** What was last of each stack, and how long it was. */
+/** The length and the last layer of each stack when it was watched. */
 const seen = new WeakMap<Layer[], { readonly length: number; readonly last: Layer | undefined }>()
-/** Of requests that were below a mount path when they had not come to the tracing yet. */
+/** For requests seen below a mount path before they reached the tracing. */
 const early = new WeakMap<object, Way>()
 let hasEarly = false
 
-/** The way of a request that comes to the tracing. */
+/** The way of a request that reaches the tracing. */
 export function wayOf(request: Request, begin: BeginLayer | undefined): Way {
   const way = (hasEarly ? early.get(request) : undefined) ?? newWay(request)
   way.isUpgraded = isUpgraded(request)
@@ -80,8 +80,8 @@ function newWay(request: Request): Way {
 }
 
 /**
- * The request has come to `tracing`, the middleware. The layers that its app and those above it have by now are watched,
- * by each request, since layers come late too.
+ * The request has reached the middleware `tracing`. Each request watches the layers of its app and of those above, since apps
+ * add layers late.
  */
 export function startWay(way: Way, tracing: RequestHandler): void {
   const { request } = way
@@ -89,25 +89,25 @@ export function startWay(way: Way, tracing: RequestHandler): void {
     for (let at: App | undefined = request.app as unknown as App; at !== undefined; at = at.parent)
       watch(stackOf(at))
     if (Boolean(request.baseUrl) && !(hasEarly && early.has(request))) enteredUnseen(way, tracing)
-    // Its response never closes, and the request does not either once the parser has let go of the socket.
+    // Its response never closes, nor does the request once the parser has released the socket.
     if (way.isUpgraded) beforeEvent(request.socket, 'close', () => endRequest(request, 101))
   } catch (error) {
     sayUnknown(error)
   }
 }
 
-/** The request has closed; the route that had it then. */
+/** The route that had the request when it closed. */
 export function endWay(way: Way): string | undefined {
   if (way.spans !== undefined) endSpans(way.spans)
   return routeOf(way)
 }
 
-/** As the app wrote it, also where that was for WebSockets. */
+/** The route as the app wrote it, without the suffix of express-ws. */
 function routeOf({ isUpgraded, route }: Way): string | undefined {
   return route !== undefined && isUpgraded ? withoutSuffix(route) : route
 }
 
-/** The way of a request that has come to the tracing, or is below a mount path on its way to it. */
+/** The way of a request that has reached the tracing, or is below a mount path on its way there. */
 function knownWay(request: Request): Way | undefined {
   const carried = carriedBy(request)
   if (carried !== undefined) return isWay(carried) ? carried : undefined
@@ -123,12 +123,12 @@ function isWay(carried: unknown): carried is Way {
   return typeof carried === 'object' && carried !== null && 'mount' in carried
 }
 
-/** Whatever an app has put among its layers, a request goes on, if need be without its route. */
+/** Whatever an app puts among its layers, the request must go on, if need be without its route. */
 function sayUnknown(error: unknown): void {
   reportOnce('express layers', 'warn', 'the route of a request could not be found out', error)
 }
 
-/** The app that has the request, after those that it is mounted in. */
+/** The apps around the request, the innermost last. */
 function appsOf({ app }: Request): App[] {
   const apps: App[] = []
   for (let at: App | undefined = app as unknown as App; at !== undefined; at = at.parent) apps.unshift(at)
@@ -167,7 +167,7 @@ function watchAll(stack: Layer[]): void {
   }
 }
 
-/** Whether a stack has been watched as it is now: an app may add to it, or change it. */
+/** Whether a stack has been watched and is unchanged since: an app may add layers at any time. */
 function isSeen(stack: Layer[]): boolean {
   const { length } = stack
   const last = stack[length - 1]
@@ -177,7 +177,7 @@ function isSeen(stack: Layer[]): boolean {
   return false
 }
 
-/** The handlers of a route are watched where they are to have spans. */
+/** Handlers of a route are watched only if they get spans. */
 function watchHandlers(stack: Layer[]): void {
   if (isSeen(stack)) return
   for (const layer of stack) {
@@ -188,7 +188,7 @@ function watchHandlers(stack: Layer[]): void {
   }
 }
 
-/** Puts another method in the place of this one, under its name of now or of Express 4. Who lists layers does not see it. */
+/** Replaces this method under its current name or that of Express 4, hidden from enumeration. */
 function replace<Now extends 'handleRequest' | 'handleError', Old extends 'handle_request' | 'handle_error'>(
   layer: Layer,
   now: Now,
@@ -202,18 +202,18 @@ function replace<Now extends 'handleRequest' | 'handleError', Old extends 'handl
   }
 }
 
-// By the name that the layer was made with: express-async-errors puts functions of its own in the place of all handles.
+// By the layer's name: express-async-errors replaces every `handle` with a function of its own.
 function kindOf({ route, handle, name, regexp }: Layer, index: number): Kind {
   if (route !== undefined) return 'route'
-  // Neither what Express 4 begins each app with, nor what we are, is middleware of the app's.
+  // Neither Express 4's first two layers nor `tracing` itself count as the app's middleware.
   if (regexp !== undefined && index < 2 && (name === 'query' || name === 'expressInit')) return 'mount'
   const isMount = Array.isArray(handle.stack) || isApp(handle) || name === 'mounted_app'
   return isMount || ours.has(handle) ? 'mount' : 'middleware'
 }
 
 /**
- * In `req.next` Express keeps what the layer that has the request hands on by, and `res.format`, `res.render` and
- * `res.sendFile` use that: it has to be what the layer was given.
+ * Express keeps the current layer's `next` in `req.next`, for `res.format`, `res.render` and `res.sendFile`: it must be the
+ * `next` that the layer was given.
  */
 function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandler {
   const isRoute = kind === 'route'
@@ -239,10 +239,10 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
       if (request.next === given) request.next = next
       way.mount = mount
       way.baseUrl = baseUrl
-      // An error handler answers for the route that failed; after a pass, somebody else answers.
+      // After an error, the error handler answers for this route; after a plain `next()`, another one answers.
       if (isFailure(error)) recordError(request, error)
       else if (!response.headersSent) way.route = undefined
-      // It may be in the context of another request, for which this one had waited.
+      // The layer may have waited for another request, whose context is now current.
       rejoin(request, next as (error: unknown) => void, error)
     }
     let given: NextFunction = passOn
@@ -261,7 +261,7 @@ function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandl
   }
 }
 
-/** Nobody wants this request's route, but what it goes on to is not to be another's. */
+/** Nobody wants this request's route, but what follows must not run in another request's context. */
 function rejoining(request: Request, next: NextFunction): NextFunction {
   const isKept = request.next === next
   const passOn = (error?: unknown): void => {
@@ -277,14 +277,14 @@ function goInto(layer: Layer, way: Way, response: Response): void {
   const { request, mount, baseUrl } = way
   const { baseUrl: taken } = request
   if (layer.route !== undefined) {
-    // Once there is an answer, whoever sees the request after that has not given it.
+    // Once there is an answer, later layers have not given it.
     if (!response.headersSent)
       way.route = taken.length === baseUrl.length ? joined(mount, ownPattern(layer, request)) : undefined
     if (way.spans !== undefined) watchHandlers(layer.route.stack)
     return
   }
   if (taken.length !== baseUrl.length) {
-    // More than this layer matches is what a mount that was not seen took.
+    // If it is longer than what this layer matches, an unseen mount took part of it.
     const segment = taken.slice(baseUrl.length)
     way.mount =
       matchedText(layer, segment) === segment ? joined(mount, mountPattern(layer, segment)) : undefined
@@ -296,7 +296,7 @@ function goInto(layer: Layer, way: Way, response: Response): void {
 
 function ownPattern(layer: Layer, request: Request): string | undefined {
   const path = layer.route?.path
-  // Nearly always: no function is made for it.
+  // Nearly always; this makes no closure.
   return typeof path === 'string' ? path : routePattern(layer, () => request.path)
 }
 
@@ -311,7 +311,7 @@ function handled(layer: Layer, handle: RequestHandler): RequestHandler {
   }
 }
 
-/** Errors that come from no layer, such as those in loading a parameter, are seen where they go. */
+/** Errors from outside the layers, such as in loading a parameter, are seen where they are handled. */
 function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorRequestHandler {
   return function handleError(this: Layer, error, request, response, next) {
     recordError(request, error)
@@ -322,9 +322,9 @@ function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorReq
     const isKept = request.next === next
     const passOn = (again?: unknown): void => {
       if (request.next === given) request.next = next
-      // It may meet another one, or answer 503 all by itself.
+      // The request has recovered: a later error, or a 503 of the app's own, is something else.
       if (!isFailure(again)) forgetError(request, error)
-      // Outside of its route, a request that is well again is somebody else's.
+      // A request that recovers outside of its route is answered by another one.
       if (kind !== 'route' && !isFailure(again) && !response.headersSent) way.route = undefined
       rejoin(request, next as (again: unknown) => void, again)
     }
@@ -348,12 +348,12 @@ function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorReq
   }
 }
 
-/** A route that has taken the socket of an upgraded request is what the handshake was for. */
+/** Ends an upgraded request whose route has taken its socket. */
 function socketTaken({ request, route }: Way): void {
   if (route !== undefined && hasSocketTaken(request)) endRequest(request, 101)
 }
 
-/** A mounted app shows itself only by having taken the request; what it did with the first one is found out afterwards. */
+/** A mounted app is only seen when it has taken a request; the route of that first one is found afterwards. */
 function metApps(way: Way): void {
   try {
     const { request } = way
@@ -375,7 +375,7 @@ function metApps(way: Way): void {
   }
 }
 
-/** Tracing is in something mounted, whose layers were not watched when this request went by. */
+/** Tracing is inside a mount whose layers were not yet watched when this request passed. */
 function enteredUnseen(way: Way, tracing: RequestHandler): void {
   const { request } = way
   const [top, ...inner] = appsOf(request)
@@ -387,14 +387,14 @@ function enteredUnseen(way: Way, tracing: RequestHandler): void {
   })
 }
 
-/** Also where something has put another function in its place, which then has another name. */
+/** Also if the layer's handle was replaced by a function of another name. */
 function isLayerOf(fn: RequestHandler, { handle, name }: Layer): boolean {
   return handle === fn || (name === fn.name && handle.name !== name)
 }
 
 /**
- * The patterns on the way down this path to the layer for which `end` has one, that one included; the layers on the way
- * are watched. Layers that mount an app do not show which: `apps` are those on the way, from the outermost.
+ * The patterns along this path down to and including the layer for which `end` returns one; layers on the way are watched. A
+ * layer does not show which app it mounts: `apps` are those on the way, outermost first.
  */
 function locate(
   stack: Layer[],
@@ -420,17 +420,17 @@ function locate(
   return undefined
 }
 
-/** The whole path as the app has it by now: middleware may have put another one in the place of the client's. */
+/** The whole path as the app has it now: middleware may have rewritten the client's. */
 function pathOf({ baseUrl, path }: Request): string {
   return baseUrl + path
 }
 
 // ---- Upgraded requests ----
 
-/** What express-ws puts behind the path that was asked for, and behind that of each route for WebSockets. */
+/** The suffix that express-ws adds to the requested path and to the path of each WebSocket route. */
 const SUFFIX = /\/\.websocket(?=\?|$)/
 
-/** Express-ws says whether one of its handlers has got the socket; whoever else routes upgraded requests does not. */
+/** express-ws says whether one of its handlers has the socket; other routers of upgraded requests do not. */
 interface Upgraded {
   readonly upgrade?: boolean
   readonly wsHandled?: boolean

@@ -13,7 +13,7 @@ export function spansOf(begin: BeginLayer): Spans {
 }
 
 /**
- * Runs a layer in a span of its own, which ends when the layer hands the request on; what it is handed on to runs outside.
+ * Runs a layer in a span of its own, which ends when the layer passes the request on; what follows runs outside of it.
  *
  * @param fn the app's function
  * @param met the error that an error handler has been called with: to pass it on is no failure of its own
@@ -38,13 +38,13 @@ export function inSpan(
   )
 }
 
-/** The request has closed: who still has it has answered, or never will. */
+/** The request has closed: layers that still have it have answered, or never will. */
 export function endSpans({ open }: Spans): void {
   for (const span of [...open].toReversed()) span.end()
   open.clear()
 }
 
-/** Whether `next(error)` says that something failed, and not where to go on. */
+/** Whether the argument of `next` is an error, and not a routing instruction. */
 export function isFailure(error: unknown): boolean {
   return Boolean(error) && error !== 'route' && error !== 'router'
 }

@@ -35,7 +35,7 @@ function joinedHook(hook: Step): Step {
   return step
 }
 
-/** Gives what stands in the place of a function that one's name and number of parameters. */
+/** Gives a replacement the name and number of parameters of the function that it replaces. */
 export function likened(fn: object, { name, length }: { name: string; length: number }): void {
   Object.defineProperties(fn, { name: { value: name }, length: { value: length } })
 }

@@ -96,7 +96,7 @@ async function plugIn(fastify: FastifyInstance, options: TracingOptions): Promis
     else receive(request.raw, reply.raw, reply, run)
   }
 
-  // By this name it is known among the hooks of others, in stack traces too.
+  // The name identifies it among other hooks, and in stack traces.
   Object.defineProperty(onRequest, 'name', { value: scope.name })
   fastify.addHook('onRequest', onRequest)
   fastify.addHook('onError', function onError(request, _reply, error, done) {
@@ -105,7 +105,7 @@ async function plugIn(fastify: FastifyInstance, options: TracingOptions): Promis
   })
 }
 
-/** What @fastify/otel has made of a request, whose hook runs before ours; an app may have something else by that name. */
+/** The span that @fastify/otel, whose hook runs first, has made; an app may have something else by that name. */
 function spanOfOfficial({ request }: FastifyReply): ApiSpan | undefined {
   try {
     const { span } = (request as unknown as { opentelemetry(): { span?: ApiSpan | null } }).opentelemetry()

@@ -89,7 +89,7 @@ function tracedHandler(begin: BeginLayer, handler: Step, name: string, attribute
 
 type End = (error?: unknown) => void
 
-/** Ends with the answer, too, or with the response where there is none. */
+/** Returns what ends the layer; it also ends with the answer, or without one when the response closes. */
 function opened(layer: LayerSpan, { raw }: FastifyRequest, reply: FastifyReply): End {
   const carrier: Carrier = raw
   if (carrier[OPEN] === undefined) {
@@ -133,12 +133,12 @@ function run(layer: LayerSpan, end: End, reply: FastifyReply, work: () => unknow
   }
   // The app's promise is handed on as it is; Fastify handles its rejection.
   if (result instanceof Promise) result.then(() => end(), end)
-  // A reply is one that resolves when the response is over, long after the answer.
+  // A reply is itself thenable, and resolves when the response is over, long after the answer.
   else if (result !== reply && isThenable(result)) return watched(result, end)
   return result
 }
 
-/** What is lazy, as queries are, starts when somebody asks for its result: once, and by Fastify. */
+/** A lazy thenable, such as a query builder, starts when `then` is called: only Fastify may do so, once. */
 function watched(result: PromiseLike<unknown>, end: End): PromiseLike<unknown> {
   return {
     // oxlint-disable-next-line unicorn/no-thenable -- it stands for one

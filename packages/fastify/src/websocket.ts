@@ -4,7 +4,7 @@ import { EventEmitter } from 'node:events'
 import type { IncomingMessage } from 'node:http'
 import { endLayers } from './layers.ts'
 
-/** Where the requests run that ask to become a WebSocket. */
+/** The contexts of requests that ask to become a WebSocket. */
 const scopes = new WeakMap<IncomingMessage, Context>()
 const servers = new WeakSet<EventEmitter>()
 
@@ -14,8 +14,8 @@ export function isUpgrade({ raw, server }: FastifyRequest): boolean {
 }
 
 /**
- * Where @fastify/websocket makes a WebSocket of this request, its span ends at the handshake, and what listens to the
- * socket runs in the context that is current here. To be called in the request's context.
+ * If @fastify/websocket turns this request into a WebSocket, its span ends at the handshake, and the socket's listeners run in
+ * the current context. To be called in the request's context.
  */
 export function endsAtHandshake({ raw, server }: FastifyRequest): void {
   const { websocketServer } = server as { websocketServer?: unknown }

@@ -73,7 +73,7 @@ function onMade(begin: Begin): () => void {
   }
 }
 
-// What a subscriber throws, Node makes an uncaught exception of the app.
+// Node turns what a subscriber throws into an uncaught exception of the app.
 function guardedly(begin: Begin, request: ClientRequest): void {
   try {
     if (!isOfNode(request)) return

@@ -16,7 +16,7 @@ type Emit = (this: Request, name: string | symbol, ...given: unknown[]) => boole
 
 /** Traces a request that has been made just now, of which nothing is sent yet. */
 export function traceRequest(request: ClientRequest, tracer: HttpClient): void {
-  // It opens a tunnel to somebody else, mostly for an agent: what goes through that is the request.
+  // A CONNECT only opens a tunnel, mostly for an agent; the request goes through it.
   if (request.method === 'CONNECT') return
   const destination = new Destination(request)
   const opened = tracer.open(destination)
@@ -26,8 +26,8 @@ export function traceRequest(request: ClientRequest, tracer: HttpClient): void {
 }
 
 /**
- * Notices what becomes of a request by what it emits: the app sees no listener of ours, and what a listener would change
- * stays as it was. A response that nobody wants is thrown away, an error that nobody handles is thrown.
+ * Follows a request through its events without adding listeners, which the app would see and which would change what Node does:
+ * it discards a response that nobody listens for, and throws an unhandled error.
  */
 function watch(request: Request, attempt: HttpAttempt): void {
   const emitBefore = request.emit as Emit
@@ -45,7 +45,7 @@ function watch(request: Request, attempt: HttpAttempt): void {
     }
   } as Request['emit'])
 
-  // Node says the same of a connection that the server has closed and of one that the app has: here the app is heard.
+  // Node reports a connection closed by the server and one closed by the app alike: this is where the app does it.
   hide(request, 'destroy', function destroy(this: Request, error?: Error): Request {
     if (!this.destroyed) notice(request, attempt, 'destroy', error ?? (isTimingOut ? TIMED_OUT : undefined))
     return destroyBefore.call(this, error) as Request
@@ -66,7 +66,7 @@ function notice(request: Request, attempt: HttpAttempt, event: string | symbol, 
       case 'error':
       case 'destroy':
         tellPeer(request, attempt)
-        // Without an error it was the app that wants no more.
+        // Without an error, the app has aborted it.
         attempt.failed(reasonOf(given))
         break
       case 'close':

@@ -20,10 +20,10 @@ export function isOfOthers(client: Client): boolean {
   return yieldsTo(client.sendCommand, 'ioredis', 'traceIORedis')
 }
 
-/** Has a Cluster yield to who traces its nodes: that is known as soon as it has some. */
+/** Makes a Cluster yield to another instrumentation of its nodes, once it has some. */
 function yielding(tracing: Tracing, cluster: Client): Tracing {
   const { send } = tracing
-  // All are of one class, and who traces that may come later, and go again.
+  // All nodes are of one class, and another instrumentation of that may come later, and go again.
   let node: Client | undefined
   const caller = () => {
     node ??= cluster.nodes?.()[0]
@@ -32,7 +32,7 @@ function yielding(tracing: Tracing, cluster: Client): Tracing {
   return { ...tracing, send: { ...send, caller } }
 }
 
-/** Traces what this client sends, and what `duplicate()` makes of it. */
+/** Traces the commands of this client, and of those that `duplicate()` makes of it. */
 export function traceClient(given: Tracing, client: Client): void {
   const tracing = client.isCluster ? yielding(given, client) : given
   maskErrors(maskedReply)
@@ -58,7 +58,7 @@ export function traceClient(given: Tracing, client: Client): void {
     }
   })
 
-  // A connection outlives the one who was the first to need it: what arrives by it later, messages, belongs to nobody.
+  // A connection outlives the caller that first needed it: messages that arrive later belong to nobody.
   override(client, 'connect', (original) => {
     return function connect(this: unknown, ...args) {
       return context.with(ROOT_CONTEXT, original as () => unknown, this, ...bound(args))
@@ -88,7 +88,7 @@ export function traceClient(given: Tracing, client: Client): void {
   })
 
   if (client.delayUntilReady === undefined) return
-  // What is to be pipelined automatically waits here until the slots are known, and is issued for its caller then.
+  // Commands for auto-pipelining wait here until the slots are known, and are then issued in their caller's context.
   override(client as Required<Client>, 'delayUntilReady', (original) => {
     return function delayUntilReady(this: unknown, ...args) {
       return Reflect.apply(original, this, bound(args))
@@ -96,7 +96,7 @@ export function traceClient(given: Tracing, client: Client): void {
   })
 }
 
-/** These arguments with a callback that runs in the context of now. */
+/** The arguments, with the callback bound to the current context. */
 function bound(args: readonly unknown[]): unknown[] {
   const active = context.active()
   return args.map((arg) => (typeof arg === 'function' ? context.bind(active, arg) : arg))

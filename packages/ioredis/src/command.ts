@@ -17,8 +17,8 @@ export type Subject = [command: string, args: readonly unknown[]]
 export type Outcome = [command: RedisCommand, reply: unknown]
 
 /**
- * How much of a command is told in `db.query.text`: keys and fields, everything, nothing, or what a function of the
- * command's name, in upper case, and its arguments answers; of a pipeline it is asked for each command.
+ * How much of a command `db.query.text` shows: keys and fields, everything, nothing, or what a function returns, given the
+ * command's name in upper case and its arguments. For a pipeline it is called for each command.
  */
 export type QueryText =
   | 'masked'
@@ -51,7 +51,9 @@ export interface Settling<Reply> {
   reject: (error: unknown) => unknown
 }
 
-/** A command with what its typings do not tell: a reply, or an error, reaches its promise through these two. */
+/**
+ * A command, with properties that its typings lack: a reply, or an error, reaches its promise through the two of `Settling`.
+ */
 export interface Command extends Settling<unknown> {
   readonly name: string
   readonly args: readonly unknown[]
@@ -59,7 +61,7 @@ export interface Command extends Settling<unknown> {
   /** What is written to this socket. */
   toWritable(socket: Stream): unknown
   /**
-   * The call that it belongs to, or that it has passed us once without one. Not in a WeakSet: that would cost 2 µs a command,
+   * The call that it belongs to; 'none' if we have seen it and it has none. Not in a WeakSet: that would cost 2 µs a command,
    * most of it in garbage collection.
    */
   [CALL]?: RedisCall | 'none'
@@ -67,14 +69,14 @@ export interface Command extends Settling<unknown> {
 
 const CALL = Symbol('throughline.call')
 
-/** Whether a command runs something which has a name: the first argument. Not by a Set: 0.1 µs a command. */
+/** Whether the first argument names what the command runs. Not by a Set: 0.1 µs a command. */
 function runsProcedure(name: string): boolean {
   return name === 'EVALSHA' || name === 'EVALSHA_RO' || name === 'FCALL' || name === 'FCALL_RO'
 }
 
 /**
- * Whether a command comes for the first time: one that has to wait for a connection, or that is sent again on a new one,
- * passes more than once.
+ * Whether a command comes for the first time: one that waits for a connection, or is sent again on a new one, passes here more
+ * than once.
  */
 export function isNew(command: Command): boolean {
   if (command[CALL] !== undefined) return false
@@ -82,21 +84,21 @@ export function isNew(command: Command): boolean {
   return true
 }
 
-/** Ends the span of a command that ioredis has dropped without a word, and says that it has no end of its own. */
+/** Ends the span of a command that ioredis has dropped silently, marked as incomplete. */
 export function abandon(command: Command): void {
   const call = command[CALL]
   if (call !== undefined && call !== 'none') call.abandon()
 }
 
-/** A call of a Redis: of a command or of several. */
+/** A call to a Redis server: one command or several. */
 export abstract class RedisCall extends Call<Subject, Outcome> {
   protected readonly connection: Connection
   protected readonly tracing: Tracing
-  /** What it was to be written to when it was issued, if that was ready. */
+  /** The socket that it was to be written to when it was issued, if that was ready. */
   readonly #readyStream: Stream | null | undefined
   #statusCode: string | undefined = undefined
   #stream: Stream | undefined = undefined
-  /** Has the command that it is located by lead to it no longer: see `release`. */
+  /** Releases the command that it is located by: see `release`. */
   #unlocate: (() => void) | undefined = undefined
 
   constructor(tracing: Tracing, caller: Context, connection: Connection) {
@@ -127,7 +129,7 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     this.tracing.send.succeed(this)
   }
 
-  /** Ends the span of a call that met these errors; with `hasOutcome` the app got an answer all the same. */
+  /** Ends the span of a call that met these errors. `hasOutcome`: the app got an answer nevertheless. */
   fail(errors: readonly unknown[], hasOutcome = false): void {
     if (!this.isOpen) return
     this.#sayServer()
@@ -142,7 +144,7 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     this.tracing.send.fail(this, type, message, hasOutcome)
   }
 
-  /** What ioredis says of a connection that failed is a plain Error without a code: the type is why it failed. */
+  /** ioredis reports a failed connection by a plain Error without a code: the type comes from why it failed. */
   #typeOf(error: unknown): string {
     const type = typeOf(error) ?? '_OTHER'
     return type === 'Error' ? (typeOf(this.connection.trouble) ?? type) : type
@@ -155,7 +157,7 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     if (this.span.isRecording()) this.span.setAttribute(semconv.INCOMPLETE, true).end()
   }
 
-  /** Has the command lead to this call. */
+  /** Marks the command as belonging to this call. */
   claim(command: Command): void {
     command[CALL] = this
     this.locate(command)
@@ -168,7 +170,7 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     this.#unlocate = RedisCall.#notice(this, command)
   }
 
-  /** Has the call learn of each socket that the command is written to, until the function that it returns is called. */
+  /** Notes each socket that the command is written to, until the returned function is called. */
   static #notice(call: RedisCall | undefined, command: Command): () => void {
     const { toWritable } = command
     const noticing: Command['toWritable'] = (socket) => {
@@ -186,7 +188,7 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     return this.connection.isCluster ? this.#stream : this.connection.client.stream
   }
 
-  /** One that had to wait for a connection, or went over to another, learns at the end where that leads to. */
+  /** A call that had to wait for a connection, or changed it, learns at its end which server it reached. */
   #sayServer(): void {
     const { client, isCluster } = this.connection
     if (!isCluster && this.#readyStream && this.#readyStream === client.stream) return
@@ -235,22 +237,22 @@ export class CommandCall extends RedisCall implements Watcher {
     return attributes
   }
 
-  /** Ends the span of a command that came to this as a part of something else. */
+  /** Ends the span of a command that was a part of a pipeline or transaction. */
   end(error: unknown, reply: unknown): void {
     this.#reply = reply
     if (error) this.fail([error])
     else this.answer()
   }
 
-  /** Not by handlers on the promise: a rejection that nobody handles must remain one. */
+  /** Not by handlers on the promise: an unhandled rejection must stay unhandled. */
   watch(command: Command, isAgain = false): void {
     this.claim(command)
     CommandCall.#follow(this, command, isAgain)
   }
 
   /**
-   * Forgets the call when the command is settled: what others have put in front of these functions, as a script does, keeps
-   * them.
+   * Forgets the call when the command is settled, since wrappers that others put around these functions, as a script does, keep
+   * them alive.
    */
   static #follow(call: CommandCall | undefined, command: Command, isAgain: boolean): void {
     const isExec = call?.name() === 'EXEC'
@@ -263,7 +265,7 @@ export class CommandCall extends RedisCall implements Watcher {
       return settled
     }
     const rejecting: Command['reject'] = (error) => {
-      // One that has failed before, by a timeout, is not sent again.
+      // A command that has already failed, by a timeout, is not sent again.
       if (!isAgain && call?.isOpen === true && isUnknownScript(command, error))
         call.connection.unknownScripts.add(command, call)
       else call?.fail([error])
@@ -286,9 +288,9 @@ export class CommandCall extends RedisCall implements Watcher {
 }
 
 /**
- * Puts the methods back that were there before ours: a command that is settled, or the commands of a pipeline that is, lead to
- * nothing of ours. ioredis assigns each command a function, so that V8 keeps it until the old space is collected; call, span and
- * what hangs on them, 1 KB, would be copied there with it.
+ * Restores the methods that ours replaced: a settled command, or the commands of a settled pipeline, must not refer to anything
+ * of ours. ioredis assigns each command a function, so that V8 keeps it until the old space is collected; call, span and what
+ * hangs on them, 1 KB, would be copied there with it.
  */
 export function release<Reply>(
   settled: Settling<Reply> & { [CALL]?: Command[typeof CALL]; readonly _queue?: readonly Command[] },
@@ -297,7 +299,7 @@ export function release<Reply>(
   resolve: Settling<Reply>['resolve'],
   reject: Settling<Reply>['reject'],
 ): void {
-  // Somebody else's in front of ours stays.
+  // A wrapper that somebody put around ours stays.
   if (settled.resolve === resolving) settled.resolve = resolve
   if (settled.reject === rejecting) settled.reject = reject
   if (settled[CALL] !== undefined) settled[CALL] = 'none'
@@ -305,7 +307,7 @@ export function release<Reply>(
   for (const command of settled._queue) if (command[CALL] !== undefined) command[CALL] = 'none'
 }
 
-/** Begins the span of a command; undefined where there is to be none. Its end is the caller's business. */
+/** Begins the span of a command; undefined if it gets none. The caller must end it. */
 export function beginCommand(
   tracing: Tracing,
   connection: Connection,
@@ -318,7 +320,7 @@ export function beginCommand(
   return send.begin(call) ? call : undefined
 }
 
-/** Hands over what has a span; where ioredis throws instead of rejecting, that ends the span. */
+/** Sends a command that has a span, which ends at once if ioredis throws instead of rejecting. */
 export function submitted(
   call: RedisCall | undefined,
   original: (this: unknown, ...args: never[]) => unknown,
@@ -337,7 +339,7 @@ export function submitted(
 let latestName = ''
 let latestUpperCase = ''
 
-/** Most commands of an app are few, and each in turn the same: 0.1 µs. */
+/** An app mostly repeats the same few commands: saves 0.1 µs. */
 function upperCase(given: unknown): string {
   if (given !== latestName) {
     const name = String(given)
@@ -350,7 +352,7 @@ function upperCase(given: unknown): string {
 /** What a Cluster says when it gives up; the server's last answer follows. */
 const GIVEN_UP = 'Too many Cluster redirections. Last error: ReplyError: '
 
-/** The first word of what the server answers instead of a reply: WRONGTYPE. */
+/** The first word of the server's error: WRONGTYPE. */
 function replyCode(error: unknown): string | undefined {
   if (!isError(error)) return undefined
   const { name, message } = error

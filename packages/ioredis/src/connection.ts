@@ -5,7 +5,7 @@ import { UnknownScripts } from './script.ts'
 
 const DEFAULT_PORT = 6379
 const SYSTEM = 'redis'
-/** A cluster has no other. */
+/** The only database of a Cluster. */
 const ONLY_DATABASE = '0'
 
 type Method = (this: unknown, ...args: unknown[]) => unknown
@@ -15,7 +15,7 @@ export interface Stream {
   readonly remotePort?: number
 }
 
-/** What a Redis and a Cluster have in common, with what their typings do not tell. */
+/** What a Redis and a Cluster have in common, with properties that their typings lack. */
 export interface Client {
   readonly status: string
   readonly isCluster: boolean
@@ -38,7 +38,7 @@ export interface Client {
   /** Its own state of the connection: the database that is selected. */
   readonly condition?: { readonly select?: number } | null
   readonly stream?: Stream | null
-  /** What the connection before had not been answered, while it may be sent again. */
+  /** Commands that the previous connection left unanswered, while they may be sent again. */
   readonly prevCommandQueue?: { toArray?(): { readonly command: Command }[] } | null
   readonly _autoPipelines?: ReadonlyMap<string, unknown>
   connect: Method
@@ -58,7 +58,7 @@ export interface Client {
   delayUntilReady?: Method
 }
 
-/** Where a socket leads to: the server as it is called, and as it was reached. */
+/** Where a socket leads: the server's name, and the address that it was reached at. */
 interface Place {
   readonly address: string | undefined
   readonly port: number | undefined
@@ -66,7 +66,7 @@ interface Place {
   readonly peerPort: number | undefined
 }
 
-/** Of what has not been written to a node of a Cluster. */
+/** For a call that was not written to any node of a Cluster. */
 const NOWHERE: Place = { address: undefined, port: undefined, peerAddress: undefined, peerPort: undefined }
 
 /** A traced client, and what spans say of where it is connected to. */
@@ -95,23 +95,23 @@ export class Connection {
     })
   }
 
-  /** Why this connection, or the try to have it, has failed. Commands learn only that it is closed. */
+  /** Why this connection, or the attempt to make it, failed. Commands learn only that it is closed. */
   get trouble(): unknown {
     return this.#trouble?.epoch === this.client.connectionEpoch ? this.#trouble?.error : undefined
   }
 
-  /** Whether it is known only afterwards which server a call went to. */
+  /** Whether the server of a call is known only after it. */
   get isCluster(): boolean {
     return this.client.isCluster
   }
 
-  /** Whether its commands wait for ever, which is what job queues ask of the connections of their workers. */
+  /** Whether its commands wait for ever, as job queues configure their workers' connections. */
   get isOfWorker(): boolean {
     const { maxRetriesPerRequest, redisOptions } = this.client.options
     return maxRetriesPerRequest === null || redisOptions?.maxRetriesPerRequest === null
   }
 
-  /** What a span of this client says, whatever it is about; without a text where none is to be shown. */
+  /** The attributes of every span of this client; without a text if none is to be shown. */
   attributes(operation: string, text: string | undefined): Attributes {
     const place = this.#placeOf(this.isCluster ? undefined : this.client.stream)
     const { address, port, peerAddress, peerPort } = place
@@ -175,7 +175,7 @@ export class Connection {
     return this.#hasOldNames ? withOldDatabaseNames(attributes, SYSTEM) : attributes
   }
 
-  /** A socket is asked once for its two: its getters take 1 µs. */
+  /** A socket's address and port are read once: its getters take 1 µs. */
   #placeOf(stream: Stream | null | undefined): Place {
     if (this.isCluster) return stream ? (this.#places.get(stream) ?? this.#lookAt(stream)) : NOWHERE
     if (this.#place === undefined || stream !== this.#stream || this.#place.peerPort === undefined) {

@@ -1,7 +1,7 @@
 import { guarded, messageOf, showAs } from '@throughline/core'
 import type { QueryText } from './command.ts'
 
-/** Whether the argument at this index is a key, a field or a word of the command's own, and no value. */
+/** Whether the argument at this index is a key, a field or a keyword of the command, and not a value. */
 type Shown = (index: number, args: readonly unknown[]) => boolean
 
 const first: Shown = (index) => index === 0
@@ -11,7 +11,7 @@ const allButLast: Shown = (index, args) => index < args.length - 1
 const evenOnes: Shown = (index) => index % 2 === 0
 const keyAndFields: Shown = (index) => index === 0 || index % 2 === 1
 
-/** The number of keys at `at`, and so many keys behind it. */
+/** The argument at `at`, which is a number of keys, and that many keys after it. */
 function counted(at: number, before: Shown = () => false): Shown {
   return (index, args) => {
     const count = Number(args[at])
@@ -26,7 +26,7 @@ const streams: Shown = (index, args) => {
   return start !== -1 && index >= start && index <= start + (args.length - 1 - start) / 2
 }
 
-/** Which arguments of which commands are shown. What is not in this table is a value: so are all of an unknown command. */
+/** Which arguments of which commands are shown. All others are values, including all of an unknown command's. */
 const SHOWN = new Map<string, Shown>()
 show(
   first,
@@ -43,7 +43,7 @@ show(
    ZRANGE ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREM ZREMRANGEBYLEX ZREMRANGEBYRANK ZREMRANGEBYSCORE ZREVRANGE
    ZREVRANGEBYLEX ZREVRANGEBYSCORE ZREVRANK ZSCAN ZSCORE`,
 )
-// A command's own word comes first: CONFIG SET ? ?
+// A subcommand comes first: CONFIG SET ? ?
 show(first, 'ACL CLIENT CLUSTER COMMAND CONFIG DEBUG FUNCTION INFO LATENCY MODULE PUBSUB SCRIPT SLOWLOG')
 show(firstTwo, 'COPY GEOSEARCHSTORE HEXISTS HGET HINCRBY HINCRBYFLOAT HSETNX HSTRLEN SMOVE ZRANGESTORE')
 show(firstTwo, 'BLMOVE BLMOVEM BRPOPLPUSH LCS LMOVE LMOVEM MEMORY OBJECT RPOPLPUSH XGROUP XINFO')
@@ -64,7 +64,7 @@ function show(shown: Shown, names: string): void {
   for (const name of names.split(/\s+/)) SHOWN.set(name, shown)
 }
 
-/** An MGET of thousands of keys is no better understood by all of them. */
+/** All the keys of an MGET of thousands would explain nothing more. */
 const MOST_ARGUMENTS = 64
 /** In UTF-16 units, for a pipeline of thousands of commands likewise. */
 const MOST_TEXT = 4096
@@ -77,13 +77,13 @@ interface Given {
 /** A command's text; undefined where it is to have none. */
 export type TextOf = (name: string, args: readonly unknown[]) => string | undefined
 
-/** Where a key, or a value that is told, is cut: in UTF-16 units. */
+/** Where a key, or a value that is shown, is cut: in UTF-16 units. */
 const MOST_OF_A_VALUE = 256
 
 /** Commands that carry passwords have them masked whatever is asked for. */
 const SECRET = new Set(['ACL', 'AUTH', 'CONFIG', 'HELLO', 'MIGRATE', 'SENTINEL'])
 
-/** The text of a command as the app wants it. What a function of the app throws costs the text and nothing else. */
+/** The text of a command as the app wants it. If the app's function throws, only the text is missing. */
 export function textOf(option: QueryText = 'masked'): TextOf {
   if (typeof option === 'function') return guarded('queryText', option) as TextOf
   if (option === 'none') return () => undefined
@@ -136,7 +136,7 @@ export function maskedMessage(error: unknown, command = commandOf(error)): strin
   return message
 }
 
-/** What the server answered, as it may be shown, where the command that it is of had no span. */
+/** The server's error as it may be shown, for a command that had no span. */
 export function maskedReply(error: object): string | undefined {
   return (error as { name?: unknown }).name === 'ReplyError' ? maskedMessage(error) : undefined
 }
@@ -144,7 +144,7 @@ export function maskedReply(error: object): string | undefined {
 /** A character of a message may be several bytes of a Buffer. */
 const MOST_BYTES = 4
 
-/** ioredis tells of which command an error is, but for those that the reply to EXEC holds. */
+/** ioredis names the command of an error, except for errors inside the reply to EXEC. */
 function commandOf(error: unknown): Given | undefined {
   const { name, args } = (error as { command?: Partial<Given> } | null)?.command ?? {}
   return typeof name === 'string' && Array.isArray(args) ? { name, args } : undefined
@@ -169,7 +169,7 @@ function withoutArguments(message: string, command: Given | undefined): string {
   return code + rest
 }
 
-/** An argument as text, `?` where it cannot be one: that is for ioredis to refuse. */
+/** An argument as text; `?` if it has none: ioredis will refuse it. */
 export function worded(arg: unknown): string {
   if (typeof arg === 'string') return arg
   try {

@@ -6,20 +6,20 @@ import type { Client } from './connection.ts'
 const HANDSHAKE = new Set(['auth', 'client', 'hello', 'himport', 'monitor', 'readonly', 'select'])
 const RESUMPTION = new Set(['client', 'psubscribe', 'readonly', 'select', 'ssubscribe', 'subscribe'])
 
-/** What a Cluster sends to a node before a command that this is to answer by way of exception. */
+/** What a Cluster sends before a command that the node is to answer though it does not own the slot. */
 const REDIRECTION = 'asking'
-/** How the duplicate of a node's client is called by which a Cluster asks for its slots. */
+/** The connection name of the client by which a Cluster asks for its slots. */
 const REFRESHER = 'ioredis-cluster(refresher)'
 
-/** Whether a duplicate is one that ioredis made for itself, or one that monitors, which can issue no commands. */
+/** Whether a duplicate was made by ioredis for itself, or is monitoring and so can issue no commands. */
 export function isOfLibrary({ options: { monitor, connectionName } }: Client): boolean {
   return monitor === true || connectionName?.startsWith(REFRESHER) === true
 }
 
-/** Where a connection may have got to while ioredis 5 is setting it up still. */
+/** The states that a connection may already have reached while ioredis 5 is still setting it up. */
 const LOST = new Set(['close', 'reconnecting', 'end'])
 
-/** Tells which commands are of ioredis itself: whether one that is issued now is, and not of the app. */
+/** A test of whether a command issued now comes from ioredis itself, and not from the app. */
 export function ownCommands(client: Client): (command: Command) => boolean {
   let isResuming = false
   let isChecking = false
@@ -27,7 +27,7 @@ export function ownCommands(client: Client): (command: Command) => boolean {
   // earlier one's. A client that is at it when it is traced was most likely made just now.
   let setUpScope = context.active()
 
-  // When a connection is ready ioredis restores what the last one had, at once, before anybody can be told.
+  // When a connection is ready, ioredis restores the last one's state at once, before anybody can be told.
   override(client, 'setStatus', (original) => {
     return function setStatus(this: unknown, ...args) {
       const [status] = args
@@ -44,7 +44,7 @@ export function ownCommands(client: Client): (command: Command) => boolean {
     }
   })
 
-  // Both ask through themselves whether the server is ready, a Redis also when it has lost that connection by then.
+  // Both send their own readiness check, a Redis even when it has lost the connection meanwhile.
   override(client as Required<Client>, client.isCluster ? 'readyCheck' : '_readyCheck', (original) => {
     return function readyCheck(this: unknown, ...args) {
       isChecking = true
@@ -55,10 +55,10 @@ export function ownCommands(client: Client): (command: Command) => boolean {
       }
     }
   })
-  // All else goes through clients of its own making.
+  // Everything else goes through clients that it makes itself.
   if (client.isCluster) return () => isChecking
 
-  // What the app asks for meanwhile, it asks from elsewhere.
+  // The app's own commands come from another context.
   const isOfSetUp = (): boolean => context.active() === setUpScope
   return (command) => {
     const { name } = command
@@ -75,7 +75,7 @@ function isClientInfo({ name, args }: Command): boolean {
   return name === 'client' && args[0] === 'SETINFO'
 }
 
-/** Commands of a connection before that ioredis neither sends again nor refuses, at once, have no end of their own. */
+/** Commands of an earlier connection that ioredis neither sends again nor rejects at once never end by themselves. */
 function abandonUnanswered({ prevCommandQueue }: Client): void {
   const dropped = prevCommandQueue?.toArray?.() ?? []
   if (dropped.length === 0) return

@@ -19,7 +19,7 @@ import { isOfLoop } from './worker.ts'
 type Kind = 'PIPELINE' | 'MULTI'
 type Result = readonly [error: unknown, reply?: unknown]
 
-/** A pipeline with what its typings do not tell: its results reach its promise through resolve and reject. */
+/** A pipeline, with properties that its typings lack: its results reach its promise through resolve and reject. */
 export interface Pipeline extends Settling<readonly Result[]> {
   readonly isPipeline?: boolean
   readonly _queue: readonly Command[]
@@ -29,7 +29,7 @@ export interface Pipeline extends Settling<readonly Result[]> {
   sendCommand: (this: unknown, command: Command, ...rest: unknown[]) => unknown
 }
 
-/** Has one span made when the pipeline is executed; those that are not, leave none. */
+/** Makes one span when the pipeline is executed; one that never is leaves none. */
 export function tracePipeline(
   tracing: Tracing,
   connection: Connection,
@@ -40,7 +40,7 @@ export function tracePipeline(
   let calls: (CommandCall | undefined)[] | undefined
   const { exec: execOriginal, sendCommand: sendOriginal } = pipeline
 
-  // The pipelines that ioredis makes of commands issued one by one: each of these is a call of its own.
+  // Pipelines that ioredis makes of commands issued one by one: each command is a call of its own.
   if (connection.client.options.enableAutoPipelining === true) {
     replace(pipeline, 'sendCommand', function sendCommand(this: unknown, ...args) {
       const [command] = args
@@ -66,7 +66,7 @@ export function tracePipeline(
   return pipeline
 }
 
-/** A pipeline lives for one call and need not be given back as it was: an `override` would cost 4 µs. */
+/** A pipeline lives for one call and need not be restored: an `override` would cost 4 µs. */
 function replace<K extends 'exec' | 'sendCommand'>(pipeline: Pipeline, key: K, value: Pipeline[K]): void {
   Object.defineProperty(pipeline, key, { value, writable: true, configurable: true })
 }
@@ -152,7 +152,7 @@ class BatchCall extends RedisCall {
     return attributes
   }
 
-  /** Not by handlers on the promise: a rejection that nobody handles must remain one. */
+  /** Not by handlers on the promise: an unhandled rejection must stay unhandled. */
   watch(pipeline: Pipeline): void {
     const { unknownScripts } = this.connection
     const [first] = pipeline._queue
@@ -192,7 +192,7 @@ class BatchCall extends RedisCall {
       const { name, args } = command
       const child = new CommandCall(this.tracing, within, this.connection, name.toUpperCase(), args)
       const isOpen = this.tracing.send.begin(child)
-      // The whole is measured already.
+      // The pipeline as a whole is already measured.
       child.measurement = undefined
       if (isOpen) child.locate(command)
       return isOpen ? child : undefined
@@ -209,7 +209,7 @@ class BatchCall extends RedisCall {
       return isExec && Array.isArray(reply) ? this.#failed(reply, isMulti ? 0 : index - reply.length) : []
     })
     for (const [index, child] of this.#children.entries()) {
-      // A transaction answers each command that it is queued, and its EXEC what came of it.
+      // In a transaction each command is answered by QUEUED, and EXEC by the results.
       const [error, reply] = results[isMulti ? index + 1 : index] ?? [undefined]
       const executed = isMulti ? (last?.[1] as readonly unknown[] | null | undefined)?.[index] : reply
       child?.end(error ?? last?.[0] ?? (isError(executed) ? executed : undefined), executed)
@@ -218,7 +218,7 @@ class BatchCall extends RedisCall {
     this.answer(errors)
   }
 
-  /** What fails in a transaction is told by the reply to its EXEC; without the command, by which its message is masked. */
+  /** An error within a transaction comes in the reply to EXEC, without the command, which is needed to mask its message. */
   #failed(replies: readonly unknown[], first: number): Error[] {
     const errors = replies.filter(isError)
     for (const error of errors) maskedMessage(error, this.#commands[first + replies.indexOf(error)])
@@ -226,7 +226,7 @@ class BatchCall extends RedisCall {
   }
 }
 
-/** A script that ioredis sends again is a part of the pipeline still. */
+/** A script that ioredis sends again is still part of the pipeline. */
 function watchScript(command: Command, unknownScripts: Connection['unknownScripts']): void {
   if (!isOfScript(command)) return
   const { reject } = command

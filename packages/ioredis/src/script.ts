@@ -1,7 +1,7 @@
 import { isError } from '@throughline/core'
 import type { Command } from './command.ts'
 
-/** What a script of `defineCommand` is sent again for: the call of the first time, if that is a call of its own. */
+/** A script of `defineCommand` that the server did not know, with its call, if that is one of its own. */
 interface Unknown {
   readonly command: Command
   readonly owner: Watcher | undefined
@@ -22,7 +22,7 @@ export class UnknownScripts {
     this.#unknown.push({ command, owner })
   }
 
-  /** What this command is sent again for, once. */
+  /** The refused command that this one repeats, returned once. */
   take(command: Command): Unknown | undefined {
     if (this.#unknown.length === 0) return undefined
     const index = this.#unknown.findIndex((unknown) => isAgain(command, unknown.command))

@@ -68,7 +68,7 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
     if (downstream !== undefined && carriedBy(req) === undefined)
       run = () => (isRecorded(req) ? downstream(ctx, next) : next())
     const answered = receive(req, res, ctx, run)
-    // What the outermost middleware lets pass comes to where it is heard. A promise of ours would cost 1 to 3 µs.
+    // An error that leaves the outermost middleware is heard by `hearErrors`. A promise of ours would cost 1 to 3 µs.
     if ((isHeard && app.middleware[0] === tracing) || !isRecorded(req)) return answered
     return answered instanceof Promise ? recordRejection(req, answered) : answered
   }
@@ -77,7 +77,7 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
 
 const apps = new WeakMap<Application, boolean>()
 
-/** Whether all errors of the app are heard of. */
+/** Whether all errors of the app are heard. */
 function watch(app: Application): boolean {
   let isHeard = apps.get(app)
   if (isHeard === undefined) {
@@ -98,8 +98,8 @@ function isRecorded(req: IncomingMessage): boolean {
 }
 
 /**
- * A response that nobody will see. Its class is not imported: for who imports `node:http` into a module Node loads undici,
- * HTTP/2 and TLS along with it, 12 MB.
+ * A response that nobody will see. Its class is not imported: importing `node:http` into a module makes Node load undici,
+ * HTTP/2 and TLS too, 12 MB.
  */
 function unsent(req: IncomingMessage): ServerResponse {
   return new (process.getBuiltinModule('node:http').ServerResponse)(req)

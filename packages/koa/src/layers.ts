@@ -27,7 +27,7 @@ interface Gate {
 }
 
 interface Chain {
-  /** The app's middleware that this was made of. */
+  /** The app's middleware that this was made from. */
   readonly of: readonly Middleware[]
   readonly run: Middleware
 }
@@ -146,7 +146,7 @@ function settled(span: LayerSpan, run: () => unknown): unknown {
   )
 }
 
-/** By `ctx.throw(404)` a middleware answers: that is no failure, as little as it is one of the request. */
+/** `ctx.throw(404)` is an answer: no failure of the middleware, nor of the request. */
 function failureOf(error: unknown): unknown {
   const { status } = (error ?? {}) as { status?: unknown }
   return typeof status === 'number' && status < 500 ? undefined : error
@@ -167,7 +167,7 @@ function isSame(a: readonly unknown[], b: readonly unknown[]): boolean {
 
 const resolved: Next = () => Promise.resolve()
 
-/** What koa-compose does, for Koa 2, which does not hand it out. */
+/** koa-compose, which Koa 2 does not export. */
 function composed(middleware: readonly Middleware[]): Middleware {
   return (ctx, next) => {
     let last = -1

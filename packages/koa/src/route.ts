@@ -25,7 +25,7 @@ interface Routed {
 
 const NONE: readonly never[] = []
 
-/** Whether any request of any app has come through a mount. To look for a symbol that no context has costs 0.2 µs. */
+/** Whether any request has ever come through a mount. Looking for a symbol that no context has costs 0.2 µs. */
 let hasMounts = false
 
 /** The pattern of the route, with the mounts of koa-mount that it is in. */
@@ -59,7 +59,7 @@ export function noteMounts(context: object): void {
     configurable: true,
     get: () => undefined,
     set(this: Context & Routed, prefix: unknown) {
-      // What the app gives to all of its contexts is no mount.
+      // A value that the app gives to all of its contexts is not a mount.
       if (this === context) {
         Object.defineProperty(this, 'mountPath', {
           configurable: true,

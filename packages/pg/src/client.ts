@@ -6,7 +6,7 @@ import type { Tracing } from './options.ts'
 import type { QueryCall } from './query.ts'
 import { isSubmittable, watch } from './submittable.ts'
 
-/** How each target is traced. The clients of a Pool ask here, for they stay wrapped when it is untraced. */
+/** How each target is traced. Looked up by the clients of a Pool, which stay wrapped when it is untraced. */
 const tracings = new WeakMap<object, Tracing>()
 
 export function setTracing(target: object, tracing: Tracing): void {
@@ -14,10 +14,10 @@ export function setTracing(target: object, tracing: Tracing): void {
   holdOptions(target, tracing.options)
 }
 
-/** What a connection tells by itself. It outlives the one who was the first to need it, in whose context it tells this. */
+/** Events that no query causes. They would be emitted in the context that first needed the connection, which outlives it. */
 const OF_NOBODY: ReadonlySet<unknown> = new Set(['end', 'error', 'notice', 'notification'])
 
-/** The client that is about to run a query of its Pool, and the span that this has already. */
+/** The client that is about to run its Pool's query, and the call that this already has. */
 let passing: ClientBase | undefined
 let passingCall: QueryCall | undefined
 
@@ -34,7 +34,7 @@ export function passOn(
   try {
     return (callback as (...args: unknown[]) => unknown)(error, client, release)
   } finally {
-    // A pool of a class of the app's may do without a query; then this was all.
+    // An app's own Pool class may run no query: then the call ends here.
     if (passing !== undefined) passingCall?.end(undefined)
     passing = undefined
     passingCall = undefined
@@ -42,8 +42,8 @@ export function passOn(
 }
 
 /**
- * Whether another instrumentation traces the queries of what begins with this, so that ours yields, and says so once. A class
- * of the app's may have a `query` of its own in front of the one that is traced.
+ * Whether another instrumentation already traces the queries of this target; ours then yields, and says so once. An app's own
+ * class may override the traced `query`, so the prototypes are searched too.
  */
 export function isOfOthers(target: { readonly query?: unknown } | null | undefined): boolean {
   let of = target
@@ -54,7 +54,7 @@ export function isOfOthers(target: { readonly query?: unknown } | null | undefin
   return false
 }
 
-/** Traces a client for as long as its owner is traced: itself, or its Pool. A Pool may lend what has no query. */
+/** Traces a client for as long as its owner is traced: itself, or its Pool. What a Pool lends may have no `query`. */
 export function traceClient(client: Connected, owner: object): void {
   if (isTraced(client) || typeof client.query !== 'function' || isOfOthers(client)) return
   holdOptions(client, tracings.get(owner)?.options ?? {})
@@ -77,7 +77,7 @@ export function traceClient(client: Connected, owner: object): void {
         watch(first, call, call?.caller ?? context.active())
         return Reflect.apply(original, this, args)
       }
-      // Without a span, only a callback has to be seen to.
+      // Without a span, only the callback's context matters.
       if (call === undefined && !isQuery(first)) return Reflect.apply(original, this, args)
       return run(call, original, this, args, (first as { callback?: unknown }).callback)
     }
@@ -93,7 +93,7 @@ export function traceClient(client: Connected, owner: object): void {
   })
 }
 
-/** Runs a query of the pool's on its client, and ends the span with it. */
+/** Runs a pool's query on its client, and ends the span with it. */
 function runOfPool(call: QueryCall, original: Method, self: unknown, args: unknown[]): unknown {
   const callback = args[2] as Method | undefined
   if (typeof callback !== 'function') return run(call, original, self, args, undefined)
@@ -104,7 +104,7 @@ function runOfPool(call: QueryCall, original: Method, self: unknown, args: unkno
     throw error
   }
 
-  // The pool's own callback, which has no context to mind.
+  // The pool's own callback, which needs no context.
   function answered(this: unknown, error: unknown, result: unknown): unknown {
     call.end(error, result)
     return Reflect.apply(callback as Method, this, [error, result])

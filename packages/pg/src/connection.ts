@@ -9,10 +9,10 @@ export interface Place {
   readonly database?: string | null
 }
 
-/** A client with what the typings of all clients do not tell. */
+/** A client, with properties that its typings lack. */
 export type Connected = ClientBase & Place
 
-/** A Pool with what its typings do not tell. */
+/** A Pool, with properties that its typings lack. */
 export type OpenPool = Pool & {
   readonly _clients?: readonly Connected[]
   readonly Client?: { readonly prototype?: Partial<ClientBase> }
@@ -23,7 +23,7 @@ export function newest(pool: OpenPool): Connected | undefined {
   return pool._clients?.at(-1)
 }
 
-/** What the clients that the pool makes begin with. Those of a class of the app's may have no query there, but each its own. */
+/** The prototype of the pool's clients. An app's class may have no `query` there, but one on each client. */
 export function clientsOf(pool: OpenPool): Partial<ClientBase> | undefined {
   return pool.Client?.prototype
 }
@@ -54,7 +54,7 @@ export function serverOf({ host, port, database }: Place): Attributes {
   return attributes
 }
 
-/** The attributes, and with them their old names where somebody wants those. */
+/** The attributes, with their old names too if those are wanted. */
 export function withOldNamesIfWanted(attributes: Attributes): Attributes {
   return wantsOldNames('database') ? withOldDatabaseNames(attributes, SYSTEM) : attributes
 }

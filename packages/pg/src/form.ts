@@ -90,7 +90,7 @@ export function callbackAt(args: readonly unknown[]): 1 | 2 {
   return typeof args[2] !== 'function' && typeof args[1] === 'function' ? 1 : 2
 }
 
-/** The callback, run in this context, with the end of the span in front of it. */
+/** The callback, run in this context after the span has ended. */
 export function answering(call: QueryCall | undefined, callback: Method, scope: Context): Method {
   return function (this: unknown, ...outcome) {
     call?.end(outcome[0], outcome[1])
@@ -98,7 +98,7 @@ export function answering(call: QueryCall | undefined, callback: Method, scope: 
   }
 }
 
-/** Runs a query with another callback in place of the one that it has. */
+/** Runs a query with its callback replaced. */
 export function runWith(
   original: Method,
   self: unknown,
@@ -110,7 +110,7 @@ export function runWith(
   const config = args[0] as { callback?: unknown }
   args[position] = calledBack
   const result = Reflect.apply(original, self, args)
-  // pg before 8.22 writes the callback it is given into the app's config object, which is to hold the app's own.
+  // pg before 8.22 writes the callback into the app's config object, where the app's own belongs.
   if (typeof config === 'object' && config.callback === calledBack) config.callback = callback
   return result
 }
@@ -120,7 +120,7 @@ interface Ending {
   end(error: unknown, result?: unknown): void
 }
 
-/** The promise of a call, with the end of its span in front of it. */
+/** The promise of a call, which settles after its span has ended. */
 export function ending(call: Ending, promise: unknown): unknown {
   return (promise as Promise<unknown> | undefined)?.then(
     (result) => {

@@ -4,12 +4,13 @@ import { SCOPE } from './options.ts'
 
 /** The pools that are measured, for as long as the app has them. */
 const pools = new Set<WeakRef<OpenPool>>()
-/** Those of pools that had a connection once: its name is in the options of none. */
+/** Names of pools that have had a connection: their options do not hold it. */
 const names = new WeakMap<OpenPool, string>()
 
 /**
- * What was told of, and how often as nothing: a MeterProvider repeats the last value of what is told of no more, so that has to
- * be zero. Some times, for there may be several who collect; not for ever, for an app may have a pool for each tenant.
+ * The names reported, and how many times in a row as zero: a MeterProvider repeats the last value of a name that is no longer
+ * reported, so it must be set to zero. Several times, as there may be several collectors; not for ever, as an app may have a
+ * pool for each tenant.
  */
 const told = new Map<string, number>()
 const MOST_ZEROS = 10
@@ -23,7 +24,7 @@ interface Load {
 
 const NOBODY: Load = { idle: 0, used: 0, pending: 0, max: 0 }
 
-/** Has the connections of the pools counted, where the app has a MeterProvider. */
+/** Starts counting the pools' connections, if the app has a MeterProvider. */
 export const gauge = instrumentsFor(SCOPE, (meter) => {
   const count = meter.createObservableUpDownCounter(semconv.DB_CLIENT_CONNECTION_COUNT, {
     description: 'The number of connections that are in the given state.',
@@ -52,14 +53,14 @@ export const gauge = instrumentsFor(SCOPE, (meter) => {
   return true
 })
 
-/** Counts the connections of this pool from now on, until it is untraced, ended, or nobody's. */
+/** Counts the connections of this pool until it is untraced, ended or garbage. */
 export function gaugePool(pool: OpenPool): void {
-  // Traced once more, it may still be among them.
+  // A pool that is traced again may still be listed.
   if (!counted().includes(pool)) pools.add(new WeakRef(pool))
   gauge()
 }
 
-/** Those that count. The others are forgotten: an app may make pools without end, and have no MeterProvider. */
+/** The pools to count. Forgets the others: an app may create pools without end and have no MeterProvider. */
 function counted(): OpenPool[] {
   return [...pools].flatMap((reference) => {
     const pool = reference.deref()

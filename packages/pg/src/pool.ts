@@ -20,7 +20,7 @@ import type { Tracing } from './options.ts'
 import type { QueryCall } from './query.ts'
 import { isSubmittable, watch } from './submittable.ts'
 
-/** In the context of a query of a pool's subclass: whose it is, for the connect() that the class comes to in its own time. */
+/** Context key for a query of a Pool subclass, which may call `connect()` later: the query that the call belongs to. */
 const POOL_QUERY = Symbol('throughline.pg.query')
 
 interface PoolQuery {
@@ -31,22 +31,22 @@ interface PoolQuery {
 
 export function tracePool(pool: OpenPool, tracing: Tracing): void {
   const isSubclass = hasQueryOfApp(pool)
-  // The query of the pool that is calling connect() at this moment: null for one that has no span.
+  // The pool's query that is calling `connect()` at this moment: null for one without a span.
   let connecting: QueryCall | null | undefined
-  // Whether a query that is left to others is calling connect() at this moment.
+  // Whether a query that we leave to another instrumentation is calling `connect()` at this moment.
   let isLeft = false
   // The query whose `connect()` callback was intercepted, by which its end will be seen.
   let taken: QueryCall | null | undefined
   // What waits in the pool's queue. When the pool ends, it forgets them without calling back. Not a Set: V8 chains its old
   // tables to new ones; once one is in the old space, all later ones are kept with it, 0.3 KB a query.
   const queued: (QueryCall | ConnectCall)[] = []
-  // Where its connections lead to, also while it has none: idle ones are closed after ten seconds.
+  // Where its connections lead, kept while it has none: idle ones are closed after ten seconds.
   let place: Place = NOWHERE
 
   override(methodsOf(pool), 'query', (original, state) => {
     return function query(this: unknown, ...args) {
       if (!state.isOn) return Reflect.apply(original, this, args)
-      // Another instrumentation may come after us, and go: this is asked each time.
+      // Checked each time: another instrumentation may come after us, and go.
       if (isOfOthers(clientsOf(pool))) return leave(original, this, args)
       const first = args[0]
       const call = begin(tracing, args, newest(pool) ?? place)
@@ -59,7 +59,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       connecting = call ?? null
       try {
         const result = isSubclass ? within(call, original, this, args) : Reflect.apply(original, this, args)
-        // The pool's own promise: another one on top of it costs 1 µs where promises are followed by hooks.
+        // The pool's own promise: one more costs 1 µs where async hooks follow promises.
         if (call === undefined || call === taken || typeof callback === 'function') return result
         return ending(call, result)
       } catch (error) {
@@ -90,7 +90,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       args[0] = acquired
       const result = Reflect.apply(original, this, args)
       if (call !== null) isQueued = enqueue(call, waitingCount)
-      // At once, for a connection that fails is not seen again.
+      // At once: a connection that fails is not seen again.
       if (call !== null && newest(pool) !== known) call.on(newest(pool))
       return result
 
@@ -106,12 +106,12 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
     }
   })
 
-  /** A class may come to its connection in its own time. */
+  /** A subclass may call `connect()` later. */
   function within(call: QueryCall | undefined, original: Method, self: unknown, args: unknown[]): unknown {
     const own: PoolQuery = { pool, call: call ?? null, isTaken: false }
     const scope = (call?.caller ?? context.active()).setValue(POOL_QUERY, own)
     const result = context.with(scope, () => Reflect.apply(original, self, args))
-    // It has come there already.
+    // It has called `connect()` already.
     if (connecting === undefined) own.isTaken = true
     return result
   }
@@ -130,7 +130,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
     const call = beginConnect(send, newest(pool) ?? place)
     const callback = args[0]
     const isCalledBack = typeof callback === 'function'
-    // On a busy pool whoever releases a client calls this back, in a context of his own.
+    // On a busy pool this is called by whoever releases a client, in that one's context.
     const caller = isCalledBack && context.bind(call?.caller ?? context.active(), callback as Method)
     if (call === undefined) {
       if (caller) args[0] = caller
@@ -170,7 +170,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   override(methodsOf(pool), 'end', (original) => {
     return function end(this: unknown, ...args) {
       const result = Reflect.apply(original, this, args)
-      // With this option each is called back by a timer of its own.
+      // With this option each has a timer that calls it back.
       if (!pool.options.connectionTimeoutMillis) {
         for (const call of queued.splice(0)) abandon(call)
       }
@@ -197,7 +197,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   gaugePool(pool)
 }
 
-/** What the option `onConnect` is given has not been announced yet. */
+/** The client that the option `onConnect` gets has not been announced yet. */
 function traceOnConnect(pool: OpenPool): void {
   const options = pool.options as unknown as Record<'onConnect', Method> | undefined
   if (typeof options?.onConnect !== 'function' || isTraced(options)) return
@@ -209,7 +209,7 @@ function traceOnConnect(pool: OpenPool): void {
   })
 }
 
-/** Whether `query` is of a class that the app has made of the pool's. */
+/** Whether `query` is overridden by a subclass of the app's. */
 function hasQueryOfApp(pool: OpenPool): boolean {
   const owners: object[] = []
   for (let of: object | null = pool; of !== null; of = Object.getPrototypeOf(of) as object | null) {
@@ -218,7 +218,7 @@ function hasQueryOfApp(pool: OpenPool): boolean {
   return owners.length > 1
 }
 
-/** The query that the app's class is at work for, the first time that it asks for a connection. */
+/** The query for which the app's subclass asks for a connection, the first time only. */
 function callOfClass(pool: OpenPool): QueryCall | null | undefined {
   const own = context.active().getValue(POOL_QUERY) as PoolQuery | undefined
   if (own === undefined || own.pool !== pool || own.isTaken) return undefined
@@ -226,12 +226,12 @@ function callOfClass(pool: OpenPool): QueryCall | null | undefined {
   return own.call
 }
 
-/** Ends the span of a call that pg forgets. It is not measured, for it comes to no end. */
+/** Ends the span of a call that pg has dropped. It is not measured, since it never ends. */
 function abandon(call: QueryCall | ConnectCall): void {
   if (call.span.isRecording()) call.span.setAttribute(semconv.INCOMPLETE, true).end()
 }
 
-/** Whether no connection is free for whoever asks now: it has to be made, or to come back. */
+/** Whether no connection is free now: one must be made, or returned. */
 function hasToWait({ idleCount, waitingCount }: OpenPool): boolean {
   return idleCount <= waitingCount
 }

@@ -24,7 +24,7 @@ export class QueryCall extends Call<[text: string], Outcome> {
   private readonly text: string
   private readonly values: readonly unknown[]
   private readonly statement: string | undefined
-  /** The one that the span tells of. */
+  /** The database that the span names. */
   private place: Place
   private result: unknown = undefined
   private status: string | undefined = undefined
@@ -105,12 +105,12 @@ export class QueryCall extends Call<[text: string], Outcome> {
     return comment === undefined || this.statement !== undefined ? this.text : comment(this.text, this)
   }
 
-  /** The query runs, or was to run, on this client. */
+  /** The query runs, or would have run, on this client. */
   on(client: Place | undefined): void {
     const known = this.place
     if (client === undefined || client === known) return
     this.place = client
-    // The clients of a pool are nearly always connected to the same: then there is nothing to add.
+    // A pool's clients nearly always have the same database: then there is nothing to add.
     if (!isSamePlace(client, known)) this.span.setAttributes(withOldNamesIfWanted(serverOf(client)))
   }
 

@@ -51,14 +51,14 @@ export function watch(submittable: Submittable, call: QueryCall | undefined, sco
   try {
     overrideAll(submittable, call, scope)
   } catch (error) {
-    // A frozen one, of a class of the app's.
+    // It is frozen, and of the app's own class.
     reportOnce('pg:submittable', 'error', 'what submits itself to pg could not be traced', error)
     call?.end(undefined)
   }
 }
 
 function overrideAll(submittable: Submittable, call: QueryCall | undefined, scope: Context): void {
-  // It is submitted once more.
+  // It is being submitted again.
   if (isTraced(submittable)) untrace(submittable)
   const target = submittable as unknown as Record<string, Method>
   const isAnswered = typeof target['handleReadyForQuery'] === 'function'
@@ -71,7 +71,7 @@ function overrideAll(submittable: Submittable, call: QueryCall | undefined, scop
         try {
           return context.with(scope, original, this, ...args)
         } finally {
-          // What pg-native reports has its SQLSTATE only now.
+          // pg-native's errors have their SQLSTATE only now.
           if (!isAnswered) call?.end(error)
         }
       }
@@ -90,7 +90,7 @@ function overrideAll(submittable: Submittable, call: QueryCall | undefined, scop
       return function emit(this: unknown, ...args) {
         const [event, first] = args
         if (event === 'error') call?.end(first ?? new Error('the query failed'))
-        // Not answered: what pg-native runs has no other sign of its end.
+        // For pg-native there is no other sign of the end.
         else if (event === 'end' && !isAnswered) call?.end(undefined, first ?? resultOf(submittable))
         else if (event === 'close') call?.end(undefined, resultOf(submittable))
         return context.with(scope, original, this, ...args)
@@ -110,7 +110,7 @@ function watchCursor(cursor: Record<'read' | 'close', Method>, call: QueryCall |
   })
   override(cursor, 'close', (original) => {
     return function close(this: unknown, ...args) {
-      // Nobody will tell the end of what has not begun.
+      // A cursor that was never submitted will not report its end.
       if (!(cursor as Partial<Submittable>).connection) call?.end(undefined, resultOf(cursor as never))
       if (typeof args[0] === 'function') args[0] = context.bind(context.active(), args[0])
       return Reflect.apply(original, this, args)

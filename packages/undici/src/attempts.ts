@@ -15,7 +15,7 @@ import {
   type PublishedRequest,
 } from './published.ts'
 
-/** Where a request has its attempt. Not in a WeakMap: that would cost 2 µs a request, most of it in garbage collection. */
+/** Key of a request's attempt. Not in a WeakMap: that would cost 2 µs a request, most of it in garbage collection. */
 const ATTEMPT = Symbol('throughline.attempt')
 
 interface Message {
@@ -26,8 +26,8 @@ interface Message {
 }
 
 /**
- * The attempt of a request that is over. The request lets go of it: V8 keeps what `fetch` has made until it collects the old
- * space, and the attempt, its span and what hangs on them, 1 KB, would be copied there with it.
+ * Returns the attempt of a finished request and removes it there: V8 keeps what `fetch` has made until it collects the old
+ * space, and the attempt, its span and all they refer to, 1 KB, would be copied there too.
  */
 function takeFrom(request: Message['request']): HttpAttempt | undefined {
   const attempt = request[ATTEMPT]
@@ -35,7 +35,7 @@ function takeFrom(request: Message['request']): HttpAttempt | undefined {
   return attempt
 }
 
-/** Traces every attempt until the function that it returns is called. While it is on, a second call changes nothing. */
+/** Traces every attempt until the returned function is called. A second call meanwhile changes nothing. */
 export function onAttempts(options: HttpClientOptions, tracer: HttpClient): () => void {
   if (shared.stop !== undefined) {
     dropOptions(shared.stop, options, 'traceUndici()', "stop(); traceUndici({ headers: 'keep' })")
@@ -54,7 +54,7 @@ export function onAttempts(options: HttpClientOptions, tracer: HttpClient): () =
 
   const listeners: Record<string, (message: Message) => void> = {
     'request:create'({ request }) {
-      // It opens a tunnel to somebody else, mostly for a ProxyAgent: what goes through that is the request.
+      // A CONNECT only opens a tunnel, mostly for a ProxyAgent; the request goes through it.
       if (request.method === 'CONNECT') return
       // Its dispatcher is traced too, and has made the span already.
       if (yieldsToOfficial() || coveredBy(request) !== undefined) return
@@ -80,7 +80,7 @@ export function onAttempts(options: HttpClientOptions, tracer: HttpClient): () =
     },
   }
 
-  // What a subscriber throws, Node makes an uncaught exception of the app.
+  // Node turns what a subscriber throws into an uncaught exception of the app.
   const subscribed = Object.entries(listeners).map(([name, listener]) => {
     const guarded = (message: unknown) => {
       try {

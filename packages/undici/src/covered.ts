@@ -7,9 +7,9 @@ interface Names {
   count: number
 }
 
-/** What all copies of this package have in common: they see the same requests. */
+/** Shared by all copies of this package, which see the same requests. */
 interface Shared {
-  /** The attempts of traced dispatchers that are under way, by what tells them from others. */
+  /** The pending attempts of traced dispatchers, by the key that identifies them. */
   readonly underWay: Map<string, Set<HttpAttempt>>
   /** By which headers of ours they are known: one list for each propagator, or more where its headers are not always the same. */
   readonly names: Map<string, Names>
@@ -35,8 +35,8 @@ const NOWHERE = ''
 const SHARED_HEADERS = new Set(['baggage', 'tracestate'])
 
 /**
- * Notes an attempt that a traced dispatcher has begun, until the function that it returns is called. `isLost`: it is not sure
- * which server it goes to.
+ * Notes an attempt that a traced dispatcher has begun, until the returned function is called. `isLost`: its server is not yet
+ * known.
  */
 export function cover(attempt: HttpAttempt, request: HttpRequest, isLost: boolean): () => void {
   if (isLost) lost.add(attempt)

@@ -166,7 +166,7 @@ function prepare(dispatcher: Dispatcher, options: Options, tracer: HttpClient): 
   try {
     if (typeof options?.path !== 'string' || typeof options.method !== 'string') return undefined
     const { method } = options
-    // It opens a tunnel to somebody else: what goes through that is the request.
+    // A CONNECT only opens a tunnel; the request goes through it.
     if (method === 'CONNECT') return undefined
     const origin = options.origin ?? originOf(dispatcher)
     const request = { method, path: pathOf(options), origin: origin ?? upstreamOf(dispatcher) }
@@ -184,14 +184,14 @@ function prepare(dispatcher: Dispatcher, options: Options, tracer: HttpClient): 
   }
 }
 
-/** A Client and a Pool know where they lead to, and keep it under a symbol of their own; an Agent is told each time. */
+/** A Client and a Pool keep their origin under a symbol; an Agent gets it with each request. */
 function originOf(dispatcher: Dispatcher): string | undefined {
   const key = symbolOf(dispatcher, 'url')
   const url: unknown = key === undefined ? undefined : Reflect.get(dispatcher, key)
   return url instanceof URL ? url.origin : undefined
 }
 
-/** A BalancedPool leads to one of several, as good as the other: which, is told with the request that it makes. */
+/** A BalancedPool has several upstreams; which one it uses is known when the request is published. */
 function upstreamOf(dispatcher: Dispatcher): string {
   const { upstreams } = dispatcher as { upstreams?: unknown }
   const first: unknown = Array.isArray(upstreams) ? upstreams[0] : undefined

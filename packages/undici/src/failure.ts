@@ -4,7 +4,7 @@ import type { PublishedRequest } from './published.ts'
 
 /** The end of an attempt that has no answer, or not all of it; `isOwn`: it was the caller who wanted no more. */
 export function endWith(attempt: HttpAttempt, error: unknown, isOwn: boolean): void {
-  // What `AbortSignal.timeout()` gives as the reason is an error, other than the will of the caller.
+  // The reason of `AbortSignal.timeout()` is an error, unlike an abort by the caller.
   const isTimeout = isError(error) && error.name === 'TimeoutError'
   if (isOwn && !isTimeout) attempt.aborted()
   else attempt.failed(error)

@@ -108,9 +108,9 @@ const ADDS_ALL = Symbol.for('throughline.addHeader')
 type AddHeader = PublishedRequest['addHeader'] & { [ADDS_ALL]?: AddHeader }
 
 /**
- * There is one trace context on the wire: what the app or another tracer has set gives way, and what a tracer adds that
- * listens after us is not taken; `isAlone` tells that there is none. A copy of this package that listens after us and does
- * not know us, as each file of tests has one in a global object of its own, is believed: it is the newest.
+ * There is one trace context on the wire: ours replaces what the app or another tracer has set, and later tracers' headers are
+ * refused; `isAlone` says that there are none. A later copy of this package that does not know us, as in test runners with a
+ * global object per file, wins: it is the newest.
  */
 export function setHeaders(request: PublishedRequest, ours: HeaderChanges, isAlone: boolean): void {
   const { headers } = request
@@ -158,7 +158,7 @@ function isOneOf(given: unknown, names: readonly string[]): boolean {
   return false
 }
 
-// Most names differ in length: 1 µs per request is spared by not writing each in lower case.
+// Most names differ in length; lower-casing each would cost 1 µs per request.
 function isNamed(given: unknown, name: string): boolean {
   const text = typeof given === 'string' ? given : String(given)
   return text.length === name.length && text.toLowerCase() === name
@@ -168,8 +168,8 @@ function isNamed(given: unknown, name: string): boolean {
 let handlerKey: symbol | undefined
 
 /**
- * The call that made a request, where undici has made an AsyncResource of it, as of all of `request`, `stream`, `pipeline`, `connect`
- * and `upgrade`: on a pool that is busy the request is created by whoever frees a connection, in his context.
+ * The call that made a request, where undici keeps it as an AsyncResource (`request`, `stream`, `pipeline`, `connect`,
+ * `upgrade`): on a busy pool the request is created in the context of whoever frees a connection.
  */
 export function makerOf(request: PublishedRequest): AsyncResource | undefined {
   const from = request as unknown as Record<symbol, unknown>
