@@ -7,11 +7,11 @@ import { combineFields, trimBlanks } from './trace-context.ts'
 /** What B3 headers say. */
 export interface B3 {
   spanContext: SpanContext
-  /** "Force trace": sampled, and to be passed on as it is. */
+  /** "Force trace": sampled, and to be passed on unchanged. */
   isDebug: boolean
 }
 
-/** Whether the trace is kept is for the receiver to decide: the sender gave its ids and no more. */
+/** The receiver decides whether the trace is kept: the sender gave only its ids. */
 interface Undecided extends SpanContext {
   readonly isUndecided: true
 }
@@ -24,7 +24,7 @@ const ZEROS = /^0*$/
 
 const TRACE_ID_DIGITS = 32
 
-/** `true` and `false` are what senders older than the specification say. */
+/** `true` and `false` come from senders older than the specification. */
 const STATES = new Map([
   ['1', '1'],
   ['true', '1'],
@@ -34,8 +34,8 @@ const STATES = new Map([
 
 /**
  * Reads the single header.
- * @returns undefined if it is not there or not valid. A lone sampling state, `b3: 0`, has no ids to go on with, and is as
- *   good as none.
+ * @returns undefined if it is not there or not valid. A lone sampling state, `b3: 0`, has no ids to continue, and counts as
+ * none.
  */
 export function parseB3(field: unknown): B3 | undefined {
   const value = firstValue(field)
@@ -57,7 +57,7 @@ export function parseB3Fields(fields: B3Fields): B3 | undefined {
   const spanId = firstValue(fields.spanId)
   if (traceId === undefined || !TRACE_ID.test(traceId)) return undefined
   if (spanId === undefined || !SPAN_ID.test(spanId)) return undefined
-  // Debug implies that the trace is kept, whatever is said beside it.
+  // Debug implies that the trace is kept, whatever else is sent.
   if (firstValue(fields.flags) === '1') return b3(traceId, spanId, 'd')
   if (fields.sampled === undefined || fields.sampled === '') return b3(traceId, spanId, undefined)
   const state = STATES.get(firstValue(fields.sampled)?.toLowerCase() ?? '')
@@ -77,7 +77,7 @@ export function samplingState(context: SpanContext, isDebug: boolean): '1' | '0'
   return (context.traceFlags & 1) === 1 ? '1' : '0'
 }
 
-/** Whether the sender has left it to us whether the trace is kept. */
+/** Whether the sender has left the sampling decision to us. */
 export function isUndecided(context: SpanContext): boolean {
   return 'isUndecided' in context
 }

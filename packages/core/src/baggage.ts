@@ -36,7 +36,7 @@ for (const char of "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHI
 /** What decoding puts in place of bytes that are not UTF-8. */
 const REPLACEMENT = '\ufffd'
 
-/** The bytes of the values that came with such: written as the text that they are read as, they would be others, and more. */
+/** The original bytes of values with such: encoding their decoded text again would send different bytes, and more. */
 const bytesThatCame = new WeakMap<BaggageEntry, Buffer>()
 
 /**
@@ -76,11 +76,11 @@ export function parseBaggage(value: unknown): Baggage | undefined {
 /**
  * Writes the `baggage` header, or `''` when there is nothing to send.
  *
- * Of a value everything is percent-encoded, as UTF-8, that may not stand in it, and `%` itself, and nothing more:
- * a header that was within the limits when it came in stays within them. Bytes that came in and are not UTF-8 go out as
- * they were, while their entry is in the baggage and holds what they were read as. Metadata is already in the header's form
- * and goes out as it is, but for characters that no header may hold. An entry whose key is not a token has no
- * form in this header and is left out; so is one whose value is not a string.
+ * In a value, `%` and what may not stand in it are percent-encoded as UTF-8, and nothing more: a header that was within the
+ * limits when it came in stays within them. Bytes that came in and are not UTF-8 go out as they were, while their entry is in
+ * the baggage and holds what they were read as. Metadata is already in the header's form and goes out as it is, but for
+ * characters that no header may hold. An entry whose key is not a token has no form in this header and is left out; so is one
+ * whose value is not a string.
  *
  * Up to 180 members and 8192 bytes are sent; a member that does not fit is left out whole.
  */
@@ -121,7 +121,7 @@ function writeValue(entry: BaggageEntry, value: string): string {
   return bytes?.toString() === value ? encodeBytes(VALUE_PART, bytes) : encode(VALUE_PART, value)
 }
 
-/** Adds the entry that a member, without the blanks around it, stands for. False if it stands for none. */
+/** Adds the entry that a member, without the blanks around it, stands for. False if it is invalid. */
 function readMember(member: string, entries: Record<string, BaggageEntry>): boolean {
   const semicolon = member.indexOf(';')
   const end = semicolon < 0 ? member.length : semicolon
@@ -168,7 +168,7 @@ function encodeBytes(role: number, bytes: Buffer): string {
   return encoded
 }
 
-/** Not `decodeURIComponent`: it throws on what is to be kept. */
+/** Not `decodeURIComponent`: it throws on values that must be kept. */
 function decode(text: string): Buffer {
   // In place: what is written never overtakes what is read.
   const bytes = Buffer.from(text)

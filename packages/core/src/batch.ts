@@ -9,11 +9,11 @@ import { report, reportOnce, shownName, spansOf, spansWere } from './report.ts'
 import type { Resource } from './resource.ts'
 import { ignoreStart, isOurs, isSampled, type ReadableSpan, type SpanProcessor } from './span.ts'
 
-/** What an exporter says of one batch: code 0 for success, 1 for failure. The official SDK's ExportResult. */
+/** An exporter's result for one batch: code 0 for success, 1 for failure. The official SDK's ExportResult. */
 export interface ExportResult {
   code: 0 | 1
   error?: Error
-  /** How many spans of the batch did not leave; without it, none of a success and all of a failure. */
+  /** How many spans of the batch were not sent; by default none on success, all on failure. */
   lost?: number
   /** Of a failure: what was lost was refused for what it holds, and the rest of the batch was taken. */
   isRefused?: boolean
@@ -21,23 +21,23 @@ export interface ExportResult {
 
 /** Spans in the form in which they will leave the process. */
 export interface Parcel {
-  /** How many they are. */
+  /** How many spans. */
   readonly count: number
 }
 
-/** What goes back and forth with a batch, beside its spans. */
+/** Passed back and forth with a batch, beside its spans. */
 export interface Handover {
-  /** What the exporter has packed of the batch before; it goes before the spans. */
+  /** What the exporter has already packed of the batch; it goes before the spans. */
   readonly packed: readonly Parcel[]
-  /** How many spans have been taken at the other end. The exporter says it as it goes, for its time may be over any moment. */
+  /** How many spans the other end has accepted. The exporter updates it as it goes, since its time may be over any moment. */
   delivered: number
 }
 
 /** Takes finished spans out of the process; the shape of the official SDK's SpanExporter. */
 export interface SpanExporter {
   /**
-   * `late` is aborted when the time for this batch is over: it counts as lost then, and is not to be sent any more.
-   * `handover` is for an exporter of ours.
+   * `late` is aborted when the time for this batch is over: it then counts as lost and must not be sent any more. `handover` is
+   * for an exporter of ours.
    */
   export(
     spans: ReadableSpan[],
@@ -50,10 +50,10 @@ export interface SpanExporter {
   readonly [ownExporter]?: Packing
 }
 
-/** Names what only an exporter of ours has: those of others may have methods of any name. */
+/** Key for what only our exporters have: others may have methods of any name. */
 export const ownExporter = Symbol('Throughline exporter')
 
-/** Of an exporter that sends a heavy batch in parts by itself. */
+/** Methods of an exporter that sends a heavy batch in parts by itself. */
 export interface Packing {
   /** Packs spans before it is time to send them; those that it has no room for are added to `later`. Never throws. */
   pack?(spans: readonly ReadableSpan[], later: ReadableSpan[]): Parcel
@@ -61,11 +61,11 @@ export interface Packing {
 
 /** A queue in front of an exporter. */
 export interface BatchProcessor extends SpanProcessor {
-  /** The time for all that has ended is over: what has not left by now is lost. Resolves soon, whatever the exporter does. */
+  /** Gives up on all spans that have ended: what has not left by now is lost. Resolves soon, whatever the exporter does. */
   giveUp(): Promise<void>
-  /** Says how many have been lost and dropped, without waiting for the minute to pass. */
+  /** Reports how many were lost and dropped, without waiting for the minute to pass. */
   sayLosses(): void
-  /** The process ends now, and what has not left with it. */
+  /** The process ends now: reports what has not left as lost. */
   abandon(): void
 }
 
@@ -92,7 +92,7 @@ type Pack = NonNullable<Packing['pack']>
 interface Waiter {
   /** The count of spans taken from the queue at which all that is waited for has left. */
   readonly until: number
-  /** How many of those have been lost, where a batch is lost with others that came later: at most. */
+  /** How many of those were lost; at most, if a batch was lost together with later spans. */
   lost: number
   cause: unknown
   readonly resolve: () => void
@@ -111,7 +111,7 @@ const BATCH_WEIGHT = 512 * 1024
  */
 const SPANS_PACKED_AT_ONCE = 64
 
-/** While something is lost, how much is said this often at most. */
+/** While spans are being lost, their number is reported at most this often. */
 const LOSS_PERIOD_MS = 60_000
 
 const GIVEN_UP: ExportResult = { code: 1, error: new Error('the time to send the spans is over') }
@@ -125,13 +125,12 @@ function untraced<Result>(work: () => Result): Result {
 }
 
 /**
- * A bounded queue in front of an exporter. Batches leave one at a time, each in a turn of the loop of its own: when one
- * is full, when the delay has passed since the first span came, or when somebody flushes. What finds the queue full is
+ * A bounded queue in front of an exporter. Batches leave one at a time, each in a turn of the loop of its own: when one is
+ * full, when the delay has passed since the first span came, or when somebody flushes. A span that finds the queue full is
  * dropped (OpenTelemetry trace SDK, batching processor).
  *
- * Of the spans that are taken each is exported or lost, never both: a batch is handed over once, and one that the exporter
- * has not answered in time is lost. What is dropped and what is lost is counted and said: that it begins, by the minute
- * how much it is, and the rest at the end.
+ * Each queued span is exported or lost, never both: a batch is handed over once, and counts as lost if the exporter does not
+ * answer in time. Dropped and lost spans are counted and reported: when it begins, then once a minute, and the rest at the end.
  */
 export function batchProcessor(exporter: SpanExporter, options: BatchOptions): BatchProcessor {
   const { scheduledDelayMillis, exportTimeoutMillis, maxQueueSize } = options
@@ -144,11 +143,11 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   const due: Batch[] = []
   let filling = emptyBatch()
   let queued = 0
-  // How many have ever left the queue, and of how many the end is known.
+  // How many spans have ever left the queue, and for how many the outcome is known.
   let taken = 0
   let settled = 0
   let flushUntil = 0
-  // How many of those that have left the queue by now, or will, are not waited for any more.
+  // Up to this count of spans taken from the queue, nobody waits any more.
   let givenUp = 0
   const underWay = new Set<AbortController>()
   let waiters: Waiter[] = []
@@ -198,7 +197,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     void untraced(packBatches)
   }
 
-  // As batches leave: not in the middle of a request, and not two on end.
+  // Like exporting: not in the middle of a request, and not two batches in a row.
   async function packBatches(): Promise<void> {
     for (;;) {
       await turn()
@@ -212,7 +211,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
       batch.spans = []
       const later: ReadableSpan[] = []
       batch.packed.push((pack as Pack)(spans, later))
-      // In front of those that have ended meanwhile.
+      // Before those that have ended meanwhile.
       batch.spans.unshift(...later)
       if (batch.spans.length < SPANS_PACKED_AT_ONCE) toPack.shift()
     }
@@ -242,7 +241,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   // Never rejects: nothing that an exporter does ends the exporting.
   async function exportBatches(): Promise<void> {
     while (isSomethingDue()) {
-      // Not in the middle of the request that filled the batch, and not two batches on end.
+      // Not in the middle of the request that filled the batch, and not two batches in a row.
       await turn()
       const batch = take()
       const result = taken <= givenUp ? GIVEN_UP : await resultOf(batch)
@@ -299,29 +298,29 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   async function handOver(spans: ReadableSpan[], parts: Handover, late: AbortSignal): Promise<ExportResult> {
     try {
       for (const resource of resourcesOf(spans)) {
-        // What is known of a resource without the detector that fails is more than nothing.
+        // The rest of a resource is worth sending even if its detector fails.
         if (resource.asyncAttributesPending === true)
           await resource.waitForAsyncAttributes?.().catch(() => {})
       }
     } catch {
-      // Another's processor has handed on a span that cannot be read: the encoder leaves it out, and says so.
+      // A foreign processor has passed on an unreadable span: the encoder leaves it out and reports it.
     }
     late.throwIfAborted()
     return new Promise((resolve, reject) => {
       const result: unknown = exporter.export(spans, resolve, late, parts)
-      // Others may have written it as an async function.
+      // Foreign exporters may have an async `export`.
       if (result instanceof Promise) result.catch(reject)
     })
   }
 
-  /** Rejects when the exporter takes longer than it may; what it still says then is not heard. */
+  /** Rejects when the exporter takes too long; its later answer is ignored. */
   async function inTime<T>(work: (late: AbortSignal) => Promise<T>): Promise<T> {
     const overtime = new AbortController()
     const { signal } = overtime
     underWay.add(overtime)
     let deadline: NodeJS.Timeout | undefined
     const overdue = new Promise<never>((_resolve, reject) => {
-      // Before the exporter's own listener, whose answer is not to come first.
+      // Added before the exporter's own listener, so that the exporter's answer does not come first.
       signal.addEventListener('abort', () => reject(signal.reason as Error))
       if (exportTimeoutMillis === 0) return
       deadline = setTimeout(() => {
@@ -362,7 +361,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     }
     lost += result?.lost ?? count
     if (isGivenUp) {
-      // Why, whoever gave up has said.
+      // Whoever gave up has reported why.
       isLeftToExporter = false
       return
     }
@@ -414,7 +413,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     else reject(announced(`${spansWere(lost)} lost: ${reasonOf(cause)}`, cause))
   }
 
-  /** For those who end everything: they are told by the loss that is said. */
+  /** Like `emptied`, but never rejects: the loss is reported anyway. */
   async function emptiedOrLost(): Promise<void> {
     await emptied().catch(() => {})
   }
@@ -476,7 +475,7 @@ function emptyBatch(): Batch {
   return { packed: [], spans: [], count: 0 }
 }
 
-/** Not while a detector is at work for its resource, nor what another's processor hands on and cannot be read. */
+/** Whether a batch's spans can be packed: not while a detector still works on their resource, nor if it is unreadable. */
 function canPack({ spans }: Batch): boolean {
   try {
     return (
@@ -506,7 +505,7 @@ export interface LossPeriod {
   close(): void
 }
 
-/** Spaces out what is said of a loss: at the end of each period, `say` has a chance to say what came together in it. */
+/** Spaces out the reports of a loss: at the end of each period, `say` may report what has accumulated. */
 export function lossPeriod(say: () => void): LossPeriod {
   let timer: NodeJS.Timeout | undefined
   function close(): void {
@@ -533,7 +532,7 @@ function reasonOf(error: unknown): string {
   return error ? messageOf(error) : 'the exporter failed and did not say why'
 }
 
-/** An error that the exporter has said itself, to the end: nothing is added to it. */
+/** An error that the exporter has reported in full: nothing is added to it. */
 export function announced(message: string, cause?: unknown): Error {
   return Object.assign(new Error(message, { cause }), { announced: true })
 }
@@ -562,7 +561,7 @@ const DETAIL_WEIGHT = 50
 function weightOf(span: ReadableSpan): number {
   try {
     let weight = SPAN_WEIGHT + span.name.length + weightOfAttributes(span.attributes)
-    // To ask for the others makes them: 0.1 µs a span, and as much again when it is encoded.
+    // Reading the others would create them: 0.1 µs a span, and as much again when it is encoded.
     if (isOurs(span) && span.isPlain) return weight
     const { events, links, status } = span
     weight += status.message?.length ?? 0
@@ -571,7 +570,7 @@ function weightOf(span: ReadableSpan): number {
     for (const link of links) weight += DETAIL_WEIGHT + weightOfAttributes(link.attributes)
     return weight
   } catch {
-    // A span of others' making whose attributes cannot be read; what is to become of it is the exporter's affair.
+    // A foreign span whose attributes cannot be read: the exporter must handle it.
     return SPAN_WEIGHT
   }
 }

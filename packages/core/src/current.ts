@@ -81,14 +81,14 @@ export function tracerFor(scope: InstrumentationScope): () => Tracer {
   }
 }
 
-// The API keeps the provider that is in charge in one place per process. But there may be several copies of the API in it,
-// and each has a proxy of its own, which hands out tracers before anybody is registered.
+// The API keeps the registered provider in one place per process. But there may be several copies of the API in it, and each
+// has a proxy of its own, which hands out tracers before anybody is registered.
 
 type TraceApi = typeof trace
 
 /**
- * Puts the provider in charge, for all copies of the API, and answers what undoes that. Undefined, and said, where the API
- * refuses, since another version of it has registered something first.
+ * Registers the provider, for all copies of the API, and returns what undoes that. Undefined, with a report, if the API refuses
+ * because another version of it registered something first.
  */
 export function register(provider: TracerProvider): (() => void) | undefined {
   const copies = otherCopies()
@@ -102,7 +102,7 @@ export function register(provider: TracerProvider): (() => void) | undefined {
   }
   const undo = [tellCopies(copies, proxies, provider), ...[trace, ...copies].map(refuseSuccessors)]
   return () => {
-    // Somebody may have taken it away, and have registered another.
+    // Somebody may have replaced it.
     if (registeredProvider() === provider) trace.disable()
     for (const step of undo) step()
   }
@@ -130,8 +130,8 @@ function loadedModules(): NodeJS.Dict<NodeModule> {
 }
 
 /**
- * A tracer that a copy gave out before anybody was registered asks that copy's own proxy for ever: this one is to know us
- * too. Copies that do not see our registration, for they are of another version, are left alone.
+ * A tracer that a copy handed out before any registration asks that copy's own proxy for ever, which must therefore know us
+ * too. Copies of another version, which do not see our registration, are left alone.
  */
 function tellCopies(
   copies: readonly TraceApi[],
@@ -144,7 +144,7 @@ function tellCopies(
     const before = proxy.getDelegate()
     proxy.setDelegate(provider)
     return () => {
-      // Somebody may have registered another by now.
+      // Somebody may have registered another one since.
       if (proxy.getDelegate() === provider) proxy.setDelegate(before)
     }
   })
@@ -153,11 +153,11 @@ function tellCopies(
   }
 }
 
-/** The API lets nobody follow us while we run, and says so only to its logger: here whoever tries is told what to do. */
+/** The API refuses other registrations while we run, and says so only to its logger: this reports what to do instead. */
 function refuseSuccessors(api: TraceApi): () => void {
   const { setGlobalTracerProvider } = api
   function refuse(this: TraceApi, provider: TracerProvider): boolean {
-    // Where somebody has taken ours away, the API takes it.
+    // If somebody has removed ours, the API accepts it.
     if (registered()?.trace === undefined)
       return Reflect.apply(setGlobalTracerProvider, this, [provider]) as boolean
     // Bundlers number the names of classes.
@@ -180,9 +180,9 @@ function refuseSuccessors(api: TraceApi): () => void {
 const manualTracer = tracerFor({ name: '@throughline/core', version: VERSION })
 
 /**
- * Runs `fn` in a span of its own (kind INTERNAL), a child of the current one, and returns what `fn` returns. The span
- * ends when `fn` has returned or, where it returns a promise, when that has settled. An error is recorded on the span,
- * sets its status to Error, and goes on to the caller. Attributes that are none are reported once, and left out.
+ * Runs `fn` in a span of its own (kind INTERNAL), a child of the current one, and returns what `fn` returns. The span ends when
+ * `fn` has returned or, where it returns a promise, when that has settled. An error is recorded on the span, sets its status to
+ * Error, and goes on to the caller. Invalid attributes are reported once, and left out.
  *
  * @throws TypeError without a name or a function.
  * @example

@@ -26,7 +26,7 @@ const OLD_NAMES = new Map<string, string>([
   [semconv.NETWORK_PEER_PORT, semconv.OLD_NET_SOCK_PEER_PORT],
 ])
 
-/** The databases of Redis are numbers, and had a name of their own. */
+/** Redis databases are numbers, which had an old name of their own. */
 const REDIS = 'redis'
 
 /**

@@ -83,7 +83,7 @@ export function reader(environment: Environment) {
       const read = (value: string) => (isHttpUrl(value) ? new URL(value).href : undefined)
       return checked(name, 'an http or https URL', read, showNoUrl)
     },
-    /** One of these. Those that are known but not to be had are said to be so, with a hint. */
+    /** One of these. For a known but unavailable one, the warning has a hint. */
     choice<T extends string>(
       name: string,
       choices: readonly T[],
@@ -97,7 +97,7 @@ export function reader(environment: Environment) {
       }
       return checked(name, `one of ${choices.join(', ')}`, () => choices.find((choice) => choice === value))
     },
-    /** Those of a list that are to be had, in its order, each once; what is said of the others is said of each. */
+    /** The available ones of a list, in its order, each once; every other one is warned about. */
     list(name: string, choices: readonly string[], unsupported: readonly string[]): string[] {
       const names = new Set(
         text(name)
@@ -122,7 +122,9 @@ export function reader(environment: Environment) {
       }
       return wanted
     },
-    /** What is in the file that the variable for traces names, else the general one. `parse` throws for what it is not. */
+    /**
+     * The content of the file named by the variable for traces, else by the general one. `parse` throws for invalid content.
+     */
     pem(name: string, wanted: string, parse: (pem: Pem) => unknown): Buffer | undefined {
       const read = (path: string) => {
         try {
@@ -139,7 +141,7 @@ export function reader(environment: Environment) {
     pairs(name: string): Record<string, string> | undefined {
       return checked(name, 'key=value,key2=value2', readPairs)
     },
-    /** The same, of names and values that a request can have. They hold keys, so a bad one is not shown. */
+    /** The same for header names and values. They may hold API keys, so a bad one is not shown. */
     headers(name: string): Record<string, string> | undefined {
       const read = (value: string) => {
         const pairs = readPairs(value)
@@ -166,7 +168,7 @@ function readPairs(value: string): Record<string, string> | undefined {
   return Object.fromEntries(pairs)
 }
 
-/** NaN for what is no number in decimal notation: `Number` takes `0x0` for one, too. */
+/** NaN unless it is a number in decimal notation: `Number` accepts `0x0`, too. */
 function decimal(text: string): number {
   return /^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i.test(text) ? Number(text) : Number.NaN
 }
@@ -187,8 +189,8 @@ const HEADER_NAME = /^[!#$%&'*+.^_`|~\w-]+$/
 const HEADER_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/
 
 /**
- * What can be sent as a header (RFC 9110, 5). Node's own test is not for a package that others import: whoever imports
- * `node:http` into a module has its getters called, and with these come undici, HTTP/2 and TLS: 12 MB.
+ * What can be sent as a header (RFC 9110, 5). Node's own test is not used: importing `node:http` into a module calls its
+ * getters, which load undici, HTTP/2 and TLS: 12 MB.
  */
 export function isHeader(name: string, value: unknown): value is string {
   return typeof value === 'string' && HEADER_NAME.test(name) && HEADER_VALUE.test(value)

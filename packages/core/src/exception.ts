@@ -12,18 +12,18 @@ interface Shown {
   readonly message: string
 }
 
-/** The map is one for all copies of this package: who learns what a message holds need not be who records the error. */
+/** Shared by all copies of this package: the copy that masks a message need not be the one that records the error. */
 const SHOWN = Symbol.for('throughline.shown-messages')
 
 /** Tells the message of an error without the values in it; undefined for an error that is not of its library. */
 export type Mask = (error: object) => string | undefined
 
-/** One set for all copies, likewise. */
+/** Shared by all copies, too. */
 const MASKS = Symbol.for('throughline.masks')
 
 /**
- * Has errors of a library masked also where nobody has seen them go by: those of calls that have no span. A mask is asked where
- * a span is to tell of an error, and not of what it reads itself meanwhile.
+ * Masks a library's errors even if no span of that library saw them. A mask is called when a span records an error, but not for
+ * errors that it reads itself meanwhile.
  */
 export function maskErrors(mask: Mask): void {
   const known = globalThis as { [MASKS]?: Set<Mask> }
@@ -51,8 +51,8 @@ function shownOf(error: object): Shown | undefined {
 }
 
 /**
- * Has every span that tells of this very error say this message instead of its own, which holds values. The error itself is
- * the app's and stays as it is.
+ * Makes every span that records this very error show this message instead of its own, which holds values. The error itself is
+ * the app's and stays unchanged.
  */
 export function showAs(error: unknown, message: string): void {
   if (typeof error !== 'object' || error === null) return
@@ -63,7 +63,7 @@ export function showAs(error: unknown, message: string): void {
   map.set(error, { raw, message })
 }
 
-/** The error as a span may have it: itself, or what it is shown as, for spans that are not ours to mask. */
+/** The error as it may be recorded: itself, or a masked stand-in for foreign spans, which do not mask. */
 export function showable(error: Error): Exception {
   const shown = shownOf(error)
   if (shown === undefined) return error
@@ -91,7 +91,7 @@ export function exceptionAttributes(exception: unknown): Attributes {
   const shown = shownOf(exception)
   if (isText(message)) {
     attributes[semconv.EXCEPTION_MESSAGE] = shown?.message ?? String(message)
-    // A plain object with a message, as some libraries hand over, is of no type.
+    // A plain object with a message, as some libraries throw, has no type.
     if (type === 'Object') delete attributes[semconv.EXCEPTION_TYPE]
   }
   if (typeof stack === 'string')
@@ -103,7 +103,7 @@ export function exceptionAttributes(exception: unknown): Attributes {
   return attributes
 }
 
-/** Of an error class that was thrown without `new`, its name: as text it is its source. */
+/** For a class thrown without `new`, its name: its text would be its source code. */
 function textOfThrown(thrown: unknown): string {
   if (typeof thrown !== 'function') return textOf(thrown)
   try {
@@ -113,7 +113,7 @@ function textOfThrown(thrown: unknown): string {
   }
 }
 
-/** Each by itself: a hook that fails to format a stack costs the stack. */
+/** Read separately: a hook that fails to format the stack costs only the stack. */
 function readFrom(exception: object, name: 'message' | 'stack'): unknown {
   try {
     return (exception as { message?: unknown; stack?: unknown })[name]
@@ -132,7 +132,7 @@ export function isError(value: unknown): value is Error {
   return value instanceof Error || types.isNativeError(value) || value instanceof DOMException
 }
 
-/** The message of an error, as it may be shown, or the thing itself as text where it is none. */
+/** The message of an error as it may be shown; anything else that was thrown, as text. */
 export function messageOf(error: unknown): string {
   try {
     if (!isError(error)) return typeof error === 'function' ? textOfThrown(error) : String(error)
@@ -145,12 +145,12 @@ export function messageOf(error: unknown): string {
   }
 }
 
-/** Classes that say nothing of what went wrong; the last is what a host with several addresses fails with. */
+/** Classes that say nothing about what went wrong; the last is thrown for a host with several addresses. */
 const PLAIN = new Set(['Error', 'Object', 'AggregateError'])
 
 /**
- * What kind of error this is, in few different words: the code of a system error (ECONNREFUSED) or of a plain Error,
- * else the name of its class; undefined for what is no error.
+ * What kind of error this is, in few different words: the code of a system error (ECONNREFUSED) or of a plain Error, else the
+ * name of its class; undefined for anything but an error.
  */
 export function errorType(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null) return undefined

@@ -49,13 +49,13 @@ export interface HttpClientOptions extends SendingOptions<Subject, Outcome> {
   capture?: { requestHeaders?: string[]; responseHeaders?: string[] } | undefined
   /** Whether our headers take the place of trace headers that a request has already (the default), or those are kept. */
   headers?: HeadersRule | undefined
-  /** Who gets our headers; everybody, where it is left out. */
+  /** The URLs that get our headers; by default all. */
   propagateTo?: UrlMatch | undefined
   /** Query keys whose values are not shown, in place of the conventions' list. Case counts. */
   redactQueryKeys?: readonly string[] | undefined
   /** `url.template` of a request, which its span is then named by: `/users/{id}`; undefined for one that has none. */
   urlTemplate?: ((url: string, method: string) => string | undefined) | undefined
-  /** Whether the span says by an event when the response began to come. */
+  /** Whether the span gets an event when the response begins to arrive. */
   firstByteEvent?: boolean | undefined
 }
 
@@ -70,15 +70,16 @@ export interface Untraced {
 /** What traces the requests of one client library. */
 export interface HttpClient {
   /**
-   * Begins a request, whose own headers are read `from` there. One that `isOpen` has its end noticed: by `completed`, `aborted` or `failed`, once.
+   * Begins a request, whose own headers are read from `from`. The end of one that `isOpen` must be reported once, by
+   * `completed`, `aborted` or `failed`.
    */
   begin<From>(request: HttpRequest, from: From, read: HeaderReader<From>): HttpAttempt | Untraced
   /**
-   * `begin` for a client whose headers can be changed as long as they are not sent: there are none yet. `complete` is to be
-   * called when they are to be sent.
+   * `begin` for a client whose headers can be changed until they are sent: there are none yet. `complete` must be called just
+   * before they are sent.
    */
   open(request: HttpRequest): HttpAttempt | Untraced
-  /** The headers of a request that was opened are these: they are recorded where they are wanted, and ours are answered. */
+  /** Takes the headers of an opened request: records them if wanted, and returns our changes. */
   complete<From>(
     opened: HttpAttempt | Untraced,
     request: HttpRequest,
@@ -111,8 +112,8 @@ const DURATION: DurationMetric = {
 }
 
 /**
- * The room of those who send HTTP: a request on the wire as a CLIENT span, and one trace in its headers. A client that does not
- * call `dataCame` itself gives `watchBody`.
+ * The seam for HTTP clients: each request on the wire is a CLIENT span, with one trace in its headers. A client that does not
+ * call `dataCame` itself passes `watchBody`.
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
 export function httpClient(
@@ -145,7 +146,7 @@ export function httpClient(
     if (caller === undefined) return { isTraced: false, headers: NO_CHANGES, context: context.active() }
     const attempt = new HttpAttempt(settings, caller, request)
     const isOpen = send.begin(attempt)
-    // An ignored one has begun no span, not even one that does not record.
+    // An ignored request has no span at all, not even a non-recording one.
     return isOpen || attempt.context !== caller
       ? attempt
       : { isTraced: false, headers: NO_CHANGES, context: caller }

@@ -25,7 +25,7 @@ const OTHER_METHOD = '_OTHER'
 let knownMethods: ReadonlySet<string> | undefined
 let latestKnown: string | undefined
 
-/** Asked three times a request, and most requests are GETs. */
+/** Called three times a request, and most requests are GETs. */
 function isKnown(method: string): boolean {
   return method === latestKnown || isListed(method)
 }
@@ -46,7 +46,7 @@ export function methodAttribute(method: string): string {
   return isKnown(method) ? method : OTHER_METHOD
 }
 
-/** Routes and templates come from code; an app that makes them from data only costs itself the names that are remembered. */
+/** Routes and templates come from code; an app that makes them from data only loses this cache. */
 const NAMES_LIMIT = 1000
 
 const names = new Map<string, Map<string, string>>()
@@ -56,13 +56,13 @@ let namesCount = 0
 export function spanName(method: string, target?: string): string {
   const shown = isKnown(method) ? method : 'HTTP'
   if (target === undefined) return shown
-  // The same few names over and over: a new text for each span costs 0.1 µs here, as much again where it is encoded, and
-  // 70 bytes as long as the span waits.
+  // The same few names repeat: a new string for each span costs 0.1 µs here, as much again when encoded, and 70 bytes while the
+  // span is queued.
   const ofMethod = namesOf(shown)
   let name = ofMethod.get(target)
   if (name === undefined) {
     name = `${shown} ${target}`
-    // Starting over, not refusing: names made from data must not lock the others out.
+    // Cleared, not closed: names made from data must not lock the others out.
     if (namesCount >= NAMES_LIMIT) forgetNames()
     namesCount += 1
     ofMethod.set(target, name)
@@ -131,7 +131,7 @@ export function lowerCased(names: readonly string[] = []): readonly string[] {
   return names.map((name) => name.toLowerCase())
 }
 
-/** What is known of a request when it arrives; with `trustProxy`, as the proxies in front tell it. */
+/** What is known of a request when it arrives; with `trustProxy`, as the proxies in front report it. */
 export function serverAttributes(
   request: IncomingMessage,
   target: string,
@@ -159,7 +159,7 @@ export function serverAttributes(
   } satisfies NamedAttributes
   const isWhole = address !== undefined && peer !== undefined && peerPort !== undefined
   const attributes: Attributes = isWhole ? all : defined(all)
-  // Many clients say neither: to leave one out afterwards would cost 3 µs.
+  // Many clients send neither; removing a key afterwards would cost 3 µs.
   if (port !== undefined) attributes['server.port'] = port
   if (userAgent !== undefined) attributes['user_agent.original'] = userAgent
   if (known !== method) attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
@@ -193,7 +193,7 @@ function pathOfOther(target: string): string {
   return upToQuery.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '') || '/'
 }
 
-/** `url.scheme` of a request that arrived; with `trustProxy`, as the proxies in front tell it. */
+/** `url.scheme` of an incoming request; with `trustProxy`, as the proxies in front report it. */
 export function schemeOf({ headers, socket }: IncomingMessage, trustProxy: boolean): string {
   return schemeBy(socket, headers, trustProxy)
 }
@@ -223,7 +223,7 @@ const FORWARDED = {
   proto: /(?:^|;)\s*proto\s*=\s*(?:"([^"]*)"|([^;\s]*))/i,
 }
 
-/** The left-most value that proxies told: of `Forwarded` (RFC 7239) or else of the matching X-Forwarded header. */
+/** The left-most value that proxies report: in `Forwarded` (RFC 7239) or else in the matching X-Forwarded header. */
 function forwarded(headers: IncomingHttpHeaders, parameter: keyof typeof FORWARDED): string | undefined {
   const standard = headers.forwarded
   if (standard !== undefined) {
@@ -239,13 +239,13 @@ function forwarded(headers: IncomingHttpHeaders, parameter: keyof typeof FORWARD
 function told(parameter: keyof typeof FORWARDED, value: string): string | undefined {
   if (parameter === 'proto') return schemeTold(value)
   if (parameter === 'host') return value || undefined
-  // A proxy that keeps the client to itself says `unknown`, or a name of its own making (RFC 7239, 6).
+  // A proxy that hides the client says `unknown`, or a made-up name (RFC 7239, 6).
   if (/^unknown$|^_/i.test(value)) return undefined
   // Some proxies add the client's port.
   return splitHost(value).address || undefined
 }
 
-/** What a request can have come by. Proxies hand on what clients say, and each scheme makes a series of its own in metrics. */
+/** The schemes to believe. Proxies pass on what clients send, and each scheme makes a separate time series in metrics. */
 const SCHEMES = new Set(['http', 'https', 'ws', 'wss'])
 
 function schemeTold(value: string): string | undefined {
@@ -269,8 +269,7 @@ let wanted: Readonly<Record<Area, boolean>> | undefined
 /**
  * Whether this area's old names are wanted beside the new ones, as `http/dup` and `database/dup` in
  * OTEL_SEMCONV_STABILITY_OPT_IN ask for; the new ones are always there, with `http` and `database` and without. It is read
- * once. Other libraries of the process read the same list and know more of its words: what is unknown here is not ours to
- * complain of.
+ * once. Other libraries read the same list and know more of its words, so unknown ones are not reported.
  */
 export function wantsOldNames(area: Area): boolean {
   return (wanted ??= readWanted())[area]
@@ -285,7 +284,7 @@ function readWanted(): Record<Area, boolean> {
 
 const OLD_NAMES = new Map<string, string>([
   [semconv.HTTP_REQUEST_METHOD, semconv.OLD_HTTP_METHOD],
-  // Had every method as it came.
+  // The old name held every method as sent.
   [semconv.HTTP_REQUEST_METHOD_ORIGINAL, semconv.OLD_HTTP_METHOD],
   [semconv.HTTP_RESPONSE_STATUS_CODE, semconv.OLD_HTTP_STATUS_CODE],
   [semconv.URL_FULL, semconv.OLD_HTTP_URL],
@@ -297,7 +296,7 @@ const OLD_NAMES = new Map<string, string>([
   [semconv.NETWORK_PROTOCOL_VERSION, semconv.OLD_NET_PROTOCOL_VERSION],
 ])
 
-/** The old names of the host that was asked: of a server its own, of a client the other's. */
+/** The old names of the requested host: the server's own, or the client's peer. */
 const OLD_HOST = {
   [SpanKind.SERVER]: [semconv.OLD_NET_HOST_NAME, semconv.OLD_NET_HOST_PORT],
   [SpanKind.CLIENT]: [semconv.OLD_NET_PEER_NAME, semconv.OLD_NET_PEER_PORT],
@@ -309,7 +308,7 @@ const OLD_HOST = {
  */
 export function withOldNames(attributes: Attributes, kind: keyof typeof OLD_HOST): Attributes {
   const all: Attributes = { ...attributes }
-  // In the map's order: the method as it came is the later one.
+  // In the map's order, so that the original method wins.
   for (const [name, old] of OLD_NAMES) if (attributes[name] !== undefined) all[old] = attributes[name]
 
   const version = attributes[semconv.NETWORK_PROTOCOL_VERSION]

@@ -31,9 +31,9 @@ export function isMetered(): boolean {
 }
 
 /**
- * A function that answers what `make` made of the app's meter, or undefined while the app has no MeterProvider. The API
- * has no proxy for meters, so the instruments are made when they are first needed, and anew only when another provider is
- * registered; until then a call costs one look at what is registered.
+ * A function that returns what `make` made of the app's meter, or undefined while the app has no MeterProvider. The API has no
+ * proxy for meters, so the instruments are made when they are first needed, and anew only when another provider is registered;
+ * until then a call costs one look at what is registered.
  */
 export function instrumentsFor<T>(
   scope: InstrumentationScope,
@@ -48,7 +48,7 @@ export function instrumentsFor<T>(
     knownFor = now
     const provider = metrics.getMeterProvider()
     if (provider === known) return instruments
-    // Before the rest: one that throws is asked once.
+    // First: a provider that throws is asked only once.
     known = provider
     instruments = undefined
     try {
@@ -70,7 +70,7 @@ export interface DurationMetric {
   readonly description: string
   /** Upper bounds in seconds, if the app's views say nothing else; those of HTTP where they are left out. */
   readonly buckets?: readonly number[]
-  /** What it was before the conventions were stable, in milliseconds, for those who want both. */
+  /** Its form before the conventions were stable, in milliseconds, if both are wanted. */
   readonly old?: OldDurationMetric
 }
 
@@ -116,7 +116,7 @@ export function durationsOf(meter: Meter, metric: DurationMetric): Durations {
   }
 }
 
-/** How long the span lasted, in seconds, where it has ended and can tell; else the time from one tick to the other. */
+/** The span's duration in seconds, if it has ended and has one; else the time between the ticks. */
 function secondsOf(span: Span | undefined, startTicks: Ticks, endTicks: Ticks): number {
   const duration = (span as Partial<ReadableSpan> | undefined)?.duration
   return Array.isArray(duration)
@@ -164,7 +164,7 @@ interface ServerInstruments {
   readonly active: UpDownCounter | undefined
 }
 
-/** A function that begins to measure a request, or answers undefined while the app has no MeterProvider. */
+/** A function that begins to measure a request, or returns undefined while the app has no MeterProvider. */
 export function requestMeasurements(
   scope: InstrumentationScope,
   trustProxy: boolean,
@@ -186,7 +186,7 @@ export function requestMeasurements(
   }
 }
 
-/** What is known of a request when it is over. Each is as its span has it. */
+/** What is known of a request when it is over, with the values of its span. */
 export interface RequestOutcome {
   readonly status: number | undefined
   readonly errorType: string | undefined
@@ -197,7 +197,7 @@ export interface RequestOutcome {
 export class RequestMeasurement {
   readonly #instruments: ServerInstruments
   readonly #request: IncomingMessage
-  /** What a request is counted by while it is active: the same when it comes and when it goes. */
+  /** The attributes that an active request is counted by, the same at its start and end. */
   readonly #arrival: Attributes
   readonly #startTicks = now()
 
@@ -211,7 +211,7 @@ export class RequestMeasurement {
     this.#count(1)
   }
 
-  /** Records the request, once; `span` is given where it is this request's and has just ended, `within` is its context. */
+  /** Records the request, once; `span` is its span if that has just ended, `within` its context. */
   end(
     { status, errorType, route }: RequestOutcome,
     span: Span | undefined,
@@ -239,7 +239,7 @@ export class RequestMeasurement {
   }
 }
 
-// Of old, hosts and ports were among them; the client chooses these, and each makes a series of its own.
+// Hosts and ports, which the old metric had, are left out: clients choose them, and each makes a separate time series.
 function oldServerAttributes(attributes: Attributes): Attributes {
   const all = withOldNames(attributes, SpanKind.SERVER)
   const isKept = (name: string) => name === semconv.HTTP_ROUTE || !Object.hasOwn(attributes, name)

@@ -22,11 +22,11 @@ export interface LayerSpan {
   /** Runs the layer with its span as the current one; returns what it returns, throws what it throws. */
   within<T>(work: () => T): T
   /**
-   * Runs what the layer hands the request on to, without its span as the current one. What else the layer has put into the
-   * context goes along: baggage, a span of the app's.
+   * Runs what the layer passes the request on to, without the layer's span as the current one. Whatever else the layer has put
+   * into the context stays: baggage, a span of the app's.
    */
   outside<T>(work: () => T): T
-  /** Ends the span, once; with an error, as failed. The error itself is told by the SERVER span alone. */
+  /** Ends the span, once; with an error, as failed. The error itself is recorded only on the SERVER span. */
   end(error?: unknown): void
 }
 
@@ -34,8 +34,8 @@ export interface LayerSpan {
 export type BeginLayer = (name: string, attributes?: Attributes) => LayerSpan | undefined
 
 /**
- * What `middlewareSpans` asks for; undefined where it asks for nothing. With `slowerThan` a span is made when it is known
- * to be slow: what runs in that layer is then no child of it.
+ * What makes the spans that `middlewareSpans` asks for; undefined if none. With `slowerThan` a span is made once the layer
+ * turns out slow, so what ran within has another parent.
  */
 export function middlewareSpans(
   scope: InstrumentationScope,

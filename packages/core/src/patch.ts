@@ -28,11 +28,11 @@ export function isTraced(target: object): boolean {
 }
 
 /**
- * Puts `wrap(original)` in place of the method, on this object only. It keeps the original's name and number of
- * parameters, and is seen by enumeration only where the object had the method itself, and that was.
+ * Puts `wrap(original)` in place of the method, on this object only. It keeps the original's name and number of parameters, and
+ * is enumerable only if the object had the method itself, enumerable.
  *
- * A `wrap` with a second parameter sees to it itself that calls pass through once `isOn` is false: that spares each call
- * a function in between, 0.1 µs.
+ * A `wrap` with a second parameter must itself pass calls through once `isOn` is false: this saves each call an intermediate
+ * function, 0.1 µs.
  */
 export function override<T extends object, K extends keyof T>(
   target: T,

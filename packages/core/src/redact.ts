@@ -38,7 +38,7 @@ export function redactQuery(query: string, keys: ReadonlySet<string> = SECRET_KE
     .join('&')
 }
 
-// Most queries hold no such key: this spares them the splitting. A percent sign may hide one.
+// Most queries hold no such key and need not be split. A percent sign may hide one.
 function mayHoldSecret(query: string): boolean {
   return /sig|Signature|X-Amz|AWSAccess|%/.test(query)
 }

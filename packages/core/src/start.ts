@@ -10,38 +10,37 @@ import { forgetReports, registered, report, reportOnce } from './report.ts'
 import type { SpanProcessor } from './span.ts'
 import { TracerProvider } from './tracer.ts'
 
-/** What `start()` answers. Neither rejects; each ends within its deadline. */
+/** The result of `start()`. Neither method rejects; each ends within its deadline. */
 export interface Tracing {
   /** Sends all spans that have ended. */
   flush(): Promise<void>
-  /** Ends what is open, sends it, and takes our globals away; `start()` works again afterwards. */
+  /** Ends open spans, sends everything, and unregisters us from the API; `start()` works again afterwards. */
   shutdown(): Promise<void>
 }
 
-/** How long a caller of `flush()` or `shutdown()` waits at most. */
+/** The longest that a caller of `flush()` or `shutdown()` waits. */
 const FLUSH_DEADLINE_MS = 5000
-/** How long the end of the process is held up at most. */
+/** The longest that the end of the process is held up. */
 const EXIT_DEADLINE_MS = 2000
-/** How often a batch that is on its way has a look whether the process would end but for it. */
+/** How often a batch being sent checks whether it alone keeps the process alive. */
 const HELD_CHECK_MS = 500
 
 interface Engine extends Tracing {
   provider: TracerProvider
-  /** Whether the first span has started it. */
+  /** Whether the first span, not the app, has started it. */
   isDefault: boolean
 }
 
 let running: Engine | undefined
-/** What stands for the engine while there is to be none. */
+/** Stands for the engine while there is none. */
 let disabled: Tracing | undefined
-/** Whether somebody wants it so. Otherwise the API has refused us, which was said. */
+/** Whether that is wanted. Otherwise the API has refused us, which was reported. */
 let isWanted = false
 /** The first span starts tracing by itself only where nobody has ever started or stopped it. */
 let isUntouched = true
 
 /**
- * Starts tracing in this process. Nobody has to: without it, the first span that is to be made starts with the
- * environment's settings.
+ * Starts tracing in this process. Optional: without it, the first span starts tracing with the environment's settings.
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
 export function start(options: StartOptions = {}): Tracing {
@@ -51,7 +50,7 @@ export function start(options: StartOptions = {}): Tracing {
       report('warn', 'start() did nothing: an earlier one has switched tracing off, until its shutdown()')
     return disabled
   }
-  // Somebody has shut down the provider itself: nothing would come of what this one makes.
+  // Somebody has shut down the provider itself: its spans would go nowhere.
   if (running?.provider.isStopped === true) void running.shutdown()
   if (running !== undefined) {
     if (Object.values(options).some((option) => option !== undefined)) {
@@ -71,7 +70,7 @@ export function start(options: StartOptions = {}): Tracing {
   return launch(config, { isPropagatorGiven: options.propagator !== undefined })
 }
 
-/** Sends all spans that have ended, whoever is in charge. Does not reject, and ends within 5 seconds. */
+/** Sends all spans that have ended, whichever provider is registered. Does not reject, and ends within 5 seconds. */
 export async function flush(): Promise<void> {
   if (running !== undefined) return running.flush()
   const provider = registeredProvider()
@@ -85,7 +84,7 @@ onFirstSpan(() => {
   if (!isUntouched) return
   try {
     const config = readConfig({})
-    // A test run is nobody's traffic: it reaches a receiver only when one was named.
+    // A test run is not real traffic: it is sent only if an endpoint was named.
     if (isTestRun() && !hasDestination()) config.exporters = []
     launch(config, { isDefault: true })
   } catch (error) {
@@ -94,12 +93,12 @@ onFirstSpan(() => {
   }
 })
 
-/** `isPropagatorGiven`: it is the app's. `isDefault`: by the first span. */
+/** `isPropagatorGiven`: the propagator is the app's. `isDefault`: started by the first span. */
 function launch(config: Config, { isPropagatorGiven = false, isDefault = false }): Tracing {
   isUntouched = false
   const manager = contextManager()
   const { propagator } = config
-  // Whoever was first stays: the API, if asked all the same, would say so as an error.
+  // The first to register stays: the API would log another attempt as an error.
   const before = registered()
   const isManager = before?.context === undefined && context.setGlobalContextManager(manager)
   const isFirst = before?.propagation === undefined
@@ -110,7 +109,7 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
       'start({ propagator }) is unused: another propagator was registered first, and stays in charge',
     )
   }
-  // Not those of somebody who has taken ours away and is registered by now.
+  // Not if somebody has since replaced ours.
   const undoGlobals = () => {
     if (isManager && registered()?.context === manager) context.disable()
     if (isPropagator && registered()?.propagation === propagator) propagation.disable()
@@ -120,7 +119,7 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
     const standIn: Tracing = {
       flush: async () => {},
       async shutdown() {
-        // A later one is not this one's to end.
+        // A later engine must not be ended by this one.
         if (disabled !== standIn) return
         undoGlobals()
         disabled = undefined
@@ -171,9 +170,9 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
     setPatience(strictest(paces))
     if (!(await settledWithin(FLUSH_DEADLINE_MS, () => provider.shutdown()))) await giveUp()
     sayLosses()
-    // Not before: a signal that comes meanwhile is to wait for what is being sent.
+    // Not before: a signal that comes meanwhile must wait for what is being sent.
     unhookSignals()
-    // Those of the next one are not this one's to forget.
+    // Not if the next engine has started: the reports are now its own.
     if (running === undefined) forgetReports()
   }
 
@@ -192,7 +191,7 @@ function strictest(paces: readonly Patience[]): Patience {
   return (['once', 'brief'] as const).find((pace) => paces.includes(pace)) ?? 'patient'
 }
 
-/** Exporters of others have a pace of their own. */
+/** A foreign exporter cannot be told to hurry. */
 const anyPace = (): void => {}
 
 interface Pipeline {
@@ -200,11 +199,11 @@ interface Pipeline {
   setPatience: (patience: Patience) => void
   /** What has not been sent by now is lost. */
   giveUp: () => Promise<void>
-  /** What was lost and is not said yet. */
+  /** Reports what was lost and is not reported yet. */
   sayLosses: () => void
-  /** The same, and what will be lost because the process ends now. */
+  /** The same, with what will be lost because the process ends now. */
   abandon: () => void
-  /** From now on `listener` is called when nothing keeps the process alive but what we send. */
+  /** From now on `listener` is called when only our requests keep the process alive. */
   onHeld: (listener: () => void) => void
 }
 
@@ -246,8 +245,8 @@ function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline 
 }
 
 /**
- * `unref()` covers a socket, and not what the system was asked to do with it: to connect, or to send what the other end does
- * not read. `beforeExit` would not come before that has ended.
+ * `unref()` covers a socket, but not pending system requests on it: to connect, or to send what the other end does not read.
+ * `beforeExit` would only come after those.
  */
 function watched(exporter: SpanExporter, held: () => void): SpanExporter {
   return {
@@ -267,9 +266,9 @@ function watched(exporter: SpanExporter, held: () => void): SpanExporter {
 }
 
 /**
- * Whether the requests of ours are what is left. There is one, or else nothing of ours holds the process: what works in Node's
- * thread pool or in a Worker is not named, and is not seen beside a request of ours that hangs as it connects. A socket of
- * anybody else's is named beside its requests; so are stdout and stderr, though they hold nothing.
+ * Whether only our requests are left, and there is one. Work in Node's thread pool or in a Worker is not listed, so it is
+ * overlooked while a request of ours hangs connecting. Other sockets are listed beside their requests; so are stdout and
+ * stderr, though they keep nothing alive.
  */
 function isHeldByRequests(): boolean {
   const all = process.getActiveResourcesInfo()
@@ -280,7 +279,7 @@ function isHeldByRequests(): boolean {
   return names.length < all.length && !isOthers
 }
 
-/** `OTEL_TRACES_EXPORTER=console`: a span a time, as objects on stdout. */
+/** `OTEL_TRACES_EXPORTER=console`: one span at a time, as objects on stdout. */
 const consoleExporter: SpanExporter = {
   export(spans, done) {
     for (const span of spans) {
@@ -312,9 +311,9 @@ const consoleExporter: SpanExporter = {
 }
 
 /**
- * The queue may hold spans when the app has nothing left to do. What is sent then brings `beforeExit` once more, with the
- * app's listeners for it, which may make their spans again. So only new spans are a reason to send again, and not those of
- * listeners alone: an app that makes one each time would never end. All of it together may take no longer than the deadline.
+ * The queue may hold spans when the app has nothing left to do. Sending them leads to another `beforeExit`, whose listeners of
+ * the app may make spans again. So we send again only for new spans, but not for those of such listeners alone: an app that
+ * makes one each time would never end. All of it must end within the deadline.
  */
 function onExit(
   provider: TracerProvider,
@@ -335,10 +334,10 @@ function onExit(
     left = Math.max(0, left - (performance.now() - began))
   }
   const listener = () => {
-    // A listener in front of ours has shut us down.
+    // A listener before ours has shut us down.
     if (!isOn) return
     const before = provider.endedCount
-    // In front of all others next time: what has ended by then is not theirs.
+    // Before all others next time: spans that have ended by then are not theirs.
     if (process.listeners('beforeExit')[0] !== listener) {
       process.off('beforeExit', listener)
       process.prependListener('beforeExit', listener)
@@ -351,12 +350,12 @@ function onExit(
       hasSent = true
       void send()
     }
-    // Behind the app's listeners and the microtasks that they leave, and still before Node looks whether to end.
+    // After the app's listeners and their microtasks, but before Node checks whether to end.
     void Promise.resolve().then(() => process.nextTick(look))
   }
   onHeld(send)
   process.prependListener('beforeExit', listener)
-  // Who calls `process.exit()` does not wait for anything.
+  // `process.exit()` waits for nothing.
   process.on('exit', abandon)
   return () => {
     isOn = false
@@ -390,7 +389,7 @@ function onSignals(finish: () => Promise<void>, begin: () => void, abandon: () =
   }
   function hear(signal: NodeJS.Signals, listener: () => void): void {
     if (othersListening(signal) > politeListeners()) {
-      // Whoever counts the listeners to find out whether to end the process is not to count ours.
+      // Code that counts listeners to decide whether to end the process must not count ours.
       process.off(signal, listener)
       setImmediate(() => {
         if (isOn) process.prependListener(signal, listener)
@@ -404,12 +403,12 @@ function onSignals(finish: () => Promise<void>, begin: () => void, abandon: () =
       void finish().then(() => die(signal))
     }
   }
-  // In front of the app's own listeners: those added with `once` are gone by the time that a later one is called.
+  // Before the app's own listeners: those added with `once` are already removed when a later one is called.
   for (const [signal, listener] of listeners) process.prependListener(signal, listener)
   return undo
 }
 
-/** Ours are those of all engines: the next may have started while the last one still sends. */
+/** The listeners of all engines: the next may have started while the last one still sends. */
 const ours = new WeakSet<object>()
 
 function othersListening(signal: NodeJS.Signals): number {
@@ -417,8 +416,8 @@ function othersListening(signal: NodeJS.Signals): number {
 }
 
 /**
- * How many listeners of a signal are the signal-exit package's, whose versions tell one another so. It ends the process
- * if nobody but itself listens: without this, it would wait for us and we for it.
+ * How many listeners of a signal belong to the signal-exit package, whose versions count them globally. It ends the process if
+ * only it listens: without this, it would wait for us and we for it.
  */
 function politeListeners(): number {
   const emitters = [
@@ -429,8 +428,8 @@ function politeListeners(): number {
 }
 
 /**
- * Waits for the work, but not longer than this, and never rejects: false where it was not enough. The timer keeps the
- * process alive meanwhile.
+ * Waits for the work, but no longer than this, and never rejects; false if the time was not enough. The timer keeps the process
+ * alive meanwhile.
  */
 async function settledWithin(milliseconds: number, work: () => Promise<unknown>): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined

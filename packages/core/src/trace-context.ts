@@ -52,7 +52,7 @@ export function formatTraceparent(context: SpanContext): string {
   return `00-${context.traceId}-${context.spanId}-${FLAG_DIGITS[context.traceFlags & KNOWN_FLAGS]}`
 }
 
-// To make text of a number costs 0.04 µs.
+// Converting a number to text costs 0.04 µs.
 const FLAG_DIGITS = ['00', '01', '02', '03']
 
 /**
@@ -117,12 +117,12 @@ export function serializeTracestate(state: TraceState): string {
   return list.length <= TRACESTATE_LIMIT ? list : cut(list)
 }
 
-/** What the state holds, in one of ours: others may do anything when they are changed. */
+/** The state's content in one of ours: another implementation's `set` may do anything. */
 export function ownState(state: TraceState): TraceState {
   return state instanceof TraceStateList ? state : new TraceStateList(foreignList(state))
 }
 
-/** What a state that is not ours holds, as a list that may be sent; `''` if there is none in it. */
+/** The content of another implementation's state, as a list that may be sent; `''` if there is none. */
 function foreignList(state: TraceState): string {
   let list: unknown
   try {
@@ -149,7 +149,7 @@ function foreignList(state: TraceState): string {
  *   combined to `a, b` are not valid either; neither is picked.
  */
 export function parseTraceContext(traceparent: unknown, tracestate: unknown): SpanContext | undefined {
-  // Nearly always; what follows of the other ways is not even asked.
+  // Nearly always; the other checks are then skipped.
   const isUsual = typeof traceparent === 'string' && isCommon(traceparent)
   const value = isUsual ? traceparent : soleField(traceparent)
   if (value === undefined) return undefined
@@ -194,7 +194,7 @@ function soleField(value: unknown): string | undefined {
   return combineFields(value)
 }
 
-/** Joined at once: a text that grows field by field is a chain of as many texts, and walking that is not linear. */
+/** Joined at once: a string grown field by field is a chain of strings, and walking that is not linear. */
 function combine(values: readonly unknown[]): string | undefined {
   const texts: string[] = []
   let length = 0
@@ -229,7 +229,7 @@ function traceFlagsAt(value: string, at: number): number {
   return (NIBBLES[value.charCodeAt(at + 54)] as number) & KNOWN_FLAGS
 }
 
-/** A lower-case hex digit's value by its byte; what is none has a bit above the digits'. */
+/** A lower-case hex digit's value by its byte; any other byte has a bit above the digits'. */
 const NIBBLES = new Uint8Array(256).fill(0x80)
 for (let digit = 0; digit < 16; digit++) NIBBLES[digit.toString(16).charCodeAt(0)] = digit
 
@@ -244,9 +244,9 @@ function digitsOf(from: number, to: number): number {
 }
 
 /**
- * What nearly all traceparents are: version 00, nothing around it. As bytes, by table: V8 asks a text what it is made of for
- * each of its characters, and on Node 24 this takes half as long, in a server with clients, too. (On Node 20, which has no
- * short way into that, it is the other way round, 0.5 µs.) What is not ASCII takes more bytes.
+ * Whether it is the usual traceparent: version 00, nothing around it. Checked as bytes, by table: V8 looks up a string's
+ * representation for each character, and on Node 24 bytes take half as long, also in a server with clients. (On Node 20, which
+ * writes strings more slowly, they take 0.5 µs more.) Non-ASCII text takes more bytes than characters.
  */
 function isCommon(value: string): boolean {
   if (value.length !== TRACEPARENT_LENGTH || scratch.write(value) !== TRACEPARENT_LENGTH) return false

@@ -10,7 +10,7 @@ import { serverOf, urlOf, type HttpRequest } from './origin.ts'
 import { answeredWith, failedBefore, FIRST_TO_REPEAT, resendsOf } from './resends.ts'
 import type { Answered, Unread } from './unread.ts'
 
-/** What came back: the status, and the headers with names in lower case. */
+/** The response: its status, and its headers with names in lower case. */
 export interface HttpResponse {
   readonly statusCode: number
   readonly headers: Readonly<Record<string, string | string[] | undefined>>
@@ -29,7 +29,7 @@ export interface Settings {
   /** `url.template` of a request. */
   readonly templateOf: ((url: string, method: string) => string | undefined) | undefined
   readonly marksFirstByte: boolean
-  /** Of a client that does not say by itself what comes: has `came` called with each part of a body. */
+  /** For a client that does not report the body itself: calls `came` with each part of it. */
   readonly watchBody: WatchBody | undefined
 }
 
@@ -37,7 +37,7 @@ export type WatchBody = (request: HttpRequest, came: () => void) => void
 
 /** Statuses from here on are errors of the client's or of the server's. */
 const FIRST_ERROR = 400
-/** The event of a span whose response has begun to come; its time is all that it says. */
+/** The event for the beginning of the response; it has only its time. */
 const FIRST_BYTE = 'http.response.first_byte'
 
 const writePeer: NamedWriter = (into, address, port) => {
@@ -62,9 +62,9 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   #request: HttpRequest
   /** Its URL, once somebody has asked for it. */
   #url: string | undefined = undefined
-  /** How many attempts there were before this one; known where it is recorded. */
+  /** How many attempts there were before this one; known only if it is recorded. */
   #resendCount = 0
-  /** Asked once, and only where somebody wants to know. */
+  /** Called once, and only if needed. */
   #template: string | null | undefined = null
   #status = 0
   #version: string | undefined = undefined
@@ -141,7 +141,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     return (this.#template = typeof template === 'string' ? template : undefined)
   }
 
-  /** It goes to this server, which was not known when it began. */
+  /** Sets the server, which was not known when the request began. */
   leadsTo(origin: string | URL): void {
     const { method, path } = this.#request
     this.#request = { method, path, origin }
@@ -157,8 +157,8 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   }
 
   /**
-   * It goes over a connection to this peer: an address and a port, or the path of a socket. `version` is that of HTTP, where
-   * the connection tells it: 1.1 or 2.
+   * Sets the peer of the connection: an address and a port, or the path of a socket. `version` is that of HTTP, if the
+   * connection knows it: 1.1 or 2.
    */
   connected(address: string, port: number | undefined, version?: string): void {
     if (version !== undefined) this.#version = version
@@ -169,8 +169,8 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   }
 
   /**
-   * The headers of the response have come; they are read only where somebody asks for them. `version` is that of HTTP,
-   * where the connection has not told it: 1.0, 1.1 or 2.
+   * The response's headers have come; they are read only if needed. `version` is that of HTTP, if `connected` did not get it:
+   * 1.0, 1.1 or 2.
    */
   answered<From>(
     statusCode: number,
@@ -243,19 +243,19 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     this.#conclude(this.heardAt)
   }
 
-  /** The caller wants no more of it: that is no error (semantic conventions, HTTP client spans). */
+  /** The caller has aborted it, which is not an error (semantic conventions, HTTP client spans). */
   aborted(): void {
     this.#settings.unread.remove(this)
     this.#conclude()
   }
 
-  /** There will be no more of it: a timeout, a refused or a broken connection; or an abort, where the error says so. */
+  /** It has failed: a timeout, a refused or broken connection; or an abort, if the error says so. */
   failed(error: unknown): void {
     if (isAbort(error)) {
       this.aborted()
       return
     }
-    // An answer that was an error already remains what went wrong: clients that try again end what is left of it so.
+    // An error status stays the reason: clients that retry abort the rest of such an answer.
     if (this.#status >= FIRST_ERROR) {
       this.completed()
       return
@@ -276,10 +276,10 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   }
 }
 
-/** What comes of an abort by the caller; the second is axios'. */
+/** Errors of an abort by the caller; the second is axios'. */
 const ABORTS = new Set(['AbortError', 'CanceledError'])
 
-// What a client and the system report are errors; a reason that is none was given by the caller.
+// Clients and the system report errors; any other reason was given by the caller.
 function isAbort(error: unknown): boolean {
   return !isError(error) || ABORTS.has(error.name)
 }

@@ -31,9 +31,9 @@ const BAGGAGE = 'baggage'
 const OF_B3 = ['x-b3-spanid', 'x-b3-parentspanid', 'x-b3-sampled', 'x-b3-flags'] as const
 
 /**
- * What this context changes of a request's headers, so that there is one trace on the wire. With `replace` that is ours:
- * what a caller or another tracer set gives way, a `tracestate` to a lone `traceparent` too. With `keep` it is the
- * request's own, where it has one: baggage, which is nobody's trace, is kept for itself.
+ * The changes to a request's headers for this context, so that there is one trace on the wire. With `replace` it is ours:
+ * headers of the caller or another tracer are replaced, and a `tracestate` removed if we only send a `traceparent`. With `keep`
+ * it is the request's own, if it has one; baggage, which is no part of a trace, is kept separately.
  */
 export function headerChanges<From>(
   within: Context,
@@ -50,7 +50,7 @@ export function headerChanges<From>(
   return changes
 }
 
-/** What a propagator of the app's makes costs itself where no client can send it, not the request. */
+/** A header of the app's propagator that cannot be sent is left out; the request goes on. */
 function canBeSent(name: string, value: string | undefined): boolean {
   try {
     validateHeaderName(name)
@@ -64,8 +64,8 @@ function canBeSent(name: string, value: string | undefined): boolean {
 }
 
 /**
- * What `headerChanges` answers with `replace` for a span below such a caller, where there is no more to say than a
- * traceparent, and W3C's headers are what is sent: nearly always, and at half the price. Else undefined.
+ * `headerChanges` with `replace`, at half the cost, for the usual case: the W3C propagator, and nothing to send but a
+ * traceparent. Else undefined.
  */
 export function plainChanges(caller: Context, span: Span): HeaderChanges | undefined {
   if ((span as Partial<Checked>).hasCheckedIds !== true || !isBare(caller)) return undefined

@@ -7,21 +7,21 @@ const REDIRECTS = new Set([301, 302, 303, 307, 308])
 /** Statuses after which clients ask the same again, by themselves or with credentials. */
 const PASSING = new Set([401, 407, 408, 421, 425, 429, 500, 502, 503, 504])
 
-/** Below, no answer has its request sent again, nor another one. */
+/** Below this status, no answer leads to another request. */
 export const FIRST_TO_REPEAT = 300
 
-/** Of one caller. Most of what fails is not asked again, and a caller may live as long as its process. */
+/** Per caller. Most failed requests are not sent again, and a caller may live as long as its process. */
 const MOST_EXPECTED = 16
 
 /**
- * What is likely to be asked next by a caller, and how often it has been asked by then. No client tells that it sends a
- * request once more; but it does so in the context of the first time, which an app rarely does for a reason of its own.
+ * What a caller is likely to request next, and how often it has done so before. Clients do not say that they resend a request,
+ * but they do so in the context of the first one, in which an app rarely repeats a request itself.
  */
 const expected = new WeakMap<Context, Map<string, number[]>>()
-/** Whether anything was ever expected: until then nobody is looked up. */
+/** Whether anything was ever expected: before that, nothing is looked up. */
 let isExpecting = false
 
-/** `http.request.resend_count` of a request that is made now: 0 where it is no repetition. */
+/** `http.request.resend_count` of a request made now; 0 unless it is a repetition. */
 export function resendsOf(caller: Context, method: string, url: string): number {
   if (!isExpecting) return 0
   const known = expected.get(caller)
@@ -29,7 +29,7 @@ export function resendsOf(caller: Context, method: string, url: string): number 
   return take(known, redirected(url)) ?? take(known, repeated(method, url)) ?? 0
 }
 
-/** A request was answered so, and had been sent again so often. `location` is asked where that matters. */
+/** Notes the answer to a request that had been resent this often. `location` is called only if needed. */
 export function answeredWith(
   status: number,
   location: () => unknown,
@@ -49,11 +49,11 @@ export function answeredWith(
 
 /** A request got no answer. */
 export function failedBefore(caller: Context, method: string, url: string, resends: number): void {
-  // Where nobody is the caller, what is asked later may be anybody's.
+  // Without a caller's span, a later request may be anybody's.
   if (spanIn(caller) !== undefined) expect(caller, repeated(method, url), resends + 1)
 }
 
-/** Of nobody's requests a redirect is known by the moment: clients follow it before anything else comes. */
+/** Without a caller's span, a redirect is recognised by its timing: clients follow it before anything else happens. */
 function forgetSoon(caller: Context): void {
   setImmediate(() => expected.delete(caller))
 }

@@ -5,8 +5,8 @@ import { isHeader, MOST_TIMER_MS } from '../environment.ts'
 import { ResponseReader, type NoHttpError } from './response.ts'
 
 /**
- * Why there was no answer: no connection could be made; it broke; it was an idle one that had been closed; nobody
- * vouches for who is there; or what came cannot be taken for one. Another try would change neither of the last two.
+ * Why there was no answer: no connection could be made; it broke; it was idle and had been closed; its certificate is not
+ * trusted; or the answer was not valid HTTP. A retry would not help with the last two.
  */
 export type Cause = 'absent' | 'dropped' | 'stale' | 'untrusted' | 'unread'
 
@@ -23,7 +23,7 @@ export type Answer =
 /** The body of a request. */
 export interface Body {
   readonly bytes: Uint8Array
-  /** Whether a connection may have to read it still: one that gave up, or was answered before it had sent all. */
+  /** Whether a connection may still read it: one that gave up, or was answered before it had sent all. */
   isHeld: boolean
 }
 
@@ -56,14 +56,14 @@ const PROBE_MS = 1000
 
 const GIVEN_UP = 'the export was given up'
 
-/** A socket, and what is asked over it. */
+/** A socket, and the request on it. */
 interface Line {
   readonly socket: Socket
   /** Whether it has brought an answer before. */
   isUsed: boolean
-  /** Hears what comes; undefined while nothing is asked. */
+  /** Receives incoming data; undefined while there is no request. */
   heard: ((chunk: Buffer) => void) | undefined
-  /** Hears of the end of the connection. */
+  /** Called at the end of the connection. */
   broke: ((error: Error | undefined) => void) | undefined
 }
 
@@ -78,12 +78,12 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
   const port = url.port === '' ? (isSecure ? 443 : 80) : Number(url.port)
   const where = { host, port, noDelay: true }
   const lines = new Set<Line>()
-  // Who needs none of it has 6 MB less in memory.
+  // Without TLS this saves 6 MB of memory.
   let tls: typeof Tls | undefined
   let idle: Line | undefined
-  // What spares the next connection most of its handshake.
+  // The session that spares the next connection most of its handshake.
   let session: Buffer | undefined
-  // Of all requests, without its end: to put it together for each one is 15 µs.
+  // The head of all requests, without its end: building it for each would cost 15 µs.
   let head: string | undefined
 
   function open(): Line {
@@ -106,11 +106,11 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
     lines.add(line)
     let failure: Error | undefined
     socket.on('data', (chunk) => {
-      // What answers unasked has lost its place.
+      // A server that sends data unasked is out of step.
       if (line.heard === undefined) socket.destroy()
       else line.heard(chunk)
     })
-    // What TLS is refused for comes before the end.
+    // TLS reports why it refused before the connection ends.
     socket.on('end', () => line.broke?.(failure))
     socket.on('error', (error) => {
       failure = error
@@ -150,7 +150,7 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
         resolve(answer)
       }
 
-      /** The connection has done what it was to do. */
+      /** Keeps the connection for the next request, or closes it. */
       function release(): void {
         clearTimeout(timer)
         if (socket.destroyed || !reader.isComplete || !reader.isLasting || idle !== undefined)
@@ -170,7 +170,7 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
       function fail(failure: Error, cause: Cause): void {
         clearTimeout(timer)
         socket.destroy()
-        // The status is the collector's word. What is missing of the body behind it is no reason to send twice.
+        // The status is the answer. A body cut short after it is no reason to send again.
         if (reader.status > 0 && !reader.isTooLong) answered()
         else settle({ failure, cause })
       }
@@ -191,7 +191,7 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
         // Of what may pass the head is all that is needed, and it may be all that ever comes.
         if (!reader.isComplete && !RETRYABLE.has(reader.status)) return
         answered()
-        // What is not sent yet is to arrive all the same.
+        // What is not sent yet must still arrive.
         if (isSent) release()
       }
       const broke: Line['broke'] = (error) => {
@@ -229,12 +229,12 @@ function causeOf(error: NodeJS.ErrnoException, socket: Socket, isUnanswered: boo
   const { syscall } = error
   // A host with several addresses fails with one error that holds theirs, and says no more itself.
   if (error instanceof AggregateError || syscall === 'connect' || syscall === 'getaddrinfo') return 'absent'
-  // A certificate that nobody vouches for will not mend its ways by the next try.
+  // An untrusted certificate will still be untrusted at the next try.
   if ((socket as Partial<Tls.TLSSocket>).authorizationError) return 'untrusted'
   return isUnanswered ? 'stale' : 'dropped'
 }
 
-/** Who is reached by an address or a tunnel is called by the name that the app has given. */
+/** A server reached by an address or a tunnel is checked under the name that the app has given. */
 function serverNameIn(headers: Headers): string | undefined {
   const [, given] = Object.entries(headers).findLast(([name]) => name.toLowerCase() === 'host') ?? []
   if (given === undefined) return undefined

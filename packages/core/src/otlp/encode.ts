@@ -17,7 +17,7 @@ import { borrow } from './memory.ts'
 
 /** What does not go with a request. */
 export interface Remainder {
-  /** Spans for which it has no room any more, in no particular order. */
+  /** Spans for which there was no room, in no particular order. */
   readonly later: ReadableSpan[]
   /** How many could not be encoded. */
   leftOut: number
@@ -26,7 +26,7 @@ export interface Remainder {
 /** 150 spans or so; most flushes of a quiet service never grow the buffer. */
 const INITIAL_BYTES = 64 * 1024
 
-/** A buffer that grew beyond 512 spans of 2 KiB is given back after the request that needed it. */
+/** A buffer that grew beyond 512 spans of 2 KiB is released after the request that needed it. */
 const KEPT_BYTES = 1024 * 1024
 
 /** The most a padded length of four bytes can say, and four times what a collector accepts. */
@@ -51,7 +51,7 @@ const IS_REMOTE = 0x200
 /** A power of two: more traces than are in one pack of spans. */
 const TRACE_SLOTS = 64
 
-/** Character code to nibble; what is no hexadecimal digit has a bit above the nibble's. */
+/** Character code to nibble; anything but a hexadecimal digit has a bit above the nibble's. */
 const NIBBLES = new Uint8Array(256).fill(0x80)
 for (let digit = 0; digit < 16; digit++) {
   NIBBLES[digit.toString(16).charCodeAt(0)] = digit
@@ -60,7 +60,7 @@ for (let digit = 0; digit < 16; digit++) {
 
 interface Key {
   readonly name: string
-  /** The one that has followed it last: spans of one scope mostly have the same keys in the same order. */
+  /** The key that followed it last: spans of one scope mostly have the same keys in the same order. */
   next: Key | undefined
   /** What begins a KeyValue of this key: the key's tag, length and bytes, and the tag of the value that follows. */
   readonly bytes: Uint8Array
@@ -106,7 +106,7 @@ let room = Infinity
 let written = 0
 let remainder: Remainder
 let isEncoding = false
-/** Whether an app has put something on Object.prototype that loops over keys come upon. */
+/** Whether Object.prototype has enumerable properties of the app's, which for-in loops visit. */
 let hasInherited = false
 const NOTHING = {}
 
@@ -133,14 +133,11 @@ export function encodeProtobuf(
   most = Infinity,
   rest: Remainder = { later: [], leftOut: 0 },
 ): Uint8Array {
-  // Joined before anybody encodes again, so the buffer's own bytes will do.
+  // Joined before the next encoding, so no copy is needed.
   return joinSections(alone(spans, most, rest, viewed))
 }
 
-/**
- * Spans of one scope, encoded in memory that is borrowed together with the other sections, and what their resource and their
- * scope are in front of them.
- */
+/** Spans of one scope, encoded in memory borrowed together with the other sections, with their encoded resource and scope. */
 export interface Section {
   /** The same object for the same resource. */
   readonly resource: Uint8Array
@@ -150,8 +147,8 @@ export interface Section {
 }
 
 /**
- * The same spans in parts, before it is known what else goes into the request: `joinSections` makes one of them. What is
- * said of `encodeProtobuf` is true of both.
+ * The same spans in parts, before it is known what else goes into the request: `joinSections` joins them. All said of
+ * `encodeProtobuf` holds for these two.
  */
 export function encodeSections(spans: readonly ReadableSpan[], most: number, rest: Remainder): Section[] {
   return alone(spans, most, rest, copied)
@@ -186,7 +183,7 @@ function alone(spans: readonly ReadableSpan[], most: number, rest: Remainder, ta
   }
 }
 
-/** A value's `toString` may log, and what logs may be traced and fill a batch: that one has a buffer of its own. */
+/** A value's `toString` may log, and that may be traced and fill a batch, which is then encoded in a buffer of its own. */
 function encodeNested(spans: readonly ReadableSpan[], most: number, rest: Remainder, take: Take): Section[] {
   const outer = { bytes, view, nextSpan, valuesLeft, room, written, remainder }
   nextSpan = new Int32Array(spans.length)
@@ -232,8 +229,8 @@ function sectionsOf(spans: readonly ReadableSpan[], most: number, rest: Remainde
 }
 
 /**
- * All in one piece of memory: one for each of four scopes would cost a batch 20 µs. Where there is none, all are left out:
- * what little is free is the app's.
+ * All in one piece of memory: one for each of four scopes would cost a batch 20 µs. If there is not enough, all are left out:
+ * the little that is free belongs to the app.
  */
 function taken(parts: readonly Part[], take: Take): Section[] {
   const last = parts.at(-1)
@@ -365,7 +362,7 @@ function progress(): Progress {
   return { written, later: remainder.later.length, leftOut: remainder.leftOut }
 }
 
-/** A group that fails is counted once, whatever had been done of it. */
+/** A failed group is counted once, however much of it was written. */
 function takeBack(before: Progress): void {
   written = before.written
   remainder.later.length = before.later
@@ -416,7 +413,7 @@ function writeSpans({ first }: ScopeGroup, spans: readonly ReadableSpan[], start
   return at
 }
 
-/** Counts and says a span that cannot be encoded. */
+/** Counts and reports a span that cannot be encoded. */
 export function leaveOut(rest: Pick<Remainder, 'leftOut'>, error: unknown): void {
   rest.leftOut += 1
   reportOnce('encode', 'error', 'a span could not be encoded and is left out', error)
@@ -454,7 +451,7 @@ function encodeScope(scope: InstrumentationScope, start: number): Uint8Array {
 /** ScopeSpans.spans = 2, a Span of at most 16 fields, written in the order of their numbers. */
 function writeSpan(span: ReadableSpan, start: number): number {
   reserve(start, SPAN_FIXED_BYTES)
-  // A span of ours has the fields of its context: to ask for that would make an object of it.
+  // Our spans have the fields of their context; `spanContext()` would allocate an object.
   const context = isOurs(span) ? span : span.spanContext()
   const parent = span.parentSpanContext
   bytes[start] = 0x12
@@ -498,7 +495,7 @@ function writeSpan(span: ReadableSpan, start: number): number {
   return at
 }
 
-/** A tracestate as text; one that cannot be read, from a sampler of the app's, costs itself and not its span. */
+/** A tracestate as text; an unreadable one, from an app's sampler, is left out without its span. */
 export function stateText({ traceState }: { readonly traceState?: TraceState | undefined }): string {
   if (traceState === undefined) return ''
   try {
@@ -584,8 +581,8 @@ function writeCount(tag: number, count: number | undefined, start: number): numb
 }
 
 /**
- * trace_id = 1, 16 bytes. The spans of a trace stand near each other, in the scopes of those that made them: an id that was
- * written not long before is copied, a tenth of the work of reading 32 digits.
+ * trace_id = 1, 16 bytes. A trace's spans are near each other within their scopes: a recently written id is copied, a tenth of
+ * the work of reading 32 digits.
  */
 function writeTraceId(id: string, at: number): number {
   bytes[at] = 0x0a
@@ -640,7 +637,7 @@ function hasNonZero(from: number, to: number): boolean {
 /** Repeated KeyValue { key = 1, value = 2 } under the tag of the field they belong to. Own enumerable keys only. */
 function writeAttributes(tag: number, attributes: Attributes, start: number): number {
   let at = start
-  // To ask for each key whether it is the object's own costs a tenth of a span.
+  // Checking each key with `hasOwn` costs a tenth of a span.
   const isPlain = !hasInherited && Object.getPrototypeOf(attributes) === Object.prototype
   let before = beforeAll
   for (const name in attributes) {
@@ -832,7 +829,7 @@ function writeObject(value: unknown, depth: number, start: number): number {
 
 // ---- Keys and repeated text ----
 
-/** The key of that name, behind this one: it is looked up only where another one has followed last, 20 ns each. */
+/** The key of that name, after this one: looked up only if another one followed last, 20 ns each. */
 function keyAfter(before: Pick<Key, 'next'>, name: string): Key {
   const { next } = before
   if (next !== undefined && next.name === name) return next
@@ -855,10 +852,10 @@ function learn(name: string): Key {
   }
   const key: Key = { name, next: undefined, bytes: encoded, words, text: undefined, from: 0, to: 0 }
   if (name.length <= CACHED_KEY_LENGTH) {
-    // Starting over, not refusing: keys made from data must not lock the real ones out.
+    // Cleared, not closed: keys made from data must not lock the real ones out.
     if (keys.size >= KEYS_LIMIT) {
       keys.clear()
-      // It would hold on to those that nobody finds any more.
+      // It would keep unreachable keys alive.
       beforeAll.next = undefined
     }
     keys.set(name, key)

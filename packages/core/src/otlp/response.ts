@@ -5,14 +5,14 @@ export class NoHttpError extends Error {
   }
 }
 
-/** A head that is longer is none: Node's own limit. */
+/** A longer head is invalid: Node's own limit. */
 const MOST_HEAD_BYTES = 16 * 1024
-/** As much as a message shows of what came. */
+/** How much of the received bytes a message shows. */
 const SHOWN = 40
 const HEAD_END = '\r\n\r\n'
 const LINE_END = '\r\n'
 const STATUS_LINE = /^HTTP\/1\.([01]) ([1-5]\d\d)(?: [^\r\n]*)?$/
-// What is around the value is cut off afterwards: an expression that does it takes for ever where there are many blanks.
+// The value is trimmed afterwards: a RegExp that did it would backtrack endlessly on many blanks.
 const FIELD = /^([!#$%&'*+.^_`|~\w-]+):([\t\x20-\x7e\x80-\xff]*)$/
 const BARE_LINE_FEED = /(?:^|[^\r])\n/
 const NOTHING = Buffer.alloc(0)
@@ -22,7 +22,7 @@ type Step = 'head' | 'body' | 'chunk size' | 'chunk' | 'chunk end' | 'trailer' |
 /**
  * Reads one response to a POST, as the connection hands it on (RFC 9112, 2 to 7). Of the headers it keeps what somebody asks for.
  *
- * What is wrong behind the head ends the body there: the status has been said.
+ * An error after the head only ends the body: the status is already known.
  */
 export class ResponseReader {
   /** 0 until the head has come. */
@@ -39,7 +39,7 @@ export class ResponseReader {
   #body: Buffer = NOTHING
   /** How much of that has come. */
   #size = 0
-  /** What has come and cannot be read yet. */
+  /** Received bytes that cannot be read yet. */
   #pending: Buffer = NOTHING
   #step: Step = 'head'
   /** Bytes of the body, or of the chunk. */
@@ -62,13 +62,13 @@ export class ResponseReader {
     return this.#body.subarray(0, this.#size)
   }
 
-  /** @throws NoHttpError for a head that is none */
+  /** @throws NoHttpError for an invalid head */
   read(bytes: Buffer): void {
     this.#pending = this.#pending.length === 0 ? bytes : Buffer.concat([this.#pending, bytes])
     while (this.#step !== 'done' && this.#next()) {
       // Each step takes what is its own.
     }
-    // An answer to what nobody has asked.
+    // Data after the response, which nobody requested.
     if (this.isComplete && this.#pending.length > 0) this.isLasting = false
   }
 
@@ -90,14 +90,14 @@ export class ResponseReader {
   }
 
   #readHead(): boolean {
-    // Some say an empty line more than they should (RFC 9112, 2.2).
+    // Some servers send an extra empty line (RFC 9112, 2.2).
     while (this.#pending.length >= 2 && this.#pending.indexOf(LINE_END) === 0)
       this.#pending = this.#pending.subarray(LINE_END.length)
     const end = this.#pending.indexOf(HEAD_END)
     if ((end === -1 ? this.#pending.length : end) > MOST_HEAD_BYTES)
       throw new NoHttpError('no end of the headers')
     if (end === -1) {
-      // What speaks first, or in another language, may never say an empty line.
+      // Another protocol may never send an empty line.
       const said = this.#pending.toString('latin1')
       if (said === '\r') return false
       const begin = said.slice(0, HTTP.length)
@@ -112,7 +112,7 @@ export class ResponseReader {
     const fields = fieldsOf(lines)
     const status = Number(digits)
     if (status === 101) throw new NoHttpError('another protocol, which nobody asked for')
-    // Others of these come before the answer (RFC 9110, 15.2).
+    // Interim responses come before the answer (RFC 9110, 15.2).
     if (status < 200) return true
     this.#begin(fields, minor === '1', status)
     this.status = status
@@ -130,7 +130,7 @@ export class ResponseReader {
     this.isLasting = isNewer ? !options.includes('close') : options.includes('keep-alive')
     if (status === 204 || status === 304) this.#step = 'done'
     else if (codings.length > 0) {
-      // Both at once is what smugglers say.
+      // Both at once is a sign of request smuggling.
       if (length !== undefined) this.isLasting = false
       if (codings.at(-1) === 'chunked') this.#step = 'chunk size'
       else this.#untilClose()
@@ -164,7 +164,7 @@ export class ResponseReader {
     return true
   }
 
-  /** Copied, since a part of one byte holds on to all that came with it. Room for twice as much makes that seldom. */
+  /** Copied, since even a slice of one byte keeps its whole chunk alive. Doubling the room makes copies rare. */
   #keep(part: Buffer): void {
     const size = this.#size + part.length
     if (size > this.#body.length) {
@@ -242,14 +242,14 @@ function unfolded(lines: readonly string[]): string[] {
   const whole: string[] = []
   for (const line of lines) {
     const last = whole.length - 1
-    // In front of all headers it belongs to none (RFC 9112, 2.2).
+    // Before the first header there is none to continue (RFC 9112, 2.2).
     if (/^[\t ]/.test(line) && last >= 0) whole[last] += ` ${line}`
     else whole.push(line)
   }
   return whole
 }
 
-/** The same length may be said more than once, on one line or on several (RFC 9112, 6.3). */
+/** The same length may be repeated, on one line or on several (RFC 9112, 6.3). */
 function lengthSaid(said: string): number {
   const [length = '', ...others] = new Set(said.split(',').map((each) => each.trim()))
   if (others.length > 0 || !/^\d{1,15}$/.test(length))
@@ -258,7 +258,7 @@ function lengthSaid(said: string): number {
 }
 
 const LENGTH = 'content-length'
-/** Of all others the first one counts. */
+/** Of any other header the first one counts. */
 const LISTS = new Set(['connection', LENGTH, 'transfer-encoding'])
 
 function listOf(value = ''): string[] {

@@ -36,7 +36,7 @@ export interface OtlpOptions {
   compression: 'none' | 'gzip'
   /** Milliseconds for one batch, retries included; 0 for no limit. */
   timeoutMillis: number
-  /** True when nobody chose the endpoint: then that nobody listens there is no fault. */
+  /** True if nobody chose the endpoint: it is then no fault that nobody listens there. */
   isDefault: boolean
   /** For https, in PEM: who is trusted in place of the well-known authorities, and who we are. */
   tls?: Credentials
@@ -78,7 +78,7 @@ export const TRACES_PATH = '/v1/traces'
 const MOST_REQUEST_BYTES = 64 * 2 ** 20
 const compress = promisify(gzip)
 
-/** One batch waits between two tries. `isAsked`: the collector said for how long. */
+/** The pause of a batch between two tries. `isAsked`: the collector said for how long. */
 interface Pause {
   isAsked: boolean
   wake: () => void
@@ -96,10 +96,10 @@ interface Packed extends Parcel {
 /** A 2xx answer. */
 type Accepted = Pick<Extract<Answer, { status: number }>, 'body' | 'contentType' | 'encodings'>
 
-/** What goes into one request: of so many spans those that are not left out. */
+/** The content of one request: spans without those left out. */
 type Request = Omit<Packed, 'sections' | 'size'> & { readonly body: Uint8Array }
 
-/** What of a batch is to be sent still. */
+/** The part of a batch that is still to be sent. */
 interface Rest {
   readonly parcels: Packed[]
   spans: readonly ReadableSpan[]
@@ -116,24 +116,24 @@ interface Rest {
 export function otlpExporter(options: OtlpOptions): OtlpExporter {
   const { protocol, timeoutMillis } = options
   const url = new URL(options.url)
-  // As messages show it: user names and keys are in the parts that are left out.
+  // For messages: user names and keys are in the parts left out.
   const shown = url.origin + url.pathname
-  // Few want it: the others need not load it. At the start, since what Node could not open once it does not try again.
+  // Loaded only if wanted. At the start, since Node does not retry a module that it once failed to open.
   const loading = protocol === 'http/json' ? import('./json.ts') : undefined
   loading?.catch(() => {})
   let json: typeof Json | undefined
   const connection = connectionTo(url, headers(), options.tls)
   let patience: Patience = 'patient'
   let pausing: Pause | undefined
-  /** Whether anybody has answered there. */
+  /** Whether the endpoint has ever answered. */
   let isKnown = false
   let isStopped = false
 
   function setPatience(next: Patience): void {
-    // Of those who wait for a flush at the same time the first alone: a wake each would use up the retries at once.
+    // Only for the first of several concurrent flushes: waking for each would use up the retries at once.
     const isFirst = next === 'brief' && patience === 'patient'
     patience = next
-    // A pause that the collector asked for is cut short for the last try alone.
+    // A pause that the collector asked for is only cut short for the last try.
     if (next === 'once' || (isFirst && pausing?.isAsked === false)) pausing?.wake()
   }
 
@@ -200,7 +200,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       if (parcel === undefined || (count > 0 && size + parcel.size > BYTES_AT_ONCE)) break
       rest.parcels.shift()
       sections.push(...parcel.sections)
-      // All of a parcel's are in the same memory.
+      // All sections of a parcel share one memory.
       const [first] = parcel.sections
       if (first !== undefined) lent.push(first.spans)
       size += parcel.size
@@ -258,7 +258,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       if ('status' in answer && answer.status >= 200 && answer.status < 300) {
         return accepted(answer, count)
       }
-      // The collector had closed the idle connection by the time that we used it: that was no try.
+      // The collector had already closed the idle connection: that does not count as a try.
       if ('failure' in answer && answer.cause === 'stale') continue
       const told = 'status' in answer ? retryAfter(answer.retryAfter) : 0
       const milliseconds = Math.max(told, backoff(retries))
@@ -269,7 +269,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     }
   }
 
-  /** Whether what failed now may succeed later, and somebody has the time to wait for that. */
+  /** Whether a retry may succeed, and there is time for one. */
   function mayPass(answer: Answer): boolean {
     if (patience === 'once') return false
     if ('status' in answer) return RETRYABLE.has(answer.status)
@@ -282,7 +282,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     return {
       'User-Agent': `throughline/${VERSION} OTel-OTLP-Exporter-JavaScript/${VERSION}`,
       Connection: 'keep-alive',
-      // Who says nothing of it takes any (RFC 9110, 12.5.3), and an answer is a few bytes.
+      // Without this header any encoding may be used (RFC 9110, 12.5.3), and an answer is only a few bytes.
       'Accept-Encoding': 'identity',
       ...options.headers,
       'Content-Type': protocol === 'http/json' ? 'application/json' : 'application/x-protobuf',
@@ -332,7 +332,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     complaint = ''
   }
 
-  /** Whether there is no collector, rather than one that has gone: who has answered once is expected to come back. */
+  /** Whether there is no collector at all: one that has answered once is expected to come back. */
   function isNobody(): boolean {
     return options.isDefault && !isKnown
   }
@@ -352,7 +352,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     return failure(`${shown} could not be reached: ${why}`)
   }
 
-  /** Where the path is there twice or not at all nothing is found: one of the two variables was taken for the other. */
+  /** A hint for 404: the path is missing or doubled if the wrong one of the two variables was set. */
   function hintFor(status: number): string {
     const isMistaken = url.pathname === '/' || url.pathname.endsWith(`${TRACES_PATH}${TRACES_PATH}`)
     if (status !== 404 || !isMistaken) return ''
@@ -380,7 +380,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   }
 }
 
-/** Milliseconds to wait at least before the next try, whatever the collector said: to a fast clock each date is past. */
+/** Minimum milliseconds before the next try, whatever the collector said: with a fast clock its date may be past. */
 function backoff(retries: number): number {
   const pause = Math.min(FIRST_BACKOFF_MS * BACKOFF_FACTOR ** retries, MOST_BACKOFF_MS)
   return pause * (1 - JITTER + Math.random() * 2 * JITTER)
@@ -390,10 +390,10 @@ function failure(message: string, isRefused?: boolean): ExportResult {
   return { code: 1, error: new Error(message), ...(isRefused === true && { isRefused }) }
 }
 
-/** OpenSSL's code for an answer that is none of TLS: in words it is "wrong version number", behind a path of its source. */
+/** OpenSSL's code for an answer that is not TLS; its text is "wrong version number", after a path in its source. */
 const NO_TLS = 'ERR_SSL_WRONG_VERSION_NUMBER'
 
-// The message of an AggregateError is empty. One of OpenSSL ends with a line end.
+// An AggregateError's message is empty, and OpenSSL's end with a newline.
 function reason(error: Error): string {
   const code = 'code' in error ? String(error.code) : undefined
   if (code === NO_TLS || error.message.includes(':wrong version number:'))
@@ -412,7 +412,7 @@ const HTTP_DATE = /^\s*(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)/
 function retryAfter(value = ''): number {
   let milliseconds = 0
   if (SECONDS.test(value)) milliseconds = Number(value) * 1000
-  // The oldest of the three forms does not say that it is in GMT.
+  // The oldest of the three forms lacks the GMT that it means.
   else if (HTTP_DATE.test(value)) {
     milliseconds = Date.parse(value.includes('GMT') ? value : `${value} GMT`) - Date.now()
   }
