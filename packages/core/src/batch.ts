@@ -397,7 +397,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     )
   }
 
-  /** Rejects where some of what has ended by now was lost (trace SDK, ForceFlush): that has been said, or will be. */
+  /** Rejects if any span that has ended so far was lost (trace SDK, ForceFlush), which is also reported. */
   async function emptied(): Promise<void> {
     const until = taken + queued
     if (settled < until) {

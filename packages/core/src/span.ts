@@ -122,7 +122,7 @@ export interface SpanHome {
   ended(span: Span): void
 }
 
-/** Who makes a span. */
+/** What makes a span: a tracer. */
 export interface SpanMaker {
   readonly home: SpanHome
   readonly scope: InstrumentationScope

@@ -85,8 +85,8 @@ function guardedly(begin: Begin, request: ClientRequest): void {
 }
 
 /**
- * What stands in for a request in tests is none of Node's, even where it inherits from those: it goes to no host. Those are not
- * known by `http.ClientRequest`, in place of which a library for tests may have put a class of its own.
+ * A test's stand-in is not one of Node's requests, even if it inherits from those: it goes to no host. `http.ClientRequest`
+ * cannot tell, since a test library may have replaced it.
  */
 function isOfNode(request: ClientRequest): boolean {
   return request instanceof OutgoingMessage && typeof request.host === 'string'

@@ -55,7 +55,7 @@ function noticePeer(message: unknown): void {
 
 const created = channel('undici:request:create')
 
-// Who listens there, as it was when they were last looked at: a list that changes is another list, or of another length.
+// The listeners when last checked: a changed list is another array, or of another length.
 let known: unknown
 let knownCount = 0
 let isOfficial = false
@@ -154,7 +154,7 @@ function isOverridden(dispatcher: Dispatcher): boolean {
 
 interface Prepared {
   readonly request: HttpRequest
-  /** Whether the request's origin is none, or a guess. */
+  /** Whether the request's origin is unknown or guessed. */
   readonly isLost: boolean
   readonly attempt: HttpAttempt | Untraced
   /** The options with the attempt's headers. */

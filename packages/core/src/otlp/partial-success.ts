@@ -100,7 +100,7 @@ function readVarint(reader: Reader): number {
   return Number.NaN
 }
 
-/** Past an unknown field; false when its tag is none or its wire type is not 0, 1, 2 or 5. */
+/** Skips an unknown field; false if its tag is invalid or its wire type is not 0, 1, 2 or 5. */
 function skip(reader: Reader, tag: number): boolean {
   if (!(tag >= 8)) return false
   switch (tag % 8) {
