@@ -226,7 +226,7 @@ export function textOf(name: unknown): string {
   return typeof name === 'string' ? name : asText(name)
 }
 
-// Apart, so that the question above is small enough to be inlined wherever it is asked.
+// A separate function, so that `textOf` stays small enough for V8 to inline.
 function asText(name: unknown): string {
   try {
     return String(name)

@@ -28,7 +28,7 @@ import {
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import { isOurs, putNamed, type InstrumentationScope } from './span.ts'
-// The first span starts tracing, also where it is that of a package which uses this door alone.
+// So that the first span starts tracing even if a package uses only this door.
 import './start.ts'
 import { DeferredOptions, isOurTracer } from './tracer.ts'
 

@@ -120,7 +120,7 @@ function otherCopies(): TraceApi[] {
   })
 }
 
-/** One cache for the whole process. In a bundle there may be no import.meta.url to ask from, nor what asks. */
+/** One cache for the whole process. A bundle may lack `import.meta.url`, and `createRequire` too. */
 function loadedModules(): NodeJS.Dict<NodeModule> {
   try {
     return modules.createRequire(process.execPath).cache

@@ -337,7 +337,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
       : (errorType(this.error) ?? String(status))
   }
 
-  /** The pattern that the router has matched by now. */
+  /** The pattern that the router has matched so far. */
   private matchedRoute(): string | undefined {
     try {
       return this.seam.framework.route?.(this.carried)

@@ -152,12 +152,15 @@ function entryPackageName(): string {
   return (isInstalled(entry) ? launchedName() : undefined) ?? nearestName(dirname(entry)) ?? UNKNOWN_SERVICE
 }
 
-/** What others publish begins there: PM2, fastify-cli, a runner of tests, which load the service by themselves. */
+/**
+ * Whether the script belongs to an installed package: a launcher (PM2, fastify-cli, a test runner) that loads the service
+ * itself.
+ */
 function isInstalled(path: string): boolean {
   return path.split(/[\\/]/).includes('node_modules')
 }
 
-/** Of the service that a launcher has loaded: PM2 says which one that is, and for the others it is in the working directory. */
+/** The name of the service that a launcher has loaded: PM2 tells its script; for the others it is in the working directory. */
 function launchedName(): string | undefined {
   const { pm_exec_path: script } = process.env
   return nearestName(script === undefined ? process.cwd() : dirname(realPath(script)))

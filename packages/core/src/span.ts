@@ -512,7 +512,7 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
       startTime: undefined,
       endTime: undefined,
     }
-    // Those of a frozen span are forgotten, with what is written to them.
+    // A frozen span cannot keep them: what is written to them is lost.
     if (!Reflect.set(this, 'extras', made))
       sayFrozen(new TypeError('what it does not have yet cannot be added'))
     return made

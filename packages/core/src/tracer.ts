@@ -478,7 +478,7 @@ function spanContextIn(of: Context | null): SpanContext | undefined {
   }
 }
 
-/** As the official SDK, which begins no span for nobody: JavaScript's callers are not to hear of it by an error. */
+/** Like the official SDK, `startActiveSpan` without a function begins no span; JavaScript callers get no error. */
 function sayNothingToRun(name: unknown, received: unknown): void {
   reportOnce(
     'startActiveSpan',
