@@ -71,10 +71,15 @@ describe.each(packages)('@throughline/%s', (name) => {
     }
   })
 
+  /** What is behind an entry: the room of that name, or the door in front of it. */
+  function fileOf(entry: string): string {
+    return existsSync(join(root, folder, `src/door/${entry}.ts`)) ? `door/${entry}` : entry
+  }
+
   test('gives every entry as source, types and code, in this order', () => {
     for (const [entry, targets] of Object.entries(manifest.exports ?? {})) {
       if (entry === './package.json') continue
-      const file = entry === '.' ? 'index' : entry.slice(2)
+      const file = entry === '.' ? 'index' : fileOf(entry.slice(2))
       expect(Object.entries(targets as object)).toEqual([
         ['@throughline/source', `./src/${file}.ts`],
         ['types', `./dist/${file}.d.ts`],
@@ -92,7 +97,7 @@ describe.each(packages)('@throughline/%s', (name) => {
     expect(manifest['typesVersions']).toEqual(
       doors.length === 0
         ? undefined
-        : { '*': Object.fromEntries(doors.map((door) => [door, [`./dist/${door}.d.ts`]])) },
+        : { '*': Object.fromEntries(doors.map((door) => [door, [`./dist/${fileOf(door)}.d.ts`]])) },
     )
   })
 

@@ -41,7 +41,9 @@ describe('in core', () => {
 
   test.each(['index.ts', 'start.ts'])('%s is for those outside', (room) => {
     const importers = rooms.filter((each) => graph.get(each)?.includes(room))
-    expect(importers).toEqual(room === 'index.ts' ? [] : ['index.ts'])
+    expect(importers).toEqual(
+      room === 'index.ts' ? [] : ['door/client.ts', 'door/http-client.ts', 'index.ts'],
+    )
   })
 
   // So an app with an OpenTelemetry SDK of its own runs our seams on that one.

@@ -28,8 +28,6 @@ import {
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import { isOurs, putNamed, type InstrumentationScope } from './span.ts'
-// So that the first span starts tracing even if a package uses only this door.
-import './start.ts'
 import { DeferredOptions, isOurTracer } from './tracer.ts'
 
 /** A call's span before it has begun. */
