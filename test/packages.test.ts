@@ -1,4 +1,6 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { describe, expect, test } from 'vitest'
@@ -11,6 +13,7 @@ interface Manifest {
   peerDependencies?: Record<string, string>
   devDependencies?: Record<string, string>
   exports?: Record<string, unknown>
+  bin?: Record<string, string>
   [field: string]: unknown
 }
 
@@ -41,6 +44,7 @@ describe.each(packages)('@throughline/%s', (name) => {
     const made = /^(dist|node_modules|LICENSE|CHANGELOG\.md|\.turbo)$/
     expect(readdirSync(join(root, folder)).filter((each) => !made.test(each))).toEqual([
       'README.md',
+      ...(manifest.bin ? ['bin'] : []),
       'package.json',
       'src',
       'tsconfig.json',
@@ -60,7 +64,7 @@ describe.each(packages)('@throughline/%s', (name) => {
         url: 'git+https://github.com/throughline/throughline.git',
         directory: folder,
       },
-      files: ['dist', 'src', '!dist/.tsbuildinfo'],
+      files: [...(manifest.bin ? ['bin'] : []), 'dist', 'src', '!dist/.tsbuildinfo'],
       type: 'module',
       exports: { './package.json': './package.json' },
       publishConfig: { access: 'public' },
@@ -179,6 +183,35 @@ test('the viewer shows the traces of any SDK: it needs nothing of ours', () => {
   const names = new Set(imported.map((from) => /^(@[^/]+\/)?[^/]+/.exec(from)?.[0]))
   expect([...names].sort()).toEqual(Object.keys(dependencies))
   expect(Object.keys(dependencies).filter((each) => /throughline|opentelemetry/.test(each))).toEqual([])
+})
+
+describe('the command of the viewer', () => {
+  const { bin = {}, version } = manifestOf('packages/viewer')
+  const command = join(root, 'packages/viewer', bin['throughline'] ?? '')
+  const run = (path: string) => spawnSync(process.execPath, [path, '--version'], { encoding: 'utf8' })
+
+  // npm links a command where its file is there at the time of the install, and a checkout is not built then.
+  test.skipIf(!existsSync(join(root, '.git')))('is in git, so that npx finds it in a checkout', () => {
+    expect(bin).toEqual({ throughline: './bin/throughline.mjs' })
+    const { stdout } = spawnSync('git', ['ls-files', '--stage', command], { cwd: root, encoding: 'utf8' })
+    expect(stdout).toMatch(/^100755 /)
+    expect(readFileSync(command, 'utf8')).toMatch(/^#!\/usr\/bin\/env node\n/)
+  })
+
+  test('runs what is built', () => {
+    expect(run(command)).toMatchObject({ status: 0, stdout: `${version}\n`, stderr: '' })
+  })
+
+  test('says what to do where nothing is built', ({ onTestFinished }) => {
+    const folder = mkdtempSync(join(tmpdir(), 'throughline-'))
+    onTestFinished(() => rmSync(folder, { recursive: true }))
+    cpSync(join(command, '..'), join(folder, 'bin'), { recursive: true })
+    expect(run(join(folder, 'bin/throughline.mjs'))).toMatchObject({
+      status: 1,
+      stdout: '',
+      stderr: 'throughline: it is not built yet: run `npm run build` first\n',
+    })
+  })
 })
 
 test('the examples are built with the packages', () => {
