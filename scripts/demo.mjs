@@ -1,5 +1,6 @@
 // `npm run demo`: builds what the example needs, finds or starts its services, and runs the checkout.
 import { spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -10,6 +11,11 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 process.exitCode = await main(process.argv.slice(2))
 
 async function main(argv) {
+  const [oldest, received] = [oldestNode(), process.versions.node]
+  if (received.localeCompare(oldest, 'en', { numeric: true }) < 0) {
+    console.error(`The demo failed: expected Node ${oldest} or newer, received ${received}`)
+    return 1
+  }
   build()
   const { readOptions, USAGE } = await import('../examples/checkout/dist/options.js')
   const options = readOptions(argv)
@@ -34,6 +40,11 @@ async function main(argv) {
   } finally {
     await services?.stop()
   }
+}
+
+/** What package.json asks for. An older one fails at one place or another, and does not say why. */
+function oldestNode() {
+  return JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).engines.node.replace('>=', '')
 }
 
 function build() {

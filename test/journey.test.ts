@@ -203,6 +203,16 @@ api-gateway: server POST /checkout
   },
 )
 
+test('the demo says first of all that Node is too old for it', () => {
+  const old = `Object.defineProperty(process, 'versions', { value: { node: '18.20.8' } })`
+  const args = ['--import', `data:text/javascript,${encodeURIComponent(old)}`, file('scripts/demo.mjs')]
+  expect(spawnSync(process.execPath, args, { env: terminal, encoding: 'utf8' })).toMatchObject({
+    status: 1,
+    stdout: '',
+    stderr: 'The demo failed: expected Node 20.19 or newer, received 18.20.8\n',
+  })
+})
+
 describe.concurrent('a checkout through five processes', { timeout: SLOW }, () => {
   test('is one trace: every service, the right parents, and nothing more', async ({ onTestFinished }) => {
     const spans = await traced(onTestFinished)
