@@ -206,15 +206,13 @@ describe('a mistake', () => {
     ],
     ['--quiet 9999999999', '--quiet: expected an integer from 0 to 2147483647, received "9999999999"'],
     ['--host=', '--host: expected an address, received ""; example: --host 127.0.0.1'],
-    [
-      'watch',
-      'the command: expected view or none, received "watch"; example: npx @throughline/viewer --port 4318',
-    ],
-    ['view twice', 'the command: expected view or none, received "view twice"'],
+    ['4318', 'expected options only, received "4318"; example: npx @throughline/viewer --port 4318\n'],
+    ['view twice', 'expected options only, received "twice"; example: '],
     [
       '--prot 1',
-      'expected --port, --host, --quiet, --json, --help or --version; received --prot 1; example: ',
+      "Unknown option '--prot'\nexpected --port, --host, --quiet, --json, --help or --version; received --prot 1; example: ",
     ],
+    ['--port -1', "Option '--port' argument is ambiguous\nexpected --port"],
     ['--port', 'received --port; example: npx @throughline/viewer --port 4318'],
     ['--json=yes', 'received --json=yes; example: npx @throughline/viewer --port 4318'],
   ])('(%s) is explained on stderr, with exit code 2', async (line, message) => {

@@ -64,9 +64,10 @@ function settingsOf(argv: readonly string[]): Settings | string {
   const { values, positionals } = parse(argv)
   if (values.help) return help
   if (values.version) return `${version()}\n`
-  const [command = 'view', ...rest] = positionals
-  if (command !== 'view' || rest.length > 0) {
-    throw new Error(expected('the command', 'view or none', positionals.join(' '), `${COMMAND} --port 4318`))
+  const others = positionals.slice(positionals[0] === 'view' ? 1 : 0)
+  if (others.length > 0) {
+    const received = JSON.stringify(others.join(' '))
+    throw new Error(`expected options only, received ${received}; example: ${COMMAND} --port 4318`)
   }
   if (values.host === '') throw new Error(expected('--host', 'an address', values.host, '--host 127.0.0.1'))
   return {
@@ -94,7 +95,9 @@ function parse(argv: readonly string[]) {
   } catch (error) {
     const known = 'expected --port, --host, --quiet, --json, --help or --version'
     const received = `received ${argv.join(' ')}`
-    throw new Error(`${reasonOf(error)}\n${known}; ${received}; example: ${COMMAND} --port 4318`, {
+    // What Node says after that is of arguments which begin with a dash, and the viewer takes none.
+    const [reason] = reasonOf(error).split(/\.\s/, 1)
+    throw new Error(`${reason}\n${known}; ${received}; example: ${COMMAND} --port 4318`, {
       cause: error,
     })
   }
