@@ -1,5 +1,7 @@
 import { execFile, spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { collect, receive, type Span } from '@throughline/viewer'
@@ -325,6 +327,24 @@ api-gateway: server POST /checkout ✗
     expect(stdout).toBe('')
     expect(traces.map(({ spans }) => tree(spans))).toEqual([whole])
     expect(end.stderr).toContain(`The trace ${traces[0]?.traceId} goes to ${receiver.url}.\n`)
+  })
+
+  test('is a failure where --otlp leads to somebody who refuses it', async ({ onTestFinished }) => {
+    const refusing = createServer((_request, response) => response.writeHead(400).end()).listen(
+      0,
+      '127.0.0.1',
+    )
+    onTestFinished(() => void refusing.close())
+    await once(refusing, 'listening')
+    const url = `http://127.0.0.1:${(refusing.address() as AddressInfo).port}`
+    const { stderr, ...end } = await runDemo(onTestFinished, '--otlp', url).ended()
+    expect(end).toMatchObject({ ...done, code: 1, stdout: '' })
+    expect(stderr).toMatch(/^throughline: spans are being lost: .*400/m)
+    expect(stderr).toMatch(/^throughline: \d spans were lost/m)
+    expect(stderr).toMatch(/^The trace [0-9a-f]{32} goes to /m)
+    expect(
+      stderr.endsWith(`The demo failed: ${url} did not get all spans of the trace, as said above\n`),
+    ).toBe(true)
   })
 
   test.skipIf(!hasCurl)(

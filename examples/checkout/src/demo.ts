@@ -41,6 +41,10 @@ export async function demo(options: DemoOptions, { databaseUrl, redisUrl }: Back
     console.error(`POST ${gateway}/checkout answered ${status} ${answer}`)
     if (options.otlp !== undefined) {
       console.error(`The trace ${traceId} goes to ${options.otlp}.`)
+      // Whoever is told to end sends what it holds first.
+      await Promise.all(Object.values(services).map(stop))
+      if (Object.values(services).some(({ losesSpans }) => losesSpans))
+        throw new Error(`${options.otlp} did not get all spans of the trace, as said above`)
       return
     }
     const isComplete = (trace: Trace) => trace.traceId === traceId && isWhole(trace.spans, options.fail)

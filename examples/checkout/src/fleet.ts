@@ -1,5 +1,7 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import type { Readable } from 'node:stream'
 import { Redis } from 'ioredis'
 import { Client } from 'pg'
 
@@ -13,6 +15,8 @@ export interface Running {
   process: ChildProcess
   /** What the service told besides, oldest first. */
   told: Record<string, unknown>[]
+  /** Whether it said that spans could not be exported. */
+  losesSpans: boolean
 }
 
 export type Started = Record<(typeof START_ORDER)[number], Running>
@@ -76,10 +80,14 @@ async function startOne(name: string, env: NodeJS.ProcessEnv): Promise<Running> 
   // Its output goes to stderr: on stdout there is the trace, and nothing else.
   const child = fork(new URL(`${name}.js`, import.meta.url), {
     env,
-    stdio: ['ignore', 2, 2, 'ipc'],
+    stdio: ['ignore', 2, 'pipe', 'ipc'],
     execArgv: [],
   })
-  const running: Running = { url: '', process: child, told: [] }
+  const running: Running = { url: '', process: child, told: [], losesSpans: false }
+  createInterface({ input: child.stderr as Readable }).on('line', (line) => {
+    console.error(line)
+    if (line.startsWith('throughline: spans are being lost')) running.losesSpans = true
+  })
   child.on('message', (message: Record<string, unknown>) => running.told.push(message))
   const ended = once(child, 'exit').then(([code]) => {
     throw new Error(`${name} ended (${code}) before it was ready`)
@@ -89,9 +97,10 @@ async function startOne(name: string, env: NodeJS.ProcessEnv): Promise<Running> 
   return running
 }
 
+/** It is over when everything is read that the service has said. */
 export async function stop({ process: child }: Running): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return
-  const ended = once(child, 'exit')
+  const ended = once(child, 'close')
   child.kill('SIGTERM')
   await ended
 }
