@@ -46,22 +46,33 @@ describe('a checkout', () => {
       trace 4bf92f3577b34da6a3ce929d0e0e4736 · 310ms · 10 spans · 4 services
       no errors
 
-                                            0                310ms
-                                            ┌────────────────────┐
-      [api-gateway] POST /checkout          ┣────────────────────┫    0–310ms  310ms
-        → POST order-service                ┣────────────────────┫    8–307ms  299ms
-          [order-service] POST /orders      ┣────────────────────┫   12–305ms  293ms
-            → POST payment-svc              ┣────────────────────┫   14–301ms  287ms
-              [payment-svc] POST /charge     ┣───────────────────┫   15–300ms  285ms
-                [stripe-api] POST            ┣━━━━━━━━━━━━━━━━━━┫    20–295ms  275ms ◄
-            → GET inventory-svc             ├───┤                     14–62ms   48ms
-              [inventory-svc] GET /stock/…   ├──┤                     15–60ms   45ms
-                redis: HGET                  │                        20–24ms    4ms
-            db: INSERT orders                                    ┃  301–305ms    4ms
+                                               0                  200ms 310ms
+                                               ┌──────────────────┬─────────┐
+      [api-gateway] POST /checkout             ┣────────────────────────────┫  310ms
+        → POST order-service                   ┣────────────────────────────┫  299ms
+          [order-service] POST /orders          ┣───────────────────────────┫  293ms
+            → POST payment-svc                  ┣───────────────────────────┫  287ms
+              [payment-svc] POST /charge        ┣───────────────────────────┫  285ms
+                [stripe-api] POST               ┣━━━━━━━━━━━━━━━━━━━━━━━━━━┫   275ms ◄
+            → GET inventory-svc                 ├───┤                           48ms
+              [inventory-svc] GET /stock/:sku   ├───┤                           45ms
+                redis: HGET                     ├┤                               4ms
+            db: INSERT orders                                               ┃    4ms
 
       slowest: [stripe-api] POST 275ms (89 %)
       "
     `)
+  })
+
+  it.each([70, 80, 100, 120, 200])('names everything in full in %i columns', (width) => {
+    for (const names of [checkout, declined]) expect(waterfall(names(), { width })).not.toContain('…')
+  })
+
+  it('shows when each span ran where there is room for that beside names and bars', () => {
+    const drawn = (width: number) => waterfall(checkout(), { width })
+    expect(drawn(81)).toContain('  301–305ms    4ms')
+    expect(drawn(80)).not.toContain('301–305ms')
+    expect(drawn(80)).toContain('    4ms')
   })
 
   it('fits forty columns', () => {
@@ -587,12 +598,12 @@ describe('names from outside', () => {
       trace 4bf92f3577b34da6a3ce929d0e0e4736 · 100ms · 4 spans · 2 services
       no errors
 
-                                            0           50ms   100ms
-                                            ┌───────────┬──────────┐
-      [注文サービス] POST /注文             ┣━────────────────────━┫  0–100ms  100ms
-        👩‍👩‍👧 家族割引 🎉                        ┣━━──━━━━━━━┫           10–60ms   50ms ◄
-          [shop] é̂ plain                        ┣━━┫                  20–30ms   10ms
-        在庫を確認してから支払い方法を選…                 ┣━━━━━━┫    60–90ms   30ms
+                                                         0         50ms 100ms
+                                                         ┌─────────┬────────┐
+      [注文サービス] POST /注文                          ┣━────────────────━┫  100ms
+        👩‍👩‍👧 家族割引 🎉                                     ┣━──━━━━━┫           50ms ◄
+          [shop] é̂ plain                                     ┣┫                 10ms
+        在庫を確認してから支払い方法を選択し配送先の住…              ┣━━━━┫     30ms
 
       slowest: [注文サービス] 👩‍👩‍👧 家族割引 🎉 40ms of its own (40 %)
       "
