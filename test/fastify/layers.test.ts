@@ -207,6 +207,42 @@ describe.each(versions)('%s: spans of hooks and handlers', (_name, create) => {
     )
   })
 
+  test.each([
+    ['one for each that ran', on, ['GET', 'handler', 'hook onRequest open', 'hook preHandler check']],
+    ['none, unless they are asked for', {}, ['GET']],
+  ])('are, of a 404 behind requests of many routes, %s', async (_title, options, names) => {
+    const app = traced(create, options)
+    const ran: string[] = []
+    // What the app's hooks are called by: every wrapper around one is a frame of ours.
+    let depth = 0
+    app.addHook('onRequest', function open(_request, _reply, done) {
+      ran.push('open')
+      depth = new Error().stack?.split('\n').filter((line) => line.includes('packages/fastify')).length ?? 0
+      done()
+    })
+    app.addHook('preHandler', async function check() {
+      ran.push('check')
+    })
+    app.setNotFoundHandler((_request, reply) => void reply.code(404).send())
+    const paths = ['/0', '/1', '/2', '/3', '/4']
+    for (const path of paths) app.get(path, ok)
+    app.get('/give-away', (_request, reply) => void reply.callNotFound())
+    const first = record()
+    await ask(app, '/nowhere')
+    await first.all(names.length)
+    const depthAtFirst = depth
+    for (const path of [...paths, '/give-away']) await ask(app, path)
+    await first.span(({ name }) => name === 'GET /give-away')
+    await first.stop()
+    ran.splice(0)
+    const recording = record()
+    expect((await ask(app, '/elsewhere')).status).toBe(404)
+    const spans = await recording.all(names.length)
+    expect(spans.map(({ name }) => name).toSorted()).toEqual(names.toSorted())
+    expect(ran).toEqual(['open', 'check'])
+    expect(depth).toBe(depthAtFirst)
+  })
+
   test.each<[string, (app: FastifyInstance, bug: Error) => unknown, string]>([
     [
       'hook that rejects',

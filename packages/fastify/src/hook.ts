@@ -4,6 +4,8 @@ import { HOOKS, notFoundOf, type Done, type Route, type Step } from './route.ts'
 // Shared by all registrations.
 const seen = new WeakSet<Route>()
 const joined = new WeakSet<Step>()
+/** Hooks and handlers that have a span, as layers.ts gives them one. */
+export const traced = new WeakSet<Step>()
 
 /**
  * Lets the hooks of a route hand the request on in its own context, also where another request calls their `done`: a
@@ -23,7 +25,7 @@ export function joinHooks(route: Route, own: string): void {
   if (notFound !== undefined) joinHooks(notFound, own)
 }
 
-/** Routes share lists and hooks. */
+/** Routes share lists and hooks, those of their 404s above all: what has a span keeps it, and gets no second. */
 function joinedHook(hook: Step): Step {
   if (joined.has(hook)) return hook
   const step: Step = (request, reply, ...rest) => {
@@ -32,6 +34,7 @@ function joinedHook(hook: Step): Step {
   }
   likened(step, hook)
   joined.add(step)
+  if (traced.has(hook)) traced.add(step)
   return step
 }
 

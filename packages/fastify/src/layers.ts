@@ -7,7 +7,7 @@ import {
   type LayerSpan,
 } from '@throughline/core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { likened } from './hook.ts'
+import { likened, traced } from './hook.ts'
 import { HOOKS, notFoundOf, type Done, type Route, type Step } from './route.ts'
 
 /** The layers that a request is in, on its raw request. */
@@ -15,7 +15,6 @@ const OPEN = Symbol('throughline.layers')
 
 // Shared by all registrations, so that registering twice makes no second span.
 const seen = new WeakSet<Route>()
-const traced = new WeakSet<Step>()
 
 type Carrier = object & { [OPEN]?: Set<LayerSpan> }
 
