@@ -183,7 +183,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   /** A response queued behind another on its connection is not told when the connection ends. */
   private waitForTurn(): void {
     const { request, response } = this
-    if (response.socket !== null || response.writableFinished) return
+    // On Node 20 one that is destroyed and ended then has finished, too, with nothing sent.
+    if (response.socket !== null || (response.writableFinished && !response.destroyed)) return
     if (request.socket.destroyed) this.end()
     else this.waiting ??= waitingOn(request.socket).add(this)
   }
@@ -287,7 +288,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     if (this.transport === 'HTTP/2') return this.isSent()
     if (this.transport === 'made up') return response.writableEnded
     if (this.isForNobody) return false
-    if (response.writableFinished && response.writableEnded) return true
+    if (response.writableFinished && response.writableEnded) return response.headersSent
     // The answer to HEAD is complete with its headers; one that waits behind another one has not sent them.
     return this.method === 'HEAD' && hasSentHead(response) && response.socket !== null
   }

@@ -5,7 +5,7 @@ import { connect, type Socket } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { record } from '../../recording.ts'
-import { never, ok, serverOf, type Contract, type Exchange } from './app.ts'
+import { never, ok, serverOf, type Contract, type Exchange, type Handler } from './app.ts'
 import { ask, asking, raw } from './client.ts'
 import { theOnly, signal, turn } from './watch.ts'
 
@@ -92,6 +92,31 @@ export function endsWithRequests({ name, served }: Contract): void {
         expect(error.code).toBe('ECONNRESET')
       }
       for (const span of await recording.all(2)) {
+        expect(span.status).toEqual({ code: 2 })
+        expect(span.attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
+      }
+    })
+
+    test('is an abort when the app destroys a response that waits behind another one and answers all the same', async () => {
+      const recording = record()
+      const dropped = new EventEmitter()
+      let count = 0
+      const drop: Handler = (exchange) => {
+        exchange.response.on('error', () => {}).destroy()
+        if (exchange.request.method === 'GET') exchange.answer(200, 'for nobody')
+        else exchange.response.end('for nobody')
+        count += 1
+        dropped.emit(`${count}`)
+        return exchange.request.method === 'GET' ? undefined : never(exchange)
+      }
+      const serving = await served({ routes: { 'GET /': never, 'GET /drop': drop, 'POST /drop': drop } })
+      const all = once(dropped, '2')
+      const client = connect(serving.port, '127.0.0.1').on('error', () => {})
+      client.write('GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /drop HTTP/1.1\r\nHost: a\r\n\r\n')
+      client.write('POST /drop HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi')
+      await all
+      client.destroy()
+      for (const span of await recording.all(3)) {
         expect(span.status).toEqual({ code: 2 })
         expect(span.attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
       }
