@@ -25,7 +25,7 @@ describe.each(versions)('%s', (_name, create) => {
     expect((await ask(serving, '/b')).status).toBe(404)
     expect(said).toEqual([
       expect.stringMatching(
-        /app\.use\(tracing\): expected a call of tracing, received a request .*; example: app\.use\(tracing\(\)\)$/,
+        /app\.use\(tracing\): expected a call of tracing, received an Express request .*; example: app\.use\(tracing\(\)\)$/,
       ),
     ])
     expect(recording.spans).toEqual([])

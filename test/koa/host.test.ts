@@ -233,7 +233,7 @@ test.each(withRouters)(
     expect((await ask(server, '/b')).status).toBe(404)
     expect(said).toEqual([
       expect.stringMatching(
-        /app\.use\(tracing\): expected a call of tracing, received a ctx .*; example: app\.use\(tracing\(\)\)$/,
+        /app\.use\(tracing\): expected a call of tracing, received a Koa context .*; example: app\.use\(tracing\(\)\)$/,
       ),
     ])
     expect(recording.spans).toEqual([])

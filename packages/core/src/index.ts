@@ -22,7 +22,7 @@ export {
   rejoin,
   type Framework,
 } from './exchange.ts'
-export { receiver, sayUncalled, type Inbound, type Receive, type ReceivingOptions } from './server.ts'
+export { handOn, receiver, type Inbound, type Receive, type ReceivingOptions } from './server.ts'
 export { middlewareSpans, type BeginLayer, type LayerSpan, type MiddlewareSpans } from './middleware.ts'
 export { methodAttribute, spanName, withOldNames, wantsOldNames } from './http.ts'
 export { instrumentsFor, type DurationMetric } from './metrics.ts'

@@ -309,16 +309,45 @@ export function traceRequest<T>(
   })
 }
 
+/** A framework that there is a package for. */
+type Home = 'Express' | 'Koa' | 'Fastify'
+
 /**
- * Reports `tracing` mounted without being called: it then gets requests in place of its options. The caller lets them pass,
- * untraced.
+ * For `tracing` that was mounted without being called, so that it gets requests in place of its options, or in another
+ * framework than its own: reports that once, and hands on, untraced, by the `next` or `done` among what it was called with.
  */
-export function sayUncalled({ name }: InstrumentationScope, received: string): void {
-  reportOnce(
-    `uncalled:${name}`,
-    'error',
-    `${name}: nothing is traced by app.use(tracing): expected a call of tracing, received ${received} in the place of its options; example: app.use(tracing())`,
-  )
+export function handOn({ name }: InstrumentationScope, home: Home, given: readonly unknown[]): unknown {
+  const [first] = given
+  const next = given.findLast((each) => typeof each === 'function')
+  const [found, received] = callerOf(first)
+  if (found === home && next !== undefined)
+    reportOnce(
+      `uncalled:${name}`,
+      'error',
+      `${name}: nothing is traced by app.use(tracing): expected a call of tracing, received ${received} in the place of its options; example: app.use(tracing())`,
+    )
+  else {
+    const example =
+      found === undefined
+        ? "import { traceRequest } from '@throughline/core'"
+        : `import { tracing } from '@throughline/${found.toLowerCase()}'`
+    reportOnce(
+      `elsewhere:${name}`,
+      'error',
+      `${name}: nothing is traced: expected to be mounted in ${home}, received ${received}${next === undefined ? ' and no next' : ''}; example: ${example}`,
+    )
+  }
+  return next?.()
+}
+
+/** The framework whose first argument this is, and what that is. */
+function callerOf(first: unknown): [found: Home | undefined, received: string] {
+  const given = Object(first) as object
+  if ('addHook' in given) return ['Fastify', 'a Fastify app']
+  if ('raw' in given) return ['Fastify', 'a Fastify request']
+  if ('req' in given) return ['Koa', 'a Koa context']
+  if ('app' in given) return ['Express', 'an Express request']
+  return [undefined, 'headers' in given ? 'a request of node:http' : show(first)]
 }
 
 /**

@@ -1,9 +1,9 @@
 import {
+  handOn,
   inheritedEmit,
   middlewareSpans,
   receiver,
   reportOnce,
-  sayUncalled,
   type ReceivingOptions,
 } from '@throughline/core'
 import type { NextFunction, Request, RequestHandler, Response } from 'express'
@@ -25,14 +25,9 @@ const scope = { name: '@throughline/express', version: '0.1.0' }
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
 export function tracing(options?: TracingOptions): RequestHandler
-export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): RequestHandler | void {
+export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): unknown {
   // With `app.use(tracing)`, Express calls it with request, response and next.
-  const [, next] = uncalled
-  if (typeof next === 'function') {
-    sayUncalled(scope, 'a request')
-    next()
-    return
-  }
+  if (typeof uncalled.at(-1) === 'function') return handOn(scope, 'Express', [options, ...uncalled])
   const receive = receiver<Request, [Request, Response], Way>(
     {
       scope,
@@ -48,11 +43,15 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): R
   ours.add(tracing)
   return tracing
 
-  function tracing(request: Request, response: Response, next: NextFunction): void {
+  function tracing(request: Request, response: Response, next: NextFunction): unknown {
+    // Koa has no third argument, and what Fastify calls plugins and hooks with has no version of HTTP.
+    if (typeof next !== 'function' || (request.httpVersion === undefined && isOfFastify(request)))
+      return handOn(scope, 'Express', [request, response, next])
     if (makesClasses) expectMore(request)
     const way = wayOf(request, begin)
     if (way.isUpgraded) upgraded(request, response, way, next)
     else receive(request, response, way, next)
+    return undefined
   }
 
   /** The span gets the URL that the client asked for, the app the one that it routes by. */
@@ -64,6 +63,10 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): R
       next()
     })
   }
+}
+
+function isOfFastify(request: object): boolean {
+  return 'addHook' in request || 'raw' in request
 }
 
 // ---- Room for `emit` ----

@@ -1,4 +1,5 @@
 import {
+  handOn,
   middlewareSpans,
   receiver,
   recordError,
@@ -35,7 +36,12 @@ const scope = { name: '@throughline/fastify', version: '0.1.0' }
  * @returns a promise, which rejects with a TypeError for an option that is unknown or of the wrong shape.
  * @throws TypeError where it is called in the place of being registered.
  */
-export function tracing(fastify: FastifyInstance, options: TracingOptions): Promise<void> {
+export function tracing(fastify: FastifyInstance, options: TracingOptions): Promise<void>
+export function tracing(
+  fastify: FastifyInstance,
+  options: TracingOptions,
+  ...elsewhere: unknown[]
+): Promise<void> {
   const given: unknown = fastify
   const done: unknown = options
   if (typeof fastify?.addHook === 'function') {
@@ -47,6 +53,9 @@ export function tracing(fastify: FastifyInstance, options: TracingOptions): Prom
   // By `app.addHook('onRequest', tracing)` Fastify calls it with each request.
   if (typeof given === 'object' && given !== null && 'raw' in given)
     return unregistered('onRequest', 'a request')
+  // By `app.use(tracing)` Express calls it with request, response and next, Koa with ctx and next.
+  if (typeof done === 'function' || typeof elsewhere.at(-1) === 'function')
+    return handOn(scope, 'Fastify', [fastify, options, ...elsewhere]) as Promise<void>
   const example = given === undefined ? 'app.register(tracing)' : 'app.register(tracing, { ignore: … })'
   throw new TypeError(
     `${scope.name}: tracing(): expected to be called by Fastify, with the app, received ${show(given)}; example: ${example}`,

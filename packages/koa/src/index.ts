@@ -1,11 +1,11 @@
 import {
   carriedBy,
   endRequest,
+  handOn,
   middlewareSpans,
   receiver,
   recordRejection,
   reportOnce,
-  sayUncalled,
   type ReceivingOptions,
 } from '@throughline/core'
 import type Application from 'koa'
@@ -32,11 +32,7 @@ const scope = { name: '@throughline/koa', version: '0.1.0' }
 export function tracing(options?: TracingOptions): Middleware
 export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): unknown {
   // By `app.use(tracing)` Koa calls it with ctx and next.
-  const [next] = uncalled
-  if (typeof next === 'function') {
-    sayUncalled(scope, 'a ctx')
-    return next()
-  }
+  if (typeof uncalled.at(-1) === 'function') return handOn(scope, 'Koa', [options, ...uncalled])
   const receive = receiver<Context, [Context]>(
     {
       scope,
@@ -55,8 +51,10 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
   let lastApp: Application | undefined
   let isHeard = false
 
-  const tracing: Middleware = (ctx, next) => {
+  const tracing = (ctx: Context, next: () => Promise<unknown>, done?: unknown): unknown => {
     const { app, req } = ctx
+    // Express and Fastify call it with something else, and have a third argument.
+    if (req === undefined) return handOn(scope, 'Koa', [ctx, next, done])
     if (app !== lastApp) {
       isHeard = watch(app)
       lastApp = app
