@@ -284,6 +284,46 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
       expect(said).toEqual([expect.stringContaining("inbound: expected 'continue', 'restart' or 'ignore'")])
     })
 
+    test.each<[string, unknown[], RegExp]>([
+      [
+        'attributes',
+        ['oops', [['app.user', 'ann']], 7],
+        /attributes: expected an object of attributes, received a string, .*; for example/,
+      ],
+      ['spanName', ['', 7, {}], /spanName: expected a text that is not empty, received '', .*; for example/],
+    ])(
+      '%s as a function that answers something else is told of once, and the span is as ever',
+      async (option, answers, told) => {
+        const said = complaints()
+        const recording = record()
+        await ask(await served(ok), '/')
+        const left = [...answers]
+        const serving = await served(ok, { [option]: () => left.shift() })
+        for (const _ of answers) await ask(serving, '/')
+        const [usual, ...spans] = await recording.all(1 + answers.length)
+        for (const span of spans) {
+          expect(span.name).toBe(usual?.name)
+          expect(Object.keys(span.attributes)).toEqual(Object.keys(usual?.attributes ?? {}))
+        }
+        expect(said).toEqual([expect.stringMatching(told)])
+      },
+    )
+
+    test.each([undefined, null])(
+      'attributes and spanName may answer %s, for nothing of their own',
+      async (none) => {
+        const said = complaints()
+        const span = await spanOf(
+          ok,
+          '/',
+          {},
+          { attributes: () => none as never, spanName: () => none as never },
+        )
+        expect(span.name).toMatch(/^GET/)
+        expect(said).toEqual([])
+      },
+    )
+
     test('serverTiming tells the client which span was its own', async () => {
       const recording = record()
       const serving = await served(
