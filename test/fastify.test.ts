@@ -479,6 +479,20 @@ describe.each(versions)('%s', (_name, create) => {
       expect((await recording.all(1))[0]?.name).toBe('GET /')
     })
 
+    test('another registration that asks for spans of hooks is heard, and a route may opt out of both', async () => {
+      const said = complaints()
+      const app = create() as unknown as FastifyInstance
+      app.register(tracing, { spanName: () => 'mine' })
+      app.register(tracing, { middlewareSpans: true })
+      app.get('/health', { config: { tracing: false } }, ok)
+      app.get('/', ok)
+      const recording = record()
+      await ask(app, '/health')
+      await ask(app, '/')
+      expect((await recording.all(2)).map(({ name }) => name)).toEqual(['handler /', 'mine'])
+      expect(said).toEqual([])
+    })
+
     test('those that Fastify gives to every plugin are none of ours', async () => {
       const app = create()
       app.register(tracing, { prefix: '/api', logLevel: 'warn', logSerializers: {}, trustProxy: true })
@@ -514,11 +528,11 @@ test('a Fastify outside the range of the package refuses it', () => {
 /** The contract's app on this copy of Fastify. */
 function adapter(create: typeof fastify): Adapter {
   return {
-    async serve({ routes = {}, mounted, onError }, options, mounts) {
+    async serve({ routes = {}, mounted, onError }, options, mounts, later) {
       const plugin = await import('@throughline/fastify')
       const app = create({ forceCloseConnections: true })
       for (let i = 0; i < mounts; i += 1)
-        app.register(plugin.tracing, options as Parameters<typeof tracing>[1])
+        app.register(plugin.tracing, (i === 0 ? options : later) as Parameters<typeof tracing>[1])
       // The contract's bodies are text, or none of Fastify's business.
       app.removeAllContentTypeParsers()
       app.addContentTypeParser('*', (_request, _payload, done) => done(null))

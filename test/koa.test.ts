@@ -346,11 +346,12 @@ test('an unknown option is a TypeError', () => {
 function adapter(Application: typeof Koa): Adapter {
   return {
     gaps: { errorHandlers: true, routeAtStart: true },
-    async serve({ routes = {}, mounted, onError }, options, mounts) {
+    async serve({ routes = {}, mounted, onError }, options, mounts, later) {
       const koa = await import('@throughline/koa')
       const app = new Application()
       app.silent = true
-      for (let i = 0; i < mounts; i += 1) app.use(koa.tracing(options as Parameters<typeof tracing>[0]))
+      for (let i = 0; i < mounts; i += 1)
+        app.use(koa.tracing((i === 0 ? options : later) as Parameters<typeof tracing>[0]))
       app.use((ctx, next) =>
         next().catch((error: unknown) => {
           if (onError === undefined) throw error

@@ -11,12 +11,13 @@ interface Framework {
 export function expressAdapter(express: Framework): Adapter {
   return {
     gaps: { routeAtStart: true },
-    async serve({ routes = {}, mounted, onError }, options, mounts) {
+    async serve({ routes = {}, mounted, onError }, options, mounts, later) {
       const { tracing } = await import('@throughline/express')
       const app = express()
       // Without it the default error handler writes to stderr.
       app.set('env', 'test')
-      for (let i = 0; i < mounts; i += 1) app.use(tracing(options as Parameters<typeof tracing>[0]))
+      for (let i = 0; i < mounts; i += 1)
+        app.use(tracing((i === 0 ? options : later) as Parameters<typeof tracing>[0]))
       add(app, routes)
       if (mounted !== undefined) {
         const router = express.Router()

@@ -5,7 +5,7 @@ import { listening, type Adapter, type App, type Exchange, type Routes } from '.
 export const httpAdapter: Adapter = {
   gaps: { router: true, middleware: true, earlyChecks: true, routeAtStart: true },
 
-  async serve({ routes = {}, mounted, onError }, options, mounts) {
+  async serve({ routes = {}, mounted, onError }, options, mounts, later) {
     const { traceRequest } = await import('@throughline/core')
     const all: Routes = { ...routes, ...prefixed(mounted) }
 
@@ -20,7 +20,8 @@ export const httpAdapter: Adapter = {
 
     function traced(request: IncomingMessage, response: ServerResponse, depth: number): unknown {
       if (depth === 0) return handle(request, response)
-      return traceRequest(request, response, () => traced(request, response, depth - 1), options)
+      const given = depth === mounts ? options : later
+      return traceRequest(request, response, () => traced(request, response, depth - 1), given)
     }
 
     const server = createServer(async (request, response) => {

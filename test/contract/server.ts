@@ -22,11 +22,17 @@ export { ask, raw, type Answer, type Asking } from './server/client.ts'
 export function serverContract(name: string, { serve, gaps = {} }: Adapter): void {
   const open: Serving[] = []
 
-  async function served(app: App | Handler, options: Options = {}, mounts = 1): Promise<Serving> {
+  async function served(
+    app: App | Handler,
+    options: Options = {},
+    mounts = 1,
+    later = options,
+  ): Promise<Serving> {
     const serving = await serve(
       typeof app === 'function' ? { routes: { 'GET /': app, 'POST /': app } } : app,
       options,
       mounts,
+      later,
     )
     open.push(serving)
     return serving

@@ -31,6 +31,15 @@ describe.each(versions)('%s', (_name, create) => {
     expect(recording.spans).toEqual([])
   })
 
+  test('one tracing with options may be mounted in many places, and meet a request again', async () => {
+    const said = complaints()
+    const once = tracing({ spanName: () => 'mine' })
+    const application = quiet(create()).use(once).use('/a', once)
+    application.use('/a', quiet(create()).use(once).get('/b', once, ok) as never)
+    expect((await spanOf(application, '/a/b')).name).toBe('mine')
+    expect(said).toEqual([])
+  })
+
   describe('Express does as ever', () => {
     test('this, arguments and names of layers are what they were', async () => {
       const seen: unknown[] = []

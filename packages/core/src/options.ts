@@ -114,9 +114,15 @@ export function holdOptions(of: object, options: object): void {
 
 /**
  * For a target that is already traced: options that differ from those in force are dropped, which is reported once for each
- * caller. `example` shows how to apply new ones.
+ * caller. `example` shows how to apply new ones, and `otherwise` what else the app can do.
  */
-export function dropOptions(of: object, options: object, caller: string, example: string): void {
+export function dropOptions(
+  of: object,
+  options: object,
+  caller: string,
+  example: string,
+  otherwise = ', or end its tracing before',
+): void {
   const first = heldOptions().get(of) as Record<string, unknown> | undefined
   const dropped = Object.entries(options).filter(
     ([name, value]) => value !== undefined && !isDeepStrictEqual(value, first?.[name]),
@@ -126,7 +132,7 @@ export function dropOptions(of: object, options: object, caller: string, example
   reportOnce(
     `second call:${caller}`,
     'warn',
-    `${caller}: expected the options of the first call, for those hold, received others: ${names}; give all of them to the first call, or end its tracing before; for example ${example}`,
+    `${caller}: expected the options of the first call, for those hold, received others: ${names}; give all of them to the first call${otherwise}; for example ${example}`,
   )
 }
 

@@ -44,9 +44,11 @@ import type { MiddlewareSpans } from './middleware.ts'
 import {
   BOOLEAN,
   CAPTURE,
+  dropOptions,
   expected,
   FUNCTION,
   guarded,
+  holdOptions,
   MATCH,
   matcher,
   show,
@@ -126,12 +128,14 @@ function shape<Subject, Given extends unknown[]>(): Shape<ReceivingOptions<Subje
  * its context, and ends it when the response has closed, with the route and the status as they are then.
  *
  * @param caller what the app has called with these options, for messages.
+ * @param given those of the options that the app gave and that a request has from one call alone.
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
 export function receiver<Subject, Given extends unknown[], Carried = Subject>(
   framework: Framework<Subject, Given, Carried>,
   options: ReceivingOptions<Subject, Given> = {},
   caller = 'tracing()',
+  given: object = options,
 ): Receive<Carried> {
   checkOptions(framework, options, caller)
   const { inbound = 'continue', trustProxy = false, serverTiming = false, activeRequests = false } = options
@@ -150,8 +154,15 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
   const inboundAlways = typeof inbound === 'function' ? 'continue' : inbound
   const ignores = ignoring(framework, options.ignore)
 
+  holdOptions(seam, given)
+  let isCompared = false
+
   return function receive(request, response, carried, run) {
-    if (exchangeOf(request) !== undefined) return run()
+    const held = exchangeOf(request)
+    if (held !== undefined) {
+      if (!isCompared && held.seam !== (seam as object)) compareTo(held)
+      return run()
+    }
     let scope: Context
     try {
       scope = begin(request, response, carried)
@@ -160,6 +171,12 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
       return run()
     }
     return runIn(scope, run)
+  }
+
+  /** Options are dropped where another call has the request already. One request says it for all. */
+  function compareTo({ seam: first }: AnyExchange): void {
+    isCompared = true
+    dropOptions(first, given, `${framework.scope.name}: ${caller}`, "{ ignore: '/health' }", '')
   }
 
   /** The context for the request; from here on its listeners run in it, and its close ends the span. */

@@ -69,8 +69,8 @@ async function unregistered(hook: string, received: string): Promise<void> {
 
 async function plugIn(fastify: FastifyInstance, options: TracingOptions): Promise<void> {
   // Fastify's own options for a plugin come along with ours.
-  const given: TracingOptions & RegisterOptions = options
-  const { prefix: _1, logLevel: _2, logSerializers: _3, ...own } = given
+  const all: TracingOptions & RegisterOptions = options
+  const { prefix: _1, logLevel: _2, logSerializers: _3, ...own } = all
   const routeOf = routeReader()
   const urlOf = ({ request }: FastifyReply) => routeOf(request).config?.url
   const framework: Framework<FastifyRequest, [FastifyRequest, FastifyReply], FastifyReply> = {
@@ -82,8 +82,10 @@ async function plugIn(fastify: FastifyInstance, options: TracingOptions): Promis
     routeAtStart: urlOf,
     ...(fastify.hasRequestDecorator('opentelemetry') && { madeSpan: spanOfOfficial }),
   }
-  const receive = receiver(framework, own)
-  const passOn = receiver(framework, { ...own, ignore: () => true })
+  // Spans of hooks and handlers are there if any registration asks for them.
+  const { middlewareSpans: _4, ...given } = own
+  const receive = receiver(framework, own, 'tracing()', given)
+  const passOn = receiver(framework, { ...own, ignore: () => true }, 'tracing()', given)
   const begin = middlewareSpans(scope, own.middlewareSpans)
   const trace = begin && layersOf(begin, scope.name)
 

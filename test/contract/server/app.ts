@@ -64,8 +64,11 @@ export interface Gaps {
 }
 
 export interface Adapter {
-  /** Serves the app on 127.0.0.1, with the adapter mounted so many times: 0 is the app as it is without us. */
-  serve(app: App, options: Options, mounts: number): Promise<Serving>
+  /**
+   * Serves the app on 127.0.0.1, with the adapter mounted so many times: 0 is the app as it is without us. All mounts but the
+   * first are given the later options.
+   */
+  serve(app: App, options: Options, mounts: number, later: Options): Promise<Serving>
   readonly gaps?: Gaps
 }
 
@@ -103,7 +106,7 @@ export interface Contract {
   readonly name: string
   readonly gaps: Gaps
   /** Serves an app, or one handler for GET and POST of the root, until the end of the test. */
-  served(app: App | Handler, options?: Options, mounts?: number): Promise<Serving>
+  served(app: App | Handler, options?: Options, mounts?: number, later?: Options): Promise<Serving>
   /** The one span of one request. */
   spanOf(app: App | Handler, path?: string, asking?: Asking, options?: Options): Promise<ReadableSpan>
 }

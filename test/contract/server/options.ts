@@ -324,6 +324,33 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
       },
     )
 
+    test('of a second mount are not heard where they differ, and that is said once', async () => {
+      const said = complaints()
+      const recording = record()
+      const serving = await served(ok, { capture: {}, spanName: () => 'first' }, 3, {
+        capture: {},
+        spanName: () => 'second',
+        ignore: '/',
+      })
+      for (let i = 0; i < 2; i += 1) await ask(serving, '/')
+      expect((await recording.all(2)).map((span) => span.name)).toEqual(['first', 'first'])
+      expect(said).toEqual([
+        expect.stringMatching(
+          /expected the options of the first call, for those hold, received others: spanName, ignore; .*; for example /,
+        ),
+      ])
+    })
+
+    test('of a second mount may be none, or the same', async () => {
+      const said = complaints()
+      const recording = record()
+      const options = { spanName: () => 'first', trustProxy: true }
+      for (const later of [{}, { ignore: undefined }, options])
+        await ask(await served(ok, options, 2, later), '/')
+      await recording.all(3)
+      expect(said).toEqual([])
+    })
+
     test('serverTiming tells the client which span was its own', async () => {
       const recording = record()
       const serving = await served(
