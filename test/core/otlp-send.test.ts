@@ -317,7 +317,7 @@ describe('a request', () => {
         const taken = indices(collector.requests[1]?.body as Buffer).length
         expect(handover.delivered).toBe(taken)
         expect(result).toMatchObject({ code: 1, lost: 20 - taken })
-        expect(result.error?.message).toMatch(/ answered 401$/)
+        expect(result.error?.message).toMatch(/ answered 401: /)
       })
     },
   )
@@ -387,8 +387,43 @@ describe('an answer', () => {
   test.each([301, 400, 401, 404, 408, 413, 500, 501])('%i is final', async (status) => {
     const { url, requests } = await receiver(statuses(status))
     const { code, error } = await send(exporterTo(url))
-    expect([code, error?.message]).toEqual([1, `${url}/v1/traces answered ${status}`])
+    const hint = status === 401 ? `: ${CREDENTIALS}` : ''
+    expect([code, error?.message]).toEqual([1, `${url}/v1/traces answered ${status}${hint}`])
     expect(requests).toHaveLength(1)
+  })
+
+  const CREDENTIALS = 'OTEL_EXPORTER_OTLP_HEADERS, or start({ headers }), authenticates'
+  const KEY = 'invalid API key'
+  const statusMessage = (message: string) =>
+    Buffer.concat([Buffer.of(0x08, 16, 0x12, message.length), Buffer.from(message)])
+
+  test.each([
+    [401, 'application/x-protobuf', statusMessage(KEY), `: ${KEY}; ${CREDENTIALS}`],
+    [403, 'application/json', JSON.stringify({ code: 7, message: KEY }), `: ${KEY}; ${CREDENTIALS}`],
+    [400, 'text/plain; charset=utf-8', `${KEY}\nat line 1`, `: ${KEY}`],
+    [400, 'text/plain', 'no\u001b[2J\u2028forged', ': no\\u001b[2J\\u2028forged'],
+    [400, 'text/plain', 'x'.repeat(2000), `: ${'x'.repeat(1024)}`],
+    [400, 'application/json', JSON.stringify({ message: 'a\nthroughline: b' }), ': a\\u000athroughline: b'],
+    [403, 'text/html', '<h1>Forbidden', `: ${CREDENTIALS}`],
+    [500, 'application/x-protobuf', 'oops', ''],
+    [503, 'text/plain', 'full', ': full'],
+  ] as const)('%i may say why, as %s', async (status, type, body, told) => {
+    const { url } = await receiver((response) =>
+      response.writeHead(status, { 'Content-Type': type }).end(body),
+    )
+    const exporter = exporterTo(url)
+    exporter.setPatience('once')
+    const { error } = await send(exporter)
+    expect(error?.message).toBe(`${url}/v1/traces answered ${status}${told}`)
+  })
+
+  test('that refuses and is packed says no more than its status', async () => {
+    const { url } = await receiver((response) =>
+      response
+        .writeHead(400, { 'Content-Type': 'text/plain', 'Content-Encoding': 'gzip' })
+        .end(gzipSync(KEY)),
+    )
+    expect((await send(exporterTo(url))).error?.message).toBe(`${url}/v1/traces answered 400`)
   })
 
   test.each([

@@ -4,6 +4,7 @@ import {
   decodePartialSuccess,
   parsePartialSuccess,
   readPartialSuccess,
+  readRefusal,
 } from '../../packages/core/src/otlp/partial-success.ts'
 import { encodeResponse } from '../otlp-definition.ts'
 
@@ -101,6 +102,53 @@ describe("a collector's answer", () => {
         readOrNot(() => parsePartialSuccess(answer))
       }),
       { numRuns: 2000 },
+    )
+  })
+})
+
+describe('what a collector says with a refusal', () => {
+  // A google.rpc.Status { code = 1, message = 2, details = 3 }, with one detail.
+  const status = Buffer.from([0x08, 16, 0x12, 7, ...Buffer.from('no: é!'), 0x1a, 2, 1, 2])
+  const json = Buffer.from(JSON.stringify({ code: 16, message: 'no: é!', details: [{}] }))
+
+  it.each([
+    ['application/x-protobuf', status, 'JSON'],
+    ['Application/JSON; charset=utf-8', json, 'protobuf'],
+    [undefined, status, 'protobuf'],
+    [undefined, json, 'JSON'],
+    ['application/octet-stream', status, 'protobuf'],
+    ['text/plain', Buffer.from('\r\n no: é! \r\nmore'), 'protobuf'],
+    ['TEXT/Plain; charset=utf-8', Buffer.from('no: é!'), 'protobuf'],
+  ] as const)('is read as what it says it is: %s', (type, body, form) => {
+    expect(readRefusal(body, type, form)).toBe('no: é!')
+  })
+
+  it.each([
+    ['application/x-protobuf', json],
+    ['application/json', status],
+    ['application/json', Buffer.from('null')],
+    ['application/json', Buffer.from('{"message":1}')],
+    ['application/x-protobuf', Buffer.alloc(0)],
+    ['application/x-protobuf', status.subarray(0, 9)],
+    ['application/x-protobuf', Buffer.concat([status, Buffer.of(7)])],
+    ['text/html', Buffer.from('Forbidden')],
+    ['text/xml', Buffer.from('<?xml version="1.0"?>')],
+    ['text/plain', Buffer.from('<html>')],
+    ['text/plain', Buffer.from(' \n')],
+    [undefined, Buffer.from('Forbidden')],
+  ] as const)('is nothing where it is no message of that kind: %s', (type, body) => {
+    expect(readRefusal(body, type, 'protobuf')).toBe('')
+  })
+
+  it('may be garbage', () => {
+    fc.assert(
+      fc.property(
+        fc.uint8Array({ maxLength: 60 }),
+        fc.constantFrom('application/json', 'text/plain', undefined),
+        (bytes, type) => {
+          expect(readRefusal(Buffer.from(bytes), type, 'protobuf')).toBeTypeOf('string')
+        },
+      ),
     )
   })
 })

@@ -28,8 +28,7 @@ export function readPartialSuccess(
   contentType: string | undefined,
   form: Form,
 ): PartialSuccess | undefined {
-  const [type = ''] = (contentType ?? '').split(';', 1)
-  const said = FORMS.get(type.trim().toLowerCase()) ?? form
+  const said = FORMS.get(mediaType(contentType)) ?? form
   try {
     return said === 'JSON' ? parsePartialSuccess(body.toString()) : decodePartialSuccess(body)
   } catch (cause) {
@@ -41,8 +40,35 @@ export function readPartialSuccess(
   }
 }
 
+/**
+ * Reads why a collector refuses: the message of a `google.rpc.Status` (OTLP/HTTP, failures), of the form that it says it is of,
+ * or the first line of a text. Empty where it is none of these, as the page of a proxy.
+ */
+export function readRefusal(body: Buffer, contentType: string | undefined, form: Form): string {
+  const type = mediaType(contentType)
+  if (type.startsWith('text/')) return type === 'text/html' ? '' : firstLine(body.toString())
+  try {
+    const said = FORMS.get(type) ?? form
+    return said === 'JSON' ? parseStatus(body.toString()) : decodeStatus(body)
+  } catch {
+    return ''
+  }
+}
+
+/** In lower case, without parameters; empty where none was given. */
+function mediaType(contentType = ''): string {
+  const [type = ''] = contentType.split(';', 1)
+  return type.trim().toLowerCase()
+}
+
+/** Empty for markup, whatever it was called. */
+function firstLine(text: string): string {
+  const [line = ''] = text.trim().split(/[\r\n]/, 1)
+  return line.startsWith('<') ? '' : line.trimEnd()
+}
+
 function malformed(): SyntaxError {
-  return new SyntaxError('no ExportTraceServiceResponse')
+  return new SyntaxError('no such message')
 }
 
 interface Reader {
@@ -75,16 +101,35 @@ export function decodePartialSuccess(response: Uint8Array): PartialSuccess | und
         if (Number.isNaN(rejected)) throw malformed()
         result.rejectedSpans = rejected < 2 ** 63 ? rejected : 0 // A negative count is none.
       } else if (inner === 0x12) {
-        const size = readVarint(reader)
-        if (!(reader.at + size <= end)) throw malformed()
-        const text = Buffer.from(response.buffer, response.byteOffset + reader.at, size)
-        result.errorMessage = text.toString()
-        reader.at += size
+        result.errorMessage = readText(reader, end)
       } else if (!skip(reader, inner)) throw malformed()
     }
     if (reader.at !== end) throw malformed()
   }
   return result.rejectedSpans === 0 && result.errorMessage === '' ? undefined : result
+}
+
+/**
+ * Reads the message of a `google.rpc.Status` { int32 code = 1, string message = 2, repeated Any details = 3 }; empty without one.
+ * @throws SyntaxError when it is not such a message
+ */
+function decodeStatus(status: Uint8Array): string {
+  const reader: Reader = { bytes: status, at: 0 }
+  let message = ''
+  while (reader.at < status.length) {
+    const tag = readVarint(reader)
+    if (tag === 0x12) message = readText(reader, status.length)
+    else if (!skip(reader, tag)) throw malformed()
+  }
+  return message
+}
+
+function readText(reader: Reader, end: number): string {
+  const size = readVarint(reader)
+  if (!(reader.at + size <= end)) throw malformed()
+  const text = Buffer.from(reader.bytes.buffer, reader.bytes.byteOffset + reader.at, size)
+  reader.at += size
+  return text.toString()
 }
 
 /** NaN when the bytes end inside it or it is longer than ten bytes. Above 2^53 the value is rounded. */
@@ -139,6 +184,12 @@ export function parsePartialSuccess(text: string): PartialSuccess | undefined {
   const rejectedSpans = Number.isInteger(count) && count > 0 ? count : 0
   const errorMessage = typeof message === 'string' ? message : ''
   return rejectedSpans === 0 && errorMessage === '' ? undefined : { rejectedSpans, errorMessage }
+}
+
+/** @throws SyntaxError when it is no JSON */
+function parseStatus(text: string): string {
+  const message = property(JSON.parse(text), 'message')
+  return typeof message === 'string' ? message : ''
 }
 
 function property(value: unknown, name: string): unknown {

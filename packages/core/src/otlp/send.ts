@@ -93,8 +93,8 @@ interface Packed extends Parcel {
   readonly sections: readonly Section[]
 }
 
-/** A 2xx answer. */
-type Accepted = Pick<Extract<Answer, { status: number }>, 'body' | 'contentType' | 'encodings'>
+/** What an answer says beside its status. */
+type Content = Pick<Extract<Answer, { status: number }>, 'body' | 'contentType' | 'encodings'>
 
 /** The content of one request: spans without those left out. */
 type Request = Omit<Packed, 'sections' | 'size'> & { readonly body: Uint8Array }
@@ -290,7 +290,9 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     }
   }
 
-  async function accepted({ body, contentType, encodings }: Accepted, count: number): Promise<ExportResult> {
+  const form = protocol === 'http/json' ? 'JSON' : 'protobuf'
+
+  async function accepted({ body, contentType, encodings }: Content, count: number): Promise<ExportResult> {
     // Nearly every answer says nothing: what reads the others is loaded with the first that does.
     if (body.length <= EMPTY_ANSWER_BYTES) return SENT
     if (encodings.length > 0) {
@@ -299,7 +301,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     }
     try {
       const { readPartialSuccess } = await import('./partial-success.ts')
-      const partial = readPartialSuccess(body, contentType, json === undefined ? 'protobuf' : 'JSON')
+      const partial = readPartialSuccess(body, contentType, form)
       if (partial !== undefined) reject(partial, count)
     } catch (error) {
       sayUnread(reason(error as Error))
@@ -337,10 +339,11 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     return options.isDefault && !isKnown
   }
 
-  function refused(answer: Answer): ExportResult {
+  async function refused(answer: Answer): Promise<ExportResult> {
     if ('status' in answer) {
       const { status } = answer
-      return failure(`${shown} answered ${status}${hintFor(status)}`, REFUSED.has(status))
+      const told = [await whyOf(answer), hintFor(status)].filter((each) => each !== '').join('; ')
+      return failure(`${shown} answered ${status}${told && `: ${told}`}`, REFUSED.has(status))
     }
     if (answer.cause === 'absent' && isNobody()) {
       const message = `nobody listens at ${shown}, so traces go nowhere. To see them, run: npx @throughline/viewer (or set OTEL_EXPORTER_OTLP_ENDPOINT)`
@@ -352,11 +355,24 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     return failure(`${shown} could not be reached: ${why}`)
   }
 
-  /** A hint for 404: the path is missing or doubled if the wrong one of the two variables was set. */
+  /** What a collector says of its refusal; of one to be asked again only the head may have come. */
+  async function whyOf({ body, contentType, encodings }: Content): Promise<string> {
+    if (body.length === 0 || encodings.length > 0) return ''
+    try {
+      const { readRefusal } = await import('./partial-success.ts')
+      return inOneLine(readRefusal(body, contentType, form), MOST_SHOWN)
+    } catch {
+      return ''
+    }
+  }
+
+  /** For 401 and 403: where credentials belong. For 404: the path is missing or doubled if the wrong one of two variables was set. */
   function hintFor(status: number): string {
+    if (status === 401 || status === 403)
+      return 'OTEL_EXPORTER_OTLP_HEADERS, or start({ headers }), authenticates'
     const isMistaken = url.pathname === '/' || url.pathname.endsWith(`${TRACES_PATH}${TRACES_PATH}`)
     if (status !== 404 || !isMistaken) return ''
-    return `: ${TRACES_PATH} is appended to OTEL_EXPORTER_OTLP_ENDPOINT and to start({ endpoint }), and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is used as it is`
+    return `${TRACES_PATH} is appended to OTEL_EXPORTER_OTLP_ENDPOINT and to start({ endpoint }), and OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is used as it is`
   }
 
   async function shutdown(): Promise<void> {
