@@ -708,8 +708,6 @@ describe('an answer', () => {
   })
 
   test.each([
-    ['http/protobuf', 'protobuf', 'text/html', '<html>Sign in'],
-    ['http/json', 'JSON', 'text/html', '<html>Sign in'],
     ['http/protobuf', 'protobuf', 'application/x-protobuf', '{"partialSuccess":{}}'],
     ['http/json', 'JSON', 'application/json', '{"partialSuccess":'],
   ] as const)(
@@ -722,6 +720,41 @@ describe('an answer', () => {
       expect(reports.lines).toEqual([
         `throughline: what ${url}/v1/traces answered cannot be read: expected an ExportTraceServiceResponse as ${form}, received ${type}: "${body}"; whether it took all spans is not known`,
       ])
+    },
+  )
+
+  test.each([
+    ['http/protobuf', 'text/html', '<html>Sign in'],
+    ['http/json', 'text/html; charset=utf-8', '<html>Sign in'],
+    ['http/protobuf', 'Text/Plain', 'OK'],
+    ['http/json', 'text/plain', 'OK'],
+  ] as const)(
+    'to %s that is a page or a text asks, once, who answers there: %s, %s',
+    async (protocol, type, body) => {
+      const reports = said()
+      const { url } = await typed(type, body)
+      const exporter = exporterTo(url, { protocol })
+      for (let count = 0; count < 2; count += 1) expect(await send(exporter)).toEqual({ code: 0 })
+      const [name] = type.split(';')
+      expect(reports.lines).toEqual([
+        `throughline: ${url}/v1/traces answered 200 with ${name}: expected an OTLP response; whether it took all spans is not known. Is a web page there, and the receiver at another port (4318 as a rule)?`,
+      ])
+    },
+  )
+
+  test.each([
+    ['text/html', '', 'http/json'],
+    ['text/plain', '{}'],
+    ['text/plain', Buffer.of(0x0a, 0)],
+    ['text/plain', '{"ok":true}'],
+    ['application/json', '{"ok":true}'],
+  ] as [string, string | Buffer, ('http/protobuf' | 'http/json')?][])(
+    'that says nothing of spans is a full success, whatever it is called: %s, %s',
+    async (type, body, protocol = 'http/protobuf') => {
+      const reports = said()
+      const { url } = await typed(type, body)
+      expect(await send(exporterTo(url, { protocol }))).toEqual({ code: 0 })
+      expect(reports.lines).toEqual([])
     },
   )
 

@@ -53,6 +53,8 @@ describe("a collector's answer", () => {
     ['Application/JSON; charset=utf-8', 'JSON', 'protobuf'],
     ['application/x-protobuf', 'protobuf', 'JSON'],
     ['text/plain', 'JSON', 'JSON'],
+    ['text/plain', 'JSON', 'protobuf'],
+    [undefined, 'JSON', 'protobuf'],
     ['text/plain', 'protobuf', 'protobuf'],
     [undefined, 'JSON', 'JSON'],
     [undefined, 'protobuf', 'protobuf'],

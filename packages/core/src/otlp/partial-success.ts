@@ -10,6 +10,7 @@ export interface PartialSuccess {
 /** How messages are written, as ours say it. */
 export type Form = 'protobuf' | 'JSON'
 
+const OPENING_BRACE = 0x7b
 const FORMS = new Map<string, Form>([
   ['application/x-protobuf', 'protobuf'],
   ['application/json', 'JSON'],
@@ -28,7 +29,7 @@ export function readPartialSuccess(
   contentType: string | undefined,
   form: Form,
 ): PartialSuccess | undefined {
-  const said = FORMS.get(mediaType(contentType)) ?? form
+  const said = formOf(body, mediaType(contentType), form)
   try {
     return said === 'JSON' ? parsePartialSuccess(body.toString()) : decodePartialSuccess(body)
   } catch (cause) {
@@ -48,11 +49,16 @@ export function readRefusal(body: Buffer, contentType: string | undefined, form:
   const type = mediaType(contentType)
   if (type.startsWith('text/')) return type === 'text/html' ? '' : firstLine(body.toString())
   try {
-    const said = FORMS.get(type) ?? form
+    const said = formOf(body, type, form)
     return said === 'JSON' ? parseStatus(body.toString()) : decodeStatus(body)
   } catch {
     return ''
   }
+}
+
+/** Servers that do not say what they write have their library guess: to those JSON is a text. No message of protobuf begins so. */
+function formOf(body: Buffer, type: string, form: Form): Form {
+  return FORMS.get(type) ?? (body[0] === OPENING_BRACE ? 'JSON' : form)
 }
 
 /** In lower case, without parameters; empty where none was given. */

@@ -70,6 +70,9 @@ const JSON_WEIGHT_AT_ONCE = 64 * 1024
 const SENT: ExportResult = { code: 0 }
 /** No answer of two bytes says anything: an empty partial success of protobuf (`0a 00`), and the `{}` of JSON. */
 const EMPTY_ANSWER_BYTES = 2
+/** The Content-Type of a page, or of a few words: two bytes may be "OK" then. */
+const TEXT = /^text\/[^\s;]+/i
+const NO_COLLECTOR = '. Is a web page there, and the receiver at another port (4318 as a rule)?'
 
 /** What is appended to a base URL (OTLP exporter, endpoint URLs for OTLP/HTTP). */
 export const TRACES_PATH = '/v1/traces'
@@ -93,8 +96,8 @@ interface Packed extends Parcel {
   readonly sections: readonly Section[]
 }
 
-/** What an answer says beside its status. */
-type Content = Pick<Extract<Answer, { status: number }>, 'body' | 'contentType' | 'encodings'>
+/** An answer that came. */
+type Answered = Extract<Answer, { status: number }>
 
 /** The content of one request: spans without those left out. */
 type Request = Omit<Packed, 'sections' | 'size'> & { readonly body: Uint8Array }
@@ -292,11 +295,17 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
 
   const form = protocol === 'http/json' ? 'JSON' : 'protobuf'
 
-  async function accepted({ body, contentType, encodings }: Content, count: number): Promise<ExportResult> {
+  async function accepted(
+    { status, body, contentType, encodings }: Answered,
+    count: number,
+  ): Promise<ExportResult> {
     // Nearly every answer says nothing: what reads the others is loaded with the first that does.
-    if (body.length <= EMPTY_ANSWER_BYTES) return SENT
+    if (body.length === 0) return SENT
+    const [text] = TEXT.exec(contentType ?? '') ?? []
+    if (body.length <= EMPTY_ANSWER_BYTES && text === undefined) return SENT
+    const unread = `what ${shown} answered cannot be read`
     if (encodings.length > 0) {
-      sayUnread(`expected no Content-Encoding, received ${shownName(encodings.join(', '))}`)
+      sayUnread(`${unread}: expected no Content-Encoding, received ${shownName(encodings.join(', '))}`)
       return SENT
     }
     try {
@@ -304,15 +313,19 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       const partial = readPartialSuccess(body, contentType, form)
       if (partial !== undefined) reject(partial, count)
     } catch (error) {
-      sayUnread(reason(error as Error))
+      if (text === undefined) sayUnread(`${unread}: ${reason(error as Error)}`)
+      else
+        sayUnread(
+          `${shown} answered ${status} with ${shownName(text)}: expected an OTLP response`,
+          NO_COLLECTOR,
+        )
     }
     return SENT
   }
 
-  /** The spans have been taken, whatever was said of them. */
-  function sayUnread(why: string): void {
-    const message = `what ${shown} answered cannot be read: ${why}; whether it took all spans is not known`
-    reportOnce('answer', 'warn', message)
+  /** The spans may have been taken: the status says so. */
+  function sayUnread(what: string, hint = ''): void {
+    reportOnce('answer', 'warn', `${what}; whether it took all spans is not known${hint}`)
   }
 
   let rejected = 0
@@ -356,7 +369,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   }
 
   /** What a collector says of its refusal; of one to be asked again only the head may have come. */
-  async function whyOf({ body, contentType, encodings }: Content): Promise<string> {
+  async function whyOf({ body, contentType, encodings }: Answered): Promise<string> {
     if (body.length === 0 || encodings.length > 0) return ''
     try {
       const { readRefusal } = await import('./partial-success.ts')
