@@ -273,6 +273,24 @@ describe('a response', () => {
     expect(() => readerOf([bytes])).toThrow(NoHttpError)
   })
 
+  test.each([
+    ['as Node greets', Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0])],
+    ['as gRPC greets in Go', Buffer.from([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 5, 0, 0, 64, 0])],
+    ['with an end of HTTP’s headers in it', Buffer.from([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 5, 13, 10, 13, 10])],
+  ])('is none where HTTP/2 greets, and says which port to take: %s', (_who, bytes) => {
+    expect(() => readerOf([bytes])).toThrow(
+      'could not be understood, for it is HTTP/2, which gRPC speaks: OTLP over HTTP is as a rule at port 4318',
+    )
+  })
+
+  test.each([
+    ['of another kind', Buffer.from([0, 0, 0, 6, 0, 0, 0, 0, 0])],
+    ['of a stream', Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 1])],
+    ['in part', Buffer.from([0, 0, 0, 4, 0, 0, 0, 0])],
+  ])('is none where a frame is another than that of HTTP/2’s greeting, and shows it: %s', (_which, bytes) => {
+    expect(() => readerOf([bytes])).toThrow(`it is no valid HTTP: "\0\0\0`)
+  })
+
   test('in chunks of one byte takes no more memory than it has bytes, but for a little', () => {
     setFlagsFromString('--expose-gc')
     const collect = runInNewContext('gc') as () => void

@@ -1,7 +1,7 @@
 /** Thrown for an answer that is not valid HTTP. The message continues a sentence begun by the caller. */
 export class NoHttpError extends Error {
-  constructor(what: string) {
-    super(`could not be understood, for it is no valid HTTP: ${what}`)
+  constructor(what: string, protocol = 'no valid HTTP') {
+    super(`could not be understood, for it is ${protocol}: ${what}`)
   }
 }
 
@@ -101,14 +101,13 @@ export class ResponseReader {
       const said = this.#pending.toString('latin1')
       if (said === '\r') return false
       const begin = said.slice(0, HTTP.length)
-      if (!HTTP.startsWith(begin) || BARE_LINE_FEED.test(said))
-        throw new NoHttpError(`"${said.slice(0, SHOWN)}"`)
+      if (!HTTP.startsWith(begin) || BARE_LINE_FEED.test(said)) throw otherProtocol(said)
       return false
     }
     const [first = '', ...lines] = this.#pending.toString('latin1', 0, end).split(LINE_END)
     this.#pending = this.#pending.subarray(end + HEAD_END.length)
     const [, minor, digits] = STATUS_LINE.exec(first) ?? []
-    if (digits === undefined) throw new NoHttpError(`"${first.slice(0, SHOWN)}"`)
+    if (digits === undefined) throw otherProtocol(first)
     const fields = fieldsOf(lines)
     const status = Number(digits)
     if (status === 101) throw new NoHttpError('another protocol, which nobody asked for')
@@ -222,6 +221,18 @@ export class ResponseReader {
 }
 
 const HTTP = 'HTTP/1.'
+/**
+ * What a server of HTTP/2 begins with is a frame of SETTINGS (RFC 9113, 3.4 and 4.1): behind the three bytes of its length its
+ * type, no flags, and stream 0.
+ */
+const SETTINGS = '\u0004\0\0\0\0\0'
+const SETTINGS_AT = 3
+
+function otherProtocol(said: string): NoHttpError {
+  if (said.startsWith(SETTINGS, SETTINGS_AT))
+    return new NoHttpError('OTLP over HTTP is as a rule at port 4318', 'HTTP/2, which gRPC speaks')
+  return new NoHttpError(`"${said.slice(0, SHOWN)}"`)
+}
 
 function fieldsOf(lines: readonly string[]): Map<string, string> {
   const fields = new Map<string, string>()
