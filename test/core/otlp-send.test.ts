@@ -888,9 +888,11 @@ describe('after its shutdown an exporter', () => {
 })
 
 describe('over https', () => {
-  test('to who speaks no TLS, one line says so, and what to write', async () => {
-    const { url } = await receiver((response) => response.end())
-    const { error } = await send(exporterTo(url.replace('http:', 'https:')))
+  test('to who speaks no TLS, one line says so at once, and what to write', async () => {
+    const collector = await receiver((response) => response.end())
+    const { error } = await send(exporterTo(collector.url.replace('http:', 'https:')))
+    // It will speak none at the next try, either.
+    expect(collector.connections).toBe(1)
     expect(error?.message).toMatch(
       /^https:\S+ could not be reached: what answers there speaks no TLS; for example http:\/\/ in the place of https:\/\/$/,
     )

@@ -6,7 +6,7 @@ import { ResponseReader, type NoHttpError } from './response.ts'
 
 /**
  * Why there was no answer: no connection could be made; it broke; it was idle and had been closed; its certificate is not
- * trusted; or the answer was not valid HTTP. A retry would not help with the last two.
+ * trusted, or it speaks no TLS; or the answer was not valid HTTP. A retry would not help with the last two.
  */
 export type Cause = 'absent' | 'dropped' | 'stale' | 'untrusted' | 'unread'
 
@@ -229,9 +229,16 @@ function causeOf(error: NodeJS.ErrnoException, socket: Socket, isUnanswered: boo
   const { syscall } = error
   // A host with several addresses fails with one error that holds theirs, and says no more itself.
   if (error instanceof AggregateError || syscall === 'connect' || syscall === 'getaddrinfo') return 'absent'
-  // An untrusted certificate will still be untrusted at the next try.
-  if ((socket as Partial<Tls.TLSSocket>).authorizationError) return 'untrusted'
+  // An untrusted certificate will still be untrusted at the next try, and a port of http one of http.
+  if ((socket as Partial<Tls.TLSSocket>).authorizationError || isNoTls(error)) return 'untrusted'
   return isUnanswered ? 'stale' : 'dropped'
+}
+
+/** OpenSSL's code for an answer that is not TLS; its text is "wrong version number", after a path in its source. */
+const NO_TLS = 'ERR_SSL_WRONG_VERSION_NUMBER'
+
+export function isNoTls({ code, message }: NodeJS.ErrnoException): boolean {
+  return code === NO_TLS || message.includes(':wrong version number:')
 }
 
 /** A server reached by an address or a tunnel is checked under the name that the app has given. */

@@ -17,6 +17,7 @@ import { VERSION } from '../resource.ts'
 import type { ReadableSpan } from '../span.ts'
 import {
   connectionTo,
+  isNoTls,
   RETRYABLE,
   type Answer,
   type Body,
@@ -419,14 +420,10 @@ function failure(message: string, isRefused?: boolean): ExportResult {
   return { code: 1, error: new Error(message), ...(isRefused === true && { isRefused }) }
 }
 
-/** OpenSSL's code for an answer that is not TLS; its text is "wrong version number", after a path in its source. */
-const NO_TLS = 'ERR_SSL_WRONG_VERSION_NUMBER'
-
 // An AggregateError's message is empty, and OpenSSL's end with a newline.
 function reason(error: Error): string {
   const code = 'code' in error ? String(error.code) : undefined
-  if (code === NO_TLS || error.message.includes(':wrong version number:'))
-    return 'what answers there speaks no TLS; for example http:// in the place of https://'
+  if (isNoTls(error)) return 'what answers there speaks no TLS; for example http:// in the place of https://'
   return inOneLine(error.message.trim() || (code ?? error.name), MOST_SHOWN)
 }
 
