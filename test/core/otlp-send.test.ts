@@ -604,6 +604,25 @@ describe('an answer', () => {
     expect(collector.requests).toHaveLength(5)
   })
 
+  test.each([
+    ['that names a time beyond the end of all is not waited for', 'brief', '9', 1],
+    ['without one is asked again by then', 'brief', undefined, 2],
+    ['is asked once more by a process on its way out', 'once', '9', 2],
+  ] as const)('%s', async (_row, patience, seconds, tries) => {
+    const collector = await receiver((response, _request, number) => {
+      response.writeHead(number === 1 ? 503 : 200, seconds && { 'Retry-After': seconds }).end()
+    })
+    const exporter = exporterTo(collector.url)
+    const sent = send(exporter)
+    await collector.nth(1)
+    // What others send takes longer than the answer.
+    const others = await receiver()
+    for (let count = 0; count < 4; count += 1) await send(exporterTo(others.url))
+    exporter.setPatience(patience, performance.now() + 500)
+    expect((await sent).code).toBe(tries === 1 ? 1 : 0)
+    expect(collector.requests).toHaveLength(tries)
+  })
+
   const partly = (protocol: 'http/protobuf' | 'http/json', rejectedSpans: number, errorMessage: string) =>
     receiver((response) => {
       const partialSuccess = { rejectedSpans, errorMessage }

@@ -213,6 +213,24 @@ describe('start()', () => {
     vi.useRealTimers()
   })
 
+  test('leaves a batch its time where a collector asks for more than a flush has, but not where all ends', async () => {
+    const reports = said()
+    const collector = await receiver((response) => response.writeHead(429, { 'Retry-After': '8' }).end())
+    const tracing = started({ endpoint: collector.url })
+    span('work', () => {})
+    const flushed = tracing.flush()
+    await collector.nth(1)
+    // What others fetch takes longer than the answer.
+    const others = await receiver()
+    for (let count = 0; count < 4; count += 1) await fetch(others.url)
+    expect(reports.lines).toEqual([])
+    await tracing.shutdown()
+    await flushed
+    expect(reports.lines.join()).toMatch(/answered 429/)
+    expect(reports.lines.join()).not.toMatch(/could not all be sent/)
+    expect(collector.requests).toHaveLength(1)
+  })
+
   test('has a flush that does not wait for a collector that is not there to come back', async () => {
     const reports = said()
     const tracing = started({ endpoint: `http://127.0.0.1:${await deadPort()}` })
@@ -700,6 +718,33 @@ describe('as a process of its own', () => {
     expect([code, stderr]).toEqual([0, ''])
     expect(collector.requests).toHaveLength(2)
   })
+
+  test.each([
+    ['at its natural end', '', '3'],
+    ['after shutdown()', 'void tracing.shutdown()', '7'],
+  ])(
+    'a process does not wait for a collector that wants to be asked later than there is time for: %s',
+    async (_row, end, seconds) => {
+      const collector = await receiver((response) => {
+        response.writeHead(429, { 'Retry-After': seconds }).end()
+      })
+      const code = `
+        import { start, span } from '@throughline/core'
+        const tracing = start()
+        span('work', () => {})
+        ${end}`
+      const { code: status, stderr } = await app(code, at(collector.url)).ended
+      // Were it held up until our deadline, that would be said too.
+      expect([status, stderr.trim().split('\n')]).toEqual([
+        0,
+        [
+          expect.stringMatching(/^throughline: spans are being lost: .* answered 429$/),
+          'throughline: 1 span was lost because it could not be exported',
+        ],
+      ])
+      expect(collector.requests).toHaveLength(1)
+    },
+  )
 
   test('at its natural end a process does not wait for an endpoint that is not there', async () => {
     const { code, stderr } = await app(ONE_SPAN, at(`http://127.0.0.1:${await deadPort()}`)).ended

@@ -5,7 +5,7 @@ import { batchProcessor, isAnnounced, type BatchProcessor, type SpanExporter } f
 import { hasDestination, readConfig, type Config, type StartOptions } from './config.ts'
 import { contextManager } from './context.ts'
 import { onFirstSpan, register, registeredProvider } from './current.ts'
-import { otlpExporter, type Patience } from './otlp/send.ts'
+import { otlpExporter, type OtlpExporter, type Patience } from './otlp/send.ts'
 import { forgetReports, registered, report, reportOnce } from './report.ts'
 import type { SpanProcessor } from './span.ts'
 import { TracerProvider } from './tracer.ts'
@@ -142,7 +142,7 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   }
 
   async function finish(patience: Patience, within: number): Promise<void> {
-    if (!(await hurry(patience, within))) await giveUp()
+    if (!(await hurry(patience, within, performance.now() + within))) await giveUp()
     sayLosses()
   }
   const finishExit = (within: number) => finish('brief', within)
@@ -152,13 +152,16 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   const begin = () => void provider.forceFlush().catch(sayFailed)
   const unhookSignals = config.signals ? onSignals(finishSignal, begin, abandon) : () => {}
 
-  const paces: Patience[] = []
-  async function hurry(patience: Patience, deadline: number): Promise<boolean> {
-    paces.push(patience)
-    setPatience(strictest(paces))
-    const isInTime = await settledWithin(deadline, () => provider.forceFlush())
-    paces.splice(paces.indexOf(patience), 1)
-    setPatience(strictest(paces))
+  const paces: Pace[] = []
+  const keepPace = () => setPatience(strictest(paces), Math.min(...paces.map(({ end }) => end)))
+  /** `end`: when what has not been sent is given up, by `performance.now()`. */
+  async function hurry(patience: Patience, within: number, end = Infinity): Promise<boolean> {
+    const pace: Pace = { patience, end }
+    paces.push(pace)
+    keepPace()
+    const isInTime = await settledWithin(within, () => provider.forceFlush())
+    paces.splice(paces.indexOf(pace), 1)
+    keepPace()
     return isInTime
   }
 
@@ -166,8 +169,8 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
     undoGlobals()
     for (const undo of unhook) undo()
     running = undefined
-    paces.push('brief')
-    setPatience(strictest(paces))
+    paces.push({ patience: 'brief', end: performance.now() + FLUSH_DEADLINE_MS })
+    keepPace()
     if (!(await settledWithin(FLUSH_DEADLINE_MS, () => provider.shutdown()))) await giveUp()
     sayLosses()
     // Not before: a signal that comes meanwhile must wait for what is being sent.
@@ -187,8 +190,16 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   return engine
 }
 
-function strictest(paces: readonly Patience[]): Patience {
-  return (['once', 'brief'] as const).find((pace) => paces.includes(pace)) ?? 'patient'
+/** Of one who waits for the spans. */
+interface Pace {
+  readonly patience: Patience
+  /** When the rest is given up, by `performance.now()`; Infinity for never. */
+  readonly end: number
+}
+
+function strictest(paces: readonly Pace[]): Patience {
+  const wanted = new Set(paces.map(({ patience }) => patience))
+  return (['once', 'brief'] as const).find((patience) => wanted.has(patience)) ?? 'patient'
 }
 
 /** A foreign exporter cannot be told to hurry. */
@@ -196,7 +207,7 @@ const anyPace = (): void => {}
 
 interface Pipeline {
   processors: SpanProcessor[]
-  setPatience: (patience: Patience) => void
+  setPatience: OtlpExporter['setPatience']
   /** What has not been sent by now is lost. */
   giveUp: () => Promise<void>
   /** Reports what was lost and is not reported yet. */

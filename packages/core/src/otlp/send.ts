@@ -50,7 +50,8 @@ export interface OtlpOptions {
 export type Patience = 'patient' | 'brief' | 'once'
 
 export interface OtlpExporter extends SpanExporter {
-  setPatience(patience: Patience): void
+  /** @param end when what is on its way will be given up, by `performance.now()`: what would be tried after that fails at once */
+  setPatience(patience: Patience, end?: number): void
   /** Says what the collector has rejected, without waiting for the minute to pass. */
   sayRejected(): void
 }
@@ -85,6 +86,8 @@ const compress = promisify(gzip)
 /** The pause of a batch between two tries. `isAsked`: the collector said for how long. */
 interface Pause {
   isAsked: boolean
+  /** By `performance.now()`. */
+  due: number
   wake: () => void
 }
 
@@ -128,25 +131,27 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   let json: typeof Json | undefined
   const connection = connectionTo(url, headers(), options.tls)
   let patience: Patience = 'patient'
+  let lastEnd = Infinity
   let pausing: Pause | undefined
   /** Whether the endpoint has ever answered. */
   let isKnown = false
   let isStopped = false
 
-  function setPatience(next: Patience): void {
+  function setPatience(next: Patience, end = Infinity): void {
     // Only for the first of several concurrent flushes: waking for each would use up the retries at once.
     const isFirst = next === 'brief' && patience === 'patient'
     patience = next
-    // A pause that the collector asked for is only cut short for the last try.
-    if (next === 'once' || (isFirst && pausing?.isAsked === false)) pausing?.wake()
+    lastEnd = end
+    // A pause that the collector asked for is only cut short for the last try, or where there will be none.
+    if (next === 'once' || (pausing?.isAsked === true ? pausing.due > end : isFirst)) pausing?.wake()
   }
 
-  async function pause(milliseconds: number, isAsked: boolean, late?: AbortSignal): Promise<void> {
+  async function pause(due: number, isAsked: boolean, late?: AbortSignal): Promise<void> {
     const alarm = new AbortController()
     const wake = () => alarm.abort()
-    pausing = { isAsked, wake }
+    pausing = { isAsked, due, wake }
     late?.addEventListener('abort', wake)
-    await wait(milliseconds, undefined, { ref: false, signal: alarm.signal }).catch(() => {})
+    await wait(due - performance.now(), undefined, { ref: false, signal: alarm.signal }).catch(() => {})
     late?.removeEventListener('abort', wake)
     pausing = undefined
   }
@@ -265,10 +270,12 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       // The collector had already closed the idle connection: that does not count as a try.
       if ('failure' in answer && answer.cause === 'stale') continue
       const told = 'status' in answer ? retryAfter(answer.retryAfter) : 0
-      const milliseconds = Math.max(told, backoff(retries))
-      const isWorthIt = retries < MOST_RETRIES && performance.now() + milliseconds <= deadline
+      const due = performance.now() + Math.max(told, backoff(retries))
+      const isWorthIt = retries < MOST_RETRIES && due <= Math.min(deadline, lastEnd)
       if (!isWorthIt || !mayPass(answer) || late?.aborted === true) return refused(answer)
-      await pause(milliseconds, told > 0, late)
+      await pause(due, told > 0, late)
+      // The end has come nearer meanwhile.
+      if (told > 0 && due > lastEnd && patience !== 'once') return refused(answer)
       retries += 1
     }
   }
