@@ -1,10 +1,17 @@
+import { SpanStatusCode } from '@opentelemetry/api'
 import { span } from '@throughline/core'
 import { traceUndici } from '@throughline/undici'
 import { once } from 'node:events'
 import { readFileSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server } from 'node:http'
 import { createSecureServer } from 'node:http2'
-import { connect, type AddressInfo, type Server as NetServer, type Socket } from 'node:net'
+import {
+  connect,
+  createServer as createNetServer,
+  type AddressInfo,
+  type Server as NetServer,
+  type Socket,
+} from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import * as undici from 'undici'
@@ -12,6 +19,8 @@ import * as undici6 from 'undici6'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { WebSocketServer } from 'ws'
 import { record } from '../recording.ts'
+
+const CHUNKED = 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n'
 
 const pem = (name: string) => readFileSync(new URL(`../core/certificates/${name}.pem`, import.meta.url))
 
@@ -188,6 +197,31 @@ describe.each([
         expect(call.parentSpanContext?.spanId).toBe(caller?.spanContext().spanId)
         const request = requests.find(({ url }) => url === `/${index}`)
         expect(request?.headers['traceparent']).toContain(call.spanContext().spanId)
+      }
+    })
+
+    test.each([
+      ['no HTTP at all', 'NOT HTTP\r\n\r\n'],
+      ['a status that is no number', 'HTTP/1.1 2x0 OK\r\n\r\n'],
+      ['a length that is no number', 'HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n'],
+      ['a body that goes wrong', `${CHUNKED}5\r\nhello\r\nzz\r\n`],
+    ])('an answer that cannot be read is an error: %s', async (_what, answer) => {
+      const recording = record()
+      const server = createNetServer((socket) => {
+        socket.on('error', () => {})
+        socket.once('data', () => socket.end(answer))
+      })
+      const dispatcher = opened(new library.Agent())
+      const url = `http://127.0.0.1:${await listening(server)}/a`
+      for (const call of [library.request, library.fetch] as const) {
+        const { body } = await call(url, { dispatcher } as object).catch(() => ({ body: null }))
+        if (body !== null) await expect(new Response(body as ReadableStream).text()).rejects.toThrow(/\S/)
+      }
+      for (const { status, attributes } of await recording.all(2)) {
+        expect(status.code).toBe(SpanStatusCode.ERROR)
+        expect(status.message).toMatch(/\S/)
+        expect(attributes['error.type']).toMatch(/^(HTTPParserError|HPE_[A-Z_]+)$/)
+        expect(attributes['http.response.status_code']).toBe(answer.startsWith(CHUNKED) ? 200 : undefined)
       }
     })
 

@@ -12,9 +12,10 @@ export function endWith(attempt: HttpAttempt, error: unknown, isOwn: boolean): v
 
 /**
  * Whether an error that undici publishes is what the caller has aborted with. What undici and the system report has a code,
- * and what the body's stream has failed with is known by that.
+ * but for an answer that its parser cannot read, and what the body's stream has failed with is known by that.
  */
 export function isOwn({ body }: PublishedRequest, error: unknown): boolean {
   if (!isError(error) || error.name === 'AbortError') return true
+  if (error.name === 'HTTPParserError') return false
   return typeof (error as { code?: unknown }).code !== 'string' && body?.errored !== error
 }
