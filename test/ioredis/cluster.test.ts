@@ -280,6 +280,26 @@ describe.each(versions)('%s: a Cluster', (version, Redis) => {
     expect(subscribe?.attributes['server.address']).toBe('127.0.0.1')
   })
 
+  test.each<[string, (cluster: Cluster) => Cluster]>([
+    ['by itself', () => open()],
+    ['as a duplicate', (cluster) => cluster.duplicate()],
+  ])('that a request makes, %s: messages belong to none', async (_how, make) => {
+    record()
+    const cluster = traceIORedis(await ready())
+    const subscriber = await span('caller', async () => {
+      const made = traceIORedis(make(cluster))
+      closing.push(() => made.disconnect())
+      await made.subscribe('channel')
+      await made.psubscribe('chan*')
+      return made
+    })
+    const heard = ['message', 'messageBuffer', 'pmessage', 'pmessageBuffer'].map(
+      (event) => new Promise((resolve) => subscriber.once(event, () => resolve(trace.getActiveSpan()))),
+    )
+    await cluster.publish('channel', 'x')
+    expect(await Promise.all(heard)).toEqual(heard.map(() => undefined))
+  })
+
   test('whose nodes are traced too has one span for each call, and theirs, and none for what it asks them', async () => {
     const recording = record()
     const cluster = traceIORedis(await ready())

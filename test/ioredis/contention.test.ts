@@ -104,6 +104,59 @@ describe.each(versions)(
       await recording.all(2)
     })
 
+    test.each<[string, (redis: Redis6) => Redis6]>([
+      ['by itself', () => open()],
+      ['as a duplicate', (redis) => redis.duplicate()],
+    ])('one of which makes it, %s: messages belong to none', async (_how, make) => {
+      const recording = record()
+      const redis = traceIORedis(await ready())
+      const subscriber = await span('caller', async () => {
+        const made = traceIORedis(make(redis))
+        afterwards(() => made.disconnect())
+        await made.subscribe(key)
+        await made.psubscribe(`${key}*`)
+        return made
+      })
+      const heard = ['message', 'messageBuffer', 'pmessage', 'pmessageBuffer'].map(
+        (event) => new Promise((resolve) => subscriber.once(event, () => resolve(trace.getActiveSpan()))),
+      )
+      const answered = new Promise((resolve) => subscriber.once('message', () => resolve(redis.get(key))))
+      await redis.publish(key, 'x')
+      expect(await Promise.all(heard)).toEqual(heard.map(() => undefined))
+      await answered
+      const get = (await recording.all(5)).find(({ name }) => name === 'GET')
+      expect(get).toBeDefined()
+      expect(parentOf(get)).toBeUndefined()
+    })
+
+    test('one of which makes it: messages of channels by shard belong to none', async () => {
+      record()
+      const subscriber = await span('caller', async () => {
+        const made = traceIORedis(open())
+        await made.ssubscribe(key)
+        return made
+      })
+      const heard = ['smessage', 'smessageBuffer'].map(
+        (event) => new Promise((resolve) => subscriber.once(event, () => resolve(trace.getActiveSpan()))),
+      )
+      await (await ready()).spublish(key, 'x')
+      expect(await Promise.all(heard)).toEqual([undefined, undefined])
+    })
+
+    test('one of which makes a duplicate: its events belong to none, and what it is asked to the caller', async () => {
+      const recording = record()
+      const redis = traceIORedis(await ready())
+      await span('caller', async (caller) => {
+        const twin = redis.duplicate()
+        afterwards(() => twin.disconnect())
+        const heard = new Promise((resolve) => twin.once('ready', () => resolve(trace.getActiveSpan())))
+        await twin.get(key)
+        expect(trace.getActiveSpan()).toBe(caller)
+        expect(await heard).toBeUndefined()
+      })
+      expect(childrenOf(await recording.all(2), 'caller').map(({ name }) => name)).toEqual(['GET'])
+    })
+
     test('one of which connects it: that goes on in its own context', async () => {
       record()
       const redis = traceIORedis(open({ lazyConnect: true }))

@@ -15,6 +15,16 @@ import { tracePipeline, type Pipeline } from './pipeline.ts'
 
 const SUBSCRIBES = new Set(['subscribe', 'psubscribe', 'ssubscribe'])
 
+/** Events of messages: the connection that they come by may have been made in a request. */
+const OF_NOBODY: ReadonlySet<unknown> = new Set([
+  'message',
+  'messageBuffer',
+  'pmessage',
+  'pmessageBuffer',
+  'smessage',
+  'smessageBuffer',
+])
+
 /** Whether another instrumentation traces this client already. */
 export function isOfOthers(client: Client): boolean {
   return yieldsTo(client.sendCommand, 'ioredis', 'traceIORedis')
@@ -79,11 +89,23 @@ export function traceClient(given: Tracing, client: Client): void {
     }
   })
 
+  // It connects as it is made.
   override(client, 'duplicate', (original) => {
     return function duplicate(this: unknown, ...args) {
-      const twin = Reflect.apply(original, this, args) as Client
-      if (!isOfLibrary(twin) && !isTraced(twin) && !isOfOthers(twin)) traceClient(given, twin)
-      return twin
+      return context.with(ROOT_CONTEXT, () => {
+        const twin = Reflect.apply(original, this, args) as Client
+        if (!isOfLibrary(twin) && !isTraced(twin) && !isOfOthers(twin)) traceClient(given, twin)
+        return twin
+      })
+    }
+  })
+
+  // One that has connected as the app made it listens in the context of that.
+  override(client, 'emit', (original, state) => {
+    return function emit(this: unknown, ...args) {
+      return state.isOn && OF_NOBODY.has(args[0])
+        ? context.with(ROOT_CONTEXT, original, this, ...args)
+        : Reflect.apply(original, this, args)
     }
   })
 

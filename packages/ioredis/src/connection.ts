@@ -46,6 +46,7 @@ export interface Client {
   pipeline: Method
   multi: Method
   duplicate: Method
+  emit: Method
   setStatus: Method
   /** Of a Redis: tells the app of an error of its connection, if that listens. */
   silentEmit?: Method
