@@ -180,7 +180,7 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
     test.each([
       ['text', () => client.ignoredText],
       ['a function', () => () => true],
-      ['a list', () => ['something else', client.ignoredText]],
+      ['a list', () => ['http://something.else/', client.ignoredText]],
     ])('a call that is ignored by %s has no span', async (_form, ignore) => {
       const recording = record()
       const target = await opened()
@@ -247,8 +247,8 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
       const said = complaints()
       const target = await opened()
       const options = { attributes: () => ({ 'app.call': 'first' }) }
-      const first = { ...options, ignore: ['nothing', /like this/] }
-      const equal = { ignore: ['nothing', /like this/] }
+      const first = { ...options, ignore: ['http://nothing/', /like this/] }
+      const equal = { ignore: ['http://nothing/', /like this/] }
       const answer = traced(target, first)
       for (const same of [first, options, equal, {}, { ignore: undefined }, undefined]) traced(target, same)
       expect(said).toEqual([])

@@ -353,6 +353,18 @@ test('a request that is ignored, and brings no trace, begins one whose id is sai
   expect(carrier['traceparent']).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-02$/)
 })
 
+test('a request for the whole server is ignored by its target', async () => {
+  const recording = record()
+  const ignore = ['*', '/health']
+  const serving = await serve((request, response) =>
+    traceRequest(request, response, () => response.end(), { ignore }),
+  )
+  for (const line of ['OPTIONS *', 'GET /health?full=1', 'GET /'])
+    await raw(serving, `${line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n`)
+  const [span] = await recording.all(1)
+  expect(span?.attributes['url.path']).toBe('/')
+})
+
 describe('attributes', () => {
   test.each([null, undefined, 'text', 7])('a function that returns %j adds none', async (value) => {
     const { attributes } = await spanOf((_request, response) => response.end(), {

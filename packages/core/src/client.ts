@@ -109,6 +109,8 @@ export interface Library<Subject extends unknown[]> {
   readonly duration?: DurationMetric
   /** The text that `ignore` compares. */
   text(...subject: Subject): string
+  /** Whether that is a text which the app has given to `ignore`, where that need not be the same. */
+  readonly isText?: (given: string, text: string) => boolean
   /** Whether that text is always in upper case; the app may then write its own in any case. */
   readonly isUpperCase?: boolean
 }
@@ -162,7 +164,7 @@ export function sender<
   validated(`${library.scope.name}: ${wrapper}`, shape, options)
   const tracer = tracerFor(library.scope)
   const ignore = library.isUpperCase === true ? inUpperCase(options.ignore) : options.ignore
-  const isIgnoredCall = matcher('ignore', ignore, library.text)
+  const isIgnoredCall = matcher('ignore', ignore, library.text, library.isText)
   const moreAttributes = guarded('attributes', options.attributes)
   const { requireParent } = options
 

@@ -31,6 +31,7 @@ import {
   matcher,
   type Expectation,
   type Shape,
+  type Texts,
 } from './options.ts'
 import * as semconv from './semconv.ts'
 import type { InstrumentationScope } from './span.ts'
@@ -40,7 +41,7 @@ export type { HeaderChanges, HeaderReader, HeadersRule } from './http-client/hea
 export { headerValue } from './http-client/headers.ts'
 export type { HttpRequest } from './http-client/origin.ts'
 
-/** Selects URLs: a string by their beginning, a RegExp, a list of both, or a function. */
+/** Selects URLs: a string by their beginning, with the scheme, a RegExp, a list of both, or a function. */
 export type UrlMatch = string | RegExp | readonly (string | RegExp)[] | ((url: string) => boolean)
 
 /** `ignore` gets `(url, method)`; `attributes` gets the request and, unless it failed, the response. */
@@ -88,13 +89,25 @@ export interface HttpClient {
   ): HeaderChanges
 }
 
+const URLS: Texts = {
+  one: 'a URL from http:// or https:// to its path',
+  many: 'URLs',
+  pattern: /^https?:\/\/[^/?#]+\//,
+}
+
+const BEGINNINGS: Texts = {
+  one: 'the beginning of a URL from http:// or https:// on',
+  many: 'beginnings of URLs',
+  pattern: /^https?:\/\//,
+}
+
 /** What the options of a client of HTTP must be. */
 const HTTP_CLIENT_SHAPE: Shape<HttpClientOptions> = {
   ...SENDING_SHAPE,
-  ignore: MATCH("ignore: ['https://api.example.com/health', /^https:\\/\\/internal\\./]"),
+  ignore: MATCH("ignore: ['https://api.example.com/health', /^https:\\/\\/internal\\./]", URLS),
   capture: CAPTURE,
   headers: choice('headers', ['replace', 'keep']),
-  propagateTo: MATCH("propagateTo: ['https://api.example.com/']"),
+  propagateTo: MATCH("propagateTo: ['https://api.example.com/']", BEGINNINGS),
   redactQueryKeys: expected('a list of query keys', "redactQueryKeys: ['token', 'sig']", isStrings),
   urlTemplate: FUNCTION("urlTemplate: (url) => (url.includes('/users/') ? '/users/{id}' : undefined)"),
   firstByteEvent: BOOLEAN('firstByteEvent'),
@@ -123,14 +136,14 @@ export function httpClient(
   watchBody?: WatchBody,
 ): HttpClient {
   const send: Sender<Subject, Outcome> = sender<Subject, Outcome, HttpClientOptions>(
-    { scope, text: (url) => url, duration: DURATION },
+    { scope, text: (url) => url, isText: isUrl, duration: DURATION },
     wrapper,
     options,
     HTTP_CLIENT_SHAPE,
   )
   const { capture, headers: rule = 'replace', propagateTo, redactQueryKeys } = options
   const requestHeaders = lowerCased(capture?.requestHeaders)
-  const isWelcome = matcher<[string]>('propagateTo', byBeginning(propagateTo), (url) => url)
+  const isWelcome = matcher<[string]>('propagateTo', propagateTo, (url) => url, isBeginning)
   const settings: Settings = {
     send,
     unread: new Unread(),
@@ -193,11 +206,13 @@ function shown(header: unknown): string | string[] | undefined {
   return Array.isArray(header) ? header.map(String) : String(header)
 }
 
-function byBeginning(match: UrlMatch | undefined): ((url: string) => boolean) | undefined {
-  if (match === undefined || typeof match === 'function') return match
-  const tests = (Array.isArray(match) ? match : [match]) as readonly (string | RegExp)[]
-  return (url) =>
-    tests.some((test) => (typeof test === 'string' ? url.startsWith(test) : url.search(test) !== -1))
+/** A text that has no query is a URL with any. */
+function isUrl(given: string, url: string): boolean {
+  return url === given || (url[given.length] === '?' && !given.includes('?') && url.startsWith(given))
+}
+
+function isBeginning(given: string, url: string): boolean {
+  return url.startsWith(given)
 }
 
 function oldAttributes(attributes: Attributes): Attributes {

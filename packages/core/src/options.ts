@@ -42,8 +42,25 @@ export const BOOLEAN = (name: string): Expectation =>
 export const FUNCTION = (example: string): Expectation =>
   expected('a function', example, (value) => typeof value === 'function')
 
-export const MATCH = (example: string): Expectation =>
-  expected('a function, a string, a RegExp or a list of strings and RegExps', example, isMatch)
+/** What the texts of a Match are, in words and as a pattern: another could never match, and would do so in silence. */
+export interface Texts {
+  readonly one: string
+  readonly many: string
+  readonly pattern: RegExp
+}
+
+const ANY_TEXTS: Texts = { one: 'a string', many: 'strings', pattern: /^/ }
+
+export const MATCH = (example: string, { one, many, pattern }: Texts = ANY_TEXTS): Expectation =>
+  expected(
+    `a function, ${one}, a RegExp or a list of ${many} and RegExps`,
+    example,
+    (value) => wrongTests(value, pattern).length === 0,
+    (value) => {
+      const [first] = wrongTests(value, pattern)
+      return Array.isArray(value) ? `an array with ${showNoUrl(first)}` : showNoUrl(value)
+    },
+  )
 
 /** Headers to record: `capture` of all that speak HTTP. */
 export const CAPTURE = expected(
@@ -196,12 +213,13 @@ export function guarded<A extends unknown[], R>(
 
 /**
  * A Match as a predicate that never throws; undefined if none was given. `text` returns the subject's text, and is called only
- * if the app gave strings or RegExps.
+ * if the app gave strings or RegExps; `isText` says whether it is a string of the app's.
  */
 export function matcher<Subject extends unknown[]>(
   name: string,
   match: Match<Subject> | undefined,
   text: (...subject: Subject) => string,
+  isText: (given: string, text: string) => boolean = isSame,
 ): ((...subject: Subject) => boolean) | undefined {
   if (match === undefined) return undefined
   if (typeof match === 'function') {
@@ -216,9 +234,13 @@ export function matcher<Subject extends unknown[]>(
   return (...subject) => {
     const candidate = text(...subject)
     return tests.some((test) =>
-      typeof test === 'string' ? test === candidate : candidate.search(test) !== -1,
+      typeof test === 'string' ? isText(test, candidate) : candidate.search(test) !== -1,
     )
   }
+}
+
+function isSame(given: string, text: string): boolean {
+  return given === text
 }
 
 /** The same Match for texts in upper case: the app's strings may be in any case. A RegExp stays as it is. */
@@ -230,9 +252,9 @@ export function inUpperCase<Subject extends unknown[]>(
   return tests.map((test) => (typeof test === 'string' ? test.toUpperCase() : test))
 }
 
-function isMatch(value: unknown): boolean {
-  if (typeof value === 'function') return true
-  return (Array.isArray(value) ? value : [value]).every(
-    (test) => typeof test === 'string' || test instanceof RegExp,
-  )
+/** What of a Match is neither a RegExp nor a text of that kind. */
+function wrongTests(value: unknown, pattern: RegExp): unknown[] {
+  if (typeof value === 'function') return []
+  const tests: unknown[] = Array.isArray(value) ? value : [value]
+  return tests.filter((test) => !(typeof test === 'string' ? pattern.test(test) : test instanceof RegExp))
 }

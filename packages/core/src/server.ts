@@ -55,6 +55,7 @@ import {
   validated,
   type Match,
   type Shape,
+  type Texts,
 } from './options.ts'
 import { announce, extractRequest } from './propagation.ts'
 import { reportOnce } from './report.ts'
@@ -99,11 +100,18 @@ export type Receive<Carried> = <T>(
   run: () => T,
 ) => T
 
+/** The target of `OPTIONS *` is one, too. */
+const PATHS: Texts = {
+  one: "a path from '/' up to the query",
+  many: 'paths',
+  pattern: /^(\/[^?#]*|\*)$/,
+}
+
 const INBOUND = new Set<unknown>(['continue', 'restart', 'ignore'])
 
 function shape<Subject, Given extends unknown[]>(): Shape<ReceivingOptions<Subject, Given>> {
   return {
-    ignore: MATCH("ignore: ['/health', /^\\/assets\\//]"),
+    ignore: MATCH("ignore: ['/health', /^\\/assets\\//]", PATHS),
     attributes: FUNCTION("attributes: () => ({ 'app.tenant': 'acme' })"),
     capture: CAPTURE,
     spanName: FUNCTION("spanName: () => 'GET /orders'"),

@@ -138,13 +138,45 @@ export function takesOptions({ name, traced }: Contract): void {
       },
     )
 
+    test('ignore: a text without a query is that URL with any query, one with a query is that alone', async () => {
+      const recording = record()
+      const { url } = await served()
+      const ask = await traced({ ignore: [`${url}/health`, `${url}/stock?sku=1`] })
+      for (const path of ['/health', '/health?full=1', '/stock?sku=1']) await read(ask({ url: url + path }))
+      const others = ['/healthy', '/health/all', '/stock', '/stock?sku=12', '/stock?sku=1?', '/?to=/health']
+      for (const path of others) await read(ask({ url: url + path }))
+      const spans = await recording.all(others.length)
+      expect(spans.map(({ attributes }) => attributes['url.full'])).toEqual(others.map((path) => url + path))
+    })
+
     test.each<[object, RegExp]>([
       [{ headers: 'both' }, /expected headers to be one of 'replace', 'keep', received "both"/],
       [
         { ignore: 7 },
         /expected ignore to be .*, received 7; example: \{ ignore: \['https:\/\/api\.example\.com\//,
       ],
+      [
+        { ignore: '/health' },
+        /expected ignore to be a function, a URL from http:\/\/ or https:\/\/ to its path, .* received "\/health"; example: /,
+      ],
+      [
+        { ignore: 'https://api.example.com' },
+        /to its path, .* received "https:\/\/api\.example\.com"; example: /,
+      ],
+      [
+        { ignore: [/health/, 'https://api.example.com/', 'localhost:3000/?sig=s3cret'] },
+        /received an array with "localhost:3000\/\?REDACTED"; example: /,
+      ],
+      [{ ignore: ['https://api.example.com/', 7] }, /received an array with 7; example: /],
       [{ propagateTo: 7 }, /expected propagateTo to be .* received 7/],
+      [
+        { propagateTo: '127.0.0.1' },
+        /expected propagateTo to be a function, the beginning of a URL from http:\/\/ or https:\/\/ on, .* received "127\.0\.0\.1"; example: /,
+      ],
+      [
+        { propagateTo: ['https://api.example.com', 'api.example.com'] },
+        /received an array with "api\.example\.com"; example: /,
+      ],
       [{ redactQueryKeys: 'sig' }, /expected redactQueryKeys to be a list of query keys/],
       [{ urlTemplate: '/users' }, /expected urlTemplate to be a function/],
       [{ firstByteEvent: 1 }, /expected firstByteEvent to be true or false/],

@@ -420,7 +420,26 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
         { attributes: {} },
         /expected attributes to be a function, received an object/,
       ],
-      ['a list of numbers to ignore', { ignore: ['/a', 7] }, /expected ignore to be a function, .* an array/],
+      [
+        'a list with a number to ignore',
+        { ignore: ['/a', 7] },
+        /expected ignore to be a function, .* received an array with 7; example: /,
+      ],
+      [
+        'what is no path to ignore',
+        { ignore: 'health' },
+        /expected ignore to be a function, a path from '\/' up to the query, .* received "health"; example: /,
+      ],
+      [
+        'what is no path to ignore, in a list',
+        { ignore: [/^\/a/, '/b', '*', 'https://api.example.com/health'] },
+        /received an array with "https:\/\/api\.example\.com\/health"; example: /,
+      ],
+      [
+        'a path with a query to ignore',
+        { ignore: '/health?key=s3cret' },
+        /up to the query, .* received "\/health\?REDACTED"; example: /,
+      ],
       [
         'a header name that is none',
         { capture: { requestHeaders: 'x-id' } },
