@@ -1,5 +1,6 @@
 import { trace, ROOT_CONTEXT, propagation, SamplingDecision } from '@opentelemetry/api'
 import { X509Certificate } from 'node:crypto'
+import { EventEmitter } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -160,10 +161,15 @@ describe('where traces go', () => {
     ['authorization=Bearer s3cret', 'a string'],
     [53_237, 'a number'],
     [['Bearer s3cret'], 'an array'],
-    [{ authorization: 's3\ncret' }, 'an object of Object'],
-  ])('headers that are none are shown by their type: %j', (headers, shown) => {
-    expect(() => read({}, { headers } as unknown as StartOptions)).toThrow(`, received ${shown}; example: `)
-  })
+    [{ 'x-team': 'shop', authorization: 's3\ncret' }, 'an object with "authorization": a string'],
+    [{ authorization: undefined }, 'an object with "authorization": undefined'],
+    [{ authorization: null }, 'an object with "authorization": null'],
+  ])(
+    'headers that are none are shown by their type, and the first of them by its name: %j',
+    (headers, shown) => {
+      expect(() => read({}, { headers } as unknown as StartOptions)).toThrow(`, received ${shown}; example: `)
+    },
+  )
 
   test('headers are percent-decoded, those for traces win, and those in code win over both', () => {
     const environment = {
@@ -690,6 +696,16 @@ describe('an option', () => {
     expect(() => read({}, new Map([['endpoint', 'http://c']]) as StartOptions)).toThrow(
       /^start\(\): expected an object of options, received an object of Map; example: /,
     )
+  })
+
+  test('is none of an object that is something else', () => {
+    expect(() => read({}, new EventEmitter() as StartOptions)).toThrow(
+      /^start\(\): expected an object of options, received an object of EventEmitter; example: /,
+    )
+  })
+
+  test('for a share that is none has a share for an example', () => {
+    expect(() => read({}, { sampling: 10 })).toThrow(/, received 10; example: \{ sampling: 0\.1 \}$/)
   })
 
   test('that is no propagator is told of one that we have', () => {

@@ -59,6 +59,11 @@ describe('traceRequest', () => {
   test.each<[string, unknown[], RegExp]>([
     ['a wrong option', [() => {}, { ignored: '/health' }], /expected options among ignore, .*"ignored"/],
     ['options that are none', [() => {}, '/health'], /expected an object of options, received "\/health"/],
+    [
+      'a server in the place of options',
+      [() => {}, createServer()],
+      /expected an object of options, received an object of Server; example: \{ ignore: /,
+    ],
     ['no function', [], /expected a function to run, received undefined; example: createServer\(/],
     ['options alone', [{ ignore: '/health' }], /expected a function to run, received an object/],
   ])('given %s, throws in each request a TypeError in its own name', async (_title, given, said) => {

@@ -2,6 +2,7 @@ import type { Attributes, AttributeValue, TextMapPropagator } from '@opentelemet
 import { createPrivateKey, X509Certificate } from 'node:crypto'
 import type { BatchOptions, SpanExporter } from './batch.ts'
 import {
+  isHeader,
   isHeaders,
   isHttpUrl,
   isPem,
@@ -22,6 +23,7 @@ import {
   type Expectation,
   type Shape,
   showNoUrl,
+  showEntry,
   showType,
   validated,
 } from './options.ts'
@@ -156,7 +158,7 @@ const SHAPE: Shape<StartOptions> = {
     'an object of header names and texts',
     "headers: { authorization: 'Bearer …' }",
     isHeaders,
-    showType,
+    (value) => showEntry(value, isHeader),
   ),
   protocol: choice('protocol', PROTOCOLS),
   compression: choice('compression', COMPRESSIONS),
@@ -179,7 +181,7 @@ const SHAPE: Shape<StartOptions> = {
   sampler: expected('a Sampler', 'sampler: new AlwaysOnSampler()', (value) => has(value, 'shouldSample')),
   sampling: expected(
     'a number from 0 to 1 or a list of rules',
-    "sampling: [{ match: { path: '/health' }, rate: 0 }]",
+    'sampling: 0.1',
     (value) => isRatio(value) || Array.isArray(value),
   ),
   propagator: expected('a TextMapPropagator', 'propagator: b3Propagator', (value) =>

@@ -66,12 +66,13 @@ export const MATCH = (example: string, { one, many, pattern }: Texts = ANY_TEXTS
 export const CAPTURE = expected(
   'lists of header names',
   "capture: { requestHeaders: ['x-request-id'], responseHeaders: ['content-type'] }",
-  (value) =>
-    isRecord(value) &&
-    Object.entries(value).every(
-      ([key, names]) => (key === 'requestHeaders' || key === 'responseHeaders') && isStrings(names),
-    ),
+  (value) => isRecord(value) && wrongEntry(value, isCapture) === undefined,
+  (value) => showEntry(value, isCapture),
 )
+
+function isCapture(key: string, names: unknown): boolean {
+  return (key === 'requestHeaders' || key === 'responseHeaders') && isStrings(names)
+}
 
 /**
  * Whether a value is an object with properties as options, of whichever class. A list, a Map or a Headers keeps its content
@@ -91,15 +92,12 @@ export function isStrings(value: unknown): boolean {
  *   the wrong shape.
  */
 export function validated<T extends object>(caller: string, shape: Shape<T>, given: T): T {
-  if (!isRecord(given)) {
-    const [example] = Object.values<Expectation>(shape)
-    throw new TypeError(
-      `${caller}: expected an object of options, received ${show(given)}; example: { ${example?.example} }`,
-    )
-  }
+  if (!isRecord(given)) throw noOptions(caller, shape, given)
   for (const [key, value] of Object.entries(given)) {
     const expectation = (shape as Record<string, Expectation>)[key]
     if (expectation === undefined || !Object.hasOwn(shape, key)) {
+      // What has a class of its own is more likely something else, as an app or an agent is.
+      if ((given.constructor?.name ?? 'Object') !== 'Object') throw noOptions(caller, shape, given)
       const names = Object.keys(shape).join(', ')
       const [first] = Object.values<Expectation>(shape)
       throw new TypeError(
@@ -114,6 +112,13 @@ export function validated<T extends object>(caller: string, shape: Shape<T>, giv
     }
   }
   return given
+}
+
+function noOptions(caller: string, shape: object, given: unknown): TypeError {
+  const [first] = Object.values<Expectation>(shape as Record<string, Expectation>)
+  return new TypeError(
+    `${caller}: expected an object of options, received ${show(given)}; example: { ${first?.example} }`,
+  )
 }
 
 /** The options by which each object is traced, shared by all copies of this package like its marks on those objects. */
@@ -176,8 +181,23 @@ export function showNoUrl(value: unknown): string {
   return JSON.stringify(query.length === 0 ? host : `${host}?${REDACTED}`)
 }
 
+type IsRight = (key: string, value: unknown) => boolean
+
+function wrongEntry(of: object, isRight: IsRight): [key: string, value: unknown] | undefined {
+  return Object.entries(of).find(([key, value]) => !isRight(key, value))
+}
+
+/** An object by the first of its properties that is wrong, the value of which is shown as its type. */
+export function showEntry(value: unknown, isRight: IsRight, shows = showType): string {
+  const wrong = isRecord(value) ? wrongEntry(value, isRight) : undefined
+  return wrong === undefined
+    ? showType(value)
+    : `an object with ${JSON.stringify(wrong[0])}: ${shows(wrong[1])}`
+}
+
 /** A value that must not be shown, as its type. */
 export function showType(value: unknown): string {
+  if (value === undefined) return 'undefined'
   return typeof value === 'object' || typeof value === 'function' ? show(value) : `a ${typeof value}`
 }
 

@@ -52,6 +52,7 @@ import {
   MATCH,
   matcher,
   show,
+  showEntry,
   validated,
   type Match,
   type Shape,
@@ -127,6 +128,7 @@ function shape<Subject, Given extends unknown[]>(): Shape<ReceivingOptions<Subje
       'true, false or { slowerThan: milliseconds }',
       'middlewareSpans: { slowerThan: 10 }',
       isMiddlewareSpans,
+      (value) => showEntry(value, isThreshold, show),
     ),
   }
 }
@@ -463,6 +465,10 @@ function checkOptions<Subject, Given extends unknown[], Carried>(
 function isMiddlewareSpans(value: unknown): boolean {
   if (typeof value === 'boolean') return true
   if (typeof value !== 'object' || value === null) return false
-  const { slowerThan, ...others } = value as { slowerThan?: unknown }
-  return typeof slowerThan === 'number' && slowerThan >= 0 && Object.keys(others).length === 0
+  const entries = Object.entries(value)
+  return entries.length > 0 && entries.every(([key, each]) => isThreshold(key, each))
+}
+
+function isThreshold(key: string, value: unknown): boolean {
+  return key === 'slowerThan' && typeof value === 'number' && value >= 0
 }

@@ -181,7 +181,10 @@ export function takesOptions({ name, traced }: Contract): void {
       [{ urlTemplate: '/users' }, /expected urlTemplate to be a function/],
       [{ firstByteEvent: 1 }, /expected firstByteEvent to be true or false/],
       [{ capture: { requestHeaders: 'x' } }, /expected capture to be lists of header names/],
-      [{ capture: { headers: ['x'] } }, /expected capture to be lists of header names/],
+      [
+        { capture: { headers: ['x'] } },
+        /expected capture to be lists of header names, received an object with "headers": an array; example: /,
+      ],
     ])('%j is a mistake that is told at set-up', async (options, message) => {
       await expect((async () => traced(options))()).rejects.toThrow(message)
       await expect((async () => traced(options))()).rejects.toThrow(TypeError)

@@ -443,17 +443,25 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
       [
         'a header name that is none',
         { capture: { requestHeaders: 'x-id' } },
-        /expected capture to be lists of header names/,
+        /expected capture to be lists of header names, received an object with "requestHeaders": a string; example: /,
       ],
-      ['unknown headers to capture', { capture: { headers: ['x-id'] } }, /expected capture to be lists of/],
+      [
+        'unknown headers to capture',
+        { capture: { responseHeaders: [], headers: ['x-id'] } },
+        /expected capture to be lists of .* received an object with "headers": an array; example: /,
+      ],
       ['a number for a switch', { serverTiming: 1 }, /expected serverTiming to be true or false, received 1/],
       [
         'a text for another switch',
         { activeRequests: 'yes' },
         /expected activeRequests to be true or false, received "yes"/,
       ],
-      // Unknown where there is no middleware.
-      ['a wrong middlewareSpans', { middlewareSpans: { fasterThan: 3 } }, /middlewareSpans/],
+      [
+        'a wrong middlewareSpans',
+        { middlewareSpans: { fasterThan: 3 } },
+        // Unknown where there is no middleware.
+        /expected (middlewareSpans to be .* received an object with "fasterThan": 3|options among .*"middlewareSpans"); example: /,
+      ],
     ])(
       '%s: a TypeError says what was expected, what was received, and an example',
       async (_title, options, said) => {
