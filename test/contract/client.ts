@@ -396,6 +396,12 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
         expect(said).toEqual([])
       })
 
+      test.each([undefined, null, 'pool'])('untrace of %j is a mistake that is told', (nothing) => {
+        const undo = () => untrace(nothing as never)
+        expect(undo).toThrow(TypeError)
+        expect(undo).toThrow(/^untrace\(\): expected an object .*, received .*; example: untrace\(pool\)$/)
+      })
+
       test('what somebody has put over our methods stays when it is untraced, and ours pass calls on', async () => {
         const recording = record()
         const target = (await opened()) as Target & Record<string, (...args: unknown[]) => unknown>

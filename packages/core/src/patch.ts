@@ -1,3 +1,4 @@
+import { show } from './options.ts'
 import { reportOnce } from './report.ts'
 
 /**
@@ -66,8 +67,17 @@ function switched(patch: Override, traced: Method, original: Method): Method {
   }
 }
 
-/** Undoes every wrap of this object. Where somebody has wrapped ours since, ours stays and only passes calls on. */
+/**
+ * Undoes every wrap of this object. Where somebody has wrapped ours since, ours stays and only passes calls on.
+ *
+ * @throws TypeError for what is no object.
+ */
 export function untrace(target: object): void {
+  if (Object(target) !== target) {
+    throw new TypeError(
+      `untrace(): expected an object that is traced, received ${show(target)}; example: untrace(pool)`,
+    )
+  }
   const patched = target as Patched
   if (!isTraced(target)) return
   for (const patch of patched[PATCHES]?.toReversed() ?? []) {
