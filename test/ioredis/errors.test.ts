@@ -84,7 +84,7 @@ describe.each(versions)('%s', (version, Redis) => {
       [
         'undefined',
         undefined,
-        /expected a Redis or a Cluster of ioredis, received undefined; example: traceIORedis\(new Redis\(\)\)/,
+        /^@throughline\/ioredis: traceIORedis: expected a Redis or a Cluster of ioredis, received undefined; example: traceIORedis\(new Redis\(\)\)/,
       ],
       ['the class', Redis, /received a function \(Redis\)/],
       ['a pipeline', new Redis({ lazyConnect: true }).pipeline(), /expected a Redis/],

@@ -43,7 +43,7 @@ export function traceIORedis<
 >(redis: Target, options: IORedisOptions = {}): Target {
   if (!isClient(redis)) {
     throw new TypeError(
-      `traceIORedis: expected a Redis or a Cluster of ioredis, received ${show(redis)}; example: traceIORedis(new Redis())`,
+      `${SCOPE.name}: traceIORedis: expected a Redis or a Cluster of ioredis, received ${show(redis)}; example: traceIORedis(new Redis())`,
     )
   }
   const tracing: Tracing = {

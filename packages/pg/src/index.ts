@@ -3,7 +3,7 @@ import type { ClientBase, Pool } from 'pg'
 import { isOfOthers, setTracing, traceClient } from './client.ts'
 import { clientsOf } from './connection.ts'
 import { maskedReport } from './failure.ts'
-import { tracingBy, type PgOptions } from './options.ts'
+import { SCOPE, tracingBy, type PgOptions } from './options.ts'
 import { tracePool } from './pool.ts'
 
 export type { SqlComment, SqlTags } from './comment.ts'
@@ -19,7 +19,7 @@ export type { PgOptions, Query } from './options.ts'
 export function tracePg<Target extends Pool | ClientBase>(target: Target, options: PgOptions = {}): Target {
   if (typeof target?.query !== 'function' || typeof target.connect !== 'function') {
     throw new TypeError(
-      `tracePg: expected a Pool or a Client of pg, received ${show(target)}; example: tracePg(new Pool())`,
+      `${SCOPE.name}: tracePg: expected a Pool or a Client of pg, received ${show(target)}; example: tracePg(new Pool())`,
     )
   }
   const tracing = tracingBy(options)

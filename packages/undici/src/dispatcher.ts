@@ -141,7 +141,7 @@ export function traceDispatcher<D extends Dispatcher>(
   if (!isOverridden(dispatcher)) {
     untrace(dispatcher)
     throw new TypeError(
-      'traceUndici(dispatcher): expected a dispatcher that has its own dispatch(), received what compose() has made of one; example: traceUndici(new Agent()).compose(interceptors.retry())',
+      '@throughline/undici: traceUndici(dispatcher): expected a dispatcher that has its own dispatch(), received what compose() has made of one; example: traceUndici(new Agent()).compose(interceptors.retry())',
     )
   }
   return dispatcher
