@@ -273,7 +273,10 @@ test.runIf(major > 24 || (major === 24 && minor >= 5))(
     traced()
     await answerTo(http.get('http://api.example:8080/a', { agent }))
     await answerTo(http.get('http://api.example:8080/a', { agent, headers: ['Host', 'api.example:8080'] }))
-    for (const { attributes } of await recording.all(2)) {
+    await answerTo(http.get('http://u:s3cret@api.example:8080/a', { agent }))
+    const spans = await recording.all(3)
+    expect(spans.pop()?.attributes['url.full']).toBe('http://REDACTED:REDACTED@api.example:8080/a')
+    for (const { attributes } of spans) {
       expect(attributes).toMatchObject({
         'url.full': 'http://api.example:8080/a',
         'server.address': 'api.example',
@@ -281,8 +284,9 @@ test.runIf(major > 24 || (major === 24 && minor >= 5))(
         'network.peer.port': port,
       })
     }
-    expect(requests.map(({ url }) => url)).toEqual(['http://api.example:8080/a', 'http://api.example:8080/a'])
-    expect(requests.map((each) => traceparents(each).length)).toEqual([1, 1])
+    expect(requests.map(({ url }) => url)).toEqual([1, 2, 3].map(() => 'http://api.example:8080/a'))
+    expect(requests.map((each) => traceparents(each).length)).toEqual([1, 1, 1])
+    expect(requests[2]?.headers.authorization).toBe(`Basic ${btoa('u:s3cret')}`)
   },
 )
 

@@ -5,7 +5,11 @@ import { Agent, type ClientRequest } from 'node:http'
 /** Older agents hand on a host and a port in place of options. */
 type Adder = Record<
   'addRequest',
-  (request: ClientRequest, options: { port?: unknown; auth?: unknown } | string, ...rest: unknown[]) => void
+  (
+    request: ClientRequest,
+    options: { port?: unknown; auth?: unknown; path?: unknown } | string,
+    ...rest: unknown[]
+  ) => void
 >
 
 const PORTS: Record<string, number> = { 'http:': 80, 'https:': 443 }
@@ -25,10 +29,18 @@ export function noteDestinations(): () => void {
       // After that, for the agent may have made a request of its own to the proxy.
       latest = request
       latestPort = typeof options === 'string' ? rest[0] : options?.port
-      hasLatestAuth = typeof options !== 'string' && Boolean(options?.auth)
+      hasLatestAuth = typeof options !== 'string' && Boolean(options?.auth) && isPath(options.path)
     }
   })
   return () => untrace(prototype)
+}
+
+/**
+ * Whether the app has asked for a path. Where it has asked a proxy for a whole URL, credentials are the proxy's; where the agent
+ * makes the path one, as Node's own does by `proxyEnv`, they are the URL's.
+ */
+function isPath(asked: unknown): boolean {
+  return !asked || String(asked).startsWith('/')
 }
 
 function portOf(request: ClientRequest, isNoted: boolean): string | undefined {
@@ -71,8 +83,8 @@ export class Destination implements HttpRequest {
     return path.startsWith('/') || /^[a-z]+:\/\//i.test(path) ? path : `/${path}`
   }
 
-  /** Node makes a header of them; those of a request that a proxy is asked with are in its path. */
+  /** Node makes a header of them. */
   get hasCredentials(): boolean {
-    return this.#hasCredentials && this.#request.path.startsWith('/')
+    return this.#hasCredentials
   }
 }
