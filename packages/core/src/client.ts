@@ -10,25 +10,47 @@ import {
   type Span,
 } from '@opentelemetry/api'
 import type { NamedWriter } from './attribute.ts'
-import type { Ticks } from './clock.ts'
+import { now, type Ticks } from './clock.ts'
 import { activeContext, isIgnored, isOrdinary, isSuppressed, spanIn, withSpan } from './context.ts'
 import { tracerFor } from './current.ts'
-import { CallMeasurement, durationsOf, instrumentsFor, isMetered, type DurationMetric } from './metrics.ts'
+import {
+  durationsOf,
+  instrumentsFor,
+  isMetered,
+  secondsOf,
+  type DurationMetric,
+  type Durations,
+} from './metrics.ts'
 import {
   BOOLEAN,
   FUNCTION,
   guarded,
-  inUpperCase,
   MATCH,
   matcher,
   validated,
   type Match,
   type Shape,
+  type TextMatch,
 } from './options.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import { isOurs, putNamed, type InstrumentationScope } from './span.ts'
 import { DeferredOptions, isOurTracer } from './tracer.ts'
+
+/** One call as its metric sees it, from its begin to its end. */
+class CallMeasurement {
+  readonly #durations: Durations
+  readonly #startTicks = now()
+
+  constructor(durations: Durations) {
+    this.#durations = durations
+  }
+
+  /** Records the call, whose span, where it has one, has just ended. */
+  end(attributes: Attributes, span: Span, endTicks: Ticks = now(), within: Context): void {
+    this.#durations.record(secondsOf(span, this.#startTicks, endTicks), attributes, within)
+  }
+}
 
 /** A call's span before it has begun. */
 const NO_SPAN = trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
@@ -282,4 +304,24 @@ export function headersOf(from: Context): Record<string, string> {
     reportOnce('inject', 'error', 'the propagator threw, so a call carries no trace context', error)
   }
   return headers
+}
+
+/**
+ * Whether another instrumentation has wrapped this method already: its mark is on the function. Ours yields to it then,
+ * and says so once.
+ */
+export function yieldsTo(method: object, library: string, ours: string): boolean {
+  if (!('__wrapped' in method)) return false
+  const message = `another instrumentation traces ${library} already, so ${ours} does not`
+  reportOnce(`instrumented:${library}`, 'warn', message)
+  return true
+}
+
+/** The same Match for texts in upper case: the app's strings may be in any case. A RegExp stays as it is. */
+function inUpperCase<Subject extends unknown[]>(
+  match: Match<Subject> | undefined,
+): Match<Subject> | undefined {
+  if (match === undefined || typeof match === 'function') return match
+  const tests = (Array.isArray(match) ? match : [match]) as readonly TextMatch[]
+  return tests.map((test) => (typeof test === 'string' ? test.toUpperCase() : test))
 }

@@ -3,7 +3,6 @@ import { createPrivateKey, X509Certificate } from 'node:crypto'
 import type { BatchOptions, SpanExporter } from './batch.ts'
 import {
   isHeader,
-  isHeaders,
   isHttpUrl,
   isPem,
   isRatio,
@@ -18,12 +17,12 @@ import { randomIds, type IdGenerator } from './ids.ts'
 import {
   BOOLEAN,
   choice,
+  entries,
   expected,
   isRecord,
   type Expectation,
   type Shape,
   showNoUrl,
-  showEntry,
   showType,
   validated,
 } from './options.ts'
@@ -154,12 +153,7 @@ const SHAPE: Shape<StartOptions> = {
     isRecord,
   ),
   endpoint: expected('an http or https URL', "endpoint: 'http://localhost:4318'", isHttpUrl, showNoUrl),
-  headers: expected(
-    'an object of header names and texts',
-    "headers: { authorization: 'Bearer …' }",
-    isHeaders,
-    (value) => showEntry(value, isHeader),
-  ),
+  headers: entries('an object of header names and texts', "headers: { authorization: 'Bearer …' }", isHeader),
   protocol: choice('protocol', PROTOCOLS),
   compression: choice('compression', COMPRESSIONS),
   timeoutMillis: wholeNumber(0, 'timeoutMillis: 10_000'),

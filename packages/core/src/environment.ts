@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { isRecord, show, showNoUrl } from './options.ts'
+import { show, showNoUrl } from './options.ts'
 import { reportOnce } from './report.ts'
 
 export type Environment = Record<string, string | undefined>
@@ -145,7 +145,7 @@ export function reader(environment: Environment) {
     headers(name: string): Record<string, string> | undefined {
       const read = (value: string) => {
         const pairs = readPairs(value)
-        return isHeaders(pairs) ? pairs : undefined
+        return pairs && Object.entries(pairs).every(([key, text]) => isHeader(key, text)) ? pairs : undefined
       }
       return checked(name, 'name=value,name2=value2', read, () => 'something else')
     },
@@ -194,8 +194,4 @@ const HEADER_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/
  */
 export function isHeader(name: string, value: unknown): value is string {
   return typeof value === 'string' && HEADER_NAME.test(name) && HEADER_VALUE.test(value)
-}
-
-export function isHeaders(value: unknown): boolean {
-  return isRecord(value) && Object.entries(value).every(([name, text]) => isHeader(name, text))
 }

@@ -31,7 +31,6 @@ import {
   matcher,
   type Expectation,
   type Shape,
-  type Texts,
 } from './options.ts'
 import * as semconv from './semconv.ts'
 import type { InstrumentationScope } from './span.ts'
@@ -89,25 +88,21 @@ export interface HttpClient {
   ): HeaderChanges
 }
 
-const URLS: Texts = {
-  one: 'a URL from http:// or https:// to its path',
-  many: 'URLs',
-  pattern: /^https?:\/\/[^/?#]+\//,
-}
-
-const BEGINNINGS: Texts = {
-  one: 'the beginning of a URL from http:// or https:// on',
-  many: 'beginnings of URLs',
-  pattern: /^https?:\/\//,
-}
-
 /** What the options of a client of HTTP must be. */
 const HTTP_CLIENT_SHAPE: Shape<HttpClientOptions> = {
   ...SENDING_SHAPE,
-  ignore: MATCH("ignore: ['https://api.example.com/health', /^https:\\/\\/internal\\./]", URLS),
+  ignore: MATCH(
+    "ignore: ['https://api.example.com/health', /^https:\\/\\/internal\\./]",
+    'a URL from http:// or https:// to its path',
+    /^https?:\/\/[^/?#]+\//,
+  ),
   capture: CAPTURE,
   headers: choice('headers', ['replace', 'keep']),
-  propagateTo: MATCH("propagateTo: ['https://api.example.com/']", BEGINNINGS),
+  propagateTo: MATCH(
+    "propagateTo: ['https://api.example.com/']",
+    'the beginning of a URL from http:// or https:// on',
+    /^https?:\/\//,
+  ),
   redactQueryKeys: expected('a list of query keys', "redactQueryKeys: ['token', 'sig']", isStrings),
   urlTemplate: FUNCTION("urlTemplate: (url) => (url.includes('/users/') ? '/users/{id}' : undefined)"),
   firstByteEvent: BOOLEAN('firstByteEvent'),

@@ -26,7 +26,7 @@ export { handOn, receiver, type Inbound, type Receive, type ReceivingOptions } f
 export { middlewareSpans, type BeginLayer, type LayerSpan, type MiddlewareSpans } from './middleware.ts'
 export { methodAttribute, spanName, withOldNames, wantsOldNames } from './http.ts'
 export { instrumentsFor, type DurationMetric } from './metrics.ts'
-export { isTraced, override, symbolOf, yieldsTo } from './patch.ts'
+export { isTraced, override, symbolOf } from './patch.ts'
 export { redactQuery, redactUrl } from './redact.ts'
 export {
   BOOLEAN,

@@ -42,37 +42,43 @@ export const BOOLEAN = (name: string): Expectation =>
 export const FUNCTION = (example: string): Expectation =>
   expected('a function', example, (value) => typeof value === 'function')
 
-/** What the texts of a Match are, in words and as a pattern: another could never match, and would do so in silence. */
-export interface Texts {
-  readonly one: string
-  readonly many: string
-  readonly pattern: RegExp
+/** Other texts could never match, and would do so in silence. */
+export const MATCH = (example: string, texts = 'a string', pattern = /^/): Expectation => {
+  const isRight = (test: unknown) => (typeof test === 'string' ? pattern.test(test) : test instanceof RegExp)
+  const wrong = (value: unknown) => [value].flat().filter((test) => !isRight(test))
+  return expected(
+    `a function, ${texts}, a RegExp or a list of those`,
+    example,
+    (value) => typeof value === 'function' || wrong(value).length === 0,
+    (value) => (Array.isArray(value) ? 'an array with ' : '') + showNoUrl(wrong(value)[0]),
+  )
 }
 
-const ANY_TEXTS: Texts = { one: 'a string', many: 'strings', pattern: /^/ }
-
-export const MATCH = (example: string, { one, many, pattern }: Texts = ANY_TEXTS): Expectation =>
-  expected(
-    `a function, ${one}, a RegExp or a list of ${many} and RegExps`,
+/** An object whose properties are right, shown by the first that is not. */
+export function entries(
+  wanted: string,
+  example: string,
+  isRight: (key: string, value: unknown) => boolean,
+  shows: (value: unknown) => string = showType,
+): Expectation {
+  const wrong = (of: object) => Object.entries(of).find(([key, value]) => !isRight(key, value))
+  return expected(
+    wanted,
     example,
-    (value) => wrongTests(value, pattern).length === 0,
+    (value) => isRecord(value) && wrong(value) === undefined,
     (value) => {
-      const [first] = wrongTests(value, pattern)
-      return Array.isArray(value) ? `an array with ${showNoUrl(first)}` : showNoUrl(value)
+      const entry = isRecord(value) && wrong(value)
+      return entry ? `an object with "${entry[0]}": ${shows(entry[1])}` : shows(value)
     },
   )
+}
 
 /** Headers to record: `capture` of all that speak HTTP. */
-export const CAPTURE = expected(
+export const CAPTURE = entries(
   'lists of header names',
   "capture: { requestHeaders: ['x-request-id'], responseHeaders: ['content-type'] }",
-  (value) => isRecord(value) && wrongEntry(value, isCapture) === undefined,
-  (value) => showEntry(value, isCapture),
+  (key, names) => /^(request|response)Headers$/.test(key) && isStrings(names),
 )
-
-function isCapture(key: string, names: unknown): boolean {
-  return (key === 'requestHeaders' || key === 'responseHeaders') && isStrings(names)
-}
 
 /**
  * Whether a value is an object with properties as options, of whichever class. A list, a Map or a Headers keeps its content
@@ -92,33 +98,23 @@ export function isStrings(value: unknown): boolean {
  *   the wrong shape.
  */
 export function validated<T extends object>(caller: string, shape: Shape<T>, given: T): T {
-  if (!isRecord(given)) throw noOptions(caller, shape, given)
+  const [first] = Object.values<Expectation>(shape)
+  const mistake = (wanted: string, received: string, example = first?.example): TypeError =>
+    new TypeError(`${caller}: expected ${wanted}, received ${received}; example: { ${example} }`)
+  const noOptions = (): TypeError => mistake('an object of options', show(given))
+
+  if (!isRecord(given)) throw noOptions()
   for (const [key, value] of Object.entries(given)) {
     const expectation = (shape as Record<string, Expectation>)[key]
     if (expectation === undefined || !Object.hasOwn(shape, key)) {
-      // What has a class of its own is more likely something else, as an app or an agent is.
-      if ((given.constructor?.name ?? 'Object') !== 'Object') throw noOptions(caller, shape, given)
-      const names = Object.keys(shape).join(', ')
-      const [first] = Object.values<Expectation>(shape)
-      throw new TypeError(
-        `${caller}: expected options among ${names}, received an unknown one, "${key}"; example: { ${first?.example} }`,
-      )
+      // Of a class, it may be an app or an agent.
+      if ((given.constructor?.name ?? 'Object') !== 'Object') throw noOptions()
+      throw mistake(`options among ${Object.keys(shape).join(', ')}`, `an unknown one, "${key}"`)
     }
-    if (value !== undefined && !expectation.accepts(value)) {
-      const { wanted, example, shows } = expectation
-      throw new TypeError(
-        `${caller}: expected ${key} to be ${wanted}, received ${shows(value)}; example: { ${example} }`,
-      )
-    }
+    const { wanted, example, accepts, shows } = expectation
+    if (value !== undefined && !accepts(value)) throw mistake(`${key} to be ${wanted}`, shows(value), example)
   }
   return given
-}
-
-function noOptions(caller: string, shape: object, given: unknown): TypeError {
-  const [first] = Object.values<Expectation>(shape as Record<string, Expectation>)
-  return new TypeError(
-    `${caller}: expected an object of options, received ${show(given)}; example: { ${first?.example} }`,
-  )
 }
 
 /** The options by which each object is traced, shared by all copies of this package like its marks on those objects. */
@@ -181,20 +177,6 @@ export function showNoUrl(value: unknown): string {
   return JSON.stringify(query.length === 0 ? host : `${host}?${REDACTED}`)
 }
 
-type IsRight = (key: string, value: unknown) => boolean
-
-function wrongEntry(of: object, isRight: IsRight): [key: string, value: unknown] | undefined {
-  return Object.entries(of).find(([key, value]) => !isRight(key, value))
-}
-
-/** An object by the first of its properties that is wrong, the value of which is shown as its type. */
-export function showEntry(value: unknown, isRight: IsRight, shows = showType): string {
-  const wrong = isRecord(value) ? wrongEntry(value, isRight) : undefined
-  return wrong === undefined
-    ? showType(value)
-    : `an object with ${JSON.stringify(wrong[0])}: ${shows(wrong[1])}`
-}
-
 /** A value that must not be shown, as its type. */
 export function showType(value: unknown): string {
   if (value === undefined) return 'undefined'
@@ -233,13 +215,13 @@ export function guarded<A extends unknown[], R>(
 
 /**
  * A Match as a predicate that never throws; undefined if none was given. `text` returns the subject's text, and is called only
- * if the app gave strings or RegExps; `isText` says whether it is a string of the app's.
+ * if the app gave strings or RegExps.
  */
 export function matcher<Subject extends unknown[]>(
   name: string,
   match: Match<Subject> | undefined,
   text: (...subject: Subject) => string,
-  isText: (given: string, text: string) => boolean = isSame,
+  isText: (given: string, text: string) => boolean = Object.is,
 ): ((...subject: Subject) => boolean) | undefined {
   if (match === undefined) return undefined
   if (typeof match === 'function') {
@@ -257,24 +239,4 @@ export function matcher<Subject extends unknown[]>(
       typeof test === 'string' ? isText(test, candidate) : candidate.search(test) !== -1,
     )
   }
-}
-
-function isSame(given: string, text: string): boolean {
-  return given === text
-}
-
-/** The same Match for texts in upper case: the app's strings may be in any case. A RegExp stays as it is. */
-export function inUpperCase<Subject extends unknown[]>(
-  match: Match<Subject> | undefined,
-): Match<Subject> | undefined {
-  if (match === undefined || typeof match === 'function') return match
-  const tests = (Array.isArray(match) ? match : [match]) as readonly TextMatch[]
-  return tests.map((test) => (typeof test === 'string' ? test.toUpperCase() : test))
-}
-
-/** What of a Match is neither a RegExp nor a text of that kind. */
-function wrongTests(value: unknown, pattern: RegExp): unknown[] {
-  if (typeof value === 'function') return []
-  const tests: unknown[] = Array.isArray(value) ? value : [value]
-  return tests.filter((test) => !(typeof test === 'string' ? pattern.test(test) : test instanceof RegExp))
 }

@@ -1,5 +1,4 @@
 import { show } from './options.ts'
-import { reportOnce } from './report.ts'
 
 /**
  * Overrides of methods on one instance. Prototypes and modules are left as they are, so nothing else that uses the
@@ -67,16 +66,10 @@ function switched(patch: Override, traced: Method, original: Method): Method {
   }
 }
 
-/**
- * Undoes every wrap of this object. Where somebody has wrapped ours since, ours stays and only passes calls on.
- *
- * @throws TypeError for what is no object.
- */
+/** Undoes every wrap of this object. Where somebody has wrapped ours since, ours stays and only passes calls on. */
 export function untrace(target: object): void {
   if (Object(target) !== target) {
-    throw new TypeError(
-      `untrace(): expected an object that is traced, received ${show(target)}; example: untrace(pool)`,
-    )
+    throw new TypeError(`untrace(): expected an object, received ${show(target)}; example: untrace(pool)`)
   }
   const patched = target as Patched
   if (!isTraced(target)) return
@@ -92,17 +85,6 @@ export function untrace(target: object): void {
 function patchesOf(target: Patched): Patch[] {
   if (!isTraced(target)) Object.defineProperty(target, PATCHES, { value: [], configurable: true })
   return target[PATCHES] as Patch[]
-}
-
-/**
- * Whether another instrumentation has wrapped this method already: its mark is on the function. Ours yields to it then,
- * and says so once.
- */
-export function yieldsTo(method: object, library: string, ours: string): boolean {
-  if (!('__wrapped' in method)) return false
-  const message = `another instrumentation traces ${library} already, so ${ours} does not`
-  reportOnce(`instrumented:${library}`, 'warn', message)
-  return true
 }
 
 /** The symbol under which a library keeps something on its object, by its description: copies of a library differ in it. */

@@ -45,6 +45,7 @@ import {
   BOOLEAN,
   CAPTURE,
   dropOptions,
+  entries,
   expected,
   FUNCTION,
   guarded,
@@ -52,11 +53,9 @@ import {
   MATCH,
   matcher,
   show,
-  showEntry,
   validated,
   type Match,
   type Shape,
-  type Texts,
 } from './options.ts'
 import { announce, extractRequest } from './propagation.ts'
 import { reportOnce } from './report.ts'
@@ -101,18 +100,22 @@ export type Receive<Carried> = <T>(
   run: () => T,
 ) => T
 
-/** The target of `OPTIONS *` is one, too. */
-const PATHS: Texts = {
-  one: "a path from '/' up to the query",
-  many: 'paths',
-  pattern: /^(\/[^?#]*|\*)$/,
-}
+const THRESHOLD = entries(
+  'true, false or { slowerThan: milliseconds }',
+  'middlewareSpans: { slowerThan: 10 }',
+  (key, value) => key === 'slowerThan' && typeof value === 'number' && value >= 0,
+  show,
+)
 
 const INBOUND = new Set<unknown>(['continue', 'restart', 'ignore'])
 
 function shape<Subject, Given extends unknown[]>(): Shape<ReceivingOptions<Subject, Given>> {
   return {
-    ignore: MATCH("ignore: ['/health', /^\\/assets\\//]", PATHS),
+    ignore: MATCH(
+      "ignore: ['/health', /^\\/assets\\//]",
+      "a path from '/' up to the query",
+      /^(\/[^?#]*|\*)$/,
+    ),
     attributes: FUNCTION("attributes: () => ({ 'app.tenant': 'acme' })"),
     capture: CAPTURE,
     spanName: FUNCTION("spanName: () => 'GET /orders'"),
@@ -124,12 +127,11 @@ function shape<Subject, Given extends unknown[]>(): Shape<ReceivingOptions<Subje
     trustProxy: BOOLEAN('trustProxy'),
     serverTiming: BOOLEAN('serverTiming'),
     activeRequests: BOOLEAN('activeRequests'),
-    middlewareSpans: expected(
-      'true, false or { slowerThan: milliseconds }',
-      'middlewareSpans: { slowerThan: 10 }',
-      isMiddlewareSpans,
-      (value) => showEntry(value, isThreshold, show),
-    ),
+    middlewareSpans: {
+      ...THRESHOLD,
+      accepts: (value) =>
+        typeof value === 'boolean' || (THRESHOLD.accepts(value) && 'slowerThan' in (value as object)),
+    },
   }
 }
 
@@ -460,15 +462,4 @@ function checkOptions<Subject, Given extends unknown[], Carried>(
   const { middlewareSpans, ...others } = shape<Subject, Given>()
   const expectations = hasMiddleware === true ? { ...others, middlewareSpans } : others
   validated<object>(`${scope.name}: ${caller}`, expectations, options)
-}
-
-function isMiddlewareSpans(value: unknown): boolean {
-  if (typeof value === 'boolean') return true
-  if (typeof value !== 'object' || value === null) return false
-  const entries = Object.entries(value)
-  return entries.length > 0 && entries.every(([key, each]) => isThreshold(key, each))
-}
-
-function isThreshold(key: string, value: unknown): boolean {
-  return key === 'slowerThan' && typeof value === 'number' && value >= 0
 }

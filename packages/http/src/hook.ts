@@ -1,4 +1,5 @@
-import { dropOptions, holdOptions, override, reportOnce, untrace, yieldsTo } from '@throughline/core'
+import { dropOptions, holdOptions, override, reportOnce, untrace } from '@throughline/core'
+import { yieldsTo } from '@throughline/core/client'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import http, { OutgoingMessage, type ClientRequest } from 'node:http'
 import https from 'node:https'

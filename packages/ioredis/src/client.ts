@@ -1,12 +1,5 @@
-import {
-  context,
-  holdOptions,
-  isTraced,
-  maskErrors,
-  override,
-  ROOT_CONTEXT,
-  yieldsTo,
-} from '@throughline/core'
+import { context, holdOptions, isTraced, maskErrors, override, ROOT_CONTEXT } from '@throughline/core'
+import { yieldsTo } from '@throughline/core/client'
 import { beginCommand, isNew, submitted, type Command, type Tracing } from './command.ts'
 import { Connection, type Client } from './connection.ts'
 import { maskedReply } from './mask.ts'

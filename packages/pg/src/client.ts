@@ -1,4 +1,5 @@
-import { context, holdOptions, isTraced, override, ROOT_CONTEXT, yieldsTo } from '@throughline/core'
+import { context, holdOptions, isTraced, override, ROOT_CONTEXT } from '@throughline/core'
+import { yieldsTo } from '@throughline/core/client'
 import type { ClientBase } from 'pg'
 import type { Connected } from './connection.ts'
 import { begin, isQuery, run, runWith, type Method } from './form.ts'
