@@ -51,7 +51,8 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
   let lastApp: Application | undefined
   let isHeard = false
 
-  const tracing = (ctx: Context, next: () => Promise<unknown>, done?: unknown): unknown => {
+  // With a default the third parameter does not count: Koa's middleware has two.
+  const tracing = (ctx: Context, next: () => Promise<unknown>, done: unknown = null): unknown => {
     const { app, req } = ctx
     // Express and Fastify call it with something else, and have a third argument.
     if (req === undefined) return handOn(scope, 'Koa', [ctx, next, done])
