@@ -698,6 +698,14 @@ describe('an option', () => {
     )
   })
 
+  test('that is unknown in an object of a class of options is named', () => {
+    class Settings {
+      serviceName = 'orders'
+      endpiont = 'http://c'
+    }
+    expect(() => read({}, new Settings())).toThrow(/, received an unknown one, "endpiont"; example: /)
+  })
+
   test('is none of an object that is something else', () => {
     expect(() => read({}, new EventEmitter() as StartOptions)).toThrow(
       /^start\(\): expected an object of options, received an object of EventEmitter; example: /,

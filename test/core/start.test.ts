@@ -129,6 +129,21 @@ describe('start()', () => {
     },
   )
 
+  test('is no longer asked where another provider has been put into the registered proxy', () => {
+    started({ spanProcessors: [] })
+    span('ours', () => {})
+    const exporter = new InMemorySpanExporter()
+    const theirs = new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] })
+    const proxy = trace.getTracerProvider() as ProxyTracerProvider
+    const ours = proxy.getDelegate()
+    proxy.setDelegate(theirs)
+    span('theirs', () => {})
+    expect(exporter.getFinishedSpans()).toMatchObject([{ name: 'theirs' }])
+    proxy.setDelegate(ours)
+    span('ours again', () => {})
+    expect(exporter.getFinishedSpans()).toHaveLength(1)
+  })
+
   test('tells an SDK that registers too late why it stays unused, and what to do', () => {
     const reports = said()
     started({ spanProcessors: [] })

@@ -1,4 +1,4 @@
-import { trace } from '@opentelemetry/api'
+import { context, createContextKey, ROOT_CONTEXT, trace } from '@opentelemetry/api'
 import { span, type ReadableSpan } from '@throughline/core'
 import { traceIORedis } from '@throughline/ioredis'
 import type { Redis as Redis6 } from 'ioredis'
@@ -102,6 +102,22 @@ describe.each(versions)(
       await other.publish(key, 'x')
       expect(await arrived).toBeUndefined()
       await recording.all(2)
+    })
+
+    test('in a context of the app’s own without a span: messages stay in that', async () => {
+      record()
+      const tenant = createContextKey('tenant')
+      const subscriber = context.with(ROOT_CONTEXT.setValue(tenant, 'acme'), () => {
+        const made = traceIORedis(open())
+        afterwards(() => made.disconnect())
+        return made
+      })
+      await subscriber.subscribe(key)
+      const heard = new Promise((resolve) => {
+        subscriber.once('message', () => resolve(context.active().getValue(tenant)))
+      })
+      await (await ready()).publish(key, 'x')
+      expect(await heard).toBe('acme')
     })
 
     test.each<[string, (redis: Redis6) => Redis6]>([

@@ -22,6 +22,7 @@ import {
   type Durations,
 } from './metrics.ts'
 import {
+  attributesIn,
   BOOLEAN,
   FUNCTION,
   guarded,
@@ -288,7 +289,7 @@ export function sender<
   }
 
   function addMore(call: Call<Subject, Outcome>): void {
-    const more = moreAttributes?.(...call.outcome())
+    const more = attributesIn(moreAttributes?.(...call.outcome()))
     if (more !== undefined) call.span.setAttributes(more)
   }
 

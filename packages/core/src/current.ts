@@ -54,6 +54,11 @@ function isProxy(provider: TracerProvider): provider is ProxyTracerProvider {
   return 'getDelegate' in provider
 }
 
+/** Who comes second, as dd-trace, is put into the proxy that is registered already. */
+function delegateOf(provider: TracerProvider): TracerProvider {
+  return isProxy(provider) ? provider.getDelegate() : provider
+}
+
 /**
  * A function that returns this scope's tracer from whichever provider is registered at the time, and starts ours when there is
  * none. The tracer is looked up again only when the provider changes.
@@ -61,11 +66,18 @@ function isProxy(provider: TracerProvider): provider is ProxyTracerProvider {
 export function tracerFor(scope: InstrumentationScope): () => Tracer {
   let known: TracerProvider | undefined
   let tracer: Tracer | undefined
-  // What was registered when the tracer was looked up; the tracer holds while that is unchanged.
+  // What was registered when the tracer was looked up, and what that delegated to; the tracer holds while both are unchanged.
   let knownFor: TracerProvider | undefined
+  let knownDelegate: TracerProvider | undefined
   return () => {
     const before = registered()?.trace
-    if (tracer !== undefined && before !== undefined && before === knownFor) return tracer
+    if (
+      tracer !== undefined &&
+      before !== undefined &&
+      before === knownFor &&
+      delegateOf(before) === knownDelegate
+    )
+      return tracer
     let provider = registeredProvider()
     if (provider === undefined) {
       startDefault()
@@ -77,6 +89,7 @@ export function tracerFor(scope: InstrumentationScope): () => Tracer {
     }
     // After the default start, which registers.
     knownFor = provider === NOBODY ? undefined : registered()?.trace
+    knownDelegate = knownFor && delegateOf(knownFor)
     return tracer
   }
 }

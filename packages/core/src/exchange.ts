@@ -27,7 +27,7 @@ import {
 import { errorType, isError, messageOf, showable } from './exception.ts'
 import { captureHeaders, serverAttributes, spanName, targetOf, wantsOldNames } from './http.ts'
 import type { RequestMeasurement } from './metrics.ts'
-import { isRecord, showType } from './options.ts'
+import { attributesIn, sayUnfit } from './options.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import { putNamed, type InstrumentationScope } from './span.ts'
@@ -408,26 +408,12 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   private ask(span: Span): void {
     const { seam, carried, response } = this
     const given = seam.framework.given(carried, response)
-    const more = seam.moreAttributes?.(...given)
-    if (isRecord(more)) span.setAttributes(more)
-    else if (more !== undefined)
-      sayUnfit('attributes', more, 'an object of attributes', "attributes: () => ({ 'app.tenant': 'acme' })")
+    const more = attributesIn(seam.moreAttributes?.(...given))
+    if (more !== undefined) span.setAttributes(more)
     const name = seam.nameOf?.(...given)
     if (typeof name === 'string' && name !== '') span.updateName(name)
-    else if (name !== undefined)
-      sayUnfit('spanName', name, 'a text that is not empty', "spanName: () => 'GET /orders'")
+    else sayUnfit('spanName', name, 'a text that is not empty', "spanName: () => 'GET /orders'")
   }
-}
-
-/** Reports what a function of the app has answered, by its type: it may be data. Null is no mistake: there is nothing to add. */
-function sayUnfit(option: string, answer: unknown, wanted: string, example: string): void {
-  if (answer === null) return
-  const received = answer === '' ? "''" : showType(answer)
-  reportOnce(
-    `unfit:${option}`,
-    'error',
-    `${option}: expected ${wanted}, received ${received}, which is left out; for example ${example}`,
-  )
 }
 
 // ---- Listeners ----

@@ -100,8 +100,8 @@ const HTTP_CLIENT_SHAPE: Shape<HttpClientOptions> = {
   headers: choice('headers', ['replace', 'keep']),
   propagateTo: MATCH(
     "propagateTo: ['https://api.example.com/']",
-    'the beginning of a URL from http:// or https:// on',
-    /^https?:\/\//,
+    'the beginning of a URL, from its scheme on',
+    /^(?:https?:\/\/.*|https?:?\/?)?$/,
   ),
   redactQueryKeys: expected('a list of query keys', "redactQueryKeys: ['token', 'sig']", isStrings),
   urlTemplate: FUNCTION("urlTemplate: (url) => (url.includes('/users/') ? '/users/{id}' : undefined)"),

@@ -48,6 +48,7 @@ export * as semconv from './semconv.ts'
 export {
   context,
   ROOT_CONTEXT,
+  trace,
   type Attributes,
   type Context,
   type Span as ApiSpan,

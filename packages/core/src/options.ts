@@ -1,3 +1,4 @@
+import type { Attributes } from '@opentelemetry/api'
 import { isDeepStrictEqual } from 'node:util'
 import { REDACTED, redactUrl } from './redact.ts'
 import { reportOnce } from './report.ts'
@@ -107,8 +108,9 @@ export function validated<T extends object>(caller: string, shape: Shape<T>, giv
   for (const [key, value] of Object.entries(given)) {
     const expectation = (shape as Record<string, Expectation>)[key]
     if (expectation === undefined || !Object.hasOwn(shape, key)) {
-      // Of a class, it may be an app or an agent.
-      if ((given.constructor?.name ?? 'Object') !== 'Object') throw noOptions()
+      // Of a class, and with none of ours, it may be an app or an agent.
+      const isOptions = Object.keys(given).some((each) => Object.hasOwn(shape, each))
+      if (!isOptions && (given.constructor?.name ?? 'Object') !== 'Object') throw noOptions()
       throw mistake(`options among ${Object.keys(shape).join(', ')}`, `an unknown one, "${key}"`)
     }
     const { wanted, example, accepts, shows } = expectation
@@ -181,6 +183,27 @@ export function showNoUrl(value: unknown): string {
 export function showType(value: unknown): string {
   if (value === undefined) return 'undefined'
   return typeof value === 'object' || typeof value === 'function' ? show(value) : `a ${typeof value}`
+}
+
+/**
+ * Reports what a function of the app has answered, by its type: it may be data. Null and false are no mistakes: `user && { … }`
+ * has nothing to add.
+ */
+export function sayUnfit(option: string, answer: unknown, wanted: string, example: string): void {
+  if (answer === undefined || answer === null || answer === false) return
+  const received = answer === '' ? "''" : showType(answer)
+  reportOnce(
+    `unfit:${option}`,
+    'error',
+    `${option}: expected ${wanted}, received ${received}, which is left out; for example ${example}`,
+  )
+}
+
+/** What the app's `attributes` has answered, if those are any. */
+export function attributesIn(answer: unknown): Attributes | undefined {
+  if (isRecord(answer)) return answer as Attributes
+  sayUnfit('attributes', answer, 'an object of attributes', "attributes: () => ({ 'app.tenant': 'acme' })")
+  return undefined
 }
 
 /**

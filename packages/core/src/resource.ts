@@ -2,7 +2,7 @@ import type { Attributes } from '@opentelemetry/api'
 import { randomUUID } from 'node:crypto'
 import { readFileSync, realpathSync } from 'node:fs'
 import { hostname } from 'node:os'
-import { dirname, join } from 'node:path'
+import { dirname, isAbsolute, join, relative } from 'node:path'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { isAttribute, sayNoAttribute } from './attribute.ts'
 import { report, reportOnce } from './report.ts'
@@ -149,21 +149,20 @@ function entryPackageName(): string {
   const script = process.argv[1]
   if (script === undefined) return UNKNOWN_SERVICE
   const entry = realPath(script)
-  return (isInstalled(entry) ? launchedName() : undefined) ?? nearestName(dirname(entry)) ?? UNKNOWN_SERVICE
+  return launchedName(entry) ?? nearestName(dirname(entry)) ?? UNKNOWN_SERVICE
 }
 
 /**
- * Whether the script belongs to an installed package: a launcher (PM2, fastify-cli, a test runner) that loads the service
- * itself.
+ * The name of the service that an installed package (PM2, fastify-cli, a test runner) has loaded: PM2 tells its script; for one
+ * that is installed in a project it is where that runs. Installed elsewhere, it may be a program of its own, started anywhere.
  */
-function isInstalled(path: string): boolean {
-  return path.split(/[\\/]/).includes('node_modules')
-}
-
-/** The name of the service that a launcher has loaded: PM2 tells its script; for the others it is in the working directory. */
-function launchedName(): string | undefined {
+function launchedName(entry: string): string | undefined {
+  const at = entry.search(/[\\/]node_modules[\\/]/)
+  if (at === -1) return undefined
   const { pm_exec_path: script } = process.env
-  return nearestName(script === undefined ? process.cwd() : dirname(realPath(script)))
+  if (script !== undefined) return nearestName(dirname(realPath(script)))
+  const fromProject = relative(entry.slice(0, at), realPath(process.cwd()))
+  return fromProject.startsWith('..') || isAbsolute(fromProject) ? undefined : nearestName(process.cwd())
 }
 
 function nearestName(start: string): string | undefined {

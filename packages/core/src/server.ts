@@ -188,7 +188,11 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
   /** Options are dropped where another call has the request already. One request says it for all. */
   function compareTo({ seam: first }: AnyExchange): void {
     isCompared = true
-    dropOptions(first, given, `${framework.scope.name}: ${caller}`, "{ ignore: '/health' }", '')
+    try {
+      dropOptions(first, given, `${framework.scope.name}: ${caller}`, "{ ignore: '/health' }", '')
+    } catch (error) {
+      reportOnce('options compared', 'warn', 'the options of two calls could not be compared', error)
+    }
   }
 
   /** The context for the request; from here on its listeners run in it, and its close ends the span. */
@@ -349,7 +353,9 @@ export function handOn({ name }: InstrumentationScope, home: Home, given: readon
   const [first] = given
   const next = given.findLast((each) => typeof each === 'function')
   const [found, received] = callerOf(first)
-  if (found === home && next !== undefined)
+  // Connect and others hand on as Express does, and leave no app on a request.
+  const isHome = found === home || (home === 'Express' && found === undefined && 'headers' in Object(first))
+  if (isHome && next !== undefined)
     reportOnce(
       `uncalled:${name}`,
       'error',

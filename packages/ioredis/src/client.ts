@@ -1,4 +1,13 @@
-import { context, holdOptions, isTraced, maskErrors, override, ROOT_CONTEXT } from '@throughline/core'
+import {
+  context,
+  holdOptions,
+  isTraced,
+  maskErrors,
+  override,
+  ROOT_CONTEXT,
+  trace,
+  type Context,
+} from '@throughline/core'
 import { yieldsTo } from '@throughline/core/client'
 import { beginCommand, isNew, submitted, type Command, type Tracing } from './command.ts'
 import { Connection, type Client } from './connection.ts'
@@ -7,6 +16,12 @@ import { isOfLibrary, ownCommands } from './noise.ts'
 import { tracePipeline, type Pipeline } from './pipeline.ts'
 
 const SUBSCRIBES = new Set(['subscribe', 'psubscribe', 'ssubscribe'])
+
+/** The root in the place of somebody's span and of what goes with it; a context without one is the app's own choice. */
+function outsideOfSpans(): Context {
+  const active = context.active()
+  return trace.getSpan(active) === undefined ? active : ROOT_CONTEXT
+}
 
 /** Events of messages: the connection that they come by may have been made in a request. */
 const OF_NOBODY: ReadonlySet<unknown> = new Set([
@@ -56,7 +71,7 @@ export function traceClient(given: Tracing, client: Client): void {
       call?.watch(command)
       // A Cluster connects the client that it subscribes by when that is needed.
       return client.isCluster && SUBSCRIBES.has(command.name)
-        ? context.with(ROOT_CONTEXT, submitted, undefined, call, original, this, args)
+        ? context.with(outsideOfSpans(), submitted, undefined, call, original, this, args)
         : submitted(call, original, this, args)
     }
   })
@@ -64,7 +79,7 @@ export function traceClient(given: Tracing, client: Client): void {
   // A connection outlives the caller that first needed it: messages that arrive later belong to nobody.
   override(client, 'connect', (original) => {
     return function connect(this: unknown, ...args) {
-      return context.with(ROOT_CONTEXT, original as () => unknown, this, ...bound(args))
+      return context.with(outsideOfSpans(), original as () => unknown, this, ...bound(args))
     }
   })
 
@@ -85,7 +100,7 @@ export function traceClient(given: Tracing, client: Client): void {
   // It connects as it is made.
   override(client, 'duplicate', (original) => {
     return function duplicate(this: unknown, ...args) {
-      return context.with(ROOT_CONTEXT, () => {
+      return context.with(outsideOfSpans(), () => {
         const twin = Reflect.apply(original, this, args) as Client
         if (!isOfLibrary(twin) && !isTraced(twin) && !isOfOthers(twin)) traceClient(given, twin)
         return twin
@@ -97,7 +112,7 @@ export function traceClient(given: Tracing, client: Client): void {
   override(client, 'emit', (original, state) => {
     return function emit(this: unknown, ...args) {
       return state.isOn && OF_NOBODY.has(args[0])
-        ? context.with(ROOT_CONTEXT, original, this, ...args)
+        ? context.with(outsideOfSpans(), original, this, ...args)
         : Reflect.apply(original, this, args)
     }
   })

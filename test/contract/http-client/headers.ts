@@ -132,6 +132,7 @@ export function carriesOneTrace({ name, gaps, traced, untraced }: Contract): voi
 
     test.each<[string, (url: string) => unknown]>([
       ['the beginning of a URL', (url) => `${url}/ours`],
+      ['a list of beginnings, one of them a scheme', (url) => ['https:', `${url}/ours`]],
       ['a RegExp', () => /\/ours\//],
       ['a list of both', (url) => ['https://api.example.com/', `${url}/ours`]],
       ['a function of the URL', (url) => (asked: string) => asked === `${url}/ours/a`],

@@ -1,6 +1,7 @@
 import type { HttpResponse } from '@throughline/core/http-client'
 import { span } from '@throughline/core'
 import { describe, expect, test } from 'vitest'
+import { said } from '../../core/engine.ts'
 import { record } from '../../recording.ts'
 import { read, served, type Contract } from './client.ts'
 
@@ -107,6 +108,24 @@ export function takesOptions({ name, traced }: Contract): void {
       }
     })
 
+    test('attributes that are none are told of once, and nothing to add is none of those', async () => {
+      const told = said()
+      const recording = record()
+      const { url } = await served()
+      const answers = [undefined, null, false, 'tenant=acme', ['a']]
+      const ask = await traced({ attributes: () => answers.shift() as never })
+      for (let left = answers.length; left > 0; left--) await read(ask({ url }))
+      const spans = await recording.all(5)
+      expect(spans.map(({ attributes }) => attributes['http.response.status_code'])).toEqual(
+        Array(5).fill(200),
+      )
+      expect(told.lines).toEqual([
+        expect.stringMatching(
+          /^throughline: attributes: expected an object of attributes, received a string, /,
+        ),
+      ])
+    })
+
     test('requireParent: a request outside of any span has none', async () => {
       const recording = record()
       const { url } = await served()
@@ -171,7 +190,7 @@ export function takesOptions({ name, traced }: Contract): void {
       [{ propagateTo: 7 }, /expected propagateTo to be .* received 7/],
       [
         { propagateTo: '127.0.0.1' },
-        /expected propagateTo to be a function, the beginning of a URL from http:\/\/ or https:\/\/ on, .* received "127\.0\.0\.1"; example: /,
+        /expected propagateTo to be a function, the beginning of a URL, from its scheme on, .* received "127\.0\.0\.1"; example: /,
       ],
       [
         { propagateTo: ['https://api.example.com', 'api.example.com'] },
