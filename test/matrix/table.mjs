@@ -249,10 +249,6 @@ export const LINES = [
               /^ioredis 5 .* leaves none open either where the app leaves before the next one is ready$/,
             reason: 'ioredis 5.0 keeps nothing of what was under way once the next connection fails too',
           },
-          {
-            titles: /^ioredis 5: .* one of which makes it: messages of channels by shard belong to none$/,
-            reason: 'ioredis 5.0 tells of no messages of channels by shard',
-          },
         ],
       },
       { version: '5.11.1' },
