@@ -10,19 +10,12 @@ import {
   type Span,
 } from '@opentelemetry/api'
 import type { NamedWriter } from './attribute.ts'
-import { now, type Ticks } from './clock.ts'
+import type { Ticks } from './clock.ts'
 import { activeContext, isIgnored, isOrdinary, isSuppressed, spanIn, withSpan } from './context.ts'
 import { tracerFor } from './current.ts'
+import { CallMeasurement, durationsOf, instrumentsFor, isMetered, type DurationMetric } from './metrics.ts'
 import {
-  durationsOf,
-  instrumentsFor,
-  isMetered,
-  secondsOf,
-  type DurationMetric,
-  type Durations,
-} from './metrics.ts'
-import {
-  attributesIn,
+  answeredAttributes,
   BOOLEAN,
   FUNCTION,
   guarded,
@@ -37,21 +30,6 @@ import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import { isOurs, putNamed, type InstrumentationScope } from './span.ts'
 import { DeferredOptions, isOurTracer } from './tracer.ts'
-
-/** One call as its metric sees it, from its begin to its end. */
-class CallMeasurement {
-  readonly #durations: Durations
-  readonly #startTicks = now()
-
-  constructor(durations: Durations) {
-    this.#durations = durations
-  }
-
-  /** Records the call, whose span, where it has one, has just ended. */
-  end(attributes: Attributes, span: Span, endTicks: Ticks = now(), within: Context): void {
-    this.#durations.record(secondsOf(span, this.#startTicks, endTicks), attributes, within)
-  }
-}
 
 /** A call's span before it has begun. */
 const NO_SPAN = trace.wrapSpanContext(INVALID_SPAN_CONTEXT)
@@ -289,7 +267,7 @@ export function sender<
   }
 
   function addMore(call: Call<Subject, Outcome>): void {
-    const more = attributesIn(moreAttributes?.(...call.outcome()))
+    const more = answeredAttributes(moreAttributes?.(...call.outcome()))
     if (more !== undefined) call.span.setAttributes(more)
   }
 

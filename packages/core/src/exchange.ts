@@ -27,7 +27,7 @@ import {
 import { errorType, isError, messageOf, showable } from './exception.ts'
 import { captureHeaders, serverAttributes, spanName, targetOf, wantsOldNames } from './http.ts'
 import type { RequestMeasurement } from './metrics.ts'
-import { attributesIn, sayUnfit } from './options.ts'
+import { answeredAttributes, sayUnfit } from './options.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import { putNamed, type InstrumentationScope } from './span.ts'
@@ -408,7 +408,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   private ask(span: Span): void {
     const { seam, carried, response } = this
     const given = seam.framework.given(carried, response)
-    const more = attributesIn(seam.moreAttributes?.(...given))
+    const more = answeredAttributes(seam.moreAttributes?.(...given))
     if (more !== undefined) span.setAttributes(more)
     const name = seam.nameOf?.(...given)
     if (typeof name === 'string' && name !== '') span.updateName(name)

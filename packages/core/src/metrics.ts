@@ -117,7 +117,7 @@ export function durationsOf(meter: Meter, metric: DurationMetric): Durations {
 }
 
 /** The span's duration in seconds, if it has ended and has one; else the time between the ticks. */
-export function secondsOf(span: Span | undefined, startTicks: Ticks, endTicks: Ticks): number {
+function secondsOf(span: Span | undefined, startTicks: Ticks, endTicks: Ticks): number {
   const duration = (span as Partial<ReadableSpan> | undefined)?.duration
   return Array.isArray(duration)
     ? duration[0] + duration[1] / NS_PER_SECOND
@@ -127,6 +127,25 @@ export function secondsOf(span: Span | undefined, startTicks: Ticks, endTicks: T
 function sayUnmeasured(error: unknown): void {
   reportOnce('metrics', 'error', 'a request or a call could not be measured', error)
 }
+
+// ---- Calls that are sent ----
+
+/** One call as its metric sees it, from its begin to its end. */
+export class CallMeasurement {
+  readonly #durations: Durations
+  readonly #startTicks = now()
+
+  constructor(durations: Durations) {
+    this.#durations = durations
+  }
+
+  /** Records the call, whose span, where it has one, has just ended. */
+  end(attributes: Attributes, span: Span, endTicks: Ticks = now(), within: Context): void {
+    this.#durations.record(secondsOf(span, this.#startTicks, endTicks), attributes, within)
+  }
+}
+
+// ---- Requests that are received ----
 
 const SERVER_DURATION: DurationMetric = {
   name: semconv.HTTP_SERVER_REQUEST_DURATION,

@@ -200,7 +200,7 @@ export function sayUnfit(option: string, answer: unknown, wanted: string, exampl
 }
 
 /** What the app's `attributes` has answered, if those are any. */
-export function attributesIn(answer: unknown): Attributes | undefined {
+export function answeredAttributes(answer: unknown): Attributes | undefined {
   if (isRecord(answer)) return answer as Attributes
   sayUnfit('attributes', answer, 'an object of attributes', "attributes: () => ({ 'app.tenant': 'acme' })")
   return undefined

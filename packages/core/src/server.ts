@@ -302,8 +302,8 @@ const receivers = new WeakMap<object, Receive<IncomingMessage>>()
 const NO_OPTIONS = {}
 
 /**
- * Traces one request of a plain `node:http` or `node:http2` server, or of a framework that there is no package for: runs `run` inside
- * the request's SERVER span and returns what it returns. An error that it throws or rejects with is recorded.
+ * Traces one request of a plain `node:http` or `node:http2` server, or of a framework that there is no package for: runs `run`
+ * inside the request's SERVER span and returns what it returns. An error that it throws or rejects with is recorded.
  *
  * @param options are read once for each object: keep it outside of the handler.
  * @throws TypeError where `run` is no function, and for an option that is unknown or of the wrong shape: in each
