@@ -132,6 +132,22 @@ test.each(adapters.filter(([own, , written]) => own !== 'fastify' && written ===
   },
 )
 
+test('the uncalled tracing of Express in what hands on as Express does is told to be called', async () => {
+  record()
+  const said = complaints()
+  const uncalled = expressTracing as unknown as (...given: unknown[]) => unknown
+  const serving = await listening(
+    createServer((request, response) => void uncalled(request, response, () => response.end('ok'))),
+  )
+  servings.push(serving)
+  expect((await ask(serving, '/')).body).toBe('ok')
+  expect(said).toEqual([
+    expect.stringMatching(
+      /expected a call of tracing, received a request of node:http in the place of its options/,
+    ),
+  ])
+})
+
 test('what is made up for Express, with hardly anything of a request, is handed on as ever', () => {
   record()
   const said = complaints()
