@@ -19,7 +19,7 @@ export function joinHooks(route: Route, own: string): void {
     const steps = route[hook] ?? []
     // In place: Fastify goes through this very list already. An async hook has no `done`.
     for (const [i, step] of steps.entries())
-      if (step.name !== own && step.constructor.name !== 'AsyncFunction') steps[i] = joinedHook(step)
+      if (nameOf(step) !== own && step.constructor.name !== 'AsyncFunction') steps[i] = joinedHook(step)
   }
   const notFound = notFoundOf(route)
   if (notFound !== undefined) joinHooks(notFound, own)
@@ -36,6 +36,11 @@ function joinedHook(hook: Step): Step {
   joined.add(step)
   if (traced.has(hook)) traced.add(step)
   return step
+}
+
+/** The name of a hook or handler before Fastify has bound it to its instance. */
+export function nameOf(step: Step): string {
+  return step.name.replace(/^(?:bound )+/, '')
 }
 
 /** Gives a replacement the name and number of parameters of the function that it replaces. */
