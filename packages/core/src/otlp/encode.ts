@@ -48,7 +48,7 @@ const SPAN_FIXED_BYTES = 160
 const HAS_IS_REMOTE = 0x100
 const IS_REMOTE = 0x200
 
-/** A power of two: more traces than are in one pack of spans. */
+/** A power of two, and no fewer than the spans of one pack, which may all be of different traces. */
 const TRACE_SLOTS = 64
 
 /** Character code to nibble; anything but a hexadecimal digit has a bit above the nibble's. */
@@ -134,7 +134,7 @@ export function encodeProtobuf(
   rest: Remainder = { later: [], leftOut: 0 },
 ): Uint8Array {
   // Joined before the next encoding, so no copy is needed.
-  return joinSections(alone(spans, most, rest, viewed))
+  return joinSections(encode(spans, most, rest, viewed))
 }
 
 /** Spans of one scope, encoded in memory borrowed together with the other sections, with their encoded resource and scope. */
@@ -151,7 +151,7 @@ export interface Section {
  * `encodeProtobuf` holds for these two.
  */
 export function encodeSections(spans: readonly ReadableSpan[], most: number, rest: Remainder): Section[] {
-  return alone(spans, most, rest, copied)
+  return encode(spans, most, rest, copied)
 }
 
 /** Where the spans of a section are in the buffer. */
@@ -173,7 +173,8 @@ function viewed(size: number): Uint8Array {
   return bytes.subarray(0, size)
 }
 
-function alone(spans: readonly ReadableSpan[], most: number, rest: Remainder, take: Take): Section[] {
+/** The buffer is of one encoding at a time. */
+function encode(spans: readonly ReadableSpan[], most: number, rest: Remainder, take: Take): Section[] {
   if (isEncoding) return encodeNested(spans, most, rest, take)
   isEncoding = true
   try {
@@ -204,7 +205,7 @@ function sectionsOf(spans: readonly ReadableSpan[], most: number, rest: Remainde
   for (const _ in NOTHING) hasInherited = true
   const parts: Part[] = []
   let at = 0
-  for (const { resource, scopes: scopeGroups } of group(spans)) {
+  for (const { resource, scopes: scopeGroups } of grouped(spans)) {
     for (const scopeGroup of scopeGroups) {
       const { scope, first } = scopeGroup
       const before = progress()
@@ -303,7 +304,7 @@ function frame(tag: number, message: readonly Uint8Array[]): Uint8Array {
 // ---- Groups ----
 
 /** Chains spans of one scope by index (`nextSpan`) instead of collecting them in arrays: no allocation per span. */
-function group(spans: readonly ReadableSpan[]): ResourceGroup[] {
+function grouped(spans: readonly ReadableSpan[]): ResourceGroup[] {
   if (nextSpan.length < spans.length || nextSpan.length > 8 * Math.max(spans.length, 512)) {
     nextSpan = new Int32Array(Math.max(spans.length, 512))
   }
@@ -322,27 +323,8 @@ function group(spans: readonly ReadableSpan[]): ResourceGroup[] {
       continue
     }
     if (current === undefined || current.scope !== scope || currentResource !== resource) {
-      current = undefined
       currentResource = resource
-      // A process has one resource and a handful of scopes: a walk over them is cheaper than a Map.
-      let resourceGroup: ResourceGroup | undefined
-      for (const candidate of groups) {
-        if (candidate.resource === resource) {
-          resourceGroup = candidate
-          break
-        }
-      }
-      if (resourceGroup === undefined) groups.push((resourceGroup = { resource, scopes: [] }))
-      for (const candidate of resourceGroup.scopes) {
-        if (candidate.scope === scope) {
-          current = candidate
-          break
-        }
-      }
-      if (current === undefined) {
-        current = { scope, first: index, last: index }
-        resourceGroup.scopes.push(current)
-      }
+      current = groupOfScope(groupOfResource(groups, resource).scopes, scope, index)
     }
     nextSpan[current.last] = index
     nextSpan[index] = -1
@@ -350,6 +332,24 @@ function group(spans: readonly ReadableSpan[]): ResourceGroup[] {
     index++
   }
   return groups
+}
+
+// A process has one resource and a handful of scopes: a walk over them is cheaper than a Map.
+
+/** The group of this resource, which is added where there is none. */
+function groupOfResource(groups: ResourceGroup[], resource: Resource): ResourceGroup {
+  for (const known of groups) if (known.resource === resource) return known
+  const group: ResourceGroup = { resource, scopes: [] }
+  groups.push(group)
+  return group
+}
+
+/** The group of this scope, which is added where there is none, with the span at `index` as its first. */
+function groupOfScope(groups: ScopeGroup[], scope: InstrumentationScope, index: number): ScopeGroup {
+  for (const known of groups) if (known.scope === scope) return known
+  const group: ScopeGroup = { scope, first: index, last: index }
+  groups.push(group)
+  return group
 }
 
 interface Progress {
