@@ -21,6 +21,7 @@ import {
   compositePropagator,
   traceContextPropagator,
 } from '../../packages/core/src/propagation.ts'
+import { ruleBased } from '../../packages/core/src/rules.ts'
 import { alwaysOff, alwaysOn, parentBased, traceIdRatio } from '../../packages/core/src/sampling.ts'
 import { engine, said } from './engine.ts'
 
@@ -73,6 +74,7 @@ describe('what comes in by b3', () => {
     ['several headers, in older words', { ...several, 'x-b3-sampled': 'True' }, sampled],
     ['several headers, not kept in older words', { ...several, 'x-b3-sampled': 'false' }, unsampled],
     ['several headers, left to us', several, undecided],
+    ['several headers, a state that is empty', { ...several, 'x-b3-sampled': '' }, undecided],
     ['several headers, flags that are none', { ...several, 'x-b3-flags': '0' }, undecided],
     ['several headers, to be debugged', { ...several, 'x-b3-flags': '1' }, sampled],
     ['debugging beats a state', { ...several, 'x-b3-flags': '1', 'x-b3-sampled': '0' }, sampled],
@@ -231,6 +233,14 @@ describe('a decision that the sender left to us', () => {
       SamplingDecision.NOT_RECORD,
     ])
     expect(reports.lines).toEqual([])
+  })
+
+  test('is made by rules that ask for attributes, too', () => {
+    const quiet = ruleBased([{ match: { path: '/health' }, rate: 0 }])
+    const { tracer } = engine({ sampler: parentBased(quiet) })
+    const from = extracted({ b3: ids })
+    const isKept = (path: string) => tracer.startSpan('GET', { attributes: { 'url.path': path } }, from)
+    expect([isKept('/health').isRecording(), isKept('/orders').isRecording()]).toEqual([false, true])
   })
 
   test('is made once, in the trace that the sender began', () => {

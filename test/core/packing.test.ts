@@ -148,6 +148,14 @@ describe('an exporter that can pack', () => {
     expect(exporter.parcels).toEqual([numbers(1, 40), numbers(41, 80), numbers(81, 120), numbers(121, 160)])
   })
 
+  test('is not asked any more for what it has been handed', async () => {
+    const { exporter, spans } = setUp(new Packer(1))
+    spans(512)
+    expect(await exporter.nth(1)).toMatchObject({ names: numbers(1, 512), packed: 1 })
+    for (let turns = 0; turns < 3; turns += 1) await turn()
+    expect(exporter.parcels).toEqual([['1']])
+  })
+
   test('packs where nothing is traced', async () => {
     context.setGlobalContextManager(new AsyncContextManager())
     const { exporter, spans } = setUp(new Packer())

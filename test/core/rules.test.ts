@@ -88,6 +88,14 @@ test('a rule matches by kind, by a function, a RegExp with state of its own, and
   expect(kept.map(({ name }) => name)).toEqual(['POST 1', 'shard 1', 'POST 2', 'shard 2'])
 })
 
+test('a rule reads a list as its text, also where an item is not there', async () => {
+  const recording = record({ sampling: [{ match: { attributes: { 'app.tiers': 'free,,trial' } }, rate: 0 }] })
+  const tracer = trace.getTracer('test')
+  for (const tiers of [['free', null, 'trial'], ['free', undefined, 'trial'], ['free']])
+    tracer.startSpan(String(tiers), { attributes: { 'app.tiers': tiers } }).end()
+  expect((await recording.all(1)).map(({ name }) => name)).toEqual(['free'])
+})
+
 test('the rate of a rule is told to whoever counts the spans, also where no rule matched', async () => {
   const recording = record({
     sampling: [

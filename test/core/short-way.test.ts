@@ -92,6 +92,10 @@ describe('a span of a seam is the same as one that is started by the API', () =>
     ['one whose sender left the decision to us', () => trace.getSpan(undecided)],
     ['a local one of somebody else’s', () => trace.wrapSpanContext({ ...remote(1, 'a=1'), isRemote: false })],
     [
+      'a local one of somebody else’s, whose threshold cannot be why it is sampled',
+      () => trace.wrapSpanContext({ ...remote(1, 'ot=th:fffffffffffff8'), isRemote: false }),
+    ],
+    [
       'a local one that is not sampled',
       () => trace.wrapSpanContext({ ...remote(2, 'a=1'), isRemote: false }),
     ],

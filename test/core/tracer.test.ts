@@ -120,6 +120,8 @@ describe('a span', () => {
     expect(one.resource).toBe(provider.resource)
     expect(provider.getTracer('pkg', '2.0.0', { schemaUrl: 'https://schema' })).toBe(tracer)
     expect(provider.getTracer('pkg', '2.0.1')).not.toBe(tracer)
+    expect(provider.getTracer('pkg', '2.0.0')).not.toBe(tracer)
+    expect(provider.getTracer('pkg', '2.0.0', { schemaUrl: 'https://other' })).not.toBe(tracer)
     expect(provider.getTracer('lib', '1@2')).not.toBe(provider.getTracer('lib@1', '2'))
     expect(provider.getTracer(null as never).scope.name).toBe('')
   })
@@ -128,6 +130,11 @@ describe('a span', () => {
     const { tracer } = engine()
     expect((tracer.startSpan('work') as Span).kind).toBe(SpanKind.INTERNAL)
     expect((tracer.startSpan('work', { kind: SpanKind.PRODUCER }) as Span).kind).toBe(SpanKind.PRODUCER)
+  })
+
+  test.each([99, -1, 0.5, Number.NaN])('is INTERNAL of a kind that is none: %s', (kind) => {
+    const { tracer } = engine()
+    expect((tracer.startSpan('work', { kind }) as Span).kind).toBe(SpanKind.INTERNAL)
   })
 
   test('is not made where tracing is suppressed', () => {
@@ -368,6 +375,19 @@ describe('shutdown', () => {
     expect(spans.map((span) => span.place)).toEqual([-1, -1])
     await provider.shutdown()
     expect(ended).toHaveLength(2)
+  })
+
+  test('holds for a span in whose place there was another, of which a copy is ended late', async () => {
+    const { provider, tracer, ended } = engine()
+    const first = tracer.startSpan('first') as Span
+    const copy = Object.assign(Object.create(Object.getPrototypeOf(first) as object), first) as Span
+    const { place } = first
+    first.end()
+    const second = tracer.startSpan('second') as Span
+    expect(second.place).toBe(place)
+    copy.end()
+    await provider.shutdown()
+    expect(ended.at(-1)).toBe(second)
   })
 
   test('comes to its end where a processor starts a span for each that ends', async () => {
