@@ -5,6 +5,7 @@ import { EventEmitter, once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import {
+  announced,
   batchProcessor,
   type BatchOptions,
   type ExportResult,
@@ -229,6 +230,25 @@ describe('a batch leaves', () => {
     requests.run('a request', () => spans(1))
     await requests.run('another', () => processor.forceFlush())
     expect(seen).toEqual([undefined, undefined])
+  })
+
+  test('by timers that keep nothing of the request that started them', () => {
+    const requests = new AsyncLocalStorage<string>()
+    const seen: unknown[] = []
+    const timer = { unref: () => timer }
+    const setTimer = vi.spyOn(globalThis, 'setTimeout')
+    setTimer.mockImplementation(((_work: () => void, milliseconds: number) => {
+      seen.push([milliseconds, requests.getStore()])
+      return timer
+    }) as unknown as typeof setTimeout)
+    const { spans } = setUp(new Slow(), { maxQueueSize: 2, maxExportBatchSize: 2 })
+    // The third is dropped, which is said by the minute.
+    requests.run('a request', () => spans(3))
+    setTimer.mockRestore()
+    expect(seen).toEqual([
+      [5000, undefined],
+      [60_000, undefined],
+    ])
   })
 
   test('in a turn of the loop of its own, so that a full queue holds up nobody for longer than one batch', async () => {
@@ -560,6 +580,30 @@ describe('a flush', () => {
     const failing = { ...quick(), forceFlush: () => Promise.reject(new Error('disk full')) }
     await expect(setUp(failing).processor.forceFlush()).rejects.toThrow('disk full')
   })
+})
+
+test('the end of the process is told what has not left, without what the other end has already', async () => {
+  const reports = said()
+  const { exporter, processor, spans } = setUp(new Slow(), NEVER)
+  spans(10)
+  const { handover } = await exporter.nth(1)
+  ;(handover as Handover).delivered = 4
+  spans(1)
+  processor.abandon()
+  expect(reports.lines).toEqual([
+    expect.stringContaining('throughline: 7 spans had not been sent when the process ended'),
+  ])
+})
+
+test('nor is it told that again where the exporter has said that nobody is there', async () => {
+  const { exporter, processor, spans } = setUp(new Slow(), NEVER)
+  spans(10)
+  ;(await exporter.nth(1)).done({ code: 1, error: announced('nobody listens') })
+  await turn()
+  const reports = said()
+  spans(1)
+  processor.abandon()
+  expect(reports.lines).toEqual([])
 })
 
 test('a span that ends after the shutdown is said not to be exported, once', async () => {

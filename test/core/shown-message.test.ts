@@ -54,6 +54,15 @@ describe('an error that is shown with another message', () => {
     expectMasked(work as Told)
   })
 
+  test('keeps its stack where its own message holds nothing to hide', async () => {
+    const recording = record()
+    const error = Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED' })
+    showAs(error, error.message)
+    await expect(span('work', () => Promise.reject(error))).rejects.toBe(error)
+    const [work] = await recording.all(1)
+    expect(work?.events[0]?.attributes?.['exception.stacktrace']).toBe(error.stack)
+  })
+
   test('is so on spans of the official SDK, of functions and of requests', async () => {
     const exporter = new InMemorySpanExporter()
     trace.setGlobalTracerProvider(

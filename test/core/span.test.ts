@@ -275,9 +275,12 @@ describe('attributes', () => {
       const many = Array.from({ length: 70_000 }, (_, index) => index)
       expect((set(many) as unknown[]).length).toBe(65_536)
       expect(Object.keys(set({ ...many }) as object)).toHaveLength(65_536)
-      expect(reports.lines).toEqual([
-        expect.stringContaining('holds more than 65536 values, and was cut there'),
-      ])
+      const cut = [expect.stringContaining('holds more than 65536 values, and was cut there')]
+      expect(reports.lines).toEqual(cut)
+      const holes = said()
+      // oxlint-disable-next-line unicorn/no-new-array -- of holes alone
+      expect((set(new Array(4_000_000_000)) as unknown[]).length).toBe(65_536)
+      expect(holes.lines).toEqual(cut)
     })
 
     test('that throw when they are read cost themselves', () => {
@@ -409,6 +412,13 @@ describe('attributes', () => {
     span.setAttribute('b', 2)
     expect(given).toEqual({ a: 1 })
     expect(span.attributes).toEqual({ a: 1, b: 2 })
+  })
+
+  test('given at the start have names, too', () => {
+    const reports = said()
+    const span = engine().tracer.startSpan('work', { attributes: { '': 'no name', a: 1 } }) as Span
+    expect(span.attributes).toEqual({ a: 1 })
+    expect(reports.lines).toEqual([expect.stringContaining('expected a name of one character or more')])
   })
 })
 
