@@ -582,6 +582,18 @@ describe('a flush', () => {
   })
 })
 
+test('who gives up waits for nothing that is still in the queue, and nothing of that is sent', async () => {
+  const reports = said()
+  const { exporter, processor, spans } = setUp(new Slow(), NEVER)
+  spans(25)
+  await exporter.nth(1)
+  await processor.giveUp()
+  processor.sayLosses()
+  for (let turns = 0; turns < 3; turns += 1) await turn()
+  expect(exporter.exports).toHaveLength(1)
+  expect(reports.lines).toEqual(['throughline: 25 spans were lost because they could not be exported'])
+})
+
 test('the end of the process is told what has not left, without what the other end has already', async () => {
   const reports = said()
   const { exporter, processor, spans } = setUp(new Slow(), NEVER)

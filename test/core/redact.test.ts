@@ -30,7 +30,8 @@ describe('of a query, the value of', () => {
   })
 
   test('a key that is encoded does not leave either', () => {
-    expect(redactQuery('%73ig=a&X%2DAmz%2DSignature=b')).toBe('%73ig=REDACTED&X%2DAmz%2DSignature=REDACTED')
+    expect(redactQuery('%73ig=a')).toBe('%73ig=REDACTED')
+    expect(redactQuery('X%2DAmz%2DSignature=b')).toBe('X%2DAmz%2DSignature=REDACTED')
   })
 
   test('a key next to one that cannot be decoded does not leave', () => {

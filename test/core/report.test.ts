@@ -64,6 +64,14 @@ describe('a name that is made of data', () => {
   })
 })
 
+test('of one kind a hundred are said, however many names there are, and of others as many as ever', () => {
+  const reports = said()
+  for (let count = 0; count < 150; count += 1) reportOnce(`attribute:${count}`, 'warn', 'left out')
+  expect(reports.lines).toHaveLength(100)
+  reportOnce('another kind', 'warn', 'left out')
+  expect(reports.lines).toHaveLength(101)
+})
+
 test('the error that something was reported for is handed over as it is', () => {
   const spy = vi.spyOn(console, 'error').mockImplementation(() => {})
   const error = new Error('of two\nlines')

@@ -1,6 +1,6 @@
 import { trace } from '@opentelemetry/api'
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
-import { messageOf, showAs, span, traceRequest } from '@throughline/core'
+import { maskErrors, messageOf, showAs, span, traceRequest } from '@throughline/core'
 import { createServer } from 'node:http'
 import request from 'supertest'
 import { afterEach, describe, expect, test, vi } from 'vitest'
@@ -115,6 +115,18 @@ describe('an error that is shown with another message', () => {
     expect(copy.messageOf).not.toBe(messageOf)
     expect(copy.messageOf(error)).toBe('no such card: ?')
   })
+})
+
+test('a mask may read the message as anybody does: it is not asked for that', () => {
+  class Declined extends Error {}
+  let asked = 0
+  maskErrors((error) => {
+    if (!(error instanceof Declined)) return undefined
+    asked += 1
+    return messageOf(error).replace(SECRET, '?')
+  })
+  expect(messageOf(new Declined(`no such card: ${SECRET}`))).toBe('no such card: ?')
+  expect(asked).toBe(1)
 })
 
 test('what has no message to mask, or needs none, is told as it is', () => {
