@@ -31,7 +31,7 @@ export interface Clock {
   now(): Ticks
 }
 
-const MS_PER_SECOND = 1000
+export const MS_PER_SECOND = 1000
 export const NS_PER_MS = 1e6
 export const NS_PER_SECOND = 1e9
 const TWO_32 = 2 ** 32

@@ -11,7 +11,7 @@ import {
   type UpDownCounter,
 } from '@opentelemetry/api'
 import type { IncomingMessage } from 'node:http'
-import { now, NS_PER_SECOND, type Ticks } from './clock.ts'
+import { MS_PER_SECOND, now, NS_PER_SECOND, type Ticks } from './clock.ts'
 import { methodAttribute, protocolVersion, schemeOf, withOldNames, wantsOldNames, type Area } from './http.ts'
 import { registered, reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
@@ -19,8 +19,6 @@ import type { InstrumentationScope, ReadableSpan } from './span.ts'
 
 /** What the API hands out while no MeterProvider is registered. */
 const NOBODY = createNoopMeter()
-
-const MS_PER_SECOND = 1000
 
 /**
  * Whether the app has a MeterProvider. Nearly no app has one; checking first spares the closure from `instrumentsFor`: 0.1 µs
@@ -43,9 +41,9 @@ export function instrumentsFor<T>(
   let knownFor: MeterProvider | undefined
   let instruments: T | undefined
   return () => {
-    const now = registered()?.metrics
-    if (known !== undefined && now === knownFor) return instruments
-    knownFor = now
+    const current = registered()?.metrics
+    if (known !== undefined && current === knownFor) return instruments
+    knownFor = current
     const provider = metrics.getMeterProvider()
     if (provider === known) return instruments
     // First: a provider that throws is asked only once.

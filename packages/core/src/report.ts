@@ -15,6 +15,7 @@ const RANK = { none: 0, error: 1, warn: 2, info: 3, debug: 4, verbose: 5, all: 6
 
 /** The values of OTEL_LOG_LEVEL. */
 export const LOG_LEVELS = Object.keys(RANK)
+
 // Distinct keys of one kind, such as attribute names: beyond this they are made from data, and another report says nothing new.
 const MOST_OF_A_KIND = 100
 

@@ -326,7 +326,7 @@ const THRESHOLD = /^[0-9a-f]{1,14}$/
 function exactThreshold(share: number): string | undefined {
   // 2^56 times a number is exact.
   const rejected = BigInt(SPACE) - BigInt(Math.round(share * SPACE))
-  return rejected === BigInt(SPACE) ? undefined : textOf(rejected)
+  return rejected === BigInt(SPACE) ? undefined : hexOf(rejected)
 }
 
 /** The same, rounded to the precision that is propagated, so that the decision matches `th`. */
@@ -336,10 +336,11 @@ function roundedThreshold(share: number): string | undefined {
   const leading = exact.length - exact.replace(/^f+/, '').length
   const cut = BITS_OF_A_DIGIT * BigInt(Math.max(0, DIGITS - PRECISION - leading))
   const half = (1n << cut) >> 1n
-  return textOf(((BigInt(`0x${exact.padEnd(DIGITS, '0')}`) + half) >> cut) << cut)
+  return hexOf(((BigInt(`0x${exact.padEnd(DIGITS, '0')}`) + half) >> cut) << cut)
 }
 
-function textOf(bits: bigint): string {
+/** As T is written: zeros at its end say nothing. */
+function hexOf(bits: bigint): string {
   return bits.toString(16).padStart(DIGITS, '0').replace(/0+$/, '') || '0'
 }
 

@@ -100,7 +100,7 @@ export type Receive<Carried> = <T>(
   run: () => T,
 ) => T
 
-const THRESHOLD = entries(
+const SLOWER_THAN = entries(
   'true, false or { slowerThan: milliseconds }',
   'middlewareSpans: { slowerThan: 10 }',
   (key, value) => key === 'slowerThan' && typeof value === 'number' && value >= 0,
@@ -128,9 +128,9 @@ function shape<Subject, Given extends unknown[]>(): Shape<ReceivingOptions<Subje
     serverTiming: BOOLEAN('serverTiming'),
     activeRequests: BOOLEAN('activeRequests'),
     middlewareSpans: {
-      ...THRESHOLD,
+      ...SLOWER_THAN,
       accepts: (value) =>
-        typeof value === 'boolean' || (THRESHOLD.accepts(value) && 'slowerThan' in (value as object)),
+        typeof value === 'boolean' || (SLOWER_THAN.accepts(value) && 'slowerThan' in (value as object)),
     },
   }
 }
