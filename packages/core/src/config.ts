@@ -19,6 +19,7 @@ import {
   choice,
   entries,
   expected,
+  hasMethods,
   isRecord,
   type Expectation,
   type Shape,
@@ -163,26 +164,28 @@ const SHAPE: Shape<StartOptions> = {
   exporter: expected(
     'a SpanExporter, with export() and shutdown()',
     'exporter: new OTLPTraceExporter()',
-    (value) => has(value, 'export', 'shutdown'),
+    (value) => hasMethods(value, 'export', 'shutdown'),
   ),
   spanProcessors: expected(
     'an array of SpanProcessors, with onStart(), onEnd(), forceFlush() and shutdown()',
     'spanProcessors: [new BatchSpanProcessor(exporter)]',
     (value) =>
       Array.isArray(value) &&
-      value.every((element) => has(element, 'onStart', 'onEnd', 'forceFlush', 'shutdown')),
+      value.every((element) => hasMethods(element, 'onStart', 'onEnd', 'forceFlush', 'shutdown')),
   ),
-  sampler: expected('a Sampler', 'sampler: new AlwaysOnSampler()', (value) => has(value, 'shouldSample')),
+  sampler: expected('a Sampler', 'sampler: new AlwaysOnSampler()', (value) =>
+    hasMethods(value, 'shouldSample'),
+  ),
   sampling: expected(
     'a number from 0 to 1 or a list of rules',
     'sampling: 0.1',
     (value) => isRatio(value) || Array.isArray(value),
   ),
   propagator: expected('a TextMapPropagator', 'propagator: b3Propagator', (value) =>
-    has(value, 'inject', 'extract', 'fields'),
+    hasMethods(value, 'inject', 'extract', 'fields'),
   ),
   idGenerator: expected('an IdGenerator', 'idGenerator: new RandomIdGenerator()', (value) =>
-    has(value, 'generateTraceId', 'generateSpanId'),
+    hasMethods(value, 'generateTraceId', 'generateSpanId'),
   ),
   signals: expected('true or false', 'signals: false', (value) => typeof value === 'boolean'),
   disabled: BOOLEAN('disabled'),
@@ -491,12 +494,4 @@ function pem(name: keyof Credentials, wanted: string, parse: (pem: Pem) => unkno
 
 function isText(value: unknown): value is string {
   return typeof value === 'string' && value !== ''
-}
-
-function has(value: unknown, ...methods: string[]): boolean {
-  return (
-    typeof value === 'object' &&
-    value !== null &&
-    methods.every((method) => typeof (value as Record<string, unknown>)[method] === 'function')
-  )
 }

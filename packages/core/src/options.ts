@@ -89,6 +89,15 @@ export function isRecord(value: unknown): value is object {
   return typeof value === 'object' && value !== null && !(Symbol.iterator in value)
 }
 
+/** Whether a value is an object with all of these methods, of whichever class. */
+export function hasMethods(value: unknown, ...methods: string[]): boolean {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    methods.every((method) => typeof (value as Record<string, unknown>)[method] === 'function')
+  )
+}
+
 export function isStrings(value: unknown): boolean {
   return Array.isArray(value) && value.every((each) => typeof each === 'string')
 }

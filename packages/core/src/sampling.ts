@@ -13,6 +13,7 @@ import {
 import { isUndecided } from './b3.ts'
 import { spanIn } from './context.ts'
 import { RANDOM_FLAG, validContextOf } from './ids.ts'
+import { hasMethods } from './options.ts'
 import { reportOnce } from './report.ts'
 import { emptyTraceState, ownState } from './trace-context.ts'
 
@@ -208,13 +209,14 @@ export function guardedSampler(given: Sampler): Sampler {
       const asked = [isHead ? {} : known, Array.isArray(links) ? [...links] : []] as const
       const verdict = given.shouldSample(context, traceId, spanName, spanKind, ...asked)
       const { decision, attributes, traceState } = verdict
-      if (decision === undefined && has(verdict, 'then')) {
+      if (decision === undefined && hasMethods(verdict, 'then')) {
         // An unhandled rejection would end the process.
         Promise.resolve(verdict).catch(() => {})
         throw new TypeError('expected a decision, received a promise')
       }
-      const hasAttributes = attributes === undefined || isObject(attributes)
-      const hasState = traceState === undefined || has(traceState, 'serialize')
+      const hasAttributes =
+        attributes === undefined || (typeof attributes === 'object' && attributes !== null)
+      const hasState = traceState === undefined || hasMethods(traceState, 'serialize')
       if (!hasAttributes || !hasState) {
         const wrong = hasAttributes ? 'tracestate' : 'attributes'
         reportOnce(`sampler:${wrong}`, 'error', `the sampler gave ${wrong} that are none; they are ignored`)
@@ -233,14 +235,6 @@ export function guardedSampler(given: Sampler): Sampler {
     toString: () => String(given),
   }
   return isHead ? Object.assign(sampler, { ignoresAttributes: true as const }) : sampler
-}
-
-function has(value: unknown, method: string): boolean {
-  return isObject(value) && typeof (value as Record<string, unknown>)[method] === 'function'
-}
-
-function isObject(value: unknown): boolean {
-  return typeof value === 'object' && value !== null
 }
 
 /** A number from 0 to 1 in decimal notation, which `String` gives only down to a millionth. */
