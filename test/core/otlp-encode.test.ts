@@ -1283,6 +1283,31 @@ describe('a batch that is too long for one request', () => {
     expect(rest).toEqual({ later: [], leftOut: 2 })
   })
 
+  it.each(['protobuf', 'json'])('counts all spans of a resource that cannot be encoded: %s', (form) => {
+    const reports = said()
+    const rest = { later: [], leftOut: 0 }
+    const unreadable = Object.defineProperty({}, 'attributes', {
+      get() {
+        throw new Error('no')
+      },
+    }) as ReadableSpan['resource']
+    const spans = [1, 2, 3].map(() => span({ resource: unreadable }))
+    const request = form === 'json' ? encodeJson([...spans, span()], rest) : encodeProtobuf(spans, 1e6, rest)
+    expect(form === 'json' ? String(request).match(/spanId/g) : request).toHaveLength(form === 'json' ? 1 : 0)
+    expect(rest).toEqual({ later: [], leftOut: 3 })
+    expect(reports.lines).toHaveLength(1)
+  })
+
+  it('leaves for later as many as there are', () => {
+    const one = span()
+    const rest = { later: [] as ReadableSpan[], leftOut: 0 }
+    const spans = Array.from({ length: 300_000 }, () => one)
+    const { length } = namesIn(encodeProtobuf(spans, 1000, rest))
+    expect(length).toBeGreaterThan(1)
+    expect(rest.leftOut).toBe(0)
+    expect(rest.later.length + length).toBe(spans.length)
+  })
+
   it('is kept in one piece of memory, of however many scopes it is', () => {
     const scopes = ['a', 'b', 'c'].map((name) => ({ name }))
     const spans = scopes.flatMap((instrumentationScope) => [

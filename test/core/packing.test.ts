@@ -156,6 +156,21 @@ describe('an exporter that can pack', () => {
     expect(exporter.parcels).toEqual([['1']])
   })
 
+  test('is asked for a batch of any size, and handed all of it', async () => {
+    const exporter = new Packer()
+    exporter.pack = (given, later) => {
+      for (const span of given.slice(64)) later.push(span)
+      return { count: 64, names: given.slice(0, 64).map(({ name }) => name) }
+    }
+    const most = 300_000
+    const processor = batchProcessor(exporter, { ...OPTIONS, maxQueueSize: most, maxExportBatchSize: most })
+    const span = finished()
+    for (let count = 0; count < most; count += 1) processor.onEnd(span)
+    const { names, packed } = await exporter.nth(1)
+    expect(packed).toBeGreaterThanOrEqual(64)
+    expect(names).toHaveLength(most)
+  })
+
   test('packs where nothing is traced', async () => {
     context.setGlobalContextManager(new AsyncContextManager())
     const { exporter, spans } = setUp(new Packer())

@@ -212,7 +212,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
       const later: ReadableSpan[] = []
       batch.packed.push((pack as Pack)(spans, later))
       // Before those that have ended meanwhile.
-      batch.spans.unshift(...later)
+      if (later.length > 0) batch.spans = later.concat(batch.spans)
       if (batch.spans.length < SPANS_PACKED_AT_ONCE) toPack.shift()
     }
     isPacking = false

@@ -208,7 +208,6 @@ function sectionsOf(spans: readonly ReadableSpan[], most: number, rest: Remainde
   for (const { resource, scopes: scopeGroups } of grouped(spans)) {
     for (const scopeGroup of scopeGroups) {
       const { scope, first } = scopeGroup
-      const before = progress()
       try {
         const resourceHead = resources.get(resource) ?? encodeResource(resource, at)
         const scopeHead = scopes.get(scope) ?? encodeScope(scope, at)
@@ -216,9 +215,9 @@ function sectionsOf(spans: readonly ReadableSpan[], most: number, rest: Remainde
         if (end > at) parts.push({ resource: resourceHead, scope: scopeHead, from: at, to: end })
         at = end
       } catch (error) {
+        // The trouble is the resource's or the scope's: a span's costs that span alone.
         forget()
-        takeBack(before)
-        remainder.leftOut += chain(spans, first).length
+        remainder.leftOut += countFrom(first)
         reportOnce('encode', 'error', 'the spans of a scope could not be encoded and are left out', error)
       }
     }
@@ -352,33 +351,21 @@ function groupOfScope(groups: ScopeGroup[], scope: InstrumentationScope, index: 
   return group
 }
 
-interface Progress {
-  readonly written: number
-  readonly later: number
-  readonly leftOut: number
-}
-
-function progress(): Progress {
-  return { written, later: remainder.later.length, leftOut: remainder.leftOut }
-}
-
-/** A failed group is counted once, however much of it was written. */
-function takeBack(before: Progress): void {
-  written = before.written
-  remainder.later.length = before.later
-  remainder.leftOut = before.leftOut
-}
-
 function isFull(at: number): boolean {
   return at > room && written > 0
 }
 
-/** The spans of one scope from this one on. */
-function chain(spans: readonly ReadableSpan[], first: number): ReadableSpan[] {
-  const linked: ReadableSpan[] = []
+/** How many spans there are of one scope, from this one on. */
+function countFrom(first: number): number {
+  let count = 0
+  for (let index = first; index !== -1; index = nextSpan[index] ?? -1) count++
+  return count
+}
+
+/** Leaves the spans of one scope for later, from this one on. One by one: a call has room for some 120,000 arguments. */
+function leave(spans: readonly ReadableSpan[], first: number): void {
   for (let index = first; index !== -1; index = nextSpan[index] ?? -1)
-    linked.push(spans[index] as ReadableSpan)
-  return linked
+    remainder.later.push(spans[index] as ReadableSpan)
 }
 
 /** ScopeSpans.spans = 2 of one scope, as many as there is room for. */
@@ -409,7 +396,7 @@ function writeSpans({ first }: ScopeGroup, spans: readonly ReadableSpan[], start
     written -= 1
     rest = last
   }
-  if (rest !== -1) remainder.later.push(...chain(spans, rest))
+  leave(spans, rest)
   return at
 }
 
