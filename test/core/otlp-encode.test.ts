@@ -1267,6 +1267,17 @@ describe('a batch that is too long for one request', () => {
     expect(parts.reduce((sum, count) => sum + count, 0)).toBe(40)
   })
 
+  it('writes what follows a span that has no room as if that had never been there', () => {
+    const shared = { k: 'a text of both' }
+    const heavy = span({ name: 'heavy', attributes: { ...shared, text: 'x'.repeat(5000) } })
+    const follower = span({ name: 'n'.repeat(50), instrumentationScope: other, attributes: shared })
+    const rest = { later: [] as ReadableSpan[], leftOut: 0 }
+    const request = encodeProtobuf([span({ name: 'first' }), heavy, follower], 1000, rest)
+    expect(rest.later).toEqual([heavy])
+    checkRequest(request)
+    expect(form(decodeRequest(request))).toEqual(fromProtobuf([span({ name: 'first' }), follower]))
+  })
+
   function broken(): ReadableSpan {
     return Object.defineProperty(span({}), 'name', {
       get() {
