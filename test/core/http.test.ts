@@ -2,6 +2,7 @@ import { SpanKind } from '@opentelemetry/api'
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import type * as Http from '../../packages/core/src/http.ts'
+import { app } from './process.ts'
 
 let http: typeof Http
 
@@ -41,6 +42,21 @@ function attributesOf(
   const request = requestOf(incoming)
   return http.serverAttributes(request, http.targetOf(request), trustProxy, capture)
 }
+
+test('the name of a span whose route is made of data is not kept', async () => {
+  const { stdout } = await app(`
+    import { spanName } from '@throughline/core'
+    import { setFlagsFromString } from 'node:v8'
+    import { runInNewContext } from 'node:vm'
+    setFlagsFromString('--expose-gc')
+    const collect = runInNewContext('gc')
+    const before = process.memoryUsage().heapUsed
+    for (let count = 0; count < 100_000; count++) spanName('GET', '/orders/' + String(count).padEnd(200, '-'))
+    collect()
+    console.log((process.memoryUsage().heapUsed - before) / 1_000_000)
+  `).ended
+  expect(Number(stdout)).toBeLessThan(10)
+})
 
 describe('the method', () => {
   test.each(['CONNECT', 'DELETE', 'GET', 'HEAD', 'OPTIONS', 'PATCH', 'POST', 'PUT', 'QUERY', 'TRACE'])(
