@@ -10,8 +10,8 @@ import { PassThrough } from 'node:stream'
 import { describe, expect, test } from 'vitest'
 import { serverContract, type Adapter, type Exchange, type Routes } from './contract/server.ts'
 import { complaints } from './contract/server/watch.ts'
-import { ask, exceptions, fastify4, ok, origin, trace1, traced, versions } from './fastify/app.ts'
-import { record } from './recording.ts'
+import { ask, fastify4, ok, origin, trace1, traced, versions } from './fastify/app.ts'
+import { exceptions, record } from './recording.ts'
 
 serverContract('Fastify 5', adapter(fastify))
 serverContract('Fastify 4', adapter(fastify4))

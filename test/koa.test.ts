@@ -3,15 +3,16 @@ import { Router } from '@koa/router'
 import { tracing } from '@throughline/koa'
 import Koa from 'koa'
 import { once } from 'node:events'
-import { createServer, request as get, type Server } from 'node:http'
+import { createServer, request as get } from 'node:http'
 import { createServer as createHttp2Server } from 'node:http2'
 import { createRequire } from 'node:module'
 import { connect as connectTo, type AddressInfo } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
-import { afterEach, describe, expect, test, vi } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { listening, serverContract, type Adapter, type Exchange, type Routes } from './contract/server.ts'
 import { http2ClientOf } from './http2.ts'
-import { record } from './recording.ts'
+import { ask, listen, ok, trace1, url } from './koa/apps.ts'
+import { exceptions, record } from './recording.ts'
 
 const Koa2 = createRequire(import.meta.url)('koa2') as typeof Koa
 
@@ -387,45 +388,4 @@ function exchange(ctx: Koa.Context): Exchange {
       ctx.body = body
     },
   }
-}
-
-function ok(ctx: Koa.Context): void {
-  ctx.body = 'ok'
-}
-
-const servers: Server[] = []
-
-afterEach(() => {
-  for (const server of servers.splice(0)) server.close()
-})
-
-async function listen(application: Pick<Koa, 'listen'>): Promise<Server> {
-  const server = application.listen(0)
-  servers.push(server)
-  await once(server, 'listening')
-  return server
-}
-
-function url(server: Server, path: string): string {
-  return `http://localhost:${(server.address() as AddressInfo).port}${path}`
-}
-
-async function ask(server: Server, path: string, method = 'GET'): Promise<{ status: number; body: string }> {
-  const response = await fetch(url(server, path), { method, headers: { connection: 'close' } })
-  return { status: response.status, body: await response.text() }
-}
-
-/** The one span of one request. */
-async function trace1(application: Pick<Koa, 'listen'>, path: string, method = 'GET') {
-  const recording = record()
-  await ask(await listen(application), path, method)
-  const [span] = await recording.all(1)
-  if (span === undefined) throw new Error('there is no span')
-  return span
-}
-
-function exceptions(span: Awaited<ReturnType<typeof trace1>> | undefined) {
-  return span?.events
-    .filter(({ name }) => name === 'exception')
-    .map(({ attributes }) => attributes?.['exception.message'])
 }

@@ -46,6 +46,13 @@ export function record(options: Omit<StartOptions, 'spanProcessors'> = {}): Reco
   }
 }
 
+/** The messages of the exceptions that a span has recorded. */
+export function exceptions(span: ReadableSpan | undefined): unknown[] {
+  return (span?.events ?? [])
+    .filter(({ name }) => name === 'exception')
+    .map(({ attributes }) => attributes?.['exception.message'])
+}
+
 const running: { shutdown(): Promise<void> }[] = []
 
 afterEach(async () => {

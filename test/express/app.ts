@@ -100,9 +100,3 @@ export async function routes(application: Express, ...paths: string[]): Promise<
     return route
   })
 }
-
-export function exceptions(span: ReadableSpan): unknown[] {
-  return span.events
-    .filter(({ name }) => name === 'exception')
-    .map(({ attributes }) => attributes?.['exception.message'])
-}

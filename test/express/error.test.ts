@@ -1,7 +1,7 @@
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express'
 import { describe, expect, test } from 'vitest'
-import { record } from '../recording.ts'
-import { exceptions, fail, ok, serve, spanOf, traced, versions } from './app.ts'
+import { exceptions, record } from '../recording.ts'
+import { fail, ok, serve, spanOf, traced, versions } from './app.ts'
 
 const failAgain: RequestHandler = () => {
   throw new RangeError('another')

@@ -81,12 +81,6 @@ export async function trace1(app: FastifyInstance, path: string, init?: RequestI
   return span as ReadableSpan
 }
 
-export function exceptions(span: ReadableSpan | undefined) {
-  return span?.events
-    .filter(({ name }) => name === 'exception')
-    .map(({ attributes }) => attributes?.['exception.message'])
-}
-
 /** Something that a handler tells the test, or the test a handler. */
 export function signal(): { readonly given: Promise<void>; give(): void } {
   let give = (): void => {}

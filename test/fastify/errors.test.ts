@@ -4,8 +4,8 @@ import { once } from 'node:events'
 import { request as asked, type IncomingMessage } from 'node:http'
 import { PassThrough, Readable } from 'node:stream'
 import { describe, expect, test } from 'vitest'
-import { record } from '../recording.ts'
-import { ask, exceptions, ok, origin, signal, trace1, traced, versions } from './app.ts'
+import { exceptions, record } from '../recording.ts'
+import { ask, ok, origin, signal, trace1, traced, versions } from './app.ts'
 
 class Unavailable extends Error {
   override readonly name = 'Unavailable'

@@ -10,7 +10,8 @@ import superagent from 'superagent'
 import supertest from 'supertest'
 import { expect, onTestFinished, test } from 'vitest'
 import { record, type Recording } from '../recording.ts'
-import { served, traced, traceparents } from './served.ts'
+import { traceparents } from '../contract/http-client.ts'
+import { served, traced } from './served.ts'
 
 const OLD = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'
 

@@ -5,7 +5,8 @@ import * as http from 'node:http'
 import type * as net from 'node:net'
 import { describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
-import { answerTo, isPublished, sentAs, served, traced, traceparents } from './served.ts'
+import { sentAs, traceparents } from '../contract/http-client.ts'
+import { answerTo, isPublished, served, traced } from './served.ts'
 
 const OLD = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'
 

@@ -9,7 +9,8 @@ import https from 'node:https'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { record } from '../recording.ts'
 import { root } from '../source.ts'
-import { answerTo, served, traced, traceparents } from './served.ts'
+import { traceparents } from '../contract/http-client.ts'
+import { answerTo, served, traced } from './served.ts'
 
 const modules = { http, https, agents: http.Agent.prototype, sockets: https.Agent.prototype }
 

@@ -57,15 +57,6 @@ export async function served(answer?: http.RequestListener, scheme?: 'http' | 'h
   return listening
 }
 
-/** All values that a header has on the wire. */
-export function sentAs({ rawHeaders }: http.IncomingMessage, name: string): string[] {
-  return rawHeaders.filter((_, index) => index % 2 === 1 && rawHeaders[index - 1]?.toLowerCase() === name)
-}
-
-export function traceparents(request: http.IncomingMessage | undefined): string[] {
-  return request === undefined ? [] : sentAs(request, 'traceparent')
-}
-
 export async function textOf(response: http.IncomingMessage): Promise<string> {
   let text = ''
   for await (const chunk of response) text += String(chunk)

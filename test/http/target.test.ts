@@ -7,7 +7,8 @@ import { join } from 'node:path'
 import { connect as connectTls } from 'node:tls'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { record } from '../recording.ts'
-import { answerTo, authority, close, served, traced, traceparents } from './served.ts'
+import { traceparents } from '../contract/http-client.ts'
+import { answerTo, authority, close, served, traced } from './served.ts'
 
 describe('the span of a request says where it goes', () => {
   test.each([

@@ -101,9 +101,3 @@ export async function trace1(
   if (span === undefined) throw new Error('there is no span')
   return span
 }
-
-export function exceptions(span: ReadableSpan | undefined): unknown[] {
-  return (span?.events ?? [])
-    .filter(({ name }) => name === 'exception')
-    .map(({ attributes }) => attributes?.['exception.message'])
-}

@@ -6,8 +6,8 @@ import { request } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { describe, expect, test } from 'vitest'
-import { record } from '../recording.ts'
-import { applications, ask, exceptions, listen, pass, trace1, traced } from './apps.ts'
+import { exceptions, record } from '../recording.ts'
+import { applications, ask, listen, pass, trace1, traced } from './apps.ts'
 
 const fail: Koa.Middleware = () => {
   throw new TypeError('it')

@@ -16,8 +16,8 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { signal } from '../contract/server/watch.ts'
 import { said } from '../core/engine.ts'
 import { http2ClientOf } from '../http2.ts'
-import { record } from '../recording.ts'
-import { applications, ask, exceptions, listen, load, ok, pass, trace1, traced } from './apps.ts'
+import { exceptions, record } from '../recording.ts'
+import { applications, ask, listen, load, ok, pass, trace1, traced } from './apps.ts'
 
 const parsers: [name: string, make: () => Koa.Middleware][] = [
   ['koa-bodyparser', load<() => Koa.Middleware>('koa-bodyparser')],

@@ -9,6 +9,7 @@ import * as undici6 from 'undici6'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { clientContract } from '../contract/client.ts'
 import { shared } from '../../packages/undici/src/covered.ts'
+import { traceparents } from '../contract/http-client.ts'
 import { record } from '../recording.ts'
 
 vi.mock('node:timers', () => import('../app-timers.ts'))
@@ -51,12 +52,6 @@ function close(server: Server): Promise<unknown> {
 const respond: RequestListener = (request, response) => {
   response.statusCode = request.url?.startsWith('/none') ? 404 : 200
   response.end('hello')
-}
-
-function traceparents({ rawHeaders }: IncomingMessage): string[] {
-  return rawHeaders.filter(
-    (_value, index) => rawHeaders[index - 1]?.toLowerCase() === 'traceparent' && index % 2 === 1,
-  )
 }
 
 const PATH = '/stock?sig=s3cret'

@@ -18,6 +18,7 @@ import * as undici from 'undici'
 import * as undici6 from 'undici6'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { WebSocketServer } from 'ws'
+import { traceparents } from '../contract/http-client.ts'
 import { record } from '../recording.ts'
 
 const CHUNKED = 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n'
@@ -40,10 +41,6 @@ function answering(): { server: Server; requests: IncomingMessage[] } {
     response.end('hello')
   })
   return { server, requests }
-}
-
-function traceparents({ rawHeaders }: Pick<IncomingMessage, 'rawHeaders'>): string[] {
-  return rawHeaders.filter((_value, index) => index % 2 === 1 && rawHeaders[index - 1] === 'traceparent')
 }
 
 describe.each([

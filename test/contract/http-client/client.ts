@@ -108,6 +108,15 @@ export async function listening(server: NetServer): Promise<number> {
   return (server.address() as AddressInfo).port
 }
 
+/** All values that a header has on the wire. */
+export function sentAs({ rawHeaders }: Pick<IncomingMessage, 'rawHeaders'>, name: string): string[] {
+  return rawHeaders.filter((_, index) => index % 2 === 1 && rawHeaders[index - 1]?.toLowerCase() === name)
+}
+
+export function traceparents(request: Pick<IncomingMessage, 'rawHeaders'> | undefined): string[] {
+  return request === undefined ? [] : sentAs(request, 'traceparent')
+}
+
 /** A port that nobody listens on. */
 export async function refusedPort(): Promise<number> {
   const server = createServer()
