@@ -93,6 +93,17 @@ test('a time may be given as a reading of performance.now(), and is on the same 
   expect(nanoseconds(given) <= nanoseconds(after)).toBe(true)
 })
 
+test('a reading may be from before the process, and is written as any', () => {
+  const time = toHrTime(-2000.5, anchor)
+  expect(nanoseconds(time)).toBe(nanoseconds(toHrTime(0, anchor)) - 2_000_500_000n)
+  expect(time[1]).toBeGreaterThanOrEqual(0)
+  expect(time[1]).toBeLessThan(1e9)
+})
+
+test('no reading is yet to come: a larger number is milliseconds since the epoch, as for the official SDK', () => {
+  expect(readTime(performance.now() + 3_600_000, anchor)?.[0]).toBeLessThan(1_000_000)
+})
+
 test('a time that is none is as good as not given', () => {
   for (const time of [Number.NaN, Infinity, new Date('never'), [Number.NaN, 0], 'noon', {}, null]) {
     expect(readTime(time as TimeInput, anchor)).toBeUndefined()
@@ -312,6 +323,14 @@ test('after a machine has slept, traces that begin have the time of day again', 
   vi.useFakeTimers({ toFake: ['Date'], now: wakes })
   const [seconds] = spanOf().startTime
   expect(Math.abs(seconds - wakes / 1000)).toBeLessThan(60)
+})
+
+test('so they have when the clock has been set by two seconds', () => {
+  untilLookedAtAgain()
+  const set = Date.now() + 2000
+  vi.useFakeTimers({ toFake: ['Date'], now: set })
+  const [seconds, nanos] = spanOf().startTime
+  expect(Math.abs(seconds * 1000 + nanos / 1e6 - set)).toBeLessThan(1000)
 })
 
 test('the time of day is that of the system, so that services on one machine agree on what came first', () => {
