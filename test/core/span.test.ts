@@ -110,6 +110,22 @@ describe('what processors and exporters of others write to a span', () => {
     }
   })
 
+  test.each(steps)('by %s makes a root of a child, as those do that leave out its parent', (step) => {
+    const reports = said()
+    const ended: ReadableSpan[] = []
+    // Under the names that both versions of the official SDK have for it.
+    const orphaned = { parentSpanId: undefined, parentSpanContext: undefined }
+    const library = { instrumentationLibrary: { name: 'other' } }
+    const writing = processor({ [step]: (span: object) => void Object.assign(span, orphaned, library) })
+    const { tracer } = engine({ processors: [writing, processor({ onEnd: (span) => ended.push(span) })] })
+    const parent = tracer.startSpan('parent')
+    tracer.startSpan('child', {}, trace.setSpan(ROOT_CONTEXT, parent)).end()
+    expect(reports.lines).toEqual([])
+    expect(ended).toMatchObject([{ name: 'child', ...orphaned, ...library }])
+    expect(JSON.stringify(decodeRequest(encodeProtobuf(ended)))).not.toContain('parentSpanId')
+    expect(encodeJson(ended).toString()).not.toContain('parentSpanId')
+  })
+
   test.each(['onStart', 'onEnding'] as const)(
     'is not for the app to hear of where %s has frozen it',
     async (step) => {

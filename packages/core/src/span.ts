@@ -490,14 +490,23 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
     putField(this, 'instrumentationScope', scope)
   }
 
-  /** For exporters written against version 1 of the official SDK. */
+  // For exporters and processors that know version 1 of the official SDK. Those that make a root of a child write to the name
+  // of both versions.
+
   get parentSpanId(): string | undefined {
     return this.parentSpanContext?.spanId
   }
 
-  /** For exporters written against version 1 of the official SDK. */
+  set parentSpanId(id: string | undefined) {
+    putField(this, 'parentSpanId', id)
+  }
+
   get instrumentationLibrary(): InstrumentationScope {
     return this.maker.scope
+  }
+
+  set instrumentationLibrary(library: InstrumentationScope) {
+    putField(this, 'instrumentationLibrary', library)
   }
 
   private own(): Extras {
@@ -642,7 +651,11 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
 }
 
 /** Shadows a getter with a value: nearly nobody writes these, and as a field each would cost all spans 8 bytes. */
-function putField(span: Span, name: 'kind' | 'resource' | 'instrumentationScope', value: unknown): void {
+function putField(
+  span: Span,
+  name: 'kind' | 'resource' | 'instrumentationScope' | 'parentSpanId' | 'instrumentationLibrary',
+  value: unknown,
+): void {
   Object.defineProperty(span, name, { value, writable: true, enumerable: true, configurable: true })
 }
 
