@@ -15,6 +15,7 @@ import {
   ProxyTracerProvider,
   SpanKind,
   trace,
+  type TracerProvider,
 } from '@opentelemetry/api'
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks'
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto'
@@ -144,16 +145,93 @@ describe('start()', () => {
     expect(exporter.getFinishedSpans()).toHaveLength(1)
   })
 
-  test('tells an SDK that registers too late why it stays unused, and what to do', () => {
+  test('tells an SDK that registers too late why it stays unused, and what to do', async () => {
     const reports = said()
     started({ spanProcessors: [] })
     const ours = registeredProvider()
     expect(trace.setGlobalTracerProvider(new BasicTracerProvider())).toBe(false)
     expect(registeredProvider()).toBe(ours)
+    await Promise.resolve()
     expect(reports.lines).toHaveLength(1)
     expect(reports.lines[0]).toMatch(
-      /BasicTracerProvider was registered after Throughline had started.*start\(\)/,
+      /BasicTracerProvider was registered after Throughline had started, and stays unused.*start\(\)/,
     )
+  })
+
+  test.each<[string, object | null | undefined, string | undefined]>([
+    ['null', null, undefined],
+    ['nothing', undefined, undefined],
+    ['a plain object', { getTracer() {} }, 'an OpenTelemetry SDK'],
+    ['an object without a class', Object.create(null) as object, 'an OpenTelemetry SDK'],
+    [
+      'an object whose class has no text as its name',
+      Object.create({ constructor: { name: 5 } }) as object,
+      'an OpenTelemetry SDK',
+    ],
+    [
+      'an object whose class cannot be read',
+      {
+        get constructor() {
+          throw new Error('no')
+        },
+      },
+      'an OpenTelemetry SDK',
+    ],
+  ])('does not throw into the app that registers %s too late', async (_what, given, name) => {
+    const reports = said()
+    started({ spanProcessors: [] })
+    expect(trace.setGlobalTracerProvider(given as TracerProvider)).toBe(false)
+    await Promise.resolve()
+    const lines =
+      name === undefined ? [] : [expect.stringMatching(`^throughline: ${name} was registered after`)]
+    expect(reports.lines).toEqual(lines)
+  })
+
+  test('is silent where the registered provider is registered again', async () => {
+    const reports = said()
+    started({ spanProcessors: [] })
+    trace.setGlobalTracerProvider(trace.getTracerProvider())
+    await Promise.resolve()
+    expect(reports.lines).toEqual([])
+  })
+
+  test.each<[string, (theirs: TracerProvider) => void, string[]]>([
+    [
+      'that is refused, and puts itself into the registered proxy, as dd-trace does',
+      (theirs) => {
+        if (!trace.setGlobalTracerProvider(theirs))
+          (trace.getTracerProvider() as ProxyTracerProvider).setDelegate(theirs)
+      },
+      [
+        expect.stringMatching(
+          /^throughline: BasicTracerProvider was registered .* has taken its place: .*start\(\)/,
+        ),
+      ],
+    ],
+    [
+      "that removes ours before, as Azure's distribution does",
+      (theirs) => {
+        trace.disable()
+        trace.setGlobalTracerProvider(theirs)
+      },
+      [],
+    ],
+  ])('says what is true of an SDK %s', async (_how, register, lines) => {
+    const reports = said()
+    const collector = await receiver()
+    const tracing = started({ endpoint: collector.url })
+    span('before', () => {})
+    const exporter = new InMemorySpanExporter()
+    const theirs = new BasicTracerProvider({ spanProcessors: [new BatchSpanProcessor(exporter)] })
+    register(theirs)
+    span('after', () => {})
+    await theirs.forceFlush()
+    expect(exporter.getFinishedSpans()).toMatchObject([{ name: 'after' }])
+    await tracing.shutdown()
+    expect(collector.spans()).toMatchObject([{ name: 'before' }])
+    expect(reports.lines).toEqual(lines)
+    trace.disable()
+    await theirs.shutdown()
   })
 
   test('gives its globals and listeners back at shutdown, and works again after it', async () => {

@@ -170,22 +170,41 @@ function tellCopies(
 function refuseSuccessors(api: TraceApi): () => void {
   const { setGlobalTracerProvider } = api
   function refuse(this: TraceApi, provider: TracerProvider): boolean {
-    // If somebody has removed ours, the API accepts it.
-    if (registered()?.trace === undefined)
-      return Reflect.apply(setGlobalTracerProvider, this, [provider]) as boolean
-    // Bundlers number the names of classes.
-    const name = provider.constructor?.name.replace(/\$\d+$/, '') ?? 'an OpenTelemetry SDK'
-    reportOnce(
-      'SDK too late',
-      'error',
-      `${name} was registered after Throughline had started, and stays unused. Either register it before the first span is made, and Throughline uses it; or leave it out, and give its exporter or span processors to Throughline's start()`,
-    )
-    return Reflect.apply(setGlobalTracerProvider, this, [provider]) as boolean
+    const isAnother = typeof provider === 'object' && provider !== null && provider !== registered()?.trace
+    const isAccepted = Reflect.apply(setGlobalTracerProvider, this, [provider]) as boolean
+    // Not at once: dd-trace takes our place when it has been refused. Who removes ours before, as Azure's distribution does, is
+    // accepted.
+    if (isAnother && !isAccepted) void Promise.resolve().then(() => sayLate(provider))
+    return isAccepted
   }
   api.setGlobalTracerProvider = refuse
   return () => {
     if (api.setGlobalTracerProvider === refuse) api.setGlobalTracerProvider = setGlobalTracerProvider
   }
+}
+
+/** Of a provider that was refused: it stays unused, unless it has been put into the registered proxy. */
+function sayLate(provider: TracerProvider): void {
+  const outcome =
+    registeredProvider() === provider
+      ? 'has taken its place: spans go there from now on, and what Throughline was started with is unused'
+      : 'stays unused'
+  reportOnce(
+    'SDK too late',
+    'error',
+    `${providerName(provider)} was registered after Throughline had started, and ${outcome}. Either register it before the first span is made, and Throughline uses it; or leave it out, and give its exporter or span processors to Throughline's start()`,
+  )
+}
+
+function providerName(provider: TracerProvider): string {
+  try {
+    // Bundlers number the names of classes.
+    const name = (provider.constructor as { name?: unknown } | undefined)?.name
+    if (typeof name === 'string' && name !== 'Object') return name.replace(/\$\d+$/, '')
+  } catch {
+    // It is the app's, and need not be sound.
+  }
+  return 'an OpenTelemetry SDK'
 }
 
 // ---- Manual spans ----
