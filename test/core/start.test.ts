@@ -37,6 +37,7 @@ import { createServer } from 'node:http'
 import * as https from 'node:https'
 import { createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
+import { setTimeout as later } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { afterEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { registeredProvider } from '../../packages/core/src/current.ts'
@@ -765,6 +766,9 @@ describe('as a process of its own', () => {
       import { span, traceRequest, receiver } from '@throughline/core'
       import { sender } from '@throughline/core/client'
       import { trace } from '@opentelemetry/api'
+  /** Longer than a second signal counts as the first, handed on by who has started the app. */
+  const LATER_THAN_HANDED_ON = 500
+
       const provider = () => trace.getTracerProvider().getDelegate().constructor.name
       const listening = () => process.listenerCount('SIGTERM') + process.listenerCount('beforeExit')
       receiver({ scope: { name: 'x' }, given: () => [] })
@@ -1158,6 +1162,8 @@ describe('as a process of its own', () => {
   })
 
   test.each([
+    // Later than the first would be handed on.
+    await later(LATER_THAN_HANDED_ON)
     ['dropped', '', 'throughline: 3 spans were dropped because the queue was full'],
     ['refused', '400', 'throughline: 2 spans were lost because they could not be exported'],
     ['rejected', '200', '/v1/traces rejected 1 span'],
@@ -1168,6 +1174,20 @@ describe('as a process of its own', () => {
       response.end(status === '200' ? REJECTS_ONE : '')
     })
     const environment = at(collector.url, {
+  test('a signal that comes twice, as a terminal’s does under who hands it on, is one', async () => {
+    const collector = await receiver((response) => later(LATER_THAN_HANDED_ON).then(() => response.end()))
+    const process = app(SERVER, at(collector.url))
+    await process.printed('ready')
+    // The system would make one of two that are the same.
+    process.kill('SIGINT')
+    process.kill('SIGTERM')
+    expect(await process.ended).toMatchObject({
+      signal: expect.stringMatching(/^SIG(INT|TERM)$/),
+      stderr: '',
+    })
+    expect(collector.spans()).toHaveLength(1)
+  })
+
       OTEL_BSP_MAX_QUEUE_SIZE: '2',
       OTEL_BSP_MAX_EXPORT_BATCH_SIZE: '1',
     })

@@ -22,6 +22,11 @@ export interface Tracing {
 const FLUSH_DEADLINE_MS = 5000
 /** The longest that the end of the process is held up. */
 const EXIT_DEADLINE_MS = 2000
+/**
+ * Signals that come this close together are one: a terminal sends Ctrl-C to all processes of a group, and the one that has
+ * started the app (`node --watch`, nodemon, concurrently) hands it on a few milliseconds later. Nobody presses it twice so fast.
+ */
+const SAME_SIGNAL_MS = 200
 /** How often a batch being sent checks whether it alone keeps the process alive. */
 const HELD_CHECK_MS = 500
 
@@ -388,7 +393,8 @@ function onSignals(finish: () => Promise<void>, begin: () => void, abandon: () =
     return [signal, listener] as const
   })
   let isOn = true
-  let isEnding = false
+  /** When the first of the signals came that end the process, by `performance.now()`. */
+  let endingSince: number | undefined
 
   const undo = () => {
     isOn = false
@@ -406,12 +412,12 @@ function onSignals(finish: () => Promise<void>, begin: () => void, abandon: () =
         if (isOn) process.prependListener(signal, listener)
       })
       begin()
-    } else if (isEnding) {
+    } else if (endingSince === undefined) {
+      endingSince = performance.now()
+      void finish().then(() => die(signal))
+    } else if (performance.now() - endingSince > SAME_SIGNAL_MS) {
       abandon()
       die(signal)
-    } else {
-      isEnding = true
-      void finish().then(() => die(signal))
     }
   }
   // Before the app's own listeners: those added with `once` are already removed when a later one is called.
