@@ -1,5 +1,6 @@
 import { redactQuery, redactUrl } from '@throughline/core'
 import { describe, expect, test } from 'vitest'
+import { redactText } from '../../packages/core/src/redact.ts'
 
 const SECRET_KEYS = [
   'X-Amz-Signature',
@@ -67,6 +68,7 @@ describe('a URL', () => {
     ['https://u:p@[::1]:3000/a', 'https://REDACTED:REDACTED@[::1]:3000/a'],
     ['https://h/a?sig=x#b', 'https://h/a?sig=REDACTED#b'],
     ['/a?sig=x', '/a?sig=REDACTED'],
+    ['//u:p@h/a@b', '//REDACTED:REDACTED@h/a@b'],
   ])('%s is exported as %s', (url, exported) => {
     expect(redactUrl(url)).toBe(exported)
   })
@@ -83,4 +85,35 @@ describe('a URL', () => {
   ])('%j stays as it is', (url) => {
     expect(redactUrl(url)).toBe(url)
   })
+})
+
+describe('a text', () => {
+  test.each([
+    ['at http://u:p@h/: no', 'at http://REDACTED:REDACTED@h/: no'],
+    [
+      '"http://u:p@h/?sig=x" and <amqp://u:p@q>',
+      '"http://REDACTED:REDACTED@h/?sig=REDACTED" and <amqp://REDACTED:REDACTED@q>',
+    ],
+    ['no URL: //u:p@h/', 'no URL: //REDACTED:REDACTED@h/'],
+  ])('%j is told as %j', (text, told) => {
+    expect(redactText(text)).toBe(told)
+  })
+
+  test.each([
+    'mail a@b, then // comment @see c@d',
+    'at file:///app/node_modules/.pnpm/x@1.2/index.js:3:4',
+    'http://h/a@b?mail=c@d',
+    'webpack://@scope/app/a.js',
+  ])('%j stays as it is', (text) => {
+    expect(redactText(text)).toBe(text)
+  })
+
+  test.each(['//', '// ', '//a@', '//?', 'http://'])(
+    'of any length takes no longer by the letter: %j',
+    (part) => {
+      const started = performance.now()
+      redactText(part.repeat(100_000))
+      expect(performance.now() - started).toBeLessThan(2000)
+    },
+  )
 })

@@ -129,6 +129,69 @@ test('a mask may read the message as anybody does: it is not asked for that', ()
   expect(asked).toBe(1)
 })
 
+describe('an error whose message names a URL', () => {
+  const NAMED = 'request to https://user:pass-1@h:8080/a@b?sig=sign-1&b=2 failed, see http://docs.example/a@b'
+  const SHOWN =
+    'request to https://REDACTED:REDACTED@h:8080/a@b?sig=REDACTED&b=2 failed, see http://docs.example/a@b'
+  const SECRETS = /pass-1|sign-1/
+
+  test('is recorded without the credentials and the signature in it, whoever says so', async () => {
+    const recording = record()
+    const error = new TypeError(NAMED)
+    expect(() =>
+      span('work', () => {
+        throw error
+      }),
+    ).toThrow(NAMED)
+    await expect(span('later', () => Promise.reject(error))).rejects.toBe(error)
+    for (const work of await recording.all(2)) {
+      expect(work.status).toEqual({ code: 2, message: SHOWN })
+      expect(work.events[0]?.attributes).toMatchObject({
+        'exception.message': SHOWN,
+        'exception.stacktrace': expect.stringMatching(/^TypeError: request to .* failed.*\n +at /),
+      })
+      expect(JSON.stringify(work.events)).not.toMatch(SECRETS)
+    }
+    expect(error.stack).toContain(NAMED)
+  })
+
+  test('is so on a span of the official SDK', () => {
+    const exporter = new InMemorySpanExporter()
+    trace.setGlobalTracerProvider(
+      new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] }),
+    )
+    expect(() =>
+      span('work', () => {
+        throw new Error(NAMED)
+      }),
+    ).toThrow(NAMED)
+    const [work] = exporter.getFinishedSpans()
+    expect(work?.status.message).toBe(SHOWN)
+    expect(JSON.stringify([work?.status, work?.events])).not.toMatch(SECRETS)
+  })
+
+  test('is so where that is in its stack alone, was masked before, or is all that was thrown', async () => {
+    const recording = record()
+    const changed = new Error(NAMED)
+    changed.message = 'failed'
+    const masked = new Error(`${NAMED} for ${SECRET}`)
+    showAs(masked, `${NAMED} for ?`)
+    span('work', (work) => {
+      work.recordException(changed)
+      work.recordException(masked)
+      work.recordException(NAMED)
+    })
+    const [work] = await recording.all(1)
+    expect(work?.events.map(({ attributes }) => attributes?.['exception.message'])).toEqual([
+      'failed',
+      `${SHOWN} for ?`,
+      SHOWN,
+    ])
+    expect(JSON.stringify(work?.events)).not.toMatch(SECRETS)
+    expect(JSON.stringify(work?.events)).not.toContain(SECRET)
+  })
+})
+
 test('what has no message to mask, or needs none, is told as it is', () => {
   const plain = new Error('a plain one')
   showAs(plain, 'a plain one')

@@ -28,6 +28,11 @@ describe.each(versions)('%s: no value leaves by the message of an error', (versi
       (redis) => redis.eval(SAYS, 1, key, 's3cret.*+?^${}()|[]\\/-$&'),
       'BAD card ?',
     ],
+    [
+      'an argument that is a URL',
+      (redis) => redis.eval(SAYS, 1, key, 'http://user:s3cret@s3cret.example/?sig=s3cret'),
+      'BAD card ?',
+    ],
     ['a Buffer', (redis) => redis.eval(SAYS, 1, key, Buffer.from('s3cret ä')), 'BAD card ?'],
     [
       'within a pipeline',

@@ -307,6 +307,29 @@ describe('global fetch', () => {
     }
   })
 
+  test('what it quotes of a request that it refuses to send is on no span', async () => {
+    const recording = record()
+    started()
+    const refused: [RequestInit, string, string][] = [
+      [{}, 'http://user:pass-1@h/', 'includes credentials: http://REDACTED:REDACTED@h/'],
+      [{}, '//user:pass-1@h/', 'Failed to parse URL from "REDACTED@h/"'],
+      [{}, 'http://user:pass/pass-1@h/', 'Failed to parse URL from "REDACTED@h/"'],
+      [{}, '/a', 'Failed to parse URL from /a'],
+      [
+        { headers: { authorization: 'Bearer "pass-1"\u0000' } },
+        'http://h/',
+        'Headers.append: "?" is an invalid header value.',
+      ],
+    ]
+    for (const [init, url, told] of refused) {
+      recording.spans.length = 0
+      await expect(span('work', () => fetch(url, init))).rejects.toThrow(TypeError)
+      const [work] = recording.spans
+      expect(work?.status.message).toContain(told)
+      expect(JSON.stringify([work?.status, work?.events])).not.toContain('pass-1')
+    }
+  })
+
   test('a refused connection is an error with the code of the system and its message', async () => {
     const recording = record()
     const { url, server } = await served()

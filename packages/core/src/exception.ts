@@ -1,6 +1,7 @@
 import type { Attributes, Exception } from '@opentelemetry/api'
 import { types } from 'node:util'
 import { sayUnreadable, textOf } from './attribute.ts'
+import { redactText } from './redact.ts'
 import * as semconv from './semconv.ts'
 
 // Anything can be thrown, and what is caught is passed on as it is: null, a number, an object of no class, a proxy whose
@@ -32,7 +33,19 @@ export function maskErrors(mask: Mask): void {
 
 let isMasking = false
 
+/** What a mask or `showAs` says of an error; of any other without what is secret in the URLs that its message names. */
 function shownOf(error: object): Shown | undefined {
+  return maskedOf(error) ?? withoutSecrets(error)
+}
+
+function withoutSecrets(error: object): Shown | undefined {
+  const raw = readFrom(error, 'message')
+  if (typeof raw !== 'string') return undefined
+  const message = redactText(raw)
+  return message === raw ? undefined : { raw, message }
+}
+
+function maskedOf(error: object): Shown | undefined {
   const known = globalThis as { [SHOWN]?: WeakMap<object, Shown>; [MASKS]?: Set<Mask> }
   const shown = known[SHOWN]?.get(error)
   if (shown !== undefined || known[MASKS] === undefined || isMasking) return shown
@@ -53,14 +66,17 @@ function shownOf(error: object): Shown | undefined {
 /**
  * Makes every span that records this very error show this message instead of its own, which holds values. The error itself is
  * the app's and stays unchanged.
+ *
+ * @returns the message as it is shown, without what is secret in its URLs.
  */
-export function showAs(error: unknown, message: string): void {
-  if (typeof error !== 'object' || error === null) return
-  const raw = messageOf(error)
-  if (raw === message) return
+export function showAs(error: unknown, message: string): string {
+  const shown = redactText(message)
+  if (typeof error !== 'object' || error === null || messageOf(error) === shown) return shown
+  const raw = rawMessageOf(error)
   const known = globalThis as { [SHOWN]?: WeakMap<object, Shown> }
   const map = (known[SHOWN] ??= new WeakMap<object, Shown>())
-  map.set(error, { raw, message })
+  map.set(error, { raw, message: shown })
+  return shown
 }
 
 /** The error as it may be recorded: itself, or a masked stand-in for foreign spans, which do not mask. */
@@ -82,7 +98,7 @@ function maskedStack(name: string, stack = '', { raw, message }: Shown): string 
 /** The attributes of the event `exception` (OpenTelemetry semantic conventions, exceptions on spans). */
 export function exceptionAttributes(exception: unknown): Attributes {
   if (typeof exception !== 'object' || exception === null)
-    return { [semconv.EXCEPTION_MESSAGE]: textOfThrown(exception) }
+    return { [semconv.EXCEPTION_MESSAGE]: redactText(textOfThrown(exception)) }
   const attributes: Attributes = {}
   const type = errorType(exception)
   if (type !== undefined) attributes[semconv.EXCEPTION_TYPE] = type
@@ -96,7 +112,7 @@ export function exceptionAttributes(exception: unknown): Attributes {
   }
   if (typeof stack === 'string')
     attributes[semconv.EXCEPTION_STACKTRACE] =
-      shown === undefined ? stack : maskedStack(type ?? 'Error', stack, shown)
+      shown === undefined ? redactText(stack) : maskedStack(type ?? 'Error', stack, shown)
   // One of the two is required.
   if (attributes[semconv.EXCEPTION_TYPE] === undefined)
     attributes[semconv.EXCEPTION_MESSAGE] ??= textOf(exception)
@@ -134,10 +150,15 @@ export function isError(value: unknown): value is Error {
 
 /** The message of an error as it may be shown; anything else that was thrown, as text. */
 export function messageOf(error: unknown): string {
+  return redactText(rawMessageOf(error))
+}
+
+/** The same for a mask to read, which looks for values as they were: only what was masked before is no more in it. */
+export function rawMessageOf(error: unknown): string {
   try {
     if (!isError(error)) return typeof error === 'function' ? textOfThrown(error) : String(error)
-    const shown = shownOf(error)
-    if (shown !== undefined) return shown.message
+    const masked = maskedOf(error)
+    if (masked !== undefined) return masked.message
     // An error that stands for several (one for each address that was tried) has a code and no message.
     return String(error.message) || (errorType(error) ?? '')
   } catch {

@@ -36,12 +36,13 @@ export {
   holdOptions,
   matcher,
   show,
+  showNoUrl,
   type Match,
   type Shape,
 } from './options.ts'
 export { reportOnce } from './report.ts'
 export type { NamedAttributes, NamedWriter } from './attribute.ts'
-export { errorType, isError, maskErrors, messageOf, showAs } from './exception.ts'
+export { errorType, isError, maskErrors, messageOf, rawMessageOf, showAs } from './exception.ts'
 export * as semconv from './semconv.ts'
 
 // What adapters need of the API, so that they depend on this package alone.

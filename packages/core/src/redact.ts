@@ -51,19 +51,36 @@ function decoded(key: string): string {
   }
 }
 
+/**
+ * URLs in a text: from their two slashes to the next blank or quotation mark. Of three slashes the last two are the beginning
+ * of none: `file:///app/x@1.2/`.
+ */
+const URLS = /(?<!\/)\/\/[^\s"<>`]+/g
+
+/** A text, as a message of an error, with its URLs as `redactUrl` shows them. */
+export function redactText(text: string): string {
+  return text.includes('//') ? text.replace(URLS, (url) => redactUrl(url)) : text
+}
+
 // Credentials stand between `//` and the last `@` before the path.
 function redactCredentials(url: string): string {
   // Nearly no URL holds any: 0.3 µs.
   if (!url.includes('@')) return url
-  const scheme = url.indexOf('://')
-  if (scheme === -1) return url
-  const start = scheme + 3
+  const start = startOfAuthority(url)
+  if (start === -1) return url
   const authority = /[/?#]/.exec(url.slice(start))
   const end = authority === null ? url.length : start + authority.index
   const at = url.lastIndexOf('@', end - 1)
-  if (at < start) return url
+  if (at <= start) return url
   const credentials = url.slice(start, at).includes(':') ? CREDENTIALS : REDACTED
   return `${url.slice(0, start)}${credentials}${url.slice(at)}`
+}
+
+/** A URL without its scheme begins with the slashes. */
+function startOfAuthority(url: string): number {
+  if (url.startsWith('//')) return 2
+  const scheme = url.indexOf('://')
+  return scheme === -1 ? -1 : scheme + 3
 }
 
 /** A URL whose credentials are known from elsewhere, as one that had them is shown (semantic conventions, `url.full`). */

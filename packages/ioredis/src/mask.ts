@@ -1,4 +1,4 @@
-import { guarded, messageOf, showAs } from '@throughline/core'
+import { guarded, rawMessageOf, showAs } from '@throughline/core'
 import type { QueryText } from './command.ts'
 
 /** Whether the argument at this index is a key, a field or a keyword of the command, and not a value. */
@@ -128,12 +128,11 @@ const QUOTED = /(\b(?:for|in|the) '[\w|.-]+' command)|(?<![\p{L}\p{N}])(['"`])[^
  * those of the requests and functions that it goes through.
  */
 export function maskedMessage(error: unknown, command = commandOf(error)): string {
-  const message = withoutArguments(messageOf(error), command).replace(
+  const message = withoutArguments(rawMessageOf(error), command).replace(
     QUOTED,
     (_, command: string | undefined, mark: string) => command ?? `${mark}?${mark}`,
   )
-  showAs(error, message)
-  return message
+  return showAs(error, message)
 }
 
 /** The server's error as it may be shown, for a command that had no span. */

@@ -1,4 +1,4 @@
-import { errorType, messageOf, reportOnce, showAs } from '@throughline/core'
+import { errorType, rawMessageOf, reportOnce, showAs } from '@throughline/core'
 
 /** What English messages of the server quote that is a name and no value. */
 const NAMED =
@@ -46,8 +46,7 @@ export function failureOf(error: unknown): Failure {
   try {
     const { code, severity } = error as { code?: unknown; severity?: unknown }
     const known = typeof code === 'string' ? code : undefined
-    const message = masked(error)
-    showAs(error, message)
+    const message = showAs(error, masked(error))
     // Only what the server reports has a severity.
     return { status: severity === undefined ? undefined : known, type: known ?? errorType(error), message }
   } catch (trouble) {
@@ -65,7 +64,7 @@ export function maskedReport(error: object): string | undefined {
 function masked(error: unknown): string {
   // Where all addresses of a name refuse, the message of the whole is empty.
   if (error instanceof AggregateError && error.message === '') return error.errors.map(masked).join('; ')
-  const message = messageOf(error)
+  const message = rawMessageOf(error)
   const { severity, file, code, routine } = error as Record<'severity' | 'file' | 'code' | 'routine', unknown>
   if (severity === undefined) return firstLine(message.replace(QUOTED, '"?"'))
   if (typeof file === 'string' && APPS_OWN.test(file))

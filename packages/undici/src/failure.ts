@@ -1,4 +1,4 @@
-import { isError } from '@throughline/core'
+import { isError, showNoUrl } from '@throughline/core'
 import type { HttpAttempt } from '@throughline/core/http-client'
 import type { PublishedRequest } from './published.ts'
 
@@ -18,4 +18,21 @@ export function isOwn({ body }: PublishedRequest, error: unknown): boolean {
   if (!isError(error) || error.name === 'AbortError') return true
   if (error.name === 'HTTPParserError') return false
   return typeof (error as { code?: unknown }).code !== 'string' && body?.errored !== error
+}
+
+const NO_URL = 'Failed to parse URL from '
+const NO_HEADER = '" is an invalid header value.'
+
+/**
+ * What `fetch` says where it refuses to send, which no span of ours sees, without what it quotes: of a URL that cannot be
+ * read it is not known where its credentials end, and a header may be one.
+ */
+export function maskedRefusal({ message }: { readonly message?: unknown }): string | undefined {
+  if (typeof message !== 'string') return undefined
+  if (message.startsWith(NO_URL)) {
+    const url = message.slice(NO_URL.length)
+    return /[@?]/.test(url) ? NO_URL + showNoUrl(url) : undefined
+  }
+  if (message.endsWith(NO_HEADER)) return `${message.slice(0, message.indexOf('"'))}"?${NO_HEADER}`
+  return undefined
 }

@@ -1,7 +1,9 @@
+import { maskErrors } from '@throughline/core'
 import { httpClient, type HttpClientOptions as TracingOptions } from '@throughline/core/http-client'
 import type { Dispatcher } from 'undici'
 import { onAttempts } from './attempts.ts'
 import { traceDispatcher } from './dispatcher.ts'
+import { maskedRefusal } from './failure.ts'
 import { noticeData, type PublishedRequest } from './published.ts'
 
 export type { HttpRequest, HttpResponse, UrlMatch } from '@throughline/core/http-client'
@@ -36,6 +38,7 @@ export function traceUndici<D extends Dispatching>(
   target: D | TracingOptions = {},
   options: TracingOptions = {},
 ): D | (() => void) {
+  maskErrors(maskedRefusal)
   if (isDispatcher(target))
     return traceDispatcher(
       target as D & Dispatcher,
