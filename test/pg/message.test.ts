@@ -213,3 +213,19 @@ test.each<[string, PgOptions, (work: () => Promise<unknown>) => Promise<unknown>
   expect(caller?.status.message).toBe('invalid input syntax for type integer: "?"')
   expect(JSON.stringify([caller?.status, caller?.events])).not.toContain(SECRET)
 })
+
+test.each(['「', '」', '«', '"', "'", '」「', 'column "'])(
+  'of however many %s is masked at once',
+  async (mark) => {
+    const recording = record()
+    const client = tracePg(await connected())
+    const said = `no such user ${mark.repeat(50_000)}${SECRET}${mark}`
+    const started = performance.now()
+    await expect(client.query(`DO $do$ BEGIN RAISE EXCEPTION $it$${said}$it$; END $do$`)).rejects.toThrow(
+      SECRET,
+    )
+    expect(performance.now() - started).toBeLessThan(2000)
+    const [failed] = await recording.all(1)
+    expect(JSON.stringify([failed?.status, failed?.events])).not.toContain(SECRET)
+  },
+)

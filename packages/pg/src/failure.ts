@@ -4,17 +4,20 @@ import { errorType, rawMessageOf, reportOnce, showAs } from '@throughline/core'
 const NAMED =
   'relation|table|index|sequence|view|column|column reference|constraint|type|function|schema|database|role|user'
 
-const OPENING = '["«»„“”「]'
-const CLOSING = '["«»„“”」]'
+/**
+ * One set for both ends, for languages differ in which mark opens. It also has all but the last of them meet a closing one at
+ * once: of a mark that none can close, each would be searched for to the end of the message, which is time without bounds.
+ */
+const QUOTATION_MARK = '["«»„“”「」]'
 
 /**
  * Names are kept. The rest goes from its first quotation mark to the last: a value may hold quotation marks, and these words,
  * itself.
  */
-const QUOTED_VALUE = new RegExp(`(\\b(?:${NAMED}) "[^"]*")|${OPENING}[^]*${CLOSING}`, 'g')
+const QUOTED_VALUE = new RegExp(`(\\b(?:${NAMED}) "[^"]*")|${QUOTATION_MARK}[^]*${QUOTATION_MARK}`, 'g')
 
 /** Nothing is known of who quotes what: all that may be quotation marks, apostrophes too. */
-const QUOTED = new RegExp(`${OPENING}[^]*${CLOSING}|'[^]*'`, 'g')
+const QUOTED = new RegExp(`${QUOTATION_MARK}[^]*${QUOTATION_MARK}|'[^]*'`, 'g')
 
 /** What the server passes on where the app gives up a COPY: why, in the words of the app, and not quoted. */
 const GIVEN_UP = { code: '57014', routine: 'CopyGetData' }
