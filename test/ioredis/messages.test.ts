@@ -33,6 +33,11 @@ describe.each(versions)('%s: no value leaves by the message of an error', (versi
       (redis) => redis.eval(SAYS, 1, key, 'http://user:s3cret@s3cret.example/?sig=s3cret'),
       'BAD card ?',
     ],
+    [
+      'an argument that is longer than any word',
+      (redis) => redis.eval(SAYS, 1, key, 's3cret'.repeat(20_000)),
+      'BAD card ?',
+    ],
     ['a Buffer', (redis) => redis.eval(SAYS, 1, key, Buffer.from('s3cret ä')), 'BAD card ?'],
     [
       'within a pipeline',

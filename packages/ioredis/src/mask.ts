@@ -1,4 +1,4 @@
-import { guarded, rawMessageOf, showAs } from '@throughline/core'
+import { guarded, rawMessageOf, reportOnce, showAs } from '@throughline/core'
 import type { QueryText } from './command.ts'
 
 /** Whether the argument at this index is a key, a field or a keyword of the command, and not a value. */
@@ -128,11 +128,21 @@ const QUOTED = /(\b(?:for|in|the) '[\w|.-]+' command)|(?<![\p{L}\p{N}])(['"`])[^
  * those of the requests and functions that it goes through.
  */
 export function maskedMessage(error: unknown, command = commandOf(error)): string {
-  const message = withoutArguments(rawMessageOf(error), command).replace(
-    QUOTED,
-    (_, command: string | undefined, mark: string) => command ?? `${mark}?${mark}`,
-  )
-  return showAs(error, message)
+  return showAs(error, withoutValues(rawMessageOf(error), command))
+}
+
+/** Called while ioredis settles a command, which would else never settle: it must not throw. */
+function withoutValues(message: string, command: Given | undefined): string {
+  try {
+    return withoutArguments(message, command).replace(
+      QUOTED,
+      (_, command: string | undefined, mark: string) => command ?? `${mark}?${mark}`,
+    )
+  } catch {
+    // What went wrong may name a value.
+    reportOnce('ioredis:message', 'error', 'the message of an error could not be masked, and is left out')
+    return '?'
+  }
 }
 
 /** The server's error as it may be shown, for a command that had no span. */
@@ -162,10 +172,18 @@ function withoutArguments(message: string, command: Given | undefined): string {
     if (shown?.(index, args) === true || !(lengthOf(arg) <= rest.length * MOST_BYTES)) continue
     const value = worded(arg)
     if (value === '' || !rest.includes(value)) continue
-    const escaped = value.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')
-    rest = rest.replace(new RegExp(`(?<!\\w)${escaped}(?!\\w)`, 'g'), '?')
+    rest = value.length > LONGEST_WORD ? rest.replaceAll(value, '?') : withoutWord(rest, value)
   }
   return code + rest
+}
+
+/** A longer value is by no chance a part of a word. V8 takes no expression of some ten thousand characters. */
+const LONGEST_WORD = 256
+
+/** A short value may be a part of a word of the server's, or of a key. */
+function withoutWord(text: string, value: string): string {
+  const escaped = value.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')
+  return text.replace(new RegExp(`(?<!\\w)${escaped}(?!\\w)`, 'g'), '?')
 }
 
 /** An argument as text; `?` if it has none: ioredis will refuse it. */
