@@ -113,6 +113,14 @@ describe.each(versions)('%s', (version, Redis) => {
     expect(JSON.stringify([caller?.status, caller?.events])).not.toContain('s3cret')
   })
 
+  test('however many arguments it has, an error is masked at once', async () => {
+    record()
+    const redis = traceIORedis(await ready())
+    const started = performance.now()
+    await expect(redis.call('XREAD', Array<string>(5000).fill('s3cret'))).rejects.toThrow('syntax')
+    expect(performance.now() - started).toBeLessThan(2000)
+  })
+
   test.each(["arg='s3cret'", '>"s3cret"', "['s3cret']", "key:'s3cret'"])(
     'what a script quotes behind any character is masked: %s',
     async (said) => {
