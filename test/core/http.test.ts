@@ -285,6 +285,10 @@ describe('headers', () => {
     })
     expect(Object.keys(attributes).filter((key) => key.includes('.header.'))).toHaveLength(2)
   })
+
+  test.each(['constructor', '__proto__', 'tostring', 'valueof'])('that are not there have no %s', (name) => {
+    expect(attributesOf({}, false, [name, 'toString'])).toEqual(attributesOf({}))
+  })
 })
 
 describe('the old names', () => {

@@ -122,7 +122,9 @@ export function captureHeaders(
 ): void {
   for (const name of names) {
     const value = header(name)
-    if (value !== undefined) into[prefix + name] = Array.isArray(value) ? value : [String(value)]
+    if (Array.isArray(value)) into[prefix + name] = value
+    // Not what every object has by such a name: `constructor`.
+    else if (typeof value === 'string' || typeof value === 'number') into[prefix + name] = [String(value)]
   }
 }
 
