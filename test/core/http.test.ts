@@ -107,6 +107,9 @@ describe('the host', () => {
     ['2001:db8::7', '2001:db8::7', undefined],
     ['[::1', '[::1', undefined],
     ['example.com:http', 'example.com:http', undefined],
+    // Credentials stay here.
+    ['user:pass@example.com:8443', 'example.com', 8443],
+    ['user:p@ss@[::1]', '::1', undefined],
   ])('%s', (host, address, port) => {
     const attributes = attributesOf({ headers: { host } })
     expect(attributes['server.address']).toBe(address)

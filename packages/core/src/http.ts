@@ -105,8 +105,12 @@ function hostOf(header: unknown): Host {
   return latestSplit
 }
 
-/** `host:8080`, `[::1]:8080`, `::1`, `host`: the address without brackets, and the port if it is there. */
-function splitHost(host: string): { address: string; port: number | undefined } {
+/**
+ * `host:8080`, `[::1]:8080`, `::1`, `host`: the address without brackets, and the port if it is there. Clients may send
+ * credentials with it that must not leave (RFC 9110, 4.2.4).
+ */
+function splitHost(given: string): { address: string; port: number | undefined } {
+  const host = given.slice(given.lastIndexOf('@') + 1)
   const match = /^(?:\[([^\]]*)\]|([^:]*))(?::(\d{0,5}))?$/.exec(host)
   if (match === null) return { address: host, port: undefined }
   const [, bracketed, name = '', digits] = match
