@@ -2,7 +2,7 @@ import { span } from '@throughline/core'
 import { traceIORedis } from '@throughline/ioredis'
 import type { Redis as Redis6 } from 'ioredis'
 import { describe, expect, test } from 'vitest'
-import { textOf } from '../../packages/ioredis/src/mask.ts'
+import { maskedMessage, textOf } from '../../packages/ioredis/src/mask.ts'
 import { record } from '../recording.ts'
 import { clientsOf, versions } from './redis.ts'
 
@@ -134,6 +134,18 @@ describe.each(versions)('%s', (version, Redis) => {
     },
   )
 
+  test.each([4096, 65_536, 1_000_000])(
+    'a script may repeat a value of %i characters: its error reaches the caller, and the span without it',
+    async (length) => {
+      const recording = record()
+      const redis = traceIORedis(await ready())
+      const value = 's3cret-'.repeat(length / 7)
+      await expect(redis.eval("return redis.error_reply('BAD ' .. ARGV[1])", 0, value)).rejects.toThrow(value)
+      const [call] = await recording.all(1)
+      expect(call?.status).toEqual({ code: 2, message: 'BAD ?' })
+    },
+  )
+
   test('an apostrophe is no quotation mark', async () => {
     const recording = record()
     const redis = traceIORedis(await ready())
@@ -150,4 +162,27 @@ test('an argument that is no text is masked: it is for ioredis to refuse', () =>
   const odd: unknown = Object.create(null)
   expect(maskedCommand('GET', [odd])).toBe('GET "?"')
   expect(maskedCommand('XREAD', [odd, 'STREAMS', 'a', '0'])).toBe('XREAD ? STREAMS a ?')
+})
+
+test('a value is masked where it stands as a word, and as often as it does', () => {
+  const message = (said: string, ...args: string[]) =>
+    maskedMessage(new Error(said), { name: 'eval', args: ['return', '0', ...args] })
+  expect(message('BAD a, xa, ax, a', 'a')).toBe('BAD ?, xa, ax, ?')
+  expect(message('BAD -- and ---', '--')).toBe('BAD ? and ?-')
+  expect(message('BAD xaba aba', 'aba')).toBe('BAD xaba ?')
+})
+
+test('the error of an XREAD without its word costs no more than its arguments grow', () => {
+  const least = (size: number): number => {
+    const command = { name: 'xread', args: Array.from({ length: size }, (_, i) => `v${i}`) }
+    let best = Infinity
+    for (let times = 0; times < 3; times++) {
+      const before = performance.now()
+      maskedMessage(new Error('ERR syntax error'), command)
+      best = Math.min(best, performance.now() - before)
+    }
+    return best
+  }
+  // Quadratic growth would make it 256 times as much.
+  expect(least(16 * 500)).toBeLessThan(128 * Math.max(least(500), 0.05))
 })

@@ -153,6 +153,12 @@ export function maskedReply(error: object): string | undefined {
   return (error as { name?: unknown }).name === 'ReplyError' ? maskedMessage(error) : undefined
 }
 
+/**
+ * In UTF-16 units. What is longer is no message of the server, but what a script was given: it is masked whole, since to look for
+ * each argument in it would take seconds.
+ */
+const MOST_OF_A_MESSAGE = 1024
+
 /** A character of a message may be several bytes of a Buffer. */
 const MOST_BYTES = 4
 
@@ -171,22 +177,33 @@ function withoutArguments(message: string, command: Given | undefined): string {
   const shown = SHOWN.get(name.toUpperCase())
   const code = REPLY_CODE.exec(message)?.[0] ?? ''
   let rest = message.slice(code.length)
+  if (rest.length > MOST_OF_A_MESSAGE) return `${code} ?`.trimStart()
   for (const [index, arg] of args.entries()) {
     if (shown?.(index, args) === true || !(lengthOf(arg) <= rest.length * MOST_BYTES)) continue
     const value = worded(arg)
-    if (value === '' || !rest.includes(value)) continue
-    rest = value.length > LONGEST_WORD ? rest.replaceAll(value, '?') : withoutWord(rest, value)
+    if (value !== '') rest = withoutWord(rest, value)
   }
   return code + rest
 }
 
-/** A longer value is by no chance a part of a word. V8 takes no expression of some ten thousand characters. */
-const LONGEST_WORD = 256
-
-/** A short value may be a part of a word of the server's, or of a key. */
+/** The text with `?` for the value wherever it stands as a word. Not by a RegExp: V8 throws for one that is as long as a value may be. */
 function withoutWord(text: string, value: string): string {
-  const escaped = value.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')
-  return text.replace(new RegExp(`(?<!\\w)${escaped}(?!\\w)`, 'g'), '?')
+  let masked = ''
+  let from = 0
+  for (let at = text.indexOf(value); at !== -1;) {
+    const end = at + value.length
+    const isWord = !isOfWord(text, at - 1) && !isOfWord(text, end)
+    if (isWord) {
+      masked += `${text.slice(from, at)}?`
+      from = end
+    }
+    at = text.indexOf(value, isWord ? end : at + 1)
+  }
+  return masked + text.slice(from)
+}
+
+function isOfWord(text: string, at: number): boolean {
+  return /\w/.test(text.charAt(at))
 }
 
 /** An argument as text; `?` if it has none: ioredis will refuse it. */
