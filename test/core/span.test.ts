@@ -299,6 +299,25 @@ describe('attributes', () => {
       expect(holes.lines).toEqual(cut)
     })
 
+    test('are not even asked for their keys where there is no more room', () => {
+      let asked = 0
+      const ownKeys = (target: object) => {
+        asked += 1
+        return Reflect.ownKeys(target)
+      }
+      const record = new Proxy({ a: 1, b: 2, c: 3 }, { ownKeys })
+      const kept = set(Array.from({ length: 65_530 }, () => record)) as object[]
+      expect([kept.length, kept[0], kept[1], kept[2], kept[3], kept.at(-1)]).toEqual([
+        65_530,
+        { a: 1, b: 2, c: 3 },
+        { a: 1, b: 2, c: 3 },
+        {},
+        {},
+        {},
+      ])
+      expect(asked).toBe(3)
+    })
+
     test('that throw when they are read cost themselves', () => {
       const reports = said()
       const broken = {
