@@ -1,7 +1,7 @@
 import { trace } from '@opentelemetry/api'
 import { span } from '@throughline/core'
 import { traceIORedis } from '@throughline/ioredis'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { record } from '../recording.ts'
 import { clientsOf, versions } from './redis.ts'
 
@@ -63,6 +63,22 @@ describe.each(versions)('%s', (version, Redis) => {
         status: { code: 2 },
         attributes: { 'error.type': 'WRONGTYPE', 'db.response.status_code': 'WRONGTYPE' },
       })
+    })
+
+    test('is not searched for each of the commands that fail: of 64,000 that took seconds', async () => {
+      const recording = record()
+      const redis = traceIORedis(await ready())
+      await redis.set(key, 'text')
+      const indexOf = vi.spyOn(Array.prototype, 'indexOf')
+      onTestFinished(() => indexOf.mockRestore())
+      const multi = redis.multi()
+      for (let value = 0; value < 300; value++) multi.lpush(key, value)
+      const results = await multi.exec()
+      const searched = indexOf.mock.contexts.filter((list) => (list as unknown[]).length === 300)
+      indexOf.mockRestore()
+      expect(results?.map(([error]) => error?.name)).toEqual(Array.from({ length: 300 }, () => 'ReplyError'))
+      expect(searched).toHaveLength(0)
+      expect((await recording.all(2)).at(-1)?.attributes['error.type']).toBe('WRONGTYPE')
     })
 
     test('that is not executed since a key has changed is answered by null, and no error', async () => {

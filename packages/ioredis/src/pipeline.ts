@@ -220,9 +220,9 @@ class BatchCall extends RedisCall {
 
   /** An error within a transaction comes in the reply to EXEC, without the command, which is needed to mask its message. */
   #failed(replies: readonly unknown[], first: number): Error[] {
-    const errors = replies.filter(isError)
-    for (const error of errors) maskedMessage(error, this.#commands[first + replies.indexOf(error)])
-    return errors
+    for (const [index, reply] of replies.entries())
+      if (isError(reply)) maskedMessage(reply, this.#commands[first + index])
+    return replies.filter(isError)
   }
 }
 
