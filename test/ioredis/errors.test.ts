@@ -1,10 +1,15 @@
 import { span, untrace } from '@throughline/core'
 import { traceIORedis } from '@throughline/ioredis'
-import { describe, expect, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { complaints } from '../contract/server/watch.ts'
 import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
 import { clientsOf, namesOf, versions } from './redis.ts'
+
+const boom = () => {
+  throw new Error('cannot be read')
+}
+const unreadable = { get: boom }
 
 describe.each(versions)('%s', (version, Redis) => {
   const { key, list, ready, afterwards } = clientsOf(version, Redis)
@@ -32,6 +37,44 @@ describe.each(versions)('%s', (version, Redis) => {
         process.off('unhandledRejection', unhandled)
         for (const listener of others) process.on('unhandledRejection', listener as never)
       }
+    })
+
+    test.each<[string, () => unknown]>([
+      ['nothing', () => undefined],
+      ['an error whose message is none', () => Object.assign(new Error('no'), { message: { no: 1 } })],
+      [
+        'an error whose message cannot be read',
+        () => Object.defineProperty(new Error('no'), 'message', unreadable),
+      ],
+      [
+        'an error whose name cannot be read',
+        () => Object.defineProperty(new Error('no'), 'name', unreadable),
+      ],
+      [
+        'an error whose command cannot be read',
+        () => Object.defineProperty(new Error('no'), 'command', unreadable),
+      ],
+      ['a proxy that says nothing', () => new Proxy({}, { get: boom, has: boom, getPrototypeOf: boom })],
+    ])('the function that transforms replies may throw %s', async (_what, make) => {
+      const thrown = make()
+      const recording = record()
+      Redis.Command.setReplyTransformer('strlen', () => {
+        throw thrown
+      })
+      onTestFinished(() => Redis.Command.setReplyTransformer('strlen', (length: unknown) => length))
+      const redis = traceIORedis(await ready())
+      await expect(redis.strlen(key).catch((error: unknown) => error === thrown)).resolves.toBe(true)
+      const [[error] = []] = (await redis.pipeline().strlen(key).exec()) ?? []
+      expect(error === thrown).toBe(true)
+      // ioredis itself cannot go through an answer with such a proxy.
+      await redis
+        .multi()
+        .strlen(key)
+        .exec()
+        .catch(() => {})
+      const spans = await recording.all(3)
+      expect(spans.map(({ name }) => name)).toEqual(['STRLEN', 'PIPELINE STRLEN', 'MULTI STRLEN'])
+      expect(spans[0]?.status.code).toBe(2)
     })
 
     test('a command of an unsampled caller that fails counts as one that failed', async () => {

@@ -145,7 +145,12 @@ function isText(value: unknown): value is string | number | bigint | boolean {
 
 /** Whether it is an error, of this realm or of another: in jest, those of Node are of another than what a test imports. */
 export function isError(value: unknown): value is Error {
-  return value instanceof Error || types.isNativeError(value) || value instanceof DOMException
+  try {
+    return value instanceof Error || types.isNativeError(value) || value instanceof DOMException
+  } catch {
+    // A proxy that does not say what it is.
+    return false
+  }
 }
 
 /** The message of an error as it may be shown; anything else that was thrown, as text. */

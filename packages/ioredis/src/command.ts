@@ -1,4 +1,4 @@
-import { errorType, isError, semconv, type Attributes, type Context } from '@throughline/core'
+import { errorType, isError, reportOnce, semconv, type Attributes, type Context } from '@throughline/core'
 import { Call, type Sender, type SendingOptions } from '@throughline/core/client'
 import type { Connection, Stream } from './connection.ts'
 import { maskedMessage, REPLY_CODE, type TextOf, worded } from './mask.ts'
@@ -134,14 +134,29 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     if (!this.isOpen) return
     this.#sayServer()
     this.#unlocate?.()
-    const codes = errors.map(replyCode).filter((code) => code !== undefined)
+    const { codes, type, message } = this.#read(errors)
     if (codes.length > 0) {
       this.#statusCode = joined(codes)
       this.span.setAttribute(semconv.DB_RESPONSE_STATUS_CODE, this.#statusCode)
     }
-    const type = joined(errors.map((error) => this.#typeOf(error)))
-    const [message] = errors.map((error) => maskedMessage(error))
     this.tracing.send.fail(this, type, message, hasOutcome)
+  }
+
+  /** They may be of the app's: what transforms its replies may throw anything, and the command must settle all the same. */
+  #read(errors: readonly unknown[]): {
+    codes: string[]
+    type: string | undefined
+    message: string | undefined
+  } {
+    try {
+      const codes = errors.map(replyCode).filter((code) => code !== undefined)
+      const type = joined(errors.map((error) => this.#typeOf(error)))
+      const [message] = errors.map((error) => maskedMessage(error))
+      return { codes, type, message }
+    } catch (trouble) {
+      reportOnce('ioredis:error', 'error', 'an error could not be read', trouble)
+      return { codes: [], type: undefined, message: undefined }
+    }
   }
 
   /** ioredis reports a failed connection by a plain Error without a code: the type comes from why it failed. */
@@ -355,7 +370,8 @@ const GIVEN_UP = 'Too many Cluster redirections. Last error: ReplyError: '
 /** The first word of the server's error: WRONGTYPE. */
 function replyCode(error: unknown): string | undefined {
   if (!isError(error)) return undefined
-  const { name, message } = error
+  const { name, message } = error as { name: unknown; message: unknown }
+  if (typeof message !== 'string') return undefined
   const isGivenUp = message.startsWith(GIVEN_UP)
   if (name !== 'ReplyError' && !isGivenUp) return undefined
   return REPLY_CODE.exec(isGivenUp ? message.slice(GIVEN_UP.length) : message)?.[0]

@@ -32,7 +32,16 @@ export class UnknownScripts {
 
 /** Whether ioredis is about to send this command again since the server does not know the script. */
 export function isUnknownScript(command: Command, error: unknown): boolean {
-  return isOfScript(command) && isError(error) && error.message.includes('NOSCRIPT')
+  return isOfScript(command) && saysNoScript(error)
+}
+
+function saysNoScript(error: unknown): boolean {
+  try {
+    return isError(error) && error.message.includes('NOSCRIPT')
+  } catch {
+    // The app's own, whose message is none.
+    return false
+  }
 }
 
 /** Whether it is a command of `defineCommand`: each script has a class of its own, made of Command. */
