@@ -149,10 +149,10 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     message: string | undefined
   } {
     try {
-      const codes = errors.map(replyCode).filter((code) => code !== undefined)
-      const type = joined(errors.map((error) => this.#typeOf(error)))
-      const [message] = errors.map((error) => maskedMessage(error))
-      return { codes, type, message }
+      const messages = errors.map((error) => maskedMessage(error))
+      const codes = errors.map((error, index) => replyCode(error, messages[index] as string))
+      const types = errors.map((error, index) => codes[index] ?? this.#typeOf(error))
+      return { codes: codes.filter((code) => code !== undefined), type: joined(types), message: messages[0] }
     } catch (trouble) {
       reportOnce('ioredis:error', 'error', 'an error could not be read', trouble)
       return { codes: [], type: undefined, message: undefined }
@@ -161,8 +161,10 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
 
   /** ioredis reports a failed connection by a plain Error without a code: the type comes from why it failed. */
   #typeOf(error: unknown): string {
-    const type = typeOf(error) ?? '_OTHER'
-    return type === 'Error' ? (typeOf(this.connection.trouble) ?? type) : type
+    const type = errorType(error) ?? '_OTHER'
+    if (type !== 'Error') return type
+    const { trouble } = this.connection
+    return replyCode(trouble, maskedMessage(trouble)) ?? errorType(trouble) ?? type
   }
 
   /** Ends the span of a call that will not be answered. */
@@ -367,18 +369,11 @@ function upperCase(given: unknown): string {
 /** What a Cluster says when it gives up; the server's last answer follows. */
 const GIVEN_UP = 'Too many Cluster redirections. Last error: ReplyError: '
 
-/** The first word of the server's error: WRONGTYPE. */
-function replyCode(error: unknown): string | undefined {
-  if (!isError(error)) return undefined
-  const { name, message } = error as { name: unknown; message: unknown }
-  if (typeof message !== 'string') return undefined
+/** The first word of the server's error, WRONGTYPE, by its message without the values, of which a script may make the first word. */
+function replyCode(error: unknown, message: string): string | undefined {
   const isGivenUp = message.startsWith(GIVEN_UP)
-  if (name !== 'ReplyError' && !isGivenUp) return undefined
+  if (!isGivenUp && !(isError(error) && error.name === 'ReplyError')) return undefined
   return REPLY_CODE.exec(isGivenUp ? message.slice(GIVEN_UP.length) : message)?.[0]
-}
-
-function typeOf(error: unknown): string | undefined {
-  return replyCode(error) ?? errorType(error)
 }
 
 function joined(codes: readonly string[]): string {

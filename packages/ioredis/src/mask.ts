@@ -175,14 +175,19 @@ function withoutArguments(message: string, command: Given | undefined): string {
   if (command === undefined) return message
   const { name, args } = command
   const shown = SHOWN.get(name.toUpperCase())
-  const code = REPLY_CODE.exec(message)?.[0] ?? ''
+  const values: string[] = []
+  for (const [index, arg] of args.entries()) {
+    if (shown?.(index, args) !== true && lengthOf(arg) <= message.length * MOST_BYTES)
+      values.push(worded(arg))
+  }
+  // A script may have it begin with a value, which is in capitals then.
+  const isOwn = !values.some(
+    (value) => value !== '' && message.startsWith(value) && !isOfWord(message, value.length),
+  )
+  const code = (isOwn && REPLY_CODE.exec(message)?.[0]) || ''
   let rest = message.slice(code.length)
   if (rest.length > MOST_OF_A_MESSAGE) return `${code} ?`.trimStart()
-  for (const [index, arg] of args.entries()) {
-    if (shown?.(index, args) === true || !(lengthOf(arg) <= rest.length * MOST_BYTES)) continue
-    const value = worded(arg)
-    if (value !== '') rest = withoutWord(rest, value)
-  }
+  for (const value of values) if (value !== '') rest = withoutWord(rest, value)
   return code + rest
 }
 
