@@ -40,6 +40,11 @@ describe.each(versions)('%s: no value leaves by the message of an error', (versi
     ],
     ['a Buffer', (redis) => redis.eval(SAYS, 1, key, Buffer.from('s3cret ä')), 'BAD card ?'],
     [
+      'an argument within which stands another one',
+      (redis) => redis.eval(`${SAYS} -- 2`.replace('ARGV[1]', 'ARGV[2]'), 1, key, '1', 's3cret 1'),
+      'BAD card ?',
+    ],
+    [
       'within a pipeline',
       (redis) => redis.pipeline().get(key).eval(SAYS, 1, key, 's3cret').exec().then(failing),
       'BAD card ?',

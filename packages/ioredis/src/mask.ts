@@ -187,6 +187,8 @@ function withoutArguments(message: string, command: Given | undefined): string {
   const code = (isOwn && REPLY_CODE.exec(message)?.[0]) || ''
   let rest = message.slice(code.length)
   if (rest.length > MOST_OF_A_MESSAGE) return `${code} ?`.trimStart()
+  // Long ones first: `1` within `Main Street 1` would leave the rest of it.
+  values.sort((one, other) => other.length - one.length)
   for (const value of values) if (value !== '') rest = withoutWord(rest, value)
   return code + rest
 }
