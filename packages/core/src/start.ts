@@ -77,12 +77,15 @@ export function start(options: StartOptions = {}): Tracing {
 
 /** Sends all spans that have ended, whichever provider is registered. Does not reject, and ends within 5 seconds. */
 export async function flush(): Promise<void> {
-  if (running !== undefined) return running.flush()
   const provider = registeredProvider()
-  if (provider !== undefined && 'forceFlush' in provider) {
-    const { forceFlush } = provider as { forceFlush(): Promise<void> }
-    await settledWithin(FLUSH_DEADLINE_MS, () => forceFlush.call(provider))
-  }
+  // Somebody may have put another one in the place of ours, as dd-trace and Azure's distribution do.
+  await Promise.all([running?.flush(), provider === running?.provider ? undefined : flushOther(provider)])
+}
+
+async function flushOther(provider: object | undefined): Promise<void> {
+  if (provider === undefined || !('forceFlush' in provider)) return
+  const { forceFlush } = provider as { forceFlush(): Promise<void> }
+  await settledWithin(FLUSH_DEADLINE_MS, () => forceFlush.call(provider))
 }
 
 onFirstSpan(() => {
