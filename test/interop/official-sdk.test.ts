@@ -138,3 +138,10 @@ test('an official SDK that registers too late is told so once, and nothing is lo
   expect(inside?.parentSpanId).toEqual(second?.spanId)
   expect(inside?.traceId).toEqual(second?.traceId)
 })
+
+test('where an official SDK was in charge and is gone, nothing of ours begins unasked, and the next one is in charge', async () => {
+  const { lives, isTraced, said } = await run<{ lives: string[][]; isTraced: boolean }>('gone.mjs')
+  expect(lives).toEqual([['first'], ['second']])
+  expect(isTraced).toBe(false)
+  expect(said).toBe('')
+})

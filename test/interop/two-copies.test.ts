@@ -10,6 +10,8 @@ interface Told {
   spans: PlainSpan[]
   unflushed: number
   after: string[]
+  isTracedAfter: boolean
+  next: string[]
   traceparents: string[][]
 }
 
@@ -53,6 +55,8 @@ SERVER GET /broken by @throughline/express ✗`.trim(),
       // One queue: the one that did not start it flushes it, and does not stop it.
       expect(told.unflushed).toBe(0)
       expect(told.after).toEqual(['goes on'])
+      expect(told.isTracedAfter).toBe(false)
+      expect(told.next).toEqual(['of the next life'])
     },
   )
 })

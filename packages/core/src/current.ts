@@ -33,6 +33,12 @@ export function onFirstSpan(start: () => void): void {
 let answer: TracerProvider = trace.getTracerProvider()
 let answeredFor: TracerProvider | undefined
 
+/**
+ * Whether there has been a provider, another's or that of another copy of ours: who removes it has ended tracing, and would be
+ * refused with the next one by an engine that nobody has asked for.
+ */
+let hasBeenServed = false
+
 /** The provider registered with the API, ours or any other; undefined if there is none. */
 export function registeredProvider(): TracerProvider | undefined {
   const now = registered()?.trace
@@ -43,7 +49,9 @@ export function registeredProvider(): TracerProvider | undefined {
   let provider = answer
   // Re-registering a provider that was taken from the API puts one proxy behind another.
   for (let depth = 0; depth < MOST_PROXIES && isProxy(provider); depth++) provider = provider.getDelegate()
-  return provider === NOBODY ? undefined : provider
+  if (provider === NOBODY) return undefined
+  hasBeenServed = true
+  return provider
 }
 
 /** The most proxies to follow: one may be set to delegate to itself. */
@@ -60,8 +68,8 @@ function delegateOf(provider: TracerProvider): TracerProvider {
 }
 
 /**
- * A function that returns this scope's tracer from whichever provider is registered at the time, and starts ours when there is
- * none. The tracer is looked up again only when the provider changes.
+ * A function that returns this scope's tracer from whichever provider is registered at the time, and starts ours when there has
+ * been none. The tracer is looked up again only when the provider changes.
  */
 export function tracerFor(scope: InstrumentationScope): () => Tracer {
   let known: TracerProvider | undefined
@@ -80,7 +88,7 @@ export function tracerFor(scope: InstrumentationScope): () => Tracer {
       return tracer
     let provider = registeredProvider()
     if (provider === undefined) {
-      startDefault()
+      if (!hasBeenServed) startDefault()
       provider = registeredProvider() ?? NOBODY
     }
     if (tracer === undefined || provider !== known) {

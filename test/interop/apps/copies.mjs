@@ -70,4 +70,12 @@ told.after = exporter
   .slice(spans.length)
   .map(({ name }) => name)
 await tracing.shutdown()
+// Nobody has asked the other copy for an engine of its own, which would keep the app from its next one.
+other.span('nobody’s', (span) => (told.isTracedAfter = span.isRecording()))
+const next = new InMemorySpanExporter()
+const restarted = starting.start({ exporter: next, signals: false })
+other.span('of the next life', () => {})
+await restarted.flush()
+told.next = next.getFinishedSpans().map(({ name }) => name)
+await restarted.shutdown()
 tell({ ...told, spans, traceparents: downstream.heads.map((head) => headers(head, 'traceparent')) })
