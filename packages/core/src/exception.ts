@@ -189,9 +189,13 @@ export function errorType(error: unknown): string | undefined {
 
 function typeOf(error: object): string | undefined {
   const { code, name, syscall } = error as { code?: unknown; name?: unknown; syscall?: unknown }
-  const className: unknown = error.constructor?.name
-  const isNamed = typeof name === 'string' && name !== '' && name !== 'Error'
-  const ownName = isNamed ? name : typeof className === 'string' && className !== '' ? className : undefined
+  const givenName = typeof name === 'string' && name !== '' ? name : undefined
+  const constructorName: unknown = error.constructor?.name
+  const className =
+    typeof constructorName === 'string' && constructorName !== '' ? constructorName : undefined
+  // A class that sets no name inherits this one. An object of no class was given it: so the AI SDK records errors.
+  const isInherited = givenName === 'Error' && className !== undefined && className !== 'Object'
+  const ownName = isInherited ? className : (givenName ?? className)
   const isPlain = ownName === undefined || PLAIN.has(ownName)
   if (typeof code === 'string' && code !== '' && (isPlain || syscall !== undefined)) return code
   return ownName
