@@ -165,6 +165,16 @@ describe('start()', () => {
     ['a plain object', { getTracer() {} }, 'an OpenTelemetry SDK'],
     ['an object without a class', Object.create(null) as object, 'an OpenTelemetry SDK'],
     [
+      'an object of a minified class',
+      Object.create({ constructor: { name: 'Ga' } }) as object,
+      'an OpenTelemetry SDK',
+    ],
+    [
+      'an object of a class that a bundler has numbered',
+      Object.create({ constructor: { name: 'Provider$1' } }) as object,
+      'Provider',
+    ],
+    [
       'an object whose class has no text as its name',
       Object.create({ constructor: { name: 5 } }) as object,
       'an OpenTelemetry SDK',

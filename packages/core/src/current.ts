@@ -204,11 +204,15 @@ function sayLate(provider: TracerProvider): void {
   )
 }
 
+/** Such a name says nothing: in @vercel/otel the provider's is `Ga`. */
+const MOST_OF_A_MINIFIED_NAME = 3
+
 function providerName(provider: TracerProvider): string {
   try {
     // Bundlers number the names of classes.
     const name = (provider.constructor as { name?: unknown } | undefined)?.name
-    if (typeof name === 'string' && name !== 'Object') return name.replace(/\$\d+$/, '')
+    if (typeof name === 'string' && name !== 'Object' && name.length > MOST_OF_A_MINIFIED_NAME)
+      return name.replace(/\$\d+$/, '')
   } catch {
     // It is the app's, and need not be sound.
   }
