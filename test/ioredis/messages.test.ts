@@ -84,6 +84,14 @@ describe.each(versions)('%s: no value leaves by the message of an error', (versi
     expect((error as Error).message).toContain('s3')
   })
 
+  test('nor a place, which the server writes otherwise than the app', async () => {
+    const recording = record()
+    const redis = traceIORedis(await ready())
+    await expect(redis.geoadd(key, 35.6895, -139.69171234, 'home')).rejects.toThrow('35.689500,-139.691712')
+    const [command] = await recording.all(1)
+    expect(command?.status.message).toBe('ERR invalid longitude,latitude pair ?,?')
+  })
+
   test('but names of commands, of keys and words of the server are kept', async () => {
     const recording = record()
     const redis = traceIORedis(await ready())

@@ -125,6 +125,9 @@ export function batchText(commands: readonly Given[], one: TextOf): string | und
 /** Names of commands that the server knows are kept. The rest goes from its first quotation mark to the last. */
 const QUOTED = /(\b(?:for|in|the) '[\w|.-]+' command)|(?<![\p{L}\p{N}])(['"`])[^]*\2/gu
 
+/** A coordinate as the server tells it, which is not as the app gave it: `190.500000` for `190.5`. */
+const COORDINATE = /(?<![\w.])-?\d+\.\d{6}(?!\d)/g
+
 /**
  * An error's message without the values in it: what it quotes, since a value may hold quotation marks itself, and what
  * arguments of the command it repeats, as errors of scripts do. All spans that tell of this error will have it so, also
@@ -137,7 +140,7 @@ export function maskedMessage(error: unknown, command = commandOf(error)): strin
 /** Called while ioredis settles a command, which would else never settle: it must not throw. */
 function withoutValues(message: string, command: Given | undefined): string {
   try {
-    return withoutArguments(message, command).replace(
+    return withoutArguments(message.replace(COORDINATE, '?'), command).replace(
       QUOTED,
       (_, command: string | undefined, mark: string) => command ?? `${mark}?${mark}`,
     )
