@@ -417,6 +417,24 @@ describe('an answer', () => {
     expect(error?.message).toBe(`${url}/v1/traces answered ${status}${told}`)
   })
 
+  test('that repeats what we authenticate by has it masked in what is said of its answer', async () => {
+    const reports = said()
+    const basic = Buffer.from('user:pass-of-ours').toString('base64')
+    const words = `no: Bearer token-of-ours, key-of-ours, ${basic}, pass-of-ours, query-of-ours`
+    const { url } = await receiver((response, _request, number) => {
+      if (number === 1) response.writeHead(401, { 'Content-Type': 'text/plain' }).end(words)
+      else response.end(encodeResponse({ partialSuccess: { rejectedSpans: 1, errorMessage: words } }))
+    })
+    const exporter = exporterTo(url, {
+      url: `${url.replace('//', '//user:pass-of-ours@')}/v1/traces?key=query-of-ours`,
+      headers: { authorization: 'Bearer token-of-ours', 'x-key': 'key-of-ours', 'x-tenant': 'no' },
+    })
+    const { error } = await send(exporter)
+    expect(error?.message).toBe(`${url}/v1/traces answered 401: no: ?, ?, ?, ?, ?; ${CREDENTIALS}`)
+    await send(exporter)
+    expect(reports.lines).toEqual([`throughline: ${url}/v1/traces rejected 1 span: no: ?, ?, ?, ?, ?`])
+  })
+
   test('that refuses and is packed says no more than its status', async () => {
     const { url } = await receiver((response) =>
       response

@@ -253,10 +253,8 @@ function serverNameIn(headers: Headers): string | undefined {
 /** Of headers with the same name, in whichever case, the last one counts; how long the body is, is said behind them. */
 function headOf(url: URL, headers: Headers): string {
   const fields = new Map<string, string>([['host', `Host: ${url.host}`]])
-  if (url.username !== '' || url.password !== '') {
-    const user = `${decoded(url.username)}:${decoded(url.password)}`
-    fields.set('authorization', `Authorization: Basic ${Buffer.from(user).toString('base64')}`)
-  }
+  if (url.username !== '' || url.password !== '')
+    fields.set('authorization', `Authorization: Basic ${basic(url)}`)
   for (const [name, value] of Object.entries(headers)) {
     if (!isHeader(name, String(value))) throw new TypeError(`the header "${name}" cannot be sent`)
     fields.set(name.toLowerCase(), `${name}: ${value}`)
@@ -264,6 +262,22 @@ function headOf(url: URL, headers: Headers): string {
   fields.delete('transfer-encoding')
   fields.delete('content-length')
   return `POST ${url.pathname}${url.search} HTTP/1.1\r\n${[...fields.values()].join('\r\n')}\r\n`
+}
+
+function basic({ username, password }: URL): string {
+  return Buffer.from(`${decoded(username)}:${decoded(password)}`).toString('base64')
+}
+
+/** In characters. What is shorter is no key, and may be a word that a collector has for something else. */
+const SHORTEST_SECRET = 8
+
+/** What a request has in its headers and its URL that may be a secret, the longest first: a collector may repeat it. */
+export function secretsOf(url: URL, headers: Headers): string[] {
+  return [...Object.values(headers), basic(url), decoded(url.password), ...url.searchParams.values()]
+    .map(String)
+    .flatMap((value) => [value, ...value.split(' ')])
+    .filter(({ length }) => length >= SHORTEST_SECRET)
+    .toSorted((one, other) => other.length - one.length)
 }
 
 /** URLs take a percent sign that stands for itself as it is; bytes that are no UTF-8 stay as they were written. */

@@ -19,6 +19,7 @@ import {
   connectionTo,
   isNoTls,
   RETRYABLE,
+  secretsOf,
   type Answer,
   type Body,
   type Credentials,
@@ -125,6 +126,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   const url = new URL(options.url)
   // For messages: user names and keys are in the parts left out.
   const shown = url.origin + url.pathname
+  const secrets = secretsOf(url, options.headers)
   // Loaded only if wanted. At the start, since Node does not retry a module that it once failed to open.
   const loading = protocol === 'http/json' ? import('./json.ts') : undefined
   loading?.catch(() => {})
@@ -321,7 +323,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       const partial = readPartialSuccess(body, contentType, form)
       if (partial !== undefined) reject(partial, count)
     } catch (error) {
-      if (text === undefined) sayUnread(`${unread}: ${reason(error as Error)}`)
+      if (text === undefined) sayUnread(`${unread}: ${told(reason(error as Error))}`)
       else
         sayUnread(
           `${shown} answered ${status} with ${shownName(text)}: expected an OTLP response`,
@@ -343,7 +345,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   function reject({ rejectedSpans, errorMessage }: PartialSuccess, count: number): void {
     // A collector cannot have rejected more than it was sent.
     rejected += Math.min(rejectedSpans, count)
-    complaint = inOneLine(errorMessage, MOST_SHOWN)
+    complaint = told(errorMessage)
     if (rejections.open()) sayRejected()
   }
 
@@ -355,6 +357,14 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     complaint = ''
   }
 
+  /** A collector's words for one line of a log, where the keys that it may repeat do not belong. */
+  function told(words: string): string {
+    return inOneLine(
+      secrets.reduce((text, secret) => text.replaceAll(secret, '?'), words),
+      MOST_SHOWN,
+    )
+  }
+
   /** Whether there is no collector at all: one that has answered once is expected to come back. */
   function isNobody(): boolean {
     return options.isDefault && !isKnown
@@ -363,8 +373,8 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
   async function refused(answer: Answer): Promise<ExportResult> {
     if ('status' in answer) {
       const { status } = answer
-      const told = [await whyOf(answer), hintFor(status)].filter((each) => each !== '').join('; ')
-      return failure(`${shown} answered ${status}${told && `: ${told}`}`, REFUSED.has(status))
+      const why = [await whyOf(answer), hintFor(status)].filter((each) => each !== '').join('; ')
+      return failure(`${shown} answered ${status}${why && `: ${why}`}`, REFUSED.has(status))
     }
     if (answer.cause === 'absent' && isNobody()) {
       const message = `nobody listens at ${shown}, so traces go nowhere. To see them, run: npx @throughline/viewer (or set OTEL_EXPORTER_OTLP_ENDPOINT)`
@@ -372,7 +382,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
       return { code: 1, error: announced(message) }
     }
     const why = reason(answer.failure)
-    if (answer.cause === 'unread') return failure(`what ${shown} answered ${why}`)
+    if (answer.cause === 'unread') return failure(`what ${shown} answered ${told(why)}`)
     return failure(`${shown} could not be reached: ${why}`)
   }
 
@@ -381,7 +391,7 @@ export function otlpExporter(options: OtlpOptions): OtlpExporter {
     if (body.length === 0 || encodings.length > 0) return ''
     try {
       const { readRefusal } = await import('./partial-success.ts')
-      return inOneLine(readRefusal(body, contentType, form), MOST_SHOWN)
+      return told(readRefusal(body, contentType, form))
     } catch {
       return ''
     }
