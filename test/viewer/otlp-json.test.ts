@@ -63,6 +63,13 @@ describe('a line of OTLP/JSON', () => {
     expect(toOtlpJson([full()])).not.toMatch(/[\n\r]/)
   })
 
+  it('gives a terminal no orders, and reads back as it was', () => {
+    const name = 'a\u001b[2J\u009b2J\u0085b\u2028c\u007f'
+    const line = toOtlpJson([{ ...full(), name }])
+    expect(line).not.toMatch(/[\p{Cc}\u2028\u2029]/u)
+    expect(readBack([{ ...full(), name }])[0]?.name).toBe(name)
+  })
+
   it('loses nothing on the way out and back', () => {
     const spans = [full(), ...declined()]
     expect(readBack(spans)).toEqual(expect.arrayContaining(spans))

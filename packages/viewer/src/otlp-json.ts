@@ -13,8 +13,14 @@ export function toOtlpJson(spans: readonly Span[]): string {
     const scopeSpans = byScope.map(([scope, ofScope]) => ({ ...scope, spans: ofScope.map(writeSpan) }))
     return { ...resource, scopeSpans }
   })
-  return JSON.stringify({ resourceSpans })
+  return JSON.stringify({ resourceSpans }).replace(
+    CONTROLS,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  )
 }
+
+/** JSON escapes the control characters of ASCII only. A terminal takes orders from the others too, and some readers end lines. */
+const CONTROLS = /[\p{Cc}\u2028\u2029]/gu
 
 /** By what is written, not by identity: a process sends its resource anew with every request. */
 function groupBy<K extends object>(spans: readonly Span[], write: (span: Span) => K): [K, Span[]][] {
