@@ -54,6 +54,46 @@ describe('an error that is shown with another message', () => {
     expectMasked(work as Told)
   })
 
+  test.each<[string, (below: Error) => Error]>([
+    ['', (below) => new Error(`could not pay: ${below.message}`, { cause: below })],
+    [
+      ', which is the cause of its cause',
+      (below) =>
+        new Error(`could not pay: ${below.message}`, { cause: new Error('no payment', { cause: below }) }),
+    ],
+  ])('is so within the message of an error of which it is the cause%s', async (_, wrapped) => {
+    const recording = record()
+    const error = wrapped(refused())
+    expect(() =>
+      span('work', () => {
+        throw error
+      }),
+    ).toThrow(SECRET)
+    const [work] = await recording.all(1)
+    expect(work?.status).toEqual({ code: 2, message: 'could not pay: no such card: ?' })
+    expect(work?.events[0]?.attributes).toMatchObject({
+      'exception.message': 'could not pay: no such card: ?',
+      'exception.stacktrace': expect.stringMatching(/^Error: could not pay: no such card: \?\n +at /),
+    })
+    expect(JSON.stringify([work?.status, work?.events])).not.toContain(SECRET)
+  })
+
+  test('leaves the message of one that says something else, also where causes go round in a circle', async () => {
+    const recording = record()
+    const error: Error = new Error('could not pay', { cause: refused() })
+    const circle: Error = new Error('in a circle')
+    circle.cause = circle
+    span('work', (work) => {
+      work.recordException(error)
+      work.recordException(circle)
+    })
+    const [work] = await recording.all(1)
+    expect(work?.events.map(({ attributes }) => attributes?.['exception.message'])).toEqual([
+      'could not pay',
+      'in a circle',
+    ])
+  })
+
   test('keeps its stack where its own message holds nothing to hide', async () => {
     const recording = record()
     const error = Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED' })

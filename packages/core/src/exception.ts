@@ -45,7 +45,12 @@ function withoutSecrets(error: object): Shown | undefined {
   return message === raw ? undefined : { raw, message }
 }
 
+/** What a mask or `showAs` says of an error, or of one below it whose message it repeats. */
 function maskedOf(error: object): Shown | undefined {
+  return maskedItself(error) ?? maskedByCause(error)
+}
+
+function maskedItself(error: object): Shown | undefined {
   const known = globalThis as { [SHOWN]?: WeakMap<object, Shown>; [MASKS]?: Set<Mask> }
   const shown = known[SHOWN]?.get(error)
   if (shown !== undefined || known[MASKS] === undefined || isMasking) return shown
@@ -61,6 +66,23 @@ function maskedOf(error: object): Shown | undefined {
     isMasking = false
   }
   return known[SHOWN]?.get(error)
+}
+
+/** How many errors below one are looked at: one may be its own cause. */
+const MOST_CAUSES = 8
+
+/** `new Error('could not save: ' + error.message, { cause: error })` holds what the error below it holds. */
+function maskedByCause(error: object): Shown | undefined {
+  const raw = readFrom(error, 'message')
+  if (typeof raw !== 'string') return undefined
+  let cause = readFrom(error, 'cause')
+  for (let depth = 0; depth < MOST_CAUSES && typeof cause === 'object' && cause !== null; depth++) {
+    const below = maskedItself(cause)
+    if (below !== undefined && below.raw !== '' && raw.includes(below.raw))
+      return { raw, message: redactText(raw.replaceAll(below.raw, () => below.message)) }
+    cause = readFrom(cause, 'cause')
+  }
+  return undefined
 }
 
 /**
@@ -130,9 +152,9 @@ function textOfThrown(thrown: unknown): string {
 }
 
 /** Read separately: a hook that fails to format the stack costs only the stack. */
-function readFrom(exception: object, name: 'message' | 'stack'): unknown {
+function readFrom(exception: object, name: 'message' | 'stack' | 'cause'): unknown {
   try {
-    return (exception as { message?: unknown; stack?: unknown })[name]
+    return (exception as { message?: unknown; stack?: unknown; cause?: unknown })[name]
   } catch (error) {
     sayUnreadable(`the ${name} of an exception`, error)
     return undefined
