@@ -146,11 +146,24 @@ describe('start()', () => {
     expect(exporter.getFinishedSpans()).toHaveLength(1)
   })
 
-  test('tells an SDK that registers too late why it stays unused, and what to do', async () => {
+  test('follows no proxy that leads to itself', () => {
+    const proxy = new ProxyTracerProvider()
+    proxy.setDelegate(proxy)
+    trace.setGlobalTracerProvider(proxy)
+    expect(registeredProvider()).toBe(proxy)
+    trace.disable()
+  })
+
+  test.each([
+    ['by its name', 'BasicTracerProvider'],
+    ['by its name, which a bundler has numbered', 'BasicTracerProvider$2'],
+  ])('tells an SDK that registers too late why it stays unused, and what to do: %s', async (_how, name) => {
     const reports = said()
     started({ spanProcessors: [] })
     const ours = registeredProvider()
-    expect(trace.setGlobalTracerProvider(new BasicTracerProvider())).toBe(false)
+    const late = class extends BasicTracerProvider {}
+    Object.defineProperty(late, 'name', { value: name })
+    expect(trace.setGlobalTracerProvider(new late())).toBe(false)
     expect(registeredProvider()).toBe(ours)
     await Promise.resolve()
     expect(reports.lines).toHaveLength(1)
