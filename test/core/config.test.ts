@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { afterAll, describe, expect, test, vi } from 'vitest'
 import { hasDestination, readConfig, type StartOptions } from '../../packages/core/src/config.ts'
 import { randomIds } from '../../packages/core/src/ids.ts'
-import { b3Propagator } from '../../packages/core/src/propagation.ts'
+import { b3Propagator, w3cPropagator } from '../../packages/core/src/propagation.ts'
 import { processor, said } from './engine.ts'
 
 type Environment = Record<string, string>
@@ -635,6 +635,9 @@ describe('propagation', () => {
   test('is what the environment lists, each once, in any case; or nothing at all', () => {
     expect(fields('baggage')).toEqual(['baggage'])
     expect(fields('TraceContext, baggage,tracecontext,')).toEqual(['traceparent', 'tracestate', 'baggage'])
+    // Known by which it is, and then not asked at all.
+    for (const usual of ['', 'tracecontext,baggage'])
+      expect(read({ OTEL_PROPAGATORS: usual }).propagator).toBe(w3cPropagator)
     expect(fields('none')).toBeUndefined()
     expect(fields('b3')).toEqual(['b3'])
     expect(fields('B3Multi')).toEqual(['x-b3-traceid', 'x-b3-spanid', 'x-b3-sampled', 'x-b3-flags'])

@@ -1,5 +1,5 @@
 import { span } from '@throughline/core'
-import { context, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
+import { context, SpanKind, SpanStatusCode, trace, type Span } from '@opentelemetry/api'
 import { setImmediate as turn } from 'node:timers/promises'
 import { runInNewContext } from 'node:vm'
 import { describe, expect, test } from 'vitest'
@@ -158,12 +158,6 @@ describe('span()', () => {
     }
   })
 
-  test('that the function ends itself is ended once', () => {
-    const { spans } = record()
-    span('work', (s) => s.end())
-    expect(spans).toHaveLength(1)
-  })
-
   test.each<[string, unknown, string]>([
     ['a text', 's3cret', 'a string'],
     ['a number', 7, 'a number'],
@@ -232,11 +226,20 @@ test.each([
   expect((await recording.all(2)).map(({ status }) => status.code)).toEqual([2, 2])
 })
 
-test('a span that the function ends itself is ended once, without a word', async () => {
+test('a span that the function ends itself is ended once, without a word, also where it fails then', async () => {
   const recording = record()
+  const said = complaints()
+  const endAndFail = (s: Span) => {
+    s.end()
+    throw new Error('after the end')
+  }
   span('early', (s) => s.end())
   await span('early', async (s) => s.end())
-  await recording.all(2)
+  expect(() => span('early', endAndFail)).toThrow('after the end')
+  await expect(span('early', async (s) => endAndFail(s))).rejects.toThrow('after the end')
+  const spans = await recording.all(4)
+  expect(spans.map(({ status, events }) => [status.code, events])).toEqual([1, 2, 3, 4].map(() => [0, []]))
+  expect(said).toEqual([])
 })
 
 function thrower(): never {

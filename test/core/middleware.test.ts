@@ -130,6 +130,23 @@ describe('spans of middleware', () => {
   })
 })
 
+test('what a layer hands the request on to runs in the span of the app, where the layer has begun one', async () => {
+  const recording = record()
+  const begin = begins()
+  const seen: unknown[] = []
+  manualSpan('request', () => {
+    const layer = begin('session')
+    layer?.within(() =>
+      manualSpan('of the app', (own) => {
+        layer.outside(() => seen.push(currentId() === own.spanContext().spanId))
+      }),
+    )
+    layer?.end()
+  })
+  await recording.all(3)
+  expect(seen).toEqual([true])
+})
+
 describe('spans of slow middleware', () => {
   test('are made when it is known to be slow, and begin where it began', async () => {
     const recording = record()

@@ -10,13 +10,21 @@ import {
 } from '@opentelemetry/api'
 import type { RPCMetadata } from '@opentelemetry/core'
 import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node'
-import { endRequest, recordError, start, traceRequest, type ReceivingOptions } from '@throughline/core'
+import {
+  endRequest,
+  recordError,
+  start,
+  traceRequest,
+  type ReceivingOptions,
+  type StartOptions,
+} from '@throughline/core'
 import { EventEmitter, once } from 'node:events'
 import { Agent, createServer, IncomingMessage, ServerResponse } from 'node:http'
 import { connect, Socket } from 'node:net'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { randomIds } from '../../packages/core/src/ids.ts'
 import { httpAdapter } from '../contract/http.ts'
 import { ask, listening, raw, serverContract, type Serving } from '../contract/server.ts'
 import { signal } from '../contract/server/watch.ts'
@@ -340,23 +348,29 @@ test('a request that is handed on with another `emit` has one span', async () =>
   expect(recording.spans).toHaveLength(2)
 })
 
-test('a request that is ignored, and brings no trace, begins one whose id is said to be random', async () => {
-  record()
-  const carrier: Record<string, string> = {}
-  const serving = await serve((request, response) =>
-    traceRequest(
-      request,
-      response,
-      () => {
-        propagation.inject(context.active(), carrier)
-        response.end()
-      },
-      { ignore: '/' },
-    ),
-  )
-  await ask(serving, '/')
-  expect(carrier['traceparent']).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-02$/)
-})
+test.each<[string, StartOptions, string]>([
+  ['is said to be random', {}, '02'],
+  ['nothing is said of where ids are of the app', { idGenerator: { ...randomIds } }, '00'],
+])(
+  'a request that is ignored, and brings no trace, begins one whose id %s',
+  async (_what, options, flags) => {
+    record(options)
+    const carrier: Record<string, string> = {}
+    const serving = await serve((request, response) =>
+      traceRequest(
+        request,
+        response,
+        () => {
+          propagation.inject(context.active(), carrier)
+          response.end()
+        },
+        { ignore: '/' },
+      ),
+    )
+    await ask(serving, '/')
+    expect(carrier['traceparent']).toMatch(new RegExp(`^00-[0-9a-f]{32}-[0-9a-f]{16}-${flags}$`))
+  },
+)
 
 test('a request for the whole server is ignored by its target', async () => {
   const recording = record()
