@@ -12,6 +12,7 @@ import type { RPCMetadata } from '@opentelemetry/core'
 import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node'
 import {
   endRequest,
+  receiver,
   recordError,
   start,
   traceRequest,
@@ -371,6 +372,45 @@ test.each<[string, StartOptions, string]>([
     expect(carrier['traceparent']).toMatch(new RegExp(`^00-[0-9a-f]{32}-[0-9a-f]{16}-${flags}$`))
   },
 )
+
+test('options are read once, and not for each request', async () => {
+  const recording = record()
+  let reads = 0
+  const options = {
+    get ignore() {
+      reads += 1
+      return '/health'
+    },
+  }
+  const serving = await serve((request, response) =>
+    traceRequest(request, response, () => response.end(), options),
+  )
+  await ask(serving, '/')
+  const before = reads
+  await ask(serving, '/')
+  await recording.all(2)
+  expect(reads).toBe(before)
+})
+
+test('a framework is told to follow those requests alone whose route somebody will want', async () => {
+  const recording = record()
+  const followed: unknown[] = []
+  const receive = receiver<IncomingMessage, []>({
+    scope: { name: 'test' },
+    subject: (request) => request,
+    given: () => [],
+    following: ({ url }) => void followed.push(url),
+  })
+  const serving = await serve((request, response) =>
+    receive(request, response, request, () => response.end()),
+  )
+  for (const flags of ['00', '01'])
+    await ask(serving, `/${flags}`, {
+      headers: { traceparent: `00-${'a'.repeat(32)}-${'b'.repeat(16)}-${flags}` },
+    })
+  await recording.all(1)
+  expect(followed).toEqual(['/01'])
+})
 
 test('a request for the whole server is ignored by its target', async () => {
   const recording = record()

@@ -41,6 +41,7 @@ import { setTimeout as later } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { afterEach, describe, expect, onTestFinished, test, vi } from 'vitest'
 import { registeredProvider } from '../../packages/core/src/current.ts'
+import { reportOnce } from '../../packages/core/src/report.ts'
 import { decodeRequest } from '../otlp-definition.ts'
 import { said } from './engine.ts'
 import { app } from './process.ts'
@@ -144,6 +145,23 @@ describe('start()', () => {
     proxy.setDelegate(ours)
     span('ours again', () => {})
     expect(exporter.getFinishedSpans()).toHaveLength(1)
+  })
+
+  test('after a shutdown that is not over keeps its own reports when that is', async () => {
+    let stop = (): void => {}
+    const stopping = new Promise<void>((resolve) => (stop = resolve))
+    const first = started({
+      exporter: { export: (_spans, done) => done({ code: 0 }), shutdown: () => stopping },
+    })
+    const stopped = first.shutdown()
+    started({ spanProcessors: [] })
+    const reports = said()
+    const report = () => reportOnce('a kind', 'warn', 'once')
+    report()
+    stop()
+    await stopped
+    report()
+    expect(reports.lines).toEqual(['throughline: once'])
   })
 
   test('follows no proxy that leads to itself', () => {
