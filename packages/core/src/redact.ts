@@ -12,6 +12,9 @@ const SECRET_KEYS = new Set([
   'X-Goog-Signature',
 ])
 
+/** Most queries hold no such key and need not be split. A percent sign may hide one. */
+const MAY_HOLD_SECRET = new RegExp([...SECRET_KEYS, '%'].join('|'))
+
 export const REDACTED = 'REDACTED'
 const CREDENTIALS = `${REDACTED}:${REDACTED}`
 
@@ -28,7 +31,7 @@ export function redactUrl(url: string, keys?: ReadonlySet<string>): string {
 
 /** `a=1&sig=x` → `a=1&sig=REDACTED`. The query stands without its `?`. */
 export function redactQuery(query: string, keys: ReadonlySet<string> = SECRET_KEYS): string {
-  if (keys === SECRET_KEYS && !mayHoldSecret(query)) return query
+  if (keys === SECRET_KEYS && !MAY_HOLD_SECRET.test(query)) return query
   return query
     .split('&')
     .map((pair) => {
@@ -36,11 +39,6 @@ export function redactQuery(query: string, keys: ReadonlySet<string> = SECRET_KE
       return key.length < pair.length && keys.has(decoded(key)) ? `${key}=${REDACTED}` : pair
     })
     .join('&')
-}
-
-// Most queries hold no such key and need not be split. A percent sign may hide one.
-function mayHoldSecret(query: string): boolean {
-  return /sig|Signature|X-Amz|AWSAccess|%/.test(query)
 }
 
 function decoded(key: string): string {
