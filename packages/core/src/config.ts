@@ -309,8 +309,8 @@ function readOtlp(options: StartOptions, env: Reader): OtlpOptions {
       'none',
     timeoutMillis: Math.min(
       timeoutMillis ??
-        env.milliseconds('OTEL_EXPORTER_OTLP_TRACES_TIMEOUT') ??
-        env.milliseconds('OTEL_EXPORTER_OTLP_TIMEOUT') ??
+        env.count('OTEL_EXPORTER_OTLP_TRACES_TIMEOUT') ??
+        env.count('OTEL_EXPORTER_OTLP_TIMEOUT') ??
         10_000,
       MOST_TIMER_MS,
     ),
@@ -397,8 +397,8 @@ function readBatch({ batch = {} }: StartOptions, env: Reader): BatchOptions {
       `${name} is ${batchSize}, more than the queue holds: ${maxQueueSize} is used`,
     )
   }
-  const delay = given.scheduledDelayMillis ?? env.milliseconds('OTEL_BSP_SCHEDULE_DELAY') ?? 5000
-  const timeout = given.exportTimeoutMillis ?? env.milliseconds('OTEL_BSP_EXPORT_TIMEOUT') ?? 30_000
+  const delay = given.scheduledDelayMillis ?? env.count('OTEL_BSP_SCHEDULE_DELAY') ?? 5000
+  const timeout = given.exportTimeoutMillis ?? env.count('OTEL_BSP_EXPORT_TIMEOUT') ?? 30_000
   return {
     scheduledDelayMillis: Math.min(delay, MOST_TIMER_MS),
     exportTimeoutMillis: Math.min(timeout, MOST_TIMER_MS),

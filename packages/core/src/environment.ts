@@ -70,10 +70,6 @@ export function reader(environment: Environment) {
       return checked(name, 'true or false', read) ?? false
     },
     count,
-    milliseconds(name: string): number | undefined {
-      const value = count(name)
-      return value === undefined ? undefined : Math.min(value, MOST_TIMER_MS)
-    },
     ratio(name: string): number | undefined {
       return checked(name, 'a number from 0 to 1', (value) =>
         isRatio(decimal(value)) ? decimal(value) : undefined,
