@@ -91,6 +91,11 @@ const responses: [what: string, bytes: Buffer, read: Read][] = [
     { status: 200, body: 'hello', ...open },
   ],
   [
+    'of another coding on top of chunks',
+    text('HTTP/1.1 200 OK', 'Transfer-Encoding: chunked, gzip', '', 'hello'),
+    { status: 200, body: 'hello', ...open },
+  ],
+  [
     'without a body',
     text('HTTP/1.1 204 No Content', '', ''),
     { status: 204, body: '', isComplete: true, isLasting: true },

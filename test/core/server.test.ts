@@ -12,6 +12,7 @@ import type { RPCMetadata } from '@opentelemetry/core'
 import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node'
 import {
   endRequest,
+  forgetError,
   receiver,
   recordError,
   start,
@@ -25,6 +26,7 @@ import { connect, Socket } from 'node:net'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { between } from '../../packages/core/src/clock.ts'
 import { randomIds } from '../../packages/core/src/ids.ts'
 import { httpAdapter } from '../contract/http.ts'
 import { ask, listening, raw, serverContract, type Serving } from '../contract/server.ts'
@@ -224,6 +226,52 @@ describe('a response that fails when its head is out', () => {
     expect(span?.attributes).toMatchObject({ 'error.type': 'RangeError', 'throughline.incomplete': true })
     expect(span?.events.map(({ attributes }) => attributes?.['exception.message'])).toEqual(['it broke'])
   })
+})
+
+test('an error has the time at which the request met it, and not that of its end', async () => {
+  const span = await spanOf((request, response) => {
+    recordError(request, new RangeError('it broke'))
+    const until = performance.now() + 5
+    while (performance.now() < until);
+    response.writeHead(500).end()
+  })
+  const [seconds, nanoseconds] = between(span.events[0]?.time ?? [0, 0], span.endTime)
+  expect(seconds * 1000 + nanoseconds / 1e6).toBeGreaterThanOrEqual(5)
+})
+
+test('headers that are recorded count towards the limit, however many are named', async () => {
+  const recording = record({ spanLimits: { attributeCountLimit: 40 } })
+  const names = Array.from({ length: 40 }, (_, index) => `x-${index}`)
+  const options = { capture: { requestHeaders: names } }
+  const serving = await serve((request, response) =>
+    traceRequest(request, response, () => response.end(), options),
+  )
+  const traceparent = `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01`
+  const named = Object.fromEntries(names.map((name) => [name, '1']))
+  await ask(serving, '/', { headers: { traceparent, ...named } })
+  const [span] = await recording.all(1)
+  expect(Object.keys(span?.attributes ?? {})).toHaveLength(40)
+  expect(span?.droppedAttributesCount).toBeGreaterThan(0)
+})
+
+test('an error is taken back by itself alone', async () => {
+  const span = await spanOf((request, response) => {
+    recordError(request, new RangeError('the first'))
+    forgetError(request, new RangeError('the first'))
+    response.writeHead(500).end()
+  })
+  expect(span.status).toEqual({ code: SpanStatusCode.ERROR, message: 'the first' })
+})
+
+test('and is then none of the request', async () => {
+  const error = new RangeError('the first')
+  const span = await spanOf((request, response) => {
+    recordError(request, error)
+    forgetError(request, error)
+    response.writeHead(500).end()
+  })
+  expect(span.status).toEqual({ code: SpanStatusCode.ERROR })
+  expect(span.attributes['error.type']).toBe('500')
 })
 
 test('serverTiming is added to what is there', async () => {
