@@ -390,7 +390,7 @@ function writeSpans({ first }: ScopeGroup, spans: readonly ReadableSpan[], start
     }
   }
   // What is first in a request goes whatever it weighs: should a collector not take it, it costs none of the others anything.
-  if (at > room && at > lastAt && written > 1) {
+  if (at > room && written > 1) {
     forget()
     at = lastAt
     written -= 1
