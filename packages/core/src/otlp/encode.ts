@@ -308,8 +308,8 @@ function grouped(spans: readonly ReadableSpan[]): ResourceGroup[] {
     nextSpan = new Int32Array(Math.max(spans.length, 512))
   }
   const groups: ResourceGroup[] = []
-  let current: ScopeGroup | undefined
-  let currentResource: Resource | undefined
+  let scopeGroup: ScopeGroup | undefined
+  let resourceGroup: ResourceGroup | undefined
   let index = 0
   for (const span of spans) {
     let resource: Resource
@@ -321,13 +321,15 @@ function grouped(spans: readonly ReadableSpan[]): ResourceGroup[] {
       index++
       continue
     }
-    if (current === undefined || current.scope !== scope || currentResource !== resource) {
-      currentResource = resource
-      current = groupOfScope(groupOfResource(groups, resource).scopes, scope, index)
+    if (resourceGroup === undefined || resourceGroup.resource !== resource) {
+      resourceGroup = groupOfResource(groups, resource)
+      scopeGroup = undefined
     }
-    nextSpan[current.last] = index
+    if (scopeGroup === undefined || scopeGroup.scope !== scope)
+      scopeGroup = groupOfScope(resourceGroup.scopes, scope, index)
+    nextSpan[scopeGroup.last] = index
     nextSpan[index] = -1
-    current.last = index
+    scopeGroup.last = index
     index++
   }
   return groups
