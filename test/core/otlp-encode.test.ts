@@ -1017,7 +1017,8 @@ describe('a span', () => {
     expect(wireSpan({ context: { isRemote: true } }).flags).toBe(0x101)
     expect(wireSpan({ parentSpanContext: { ...parent, isRemote: true } }).flags).toBe(0x301)
     expect(wireSpan({ parentSpanContext: { ...parent, isRemote: false } }).flags).toBe(0x101)
-    expect(wireSpan({ context: { traceFlags: 0x1ff } }).flags).toBe(0x1ff)
+    // Of trace flags there are eight; the ninth bit says that the tenth is meant.
+    expect(wireSpan({ context: { traceFlags: 0x3ff } }).flags).toBe(0x1ff)
   })
 
   it('names a parent only if the parent has a valid id', () => {

@@ -207,6 +207,19 @@ export function sparesTheApp({ name, gaps, served }: Contract): void {
       }
     })
 
+    test.skipIf(gaps.router)('a duration under its old name has the route, too', async () => {
+      vi.resetModules()
+      onTestFinished(() => void vi.resetModules())
+      vi.stubEnv('OTEL_SEMCONV_STABILITY_OPT_IN', 'http/dup')
+      const measuring = measure()
+      const recording = record()
+      await ask(await served({ routes: { 'GET /users/:id': ok } }), '/users/7')
+      await recording.all(1)
+      await measuring.all('http.server.request.duration', 1)
+      const [old] = await measuring.points('http.server.duration')
+      expect(old?.attributes['http.route']).toBe('/users/:id')
+    })
+
     // Last, for it leaves a new copy of all our modules behind: only a new one has not started yet.
     test('tracing starts by itself, and not before the first request', async () => {
       vi.resetModules()
