@@ -4,6 +4,8 @@ import { span as manualSpan } from '@throughline/core'
 import type { tracing } from '@throughline/fastify'
 import fastify, { type FastifyInstance } from 'fastify'
 import { once } from 'node:events'
+import { ServerResponse, type IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
 import { describe, expect, test } from 'vitest'
 import { WebSocket, WebSocketServer } from 'ws'
 import { record } from '../recording.ts'
@@ -164,6 +166,63 @@ describe('a WebSocket by @fastify/websocket', () => {
       await closed(await connected(app, '/'))
     }
     expect(counts.slice(3)).toEqual(counts.slice(0, 3))
+  })
+})
+
+describe.each(versions)('%s: a WebSocket that a route takes, as by @fastify/http-proxy', (_name, create) => {
+  /** An app that has each handshake routed, and whose route takes it by a server of `ws` of its own. */
+  function proxy(options: Options = {}, isWelcome = true): FastifyInstance {
+    const app = traced(create, options)
+    const server = new WebSocketServer({ noServer: true, verifyClient: () => isWelcome })
+    app.server.on('upgrade', (request: IncomingMessage, socket: Socket) => {
+      const response = new ServerResponse(request)
+      response.assignSocket(socket)
+      app.routing(request, response)
+      response.on('finish', () => socket.destroy())
+    })
+    app.get('/rooms/:id', ({ raw }, reply) => {
+      reply.hijack()
+      server.handleUpgrade(raw, raw.socket, Buffer.alloc(0), (socket) => {
+        socket.on('message', () => socket.send(Object.hasOwn(raw.socket, 'write') ? 'watched' : 'as before'))
+      })
+    })
+    app.get('/closed', async (_request, reply) => reply.code(403).send('closed'))
+    return app
+  }
+
+  test.each([false, true])(
+    'is one span of the handshake, which has ended while the socket is open (middlewareSpans: %s)',
+    async (middlewareSpans) => {
+      const app = proxy({ middlewareSpans })
+      const recording = record()
+      const socket = await connected(app, '/rooms/7')
+      const span = await recording.span(({ kind }) => kind === 1)
+      expect(span).toMatchObject({ name: 'GET /rooms/:id', status: { code: 0 }, events: [] })
+      expect(span.attributes).toMatchObject({ 'http.route': '/rooms/:id', 'http.response.status_code': 101 })
+      expect(span.attributes).not.toHaveProperty('error.type')
+      socket.send('hello')
+      expect(String((await once(socket, 'message'))[0])).toBe('as before')
+      await closed(socket)
+    },
+  )
+
+  test.each([
+    ['ws', '/rooms/7', 401],
+    ['the route', '/closed', 403],
+  ])('that %s refuses has the status of the refusal', async (_by, path, status) => {
+    const app = proxy({}, false)
+    const recording = record()
+    const socket = new WebSocket((await origin(app)).replace('http', 'ws') + path)
+    const [, response] = await once(
+      socket.on('error', () => {}),
+      'unexpected-response',
+    )
+    response.resume()
+    const [span] = await recording.all(1)
+    expect(response.statusCode).toBe(status)
+    expect(span).toMatchObject({ status: { code: 0 } })
+    expect(span?.attributes['http.response.status_code']).toBe(status)
+    expect(span?.attributes).not.toHaveProperty('error.type')
   })
 })
 

@@ -48,6 +48,8 @@ export interface Framework<Subject, Given extends unknown[], Carried = Subject> 
   routeAtStart?(carried: Carried): string | undefined
   /** Called when a request has its span, if its route will be wanted. */
   following?(carried: Carried): void
+  /** Called when the connection has become another protocol's, before the span ends. */
+  handedOver?(carried: Carried): void
   /**
    * The SERVER span that somebody else's plugin has made for the request without leaving a trace of it in the context. The
    * plugin ends it once there is an answer; without one, we do.
@@ -654,6 +656,61 @@ export function endRequest(request: IncomingMessage, status?: number): void {
   exchange.isComplete = true
   exchange.status = status
   exchange.end()
+}
+
+/** What is sent on a socket is sent by. */
+const WRITERS = ['write', 'end'] as const
+/** How an answer to a handshake begins. */
+const STATUS_LINE = /^HTTP\/1\.1 (\d{3}) /
+
+/**
+ * Ends the SERVER span of a request that wants another protocol as soon as somebody answers on the socket itself, past the
+ * response: so `ws` accepts a handshake, and so it refuses one. A `ws` server that a library has for itself tells nobody else.
+ */
+export function endAtHandshake(exchange: AnyExchange): void {
+  const { request, response } = exchange
+  try {
+    if (request.headers.upgrade !== undefined) watchSocket(request.socket, answered)
+  } catch {
+    // Made up for a test.
+  }
+
+  function answered(text: unknown): void {
+    // What an earlier request of the connection is answered comes by the same way.
+    if (response.socket !== request.socket || response.headersSent || typeof text !== 'string') return
+    const [, status] = STATUS_LINE.exec(text) ?? []
+    if (status === undefined) return
+    try {
+      exchange.seam.framework.handedOver?.(exchange.carried)
+    } finally {
+      endRequest(request, Number(status))
+    }
+  }
+}
+
+/** Shows what is sent next on the socket. What is sent after that goes the way that it went. */
+function watchSocket(socket: Socket, show: (text: unknown) => void): void {
+  const restore = WRITERS.map((name) => {
+    const own = Object.getOwnPropertyDescriptor(socket, name)
+    const method = socket[name] as (...given: unknown[]) => unknown
+    function watched(this: unknown, ...given: unknown[]): unknown {
+      for (const giveBack of restore) giveBack()
+      try {
+        show(given[0])
+      } catch (error) {
+        reportOnce('handshake', 'error', 'the end of a handshake could not be recorded', error)
+      }
+      return Reflect.apply(method, this, given)
+    }
+    Object.defineProperties(watched, { name: { value: method.name }, length: { value: method.length } })
+    Object.defineProperty(socket, name, { value: watched, writable: true, configurable: true })
+    return () => {
+      // Somebody may have put a method of their own over it.
+      if ((socket[name] as unknown) !== watched) return
+      if (own === undefined) Reflect.deleteProperty(socket, name)
+      else Object.defineProperty(socket, name, own)
+    }
+  })
 }
 
 const HANG_UPS =

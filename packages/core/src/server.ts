@@ -28,6 +28,7 @@ import {
 import { tracerFor } from './current.ts'
 import {
   bindListeners,
+  endAtHandshake,
   Exchange,
   exchangeOf,
   NODES_FINISH_LISTENERS,
@@ -269,7 +270,10 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
       exchange.end()
       throw error
     }
-    if (isWanted) framework.following?.(exchange.carried)
+    if (isWanted) {
+      endAtHandshake(exchange as unknown as AnyExchange)
+      framework.following?.(exchange.carried)
+    }
     return scope
   }
 }

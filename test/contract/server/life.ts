@@ -4,6 +4,7 @@ import { Agent, IncomingMessage, ServerResponse, type Server } from 'node:http'
 import { connect, type Socket } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { WebSocket, WebSocketServer } from 'ws'
 import { record } from '../../recording.ts'
 import { never, ok, serverOf, type Contract, type Exchange, type Handler } from './app.ts'
 import { ask, asking, raw } from './client.ts'
@@ -27,6 +28,58 @@ export function endsWithRequests({ name, served }: Contract): void {
       const span = await theOnly(recording)
       expect(span.status).toEqual({ code: 0 })
       expect(span.attributes['http.response.status_code']).toBe(200)
+    })
+
+    describe('of a request that becomes a WebSocket', () => {
+      /** Its handler gives the connection to a `ws` server of its own, as koa-easy-ws and @fastify/http-proxy do. */
+      function taking(isWelcome: boolean): Handler {
+        const sockets = new WebSocketServer({ noServer: true, verifyClient: () => isWelcome })
+        return (exchange) => {
+          const { socket } = exchange.request
+          sockets.handleUpgrade(exchange.request, socket, Buffer.alloc(0), (accepted) => {
+            accepted.on('message', () =>
+              accepted.send(Object.hasOwn(socket, 'write') ? 'watched' : 'as before'),
+            )
+          })
+          return never(exchange)
+        }
+      }
+
+      test('is the handshake', async () => {
+        const recording = record()
+        const { port } = await served(taking(true))
+        const client = new WebSocket(`ws://localhost:${port}/`)
+        onTestFinished(() => client.terminate())
+        await once(client, 'open')
+        const [span] = await recording.all(1)
+        expect(span).toMatchObject({ status: { code: 0 }, events: [] })
+        expect(span?.attributes['http.response.status_code']).toBe(101)
+        expect(span?.attributes).not.toHaveProperty('error.type')
+        client.send('hello')
+        expect(String((await once(client, 'message'))[0])).toBe('as before')
+        client.terminate()
+        await theOnly(recording)
+      })
+
+      test('is the refusal', async () => {
+        const recording = record()
+        const { port } = await served(taking(false))
+        const client = new WebSocket(`ws://localhost:${port}/`).on('error', () => {})
+        onTestFinished(() => client.terminate())
+        const [, response] = (await once(client, 'unexpected-response')) as [unknown, IncomingMessage]
+        response.resume()
+        const span = await theOnly(recording)
+        expect(span.status).toEqual({ code: 0 })
+        expect(span.attributes['http.response.status_code']).toBe(401)
+        expect(span.attributes).not.toHaveProperty('error.type')
+      })
+
+      test('is the answer of the app, where it answers as ever', async () => {
+        const recording = record()
+        const serving = await served(ok)
+        await ask(serving, '/', { headers: { connection: 'Upgrade', upgrade: 'h2c' } })
+        expect((await theOnly(recording)).attributes['http.response.status_code']).toBe(200)
+      })
     })
 
     test('is an abort, without a status code, when the client leaves before the answer', async () => {
