@@ -387,6 +387,27 @@ describe('start()', () => {
     expect(Math.max(...compared.mock.calls.map((values) => values.length))).toBeLessThan(10)
   })
 
+  test('looks no further than to the first connection of the app while a collector takes its time', async () => {
+    const collector = await receiver((response) => later(1000).then(() => response.end()))
+    const looks = vi.fn<() => void>()
+    const resources = new Proxy(
+      Array.from({ length: 1000 }, () => 'TCPSocketWrap'),
+      {
+        get(names, name, receiver) {
+          if (Number.isInteger(Number(String(name)))) looks()
+          return Reflect.get(names, name, receiver) as unknown
+        },
+      },
+    )
+    const listed = vi.spyOn(process, 'getActiveResourcesInfo').mockReturnValue(resources)
+    onTestFinished(() => listed.mockRestore())
+    const tracing = started({ endpoint: collector.url })
+    span('work', () => {})
+    await tracing.flush()
+    expect(listed).toHaveBeenCalled()
+    expect(looks).toHaveBeenCalledTimes(listed.mock.calls.length)
+  })
+
   test('puts an exporter of others behind our batch, and hands it all that our spans hold', async () => {
     const collector = await receiver()
     const exporter = new OTLPTraceExporter({ url: `${collector.url}/v1/traces` })
