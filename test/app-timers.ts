@@ -20,3 +20,7 @@ export function clearInterval(timer: NodeJS.Timeout | undefined): void {
 export function setImmediate(work: () => void): NodeJS.Immediate {
   return globalThis.setImmediate(work)
 }
+
+export function clearImmediate(immediate: NodeJS.Immediate | undefined): void {
+  globalThis.clearImmediate(immediate)
+}

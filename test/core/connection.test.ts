@@ -290,6 +290,20 @@ describe('the connection', () => {
     expect(second.destroyed).toBe(false)
   })
 
+  test('that has brought an answer in time has it read, though the app held up the loop until the time was over', async () => {
+    const deadline = performance.now() + 500
+    const { url, requests } = await peer((socket) => {
+      socket.write(OK)
+      while (performance.now() < deadline + 10) {
+        // The app is at work.
+      }
+    })
+    const { say } = connected(url)
+    expect(await say('one', deadline)).toMatchObject({ status: 200 })
+    expect(await say('two')).toMatchObject({ status: 200 })
+    expect(requests.map(({ connection }) => connection)).toEqual([1, 1])
+  })
+
   test('stays when those who waited give up after its answer', async () => {
     const late = new AbortController()
     const { url, requests } = await peer((socket) => socket.write(OK))

@@ -1,5 +1,5 @@
 import { connect, isIP, type Socket } from 'node:net'
-import { clearTimeout, setTimeout } from 'node:timers'
+import { clearImmediate, clearTimeout, setImmediate, setTimeout } from 'node:timers'
 import type * as Tls from 'node:tls'
 import { isHeader, MOST_TIMER_MS } from '../environment.ts'
 import { ResponseReader, type NoHttpError } from './response.ts'
@@ -150,9 +150,14 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
         resolve(answer)
       }
 
+      function stopTimer(): void {
+        clearTimeout(timer)
+        clearImmediate(lastLook)
+      }
+
       /** Keeps the connection for the next request, or closes it. */
       function release(): void {
-        clearTimeout(timer)
+        stopTimer()
         if (socket.destroyed || !reader.isComplete || !reader.isLasting || idle !== undefined)
           socket.destroy()
         else {
@@ -168,7 +173,7 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
       }
 
       function fail(failure: Error, cause: Cause): void {
-        clearTimeout(timer)
+        stopTimer()
         socket.destroy()
         // The status is the answer. A body cut short after it is no reason to send again.
         if (reader.status > 0 && !reader.isTooLong) answered()
@@ -205,9 +210,11 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
       const abort = () => fail(new Error(GIVEN_UP), 'dropped')
       late?.addEventListener('abort', abort)
       let timer: NodeJS.Timeout | undefined
+      let lastLook: NodeJS.Immediate | undefined
       if (deadline !== Infinity) {
         const left = Math.min(Math.max(1, deadline - performance.now()), MOST_TIMER_MS)
-        timer = setTimeout(timedOut, left).unref()
+        // Where the app has held up the loop for so long, the answer is there, and is read between timers and immediates.
+        timer = setTimeout(() => (lastLook = setImmediate(timedOut)), left).unref()
       }
 
       // In one piece where it fits.
