@@ -695,6 +695,29 @@ describe('trouble', () => {
     ])
   })
 
+  test('whoever flushes many batches, or shuts down, waits no longer than two exports may take, and what is left then is lost and counted', async () => {
+    const reports = said()
+    const { exporter, processor, spans } = setUp(new Slow(), { exportTimeoutMillis: 777 })
+    spans(60)
+    const flushed = flushing(processor)
+    for (const number of [1, 2]) {
+      await exporter.nth(number)
+      vi.advanceTimersByTime(777)
+    }
+    expect(await flushed).toBe('Error: the spans could not all be exported within 1554 ms')
+    const stopped = processor.shutdown()
+    for (const number of [3, 4]) {
+      await exporter.nth(number)
+      vi.advanceTimersByTime(777)
+    }
+    await stopped
+    expect(exporter.stops).toBe(1)
+    expect(reports.lines).toEqual([
+      'throughline: spans are being lost: no answer from the exporter within 777 ms',
+      'throughline: 60 spans were lost because they could not be exported',
+    ])
+  })
+
   test('an exporter may take as long as it likes where the timeout is 0', async () => {
     const { exporter, processor, spans } = setUp(new Slow(), { exportTimeoutMillis: 0 })
     spans(10)

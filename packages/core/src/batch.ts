@@ -4,6 +4,7 @@ import { clearTimeout, setTimeout } from 'node:timers'
 import { setImmediate as turn } from 'node:timers/promises'
 import { DEPTH_LIMIT, VALUES_LIMIT } from './attribute.ts'
 import { root, suppressTracing } from './context.ts'
+import { MOST_TIMER_MS } from './environment.ts'
 import { messageOf } from './exception.ts'
 import { report, reportOnce, shownName, spansOf, spansWere } from './report.ts'
 import type { Resource } from './resource.ts'
@@ -110,6 +111,9 @@ const BATCH_WEIGHT = 512 * 1024
  * grew its young space to its maximum, 40 MB.
  */
 const SPANS_PACKED_AT_ONCE = 64
+
+/** Who flushes waits no longer than this many exports may take: the one that is under way, and one more. */
+const EXPORTS_PER_FLUSH = 2
 
 /** While spans are being lost, their number is reported at most this often. */
 const LOSS_PERIOD_MS = 60_000
@@ -397,15 +401,22 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     )
   }
 
-  /** Rejects if any span that has ended so far was lost (trace SDK, ForceFlush), which is also reported. */
+  /**
+   * Rejects if any span that has ended so far was lost (trace SDK, ForceFlush), which is also reported; and when it takes too
+   * long, since a full queue has dozens of batches, of which each may wait for its timeout.
+   */
   async function emptied(): Promise<void> {
     const until = taken + queued
-    if (settled < until) {
-      await new Promise<void>((resolve, reject) => {
-        waiters.push({ until, lost: 0, cause: undefined, resolve, reject })
-        flushQueue()
-      })
-    }
+    if (settled >= until) return
+    let deadline: NodeJS.Timeout | undefined
+    await new Promise<void>((resolve, reject) => {
+      waiters.push({ until, lost: 0, cause: undefined, resolve, reject })
+      flushQueue()
+      if (exportTimeoutMillis === 0) return
+      const most = Math.min(EXPORTS_PER_FLUSH * exportTimeoutMillis, MOST_TIMER_MS)
+      const late = () => reject(announced(`the spans could not all be exported within ${most} ms`))
+      deadline = setTimeout(late, most).unref()
+    }).finally(() => clearTimeout(deadline))
   }
 
   function tell({ lost, cause, resolve, reject }: Waiter): void {
@@ -453,7 +464,10 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
 
   async function stop(): Promise<void> {
     try {
-      await flush(emptiedOrLost)
+      await flush(async () => {
+        await emptiedOrLost()
+        if (settled < taken + queued) await giveUp()
+      })
     } finally {
       sayLosses()
       await untraced(() => inTime(async () => exporter.shutdown()))
