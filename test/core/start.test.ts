@@ -387,6 +387,32 @@ describe('start()', () => {
     expect(Math.max(...compared.mock.calls.map((values) => values.length))).toBeLessThan(10)
   })
 
+  test('is shared by those who ask for it while one is at work, each of whom waits until their own spans have left', async () => {
+    let release = () => {}
+    const flushes: number[] = []
+    let ended = 0
+    const processor: SpanProcessor = {
+      onStart() {},
+      onEnd: () => void (ended += 1),
+      forceFlush: () => new Promise((resolve) => void ((release = resolve), flushes.push(ended))),
+      shutdown: async () => {},
+    }
+    const tracing = started({ spanProcessors: [processor] })
+    const one = () => {
+      span('work', () => {})
+      return tracing.flush()
+    }
+    const first = one()
+    const rest = Promise.all(Array.from({ length: 100 }, one))
+    expect(flushes).toEqual([1])
+    release()
+    await first
+    await vi.waitFor(() => expect(flushes).toEqual([1, 101]))
+    release()
+    await rest
+    expect(flushes).toEqual([1, 101])
+  })
+
   test('looks no further than to the first connection of the app while a collector takes its time', async () => {
     const collector = await receiver((response) => later(1000).then(() => response.end()))
     const looks = vi.fn<() => void>()

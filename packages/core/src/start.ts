@@ -150,7 +150,7 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   }
 
   async function finish(patience: Patience, within: number): Promise<void> {
-    if (!(await hurry({ patience, end: performance.now() + within, waiting: 0 }, within))) await giveUp()
+    if (!(await hurry(patience, within, performance.now() + within))) await giveUp()
     sayLosses()
   }
   const finishExit = (within: number) => finish('brief', within)
@@ -160,30 +160,44 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   const begin = () => void provider.forceFlush().catch(sayFailed)
   const unhookSignals = config.signals ? onSignals(finishSignal, begin, abandon) : () => {}
 
-  const paces = new Set<Pace>()
-  const keepPace = () => setPatience(strictest(paces), Math.min(...[...paces].map(({ end }) => end)))
-  async function hurry(pace: Pace, within: number): Promise<boolean> {
-    pace.waiting += 1
-    if (pace.waiting === 1) {
-      paces.add(pace)
-      keepPace()
-    }
+  const paces: Pace[] = []
+  const keepPace = () => setPatience(strictest(paces), Math.min(...paces.map(({ end }) => end)))
+  /** `end`: when what has not been sent is given up, by `performance.now()`. */
+  async function hurry(patience: Patience, within: number, end = Infinity): Promise<boolean> {
+    const pace: Pace = { patience, end }
+    paces.push(pace)
+    keepPace()
     const isInTime = await settledWithin(within, () => provider.forceFlush())
-    pace.waiting -= 1
-    if (pace.waiting === 0) {
-      paces.delete(pace)
-      keepPace()
-    }
+    paces.splice(paces.indexOf(pace), 1)
+    keepPace()
     return isInTime
   }
-  // One for all who flush: an app that does it at the end of each request may have thousands waiting.
-  const flushing: Pace = { patience: 'brief', end: Infinity, waiting: 0 }
+
+  let current: Promise<unknown> | undefined
+  let next: Promise<unknown> | undefined
+  function flushAll(): Promise<unknown> {
+    current = hurry('brief', FLUSH_DEADLINE_MS)
+    void current.then(() => (current = undefined))
+    return current
+  }
+  /**
+   * Who comes while a flush is at work shares the one behind it, which begins no later than their spans could leave. An app may flush at
+   * the end of each request: one for each of them would cost the more the more there are, and keep 6 KB until the collector answers.
+   */
+  function flushShared(): Promise<unknown> {
+    if (current === undefined) return flushAll()
+    next ??= current.then(() => {
+      next = undefined
+      return flushAll()
+    })
+    return next
+  }
 
   async function stop(): Promise<void> {
     undoGlobals()
     for (const undo of unhook) undo()
     running = undefined
-    paces.add({ patience: 'brief', end: performance.now() + FLUSH_DEADLINE_MS, waiting: 1 })
+    paces.push({ patience: 'brief', end: performance.now() + FLUSH_DEADLINE_MS })
     keepPace()
     if (!(await settledWithin(FLUSH_DEADLINE_MS, () => provider.shutdown()))) await giveUp()
     sayLosses()
@@ -197,24 +211,22 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   const engine: Engine = {
     provider,
     isDefault,
-    flush: async () => void (await hurry(flushing, FLUSH_DEADLINE_MS)),
+    flush: async () => void (await settledWithin(FLUSH_DEADLINE_MS, flushShared)),
     shutdown: () => (stopping ??= stop()),
   }
   running = engine
   return engine
 }
 
-/** Of those who wait for the spans. */
+/** Of one who waits for the spans. */
 interface Pace {
   readonly patience: Patience
   /** When the rest is given up, by `performance.now()`; Infinity for never. */
   readonly end: number
-  /** How many they are. */
-  waiting: number
 }
 
-function strictest(paces: ReadonlySet<Pace>): Patience {
-  const wanted = new Set([...paces].map(({ patience }) => patience))
+function strictest(paces: readonly Pace[]): Patience {
+  const wanted = new Set(paces.map(({ patience }) => patience))
   return (['once', 'brief'] as const).find((patience) => wanted.has(patience)) ?? 'patient'
 }
 
