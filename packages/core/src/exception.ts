@@ -73,14 +73,18 @@ const MOST_CAUSES = 8
 
 /** `new Error('could not save: ' + error.message, { cause: error })` holds what the error below it holds. */
 function maskedByCause(error: object): Shown | undefined {
-  const raw = readFrom(error, 'message')
-  if (typeof raw !== 'string') return undefined
-  let cause = readFrom(error, 'cause')
-  for (let depth = 0; depth < MOST_CAUSES && typeof cause === 'object' && cause !== null; depth++) {
-    const below = maskedItself(cause)
-    if (below !== undefined && below.raw !== '' && raw.includes(below.raw))
-      return { raw, message: redactText(raw.replaceAll(below.raw, () => below.message)) }
-    cause = readFrom(cause, 'cause')
+  try {
+    const { message: raw } = error as { message?: unknown }
+    if (typeof raw !== 'string') return undefined
+    let { cause } = error as { cause?: unknown }
+    for (let depth = 0; depth < MOST_CAUSES && typeof cause === 'object' && cause !== null; depth++) {
+      const below = maskedItself(cause)
+      if (below !== undefined && below.raw !== '' && raw.includes(below.raw))
+        return { raw, message: redactText(raw.replaceAll(below.raw, () => below.message)) }
+      ;({ cause } = cause as { cause?: unknown })
+    }
+  } catch {
+    // Who records the error reads it, too, and says what cannot be read.
   }
   return undefined
 }
@@ -152,9 +156,9 @@ function textOfThrown(thrown: unknown): string {
 }
 
 /** Read separately: a hook that fails to format the stack costs only the stack. */
-function readFrom(exception: object, name: 'message' | 'stack' | 'cause'): unknown {
+function readFrom(exception: object, name: 'message' | 'stack'): unknown {
   try {
-    return (exception as { message?: unknown; stack?: unknown; cause?: unknown })[name]
+    return (exception as { message?: unknown; stack?: unknown })[name]
   } catch (error) {
     sayUnreadable(`the ${name} of an exception`, error)
     return undefined
