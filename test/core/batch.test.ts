@@ -603,7 +603,7 @@ test('the end of the process is told what has not left, without what the other e
   spans(1)
   processor.abandon()
   expect(reports.lines).toEqual([
-    expect.stringContaining('throughline: 7 spans had not been sent when the process ended'),
+    expect.stringContaining('throughline: 7 spans had not been sent and acknowledged when the process ended'),
   ])
 })
 

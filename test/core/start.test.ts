@@ -999,11 +999,11 @@ describe('as a process of its own', () => {
     expect(await exits('')).toMatchObject({
       code: 4,
       stderr: expect.stringMatching(
-        /^throughline: 2 spans had not been sent when the process ended.*flush\(\)/,
+        /^throughline: 2 spans had not been sent and acknowledged when the process ended.*flush\(\)/,
       ),
     })
     expect(await exits(`await (await import('@throughline/core')).flush()`)).toMatchObject({
-      stderr: expect.stringMatching(/^throughline: 1 span had not been sent when/),
+      stderr: expect.stringMatching(/^throughline: 1 span had not been sent and acknowledged when/),
     })
     const flushed = await app(
       `${ONE_SPAN}
@@ -1083,7 +1083,9 @@ describe('as a process of its own', () => {
       at(collector.url),
     ).ended
     expect([code, stdout]).toEqual([0, 'bye\nbye'])
-    expect(stderr).toMatch(/^throughline: \d+ spans? had not been sent when the process ended/)
+    expect(stderr).toMatch(
+      /^throughline: \d+ spans? had not been sent and acknowledged when the process ended/,
+    )
     expect(collector.spans().map(({ name }) => name)).toContain('bye')
   })
 
@@ -1255,7 +1257,9 @@ describe('as a process of its own', () => {
     impatient.kill('SIGTERM')
     expect(await impatient.ended).toMatchObject({
       signal: 'SIGTERM',
-      stderr: expect.stringMatching(/^throughline: 1 span had not been sent when the process ended.*\n$/),
+      stderr: expect.stringMatching(
+        /^throughline: 1 span had not been sent and acknowledged when the process ended.*\n$/,
+      ),
     })
     const { signal, stderr } = await patient.ended
     expect(signal).toBe('SIGTERM')
@@ -1420,6 +1424,28 @@ describe('as a process of its own', () => {
     process.kill('SIGTERM')
     expect(await process.ended).toMatchObject({ code: 5, signal: null, stdout: 'ready\ndraining\ndrained' })
     expect(collector.spans().map(({ name }) => name)).toEqual(['before', 'while draining'])
+  })
+
+  // As `server.close(() => process.exit())` does, and most libraries for a graceful end.
+  test('what ends last in a drain has left, also where the app exits in the same turn', async () => {
+    const collector = await receiver()
+    const process = app(
+      `import { flush, span } from '@throughline/core'
+      const alive = setInterval(() => {}, 1000)
+      span('work', () => {})
+      await flush()
+      process.on('SIGTERM', () => setImmediate(() => {
+        span('while draining', () => {})
+        process.exit(0)
+      }))
+      console.log('ready')`,
+      at(collector.url),
+    )
+    await process.printed('ready')
+    process.kill('SIGTERM')
+    expect(await process.ended).toMatchObject({ code: 0, signal: null })
+    await collector.nth(2)
+    expect(collector.spans().map(({ name }) => name)).toEqual(['work', 'while draining'])
   })
 
   test('an app that dies of the signal by itself after its drain does so, and loses nothing', async () => {

@@ -64,6 +64,8 @@ export interface Packing {
 export interface BatchProcessor extends SpanProcessor {
   /** Gives up on all spans that have ended: what has not left by now is lost. Resolves soon, whatever the exporter does. */
   giveUp(): Promise<void>
+  /** For a minute, what ends leaves as it ends: the process may be about to exit. */
+  hasten(): void
   /** Reports how many were lost and dropped, without waiting for the minute to pass. */
   sayLosses(): void
   /** The process ends now: reports what has not left as lost. */
@@ -115,6 +117,9 @@ const SPANS_PACKED_AT_ONCE = 64
 /** Who flushes waits no longer than this many exports may take: the one that is under way, and one more. */
 const EXPORTS_PER_FLUSH = 2
 
+/** How long an app may take to finish its work after a signal: the longest that process managers commonly wait. */
+const DRAIN_MS = 60_000
+
 /** While spans are being lost, their number is reported at most this often. */
 const LOSS_PERIOD_MS = 60_000
 
@@ -157,6 +162,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   let waiters: Waiter[] = []
   // Runs while something is being filled.
   let timer: NodeJS.Timeout | undefined
+  let isHastened = false
   let isExporting = false
   // Of the batch that is with the exporter.
   let handover: Handover | undefined
@@ -223,7 +229,13 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   }
 
   function schedule(): void {
-    timer = untraced(() => setTimeout(flushQueue, scheduledDelayMillis).unref())
+    if (isHastened) flushQueue()
+    else timer = untraced(() => setTimeout(flushQueue, scheduledDelayMillis).unref())
+  }
+
+  function hasten(): void {
+    isHastened = true
+    untraced(() => setTimeout(() => (isHastened = false), DRAIN_MS).unref())
   }
 
   function flushQueue(): void {
@@ -245,8 +257,9 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   // Never rejects: nothing that an exporter does ends the exporting.
   async function exportBatches(): Promise<void> {
     while (isSomethingDue()) {
-      // Not in the middle of the request that filled the batch, and not two batches in a row.
-      await turn()
+      // Not in the middle of the request that filled the batch, and not two batches in a row. An app that exits when its
+      // last connection is closed exits before the next turn.
+      if (!isHastened) await turn()
       const batch = take()
       const result = taken <= givenUp ? GIVEN_UP : await resultOf(batch)
       tally(result, batch.count, taken <= givenUp)
@@ -458,7 +471,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     if (unsent === 0 || isLeftToExporter) return
     report(
       'warn',
-      `${spansOf(unsent)} had not been sent when the process ended (await flush() before process.exit())`,
+      `${spansOf(unsent)} had not been sent and acknowledged when the process ended (await flush() before process.exit())`,
     )
   }
 
@@ -480,6 +493,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     forceFlush: () => stopping ?? flush(emptied),
     shutdown: () => (stopping ??= stop()),
     giveUp,
+    hasten,
     sayLosses,
     abandon,
   }

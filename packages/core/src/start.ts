@@ -138,7 +138,7 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
     return standIn
   }
 
-  const { processors, setPatience, giveUp, sayLosses, abandon, onHeld } = pipeline(config)
+  const { processors, setPatience, giveUp, hasten, sayLosses, abandon, onHeld } = pipeline(config)
   const flagsRandom = config.flagsRandom && (propagator === undefined ? isFirst : isPropagator)
   const provider = new TracerProvider({ ...config, flagsRandom, processors })
   const unregister = register(provider)
@@ -157,7 +157,10 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   // Whoever sends a signal is waiting.
   const finishSignal = () => finish('once', EXIT_DEADLINE_MS)
   const unhook = [unregister, onExit(provider, finishExit, abandon, onHeld)]
-  const begin = () => void provider.forceFlush().catch(sayFailed)
+  const begin = () => {
+    hasten()
+    void provider.forceFlush().catch(sayFailed)
+  }
   const unhookSignals = config.signals ? onSignals(finishSignal, begin, abandon) : () => {}
 
   const paces: Pace[] = []
@@ -238,6 +241,8 @@ interface Pipeline {
   setPatience: OtlpExporter['setPatience']
   /** What has not been sent by now is lost. */
   giveUp: () => Promise<void>
+  /** The app is finishing its work: what ends leaves at once. */
+  hasten: () => void
   /** Reports what was lost and is not reported yet. */
   sayLosses: () => void
   /** The same, with what will be lost because the process ends now. */
@@ -257,6 +262,7 @@ function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline 
       processors: spanProcessors,
       setPatience,
       giveUp: async () => {},
+      hasten: nothing,
       sayLosses: nothing,
       abandon: nothing,
       onHeld,
@@ -274,13 +280,16 @@ function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline 
     )
   })
   const giveUp = async () => void (await Promise.all(processors.map((each) => each.giveUp())))
+  const hasten = () => {
+    for (const each of processors) each.hasten()
+  }
   const said = (say: (each: BatchProcessor) => void) => () => {
     for (const each of processors) say(each)
     sayRejected()
   }
   const sayLosses = said((each) => each.sayLosses())
   const abandon = said((each) => each.abandon())
-  return { processors, setPatience, giveUp, sayLosses, abandon, onHeld }
+  return { processors, setPatience, giveUp, hasten, sayLosses, abandon, onHeld }
 }
 
 /**
@@ -409,7 +418,7 @@ function onExit(
 
 /**
  * A signal that would have ended the process still does, after a flush: `finish`. Where the app listens itself, the end
- * is its own affair: we `begin` a flush, and what ends during its drain leaves with `beforeExit` or `shutdown()`. Who sends a
+ * is its own affair: we `begin` a flush, and what ends during its drain leaves at once, for many exit when the last answer is out. Who sends a
  * second one does not wait for our flush: we `abandon` what has not left.
  */
 function onSignals(finish: () => Promise<void>, begin: () => void, abandon: () => void): () => void {
