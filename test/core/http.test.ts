@@ -107,6 +107,8 @@ describe('the host', () => {
     ['2001:db8::7', '2001:db8::7', undefined],
     ['[::1', '[::1', undefined],
     ['example.com:http', 'example.com:http', undefined],
+    ['example.com:65535', 'example.com', 65_535],
+    ['example.com:65536', 'example.com:65536', undefined],
     // Credentials stay here.
     ['user:pass@example.com:8443', 'example.com', 8443],
     ['user:p@ss@[::1]', '::1', undefined],

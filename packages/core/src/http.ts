@@ -105,6 +105,8 @@ function hostOf(header: unknown): Host {
   return latestSplit
 }
 
+const MOST_PORT = 65_535
+
 /**
  * `host:8080`, `[::1]:8080`, `::1`, `host`: the address without brackets, and the port if it is there. Clients may send
  * credentials with it that must not leave (RFC 9110, 4.2.4).
@@ -114,6 +116,7 @@ function splitHost(given: string): { address: string; port: number | undefined }
   const match = /^(?:\[([^\]]*)\]|([^:]*))(?::(\d{0,5}))?$/.exec(host)
   if (match === null) return { address: host, port: undefined }
   const [, bracketed, name = '', digits] = match
+  if (Number(digits) > MOST_PORT) return { address: host, port: undefined }
   return { address: bracketed ?? name, port: digits ? Number(digits) : undefined }
 }
 
