@@ -228,6 +228,23 @@ describe('a response that fails when its head is out', () => {
   })
 })
 
+test.each<[string, (response: ServerResponse) => void]>([
+  ['hints', (response) => response.writeEarlyHints({ link: '</a.css>; rel=preload; as=style' })],
+  ['the word that it is at work', (response) => response.writeProcessing()],
+])('a request that may be upgraded, and is sent %s first, ends with its answer', async (_what, precede) => {
+  const recording = record()
+  const serving = await serve((request, response) =>
+    traceRequest(request, response, () => {
+      precede(response)
+      response.writeHead(404).end()
+    }),
+  )
+  // As the HTTP client of Java asks.
+  await ask(serving, '/', { headers: { connection: 'Upgrade, HTTP2-Settings', upgrade: 'h2c' } })
+  const [span] = await recording.all(1)
+  expect(span?.attributes['http.response.status_code']).toBe(404)
+})
+
 test('an error has the time at which the request met it, and not that of its end', async () => {
   const span = await spanOf((request, response) => {
     recordError(request, new RangeError('it broke'))

@@ -660,43 +660,44 @@ export function endRequest(request: IncomingMessage, status?: number): void {
 
 /** What is sent on a socket is sent by. */
 const WRITERS = ['write', 'end'] as const
-/** How an answer to a handshake begins. */
-const STATUS_LINE = /^HTTP\/1\.1 (\d{3}) /
+/** How an answer to a handshake begins. What only precedes an answer, as 103 Early Hints, is written past the response, too. */
+const STATUS_LINE = /^HTTP\/1\.1 (101|[2-5]\d\d) /
 
 /**
  * Ends the SERVER span of a request that wants another protocol as soon as somebody answers on the socket itself, past the
  * response: so `ws` accepts a handshake, and so it refuses one. A `ws` server that a library has for itself tells nobody else.
  */
 export function endAtHandshake(exchange: AnyExchange): void {
-  const { request, response } = exchange
+  const { request } = exchange
   try {
-    if (request.headers.upgrade !== undefined) watchSocket(request.socket, answered)
+    if (request.headers.upgrade !== undefined) watchSocket(request.socket, exchange)
   } catch {
     // Made up for a test.
   }
+}
 
-  function answered(text: unknown): void {
-    // What an earlier request of the connection is answered comes by the same way.
-    if (response.socket !== request.socket || response.headersSent || typeof text !== 'string') return
-    const [, status] = STATUS_LINE.exec(text) ?? []
-    if (status === undefined) return
-    try {
-      exchange.seam.framework.handedOver?.(exchange.carried)
-    } finally {
-      endRequest(request, Number(status))
-    }
+function answered(exchange: AnyExchange, text: unknown): void {
+  const { request, response } = exchange
+  // What an earlier request of the connection is answered comes by the same way.
+  if (response.socket !== request.socket || response.headersSent || typeof text !== 'string') return
+  const [, status] = STATUS_LINE.exec(text) ?? []
+  if (status === undefined) return
+  try {
+    exchange.seam.framework.handedOver?.(exchange.carried)
+  } finally {
+    endRequest(request, Number(status))
   }
 }
 
-/** Shows what is sent next on the socket. What is sent after that goes the way that it went. */
-function watchSocket(socket: Socket, show: (text: unknown) => void): void {
+/** Looks at what is sent next on the socket. What is sent after that goes the way that it went. */
+function watchSocket(socket: Socket, exchange: AnyExchange): void {
   const restore = WRITERS.map((name) => {
     const own = Object.getOwnPropertyDescriptor(socket, name)
     const method = socket[name] as (...given: unknown[]) => unknown
     function watched(this: unknown, ...given: unknown[]): unknown {
       for (const giveBack of restore) giveBack()
       try {
-        show(given[0])
+        answered(exchange, given[0])
       } catch (error) {
         reportOnce('handshake', 'error', 'the end of a handshake could not be recorded', error)
       }
