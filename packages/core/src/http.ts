@@ -129,10 +129,13 @@ export function captureHeaders(
 ): void {
   for (const name of names) {
     const value = header(name)
-    if (Array.isArray(value)) into[prefix + name] = value
-    // Not what every object has by such a name: `constructor`.
-    else if (typeof value === 'string' || typeof value === 'number') into[prefix + name] = [String(value)]
+    if (value !== undefined) into[prefix + name] = Array.isArray(value) ? value : [String(value)]
   }
+}
+
+/** A header that came, and not what every object has by such a name: `constructor`. */
+export function headerIn(headers: IncomingHttpHeaders, name: string): IncomingHttpHeaders[string] {
+  return Object.hasOwn(headers, name) ? headers[name] : undefined
 }
 
 /** The names of the option `capture`, as `captureHeaders` takes them. */
@@ -176,7 +179,7 @@ export function serverAttributes(
   if (query !== -1 && query < target.length - 1)
     attributes[semconv.URL_QUERY] = redactQuery(target.slice(query + 1))
   if (capture.length > 0)
-    captureHeaders(attributes, semconv.HTTP_REQUEST_HEADER, capture, (name) => headers[name])
+    captureHeaders(attributes, semconv.HTTP_REQUEST_HEADER, capture, (name) => headerIn(headers, name))
   return wantsOldNames('http') ? withOldNames(attributes, SpanKind.SERVER) : attributes
 }
 

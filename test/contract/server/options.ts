@@ -213,15 +213,18 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
         ({ response, answer }) => {
           response.setHeader('x-count', 3)
           response.setHeader('x-many', ['a', 'b'])
+          // Node sends the text of anything.
+          response.setHeader('x-hit', true as unknown as string)
           answer(200, 'ok')
         },
         '/',
         {},
-        { capture: { responseHeaders: ['x-count', 'x-many'] } },
+        { capture: { responseHeaders: ['x-count', 'x-many', 'x-hit'] } },
       )
       expect(span.attributes).toMatchObject({
         'http.response.header.x-count': ['3'],
         'http.response.header.x-many': ['a', 'b'],
+        'http.response.header.x-hit': ['true'],
       })
     })
 

@@ -2,7 +2,7 @@ import { SpanKind, type Attributes, type AttributeValue, type Context } from '@o
 import type { NamedAttributes, NamedWriter } from '../attribute.ts'
 import { Call, type Sender } from '../client.ts'
 import { errorType, isError, messageOf } from '../exception.ts'
-import { captureHeaders, methodAttribute, spanName, wantsOldNames, withOldNames } from '../http.ts'
+import { captureHeaders, headerIn, methodAttribute, spanName, wantsOldNames, withOldNames } from '../http.ts'
 import { redactUrl, withCredentials } from '../redact.ts'
 import * as semconv from '../semconv.ts'
 import { NO_CHANGES } from './headers.ts'
@@ -187,7 +187,9 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
       if (responseHeaders.length > 0) {
         const headers = read(from)
         const attributes: Attributes = {}
-        captureHeaders(attributes, semconv.HTTP_RESPONSE_HEADER, responseHeaders, (name) => headers[name])
+        captureHeaders(attributes, semconv.HTTP_RESPONSE_HEADER, responseHeaders, (name) =>
+          headerIn(headers, name),
+        )
         this.span.setAttributes(attributes)
       }
       if (marksFirstByte) this.span.addEvent(FIRST_BYTE)
