@@ -96,6 +96,11 @@ describe('a text', () => {
       '"http://REDACTED:REDACTED@h/?sig=REDACTED" and <amqp://REDACTED:REDACTED@q>',
     ],
     ['no URL: //u:p@h/', 'no URL: //REDACTED:REDACTED@h/'],
+    [
+      'none of amqp://u:p@h/a,amqps://v:q@i/b?sig=x,nats://w:r@j',
+      'none of amqp://REDACTED:REDACTED@h/a,amqps://REDACTED:REDACTED@i/b?sig=REDACTED,nats://REDACTED:REDACTED@j',
+    ],
+    ["['http://u:p@h','http://v:q@i']", "['http://REDACTED:REDACTED@h','http://REDACTED:REDACTED@i']"],
   ])('%j is told as %j', (text, told) => {
     expect(redactText(text)).toBe(told)
   })
@@ -109,7 +114,7 @@ describe('a text', () => {
     expect(redactText(text)).toBe(text)
   })
 
-  test.each(['//', '// ', '//a@', '//?', 'http://'])(
+  test.each(['//', '// ', '//a@', '//?', 'http://', '//,', '//a,b'])(
     '%j again and again costs what it is long',
     async (part) => {
       await expectNoQuadraticGrowth((size) => {

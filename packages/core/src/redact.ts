@@ -50,10 +50,10 @@ function decoded(key: string): string {
 }
 
 /**
- * URLs in a text: from their two slashes to the next blank or quotation mark. Of three slashes the last two are the beginning
- * of none: `file:///app/x@1.2/`.
+ * URLs in a text: from their two slashes to the next blank, quotation mark, or URL of a list, as of the hosts of a cluster. Of
+ * three slashes the last two are the beginning of none: `file:///app/x@1.2/`.
  */
-const URLS = /(?<!\/)\/\/[^\s"<>`]+/g
+const URLS = /(?<!\/)\/\/[^\s"<>`]+?(?=[,;|'][a-z][a-z\d+.-]{0,30}:\/\/|[\s"<>`]|$)/gi
 
 /** A text, as a message of an error, with its URLs as `redactUrl` shows them. */
 export function redactText(text: string): string {
