@@ -210,21 +210,25 @@ describe('an error whose message names a URL', () => {
     expect(JSON.stringify([work?.status, work?.events])).not.toMatch(SECRETS)
   })
 
-  test('is so where that is in its stack alone, was masked before, or is all that was thrown', async () => {
+  test('is so where that is in its stack alone, or there a second time, was masked before, or is all that was thrown', async () => {
     const recording = record()
     const changed = new Error(NAMED)
     changed.message = 'failed'
     const masked = new Error(`${NAMED} for ${SECRET}`)
     showAs(masked, `${NAMED} for ?`)
+    const joined = new Error(NAMED)
+    joined.stack += `\ncaused by: Error: ${NAMED}\n    at below`
     span('work', (work) => {
       work.recordException(changed)
       work.recordException(masked)
+      work.recordException(joined)
       work.recordException(NAMED)
     })
     const [work] = await recording.all(1)
     expect(work?.events.map(({ attributes }) => attributes?.['exception.message'])).toEqual([
       'failed',
       `${SHOWN} for ?`,
+      SHOWN,
       SHOWN,
     ])
     expect(JSON.stringify(work?.events)).not.toMatch(SECRETS)

@@ -118,7 +118,8 @@ function maskedStack(name: string, stack = '', { raw, message }: Shown): string 
   const at = stack.indexOf(raw)
   const behind = at === -1 ? stack : stack.slice(at + raw.length)
   const frames = behind.indexOf('\n    at ')
-  return `${name}: ${message}${frames === -1 ? '' : behind.slice(frames)}`
+  // Some libraries add the errors below it, with their messages.
+  return `${name}: ${message}${frames === -1 ? '' : redactText(behind.slice(frames))}`
 }
 
 /** The attributes of the event `exception` (OpenTelemetry semantic conventions, exceptions on spans). */
