@@ -413,6 +413,34 @@ describe('start()', () => {
     expect(flushes).toEqual([1, 101])
   })
 
+  test('keeps the process alive for as long as somebody waits for it, also where it is shared', async () => {
+    said()
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const flushes = vi.fn<() => Promise<void>>(() => new Promise(() => {}))
+    const tracing = started({
+      spanProcessors: [{ onStart() {}, onEnd() {}, forceFlush: flushes, shutdown: async () => {} }],
+    })
+    const first = tracing.flush()
+    vi.advanceTimersByTime(1000)
+    const second = tracing.flush()
+    const timers: NodeJS.Timeout[] = []
+    const { setTimeout: faked } = globalThis
+    vi.stubGlobal('setTimeout', (work: () => void, milliseconds: number) => {
+      const timer = faked(work, milliseconds)
+      timers.push(timer)
+      return timer
+    })
+    vi.advanceTimersByTime(4000)
+    await first
+    await vi.waitFor(() => expect(flushes).toHaveBeenCalledTimes(2))
+    vi.unstubAllGlobals()
+    vi.advanceTimersByTime(1000)
+    await second
+    vi.useRealTimers()
+    // Of the flush that nobody waits for any more.
+    expect(timers.map((timer) => timer.hasRef())).toEqual([false])
+  })
+
   test('looks no further than to the first connection of the app while a collector takes its time', async () => {
     const collector = await receiver((response) => later(1000).then(() => response.end()))
     const looks = vi.fn<() => void>()

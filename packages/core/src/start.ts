@@ -150,7 +150,7 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   }
 
   async function finish(patience: Patience, within: number): Promise<void> {
-    if (!(await hurry(patience, within, performance.now() + within))) await giveUp()
+    if (!(await hurry(patience, within, { end: performance.now() + within }))) await giveUp()
     sayLosses()
   }
   const finishExit = (within: number) => finish('brief', within)
@@ -166,11 +166,15 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   const paces: Pace[] = []
   const keepPace = () => setPatience(strictest(paces), Math.min(...paces.map(({ end }) => end)))
   /** `end`: when what has not been sent is given up, by `performance.now()`. */
-  async function hurry(patience: Patience, within: number, end = Infinity): Promise<boolean> {
+  async function hurry(
+    patience: Patience,
+    within: number,
+    { end = Infinity, keepsAlive = true } = {},
+  ): Promise<boolean> {
     const pace: Pace = { patience, end }
     paces.push(pace)
     keepPace()
-    const isInTime = await settledWithin(within, () => provider.forceFlush())
+    const isInTime = await settledWithin(within, () => provider.forceFlush(), keepsAlive)
     paces.splice(paces.indexOf(pace), 1)
     keepPace()
     return isInTime
@@ -179,7 +183,8 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   let current: Promise<unknown> | undefined
   let next: Promise<unknown> | undefined
   function flushAll(): Promise<unknown> {
-    current = hurry('brief', FLUSH_DEADLINE_MS)
+    // Who waits for it keeps the process alive, for as long as they wait.
+    current = hurry('brief', FLUSH_DEADLINE_MS, { keepsAlive: false })
     void current.then(() => (current = undefined))
     return current
   }
@@ -481,10 +486,15 @@ function politeListeners(): number {
 }
 
 /**
- * Waits for the work, but no longer than this, and never rejects; false if the time was not enough. The timer keeps the process
- * alive meanwhile.
+ * Waits for the work, but no longer than this, and never rejects; false if the time was not enough.
+ *
+ * @param keepsAlive whether the process stays alive meanwhile
  */
-async function settledWithin(milliseconds: number, work: () => Promise<unknown>): Promise<boolean> {
+async function settledWithin(
+  milliseconds: number,
+  work: () => Promise<unknown>,
+  keepsAlive = true,
+): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
   let isInTime = true
   const late = new Promise<void>((resolve) => {
@@ -497,6 +507,7 @@ async function settledWithin(milliseconds: number, work: () => Promise<unknown>)
       isInTime = false
       resolve()
     }, milliseconds)
+    if (!keepsAlive) timer.unref()
   })
   try {
     await Promise.race([work(), late])
