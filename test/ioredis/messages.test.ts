@@ -45,6 +45,11 @@ describe.each(versions)('%s: no value leaves by the message of an error', (versi
       'BAD card ?',
     ],
     [
+      'an argument with a number as the server writes coordinates',
+      (redis) => redis.eval(SAYS, 1, key, 's3cret 52.520000 cret'),
+      'BAD card ?',
+    ],
+    [
       'within a pipeline',
       (redis) => redis.pipeline().get(key).eval(SAYS, 1, key, 's3cret').exec().then(failing),
       'BAD card ?',

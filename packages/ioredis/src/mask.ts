@@ -125,8 +125,11 @@ export function batchText(commands: readonly Given[], one: TextOf): string | und
 /** Names of commands that the server knows are kept. The rest goes from its first quotation mark to the last. */
 const QUOTED = /(\b(?:for|in|the) '[\w|.-]+' command)|(?<![\p{L}\p{N}])(['"`])[^]*\2/gu
 
-/** A coordinate as the server tells it, which is not as the app gave it: `190.500000` for `190.5`. */
-const COORDINATE = /(?<![\w.])-?\d+\.\d{6}(?!\d)/g
+/**
+ * Coordinates as the server tells them, which is not as the app gave them: `190.500000` for `190.5`. By the words before them:
+ * what a script says may have such a number within a value, which would not be found then.
+ */
+const COORDINATES = /(?<=\blongitude,latitude pair )-?\d+\.\d{6},-?\d+\.\d{6}/g
 
 /**
  * An error's message without the values in it: what it quotes, since a value may hold quotation marks itself, and what
@@ -140,7 +143,7 @@ export function maskedMessage(error: unknown, command = commandOf(error)): strin
 /** Called while ioredis settles a command, which would else never settle: it must not throw. */
 function withoutValues(message: string, command: Given | undefined): string {
   try {
-    return withoutArguments(message.replace(COORDINATE, '?'), command).replace(
+    return withoutArguments(message.replace(COORDINATES, '?,?'), command).replace(
       QUOTED,
       (_, command: string | undefined, mark: string) => command ?? `${mark}?${mark}`,
     )
@@ -196,7 +199,7 @@ function withoutArguments(message: string, command: Given | undefined): string {
   return code + rest
 }
 
-/** The text with `?` for the value wherever it stands as a word. Not by a RegExp: V8 throws for one that is as long as a value may be. */
+/** The text with `?` for the value wherever it stands as a word. Not by a RegExp, which V8 would compile for each value. */
 function withoutWord(text: string, value: string): string {
   let masked = ''
   let from = 0
