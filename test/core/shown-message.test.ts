@@ -61,6 +61,10 @@ describe('an error that is shown with another message', () => {
       (below) =>
         new Error(`could not pay: ${below.message}`, { cause: new Error('no payment', { cause: below }) }),
     ],
+    [
+      ', or one of several that it stands for',
+      (below) => new AggregateError([new Error('other'), below], `could not pay: ${below.message}`),
+    ],
   ])('is so within the message of an error of which it is the cause%s', async (_, wrapped) => {
     const recording = record()
     const error = wrapped(refused())
@@ -73,7 +77,9 @@ describe('an error that is shown with another message', () => {
     expect(work?.status).toEqual({ code: 2, message: 'could not pay: no such card: ?' })
     expect(work?.events[0]?.attributes).toMatchObject({
       'exception.message': 'could not pay: no such card: ?',
-      'exception.stacktrace': expect.stringMatching(/^Error: could not pay: no such card: \?\n +at /),
+      'exception.stacktrace': expect.stringMatching(
+        /^(Aggregate)?Error: could not pay: no such card: \?\n +at /,
+      ),
     })
     expect(JSON.stringify([work?.status, work?.events])).not.toContain(SECRET)
   })

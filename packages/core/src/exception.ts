@@ -68,25 +68,41 @@ function maskedItself(error: object): Shown | undefined {
   return known[SHOWN]?.get(error)
 }
 
-/** How many errors below one are looked at: one may be its own cause. */
-const MOST_CAUSES = 8
+/** How many errors below one are looked at, by either way: one may be its own cause. */
+const MOST_BELOW = 8
 
 /** `new Error('could not save: ' + error.message, { cause: error })` holds what the error below it holds. */
 function maskedByCause(error: object): Shown | undefined {
   try {
     const { message: raw } = error as { message?: unknown }
-    if (typeof raw !== 'string') return undefined
-    let { cause } = error as { cause?: unknown }
-    for (let depth = 0; depth < MOST_CAUSES && typeof cause === 'object' && cause !== null; depth++) {
-      const below = maskedItself(cause)
-      if (below !== undefined && below.raw !== '' && raw.includes(below.raw))
-        return { raw, message: redactText(raw.replaceAll(below.raw, () => below.message)) }
-      ;({ cause } = cause as { cause?: unknown })
+    if (typeof raw !== 'string' || raw === '') return undefined
+    let message = raw
+    for (const each of errorsBelow(error)) {
+      const below = maskedItself(each)
+      if (below !== undefined && below.raw !== '')
+        message = message.replaceAll(below.raw, () => below.message)
     }
+    return message === raw ? undefined : { raw, message: redactText(message) }
   } catch {
     // Who records the error reads it, too, and says what cannot be read.
+    return undefined
   }
-  return undefined
+}
+
+/** Those that an AggregateError stands for, and the cause, its cause and so on. */
+function errorsBelow(error: object): object[] {
+  const { errors } = error as { errors?: unknown }
+  const below: unknown[] = Array.isArray(errors) ? errors.slice(0, MOST_BELOW) : []
+  let { cause } = error as { cause?: unknown }
+  for (let depth = 0; depth < MOST_BELOW && isObject(cause); depth++) {
+    below.push(cause)
+    ;({ cause } = cause as { cause?: unknown })
+  }
+  return below.filter(isObject)
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null
 }
 
 /**
