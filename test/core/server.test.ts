@@ -245,6 +245,16 @@ test.each<[string, (response: ServerResponse) => void]>([
   expect(span?.attributes['http.response.status_code']).toBe(404)
 })
 
+test('a request that may be upgraded may have a socket that is made up, and only writes', () => {
+  record()
+  const write = vi.fn<(text: string) => void>()
+  const socket = { write }
+  const request = new IncomingMessage(socket as unknown as Socket)
+  request.headers = { upgrade: 'websocket' }
+  traceRequest(request, new ServerResponse(request), () => socket.write('hello'))
+  expect(write.mock.calls).toEqual([['hello']])
+})
+
 test('an error has the time at which the request met it, and not that of its end', async () => {
   const span = await spanOf((request, response) => {
     recordError(request, new RangeError('it broke'))

@@ -691,7 +691,9 @@ function answered(exchange: AnyExchange, text: unknown): void {
 
 /** Looks at what is sent next on the socket. What is sent after that goes the way that it went. */
 function watchSocket(socket: Socket, exchange: AnyExchange): void {
-  const restore = WRITERS.map((name) => {
+  // Filled one by one: a socket that is made up for a test may lack the second of them.
+  const restore: (() => void)[] = []
+  for (const name of WRITERS) {
     const own = Object.getOwnPropertyDescriptor(socket, name)
     const method = socket[name] as (...given: unknown[]) => unknown
     function watched(this: unknown, ...given: unknown[]): unknown {
@@ -705,13 +707,13 @@ function watchSocket(socket: Socket, exchange: AnyExchange): void {
     }
     Object.defineProperties(watched, { name: { value: method.name }, length: { value: method.length } })
     Object.defineProperty(socket, name, { value: watched, writable: true, configurable: true })
-    return () => {
+    restore.push(() => {
       // Somebody may have put a method of their own over it.
       if ((socket[name] as unknown) !== watched) return
       if (own === undefined) Reflect.deleteProperty(socket, name)
       else Object.defineProperty(socket, name, own)
-    }
-  })
+    })
+  }
 }
 
 const HANG_UPS =
