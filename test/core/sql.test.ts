@@ -1,5 +1,7 @@
 import { describeSql } from '@throughline/core/sql'
 import * as fc from 'fast-check'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import vectors from '../vectors/sql.json' with { type: 'json' }
 
@@ -385,5 +387,21 @@ describe('the time it takes', () => {
 
     const long = `SELECT ${'a, '.repeat(2000)} b FROM t`
     expect(describeSql(long)).not.toBe(describeSql(long))
+  })
+
+  it('costs no more than the statements, whatever longer text the app has cut them out of', () => {
+    setFlagsFromString('--expose-gc')
+    const collect = runInNewContext('gc') as () => void
+    collect()
+    const before = process.memoryUsage().heapUsed
+    for (let script = 0; script < 50; script++) {
+      const statement = `DELETE FROM old_entries_${script} WHERE id = 1 AND kind = kind`
+      const [first = ''] = Buffer.from(`${statement};${' '.repeat(1_000_000)}`)
+        .toString()
+        .split(';')
+      describeSql(first)
+    }
+    collect()
+    expect(process.memoryUsage().heapUsed - before).toBeLessThan(10_000_000)
   })
 })

@@ -31,7 +31,22 @@ const cache = new Map<string, SqlDescription>()
  * cannot be told apart from a value is hidden with it.
  */
 export function describeSql(text: string): SqlDescription {
-  return cache.get(text) ?? described(text)
+  return cache.get(text) ?? (text.length > CACHED_LENGTH ? described(text) : kept(copyOf(text)))
+}
+
+/**
+ * V8's slice keeps the whole string alive: a statement out of a dump of a megabyte would keep all of that. As the text goes to
+ * the server, half of a surrogate pair is U+FFFD.
+ */
+function copyOf(text: string): string {
+  return Buffer.from(text).toString()
+}
+
+function kept(text: string): SqlDescription {
+  const description = described(text)
+  if (cache.size >= CACHE_ENTRIES) forgetOldest()
+  cache.set(text, description)
+  return description
 }
 
 function described(text: string): SqlDescription {
@@ -46,19 +61,13 @@ function described(text: string): SqlDescription {
   })
   const shown = sanitized.finish()
   const described = summary.finish()
-  const description: SqlDescription = {
-    // The caller's own string where nothing changed, so that the cache holds it once.
+  return {
+    // The same string where nothing changed, so that the cache holds it once.
     text: read.length < text.length ? `${shown}?` : shown === text ? text : shown,
     summary: described,
     // Where nothing is asked there is nothing to comment on.
     isPlain: isPlain && described !== '',
   }
-
-  if (text.length <= CACHED_LENGTH) {
-    if (cache.size >= CACHE_ENTRIES) forgetOldest()
-    cache.set(text, description)
-  }
-  return description
 }
 
 function forgetOldest(): void {
