@@ -2,6 +2,7 @@ import type { ReadableSpan } from '@throughline/core'
 import { tracing, type TracingOptions } from '@throughline/koa'
 import mount from 'koa-mount'
 import type Koa from 'koa'
+import { once } from 'node:events'
 import { describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
 import { applications, ask, listen, ok, pass, traced, withRouters, type Asked } from './apps.ts'
@@ -221,6 +222,35 @@ describe.each(applications)('%s: with middlewareSpans', (name, Application) => {
     expect(await treeOf(app, '/')).toEqual(['GET', '  middleware pass'])
     app.use(ok)
     expect(await treeOf(app, '/')).toEqual(['GET', '  middleware pass', '    middleware ok'])
+  })
+
+  test('those of a middleware that never answers end when the client leaves', async () => {
+    const app = traced(Application, ALL).use(pass)
+    app.use(function stuck(ctx) {
+      ctx.req.socket.destroy()
+      return new Promise(() => {})
+    })
+    const recording = record()
+    await ask(await listen(app), '/').catch(() => {})
+    const spans = await recording.all(3)
+    expect(drawn(spans)).toEqual(['GET', '  middleware pass', '    middleware stuck'])
+    expect(spans.map(({ status }) => status.code)).toEqual([2, 0, 0])
+  })
+
+  test('one that fails since the client has left ends with its error', async () => {
+    const app = traced(Application, ALL)
+    app.use(async function stream(ctx) {
+      ctx.respond = false
+      ctx.res.write('a')
+      const closed = once(ctx.res, 'close')
+      ctx.req.socket.destroy()
+      await closed
+      throw new RangeError('nobody is there')
+    })
+    const recording = record()
+    await ask(await listen(app), '/').catch(() => {})
+    const layer = await recording.span(({ name }) => name === 'middleware stream')
+    expect(layer).toMatchObject({ status: { code: 2 }, attributes: { 'error.type': 'RangeError' } })
   })
 
   test('a tracing that the app has in another middleware makes the request’s span alone', async () => {

@@ -12,7 +12,7 @@ import type Application from 'koa'
 import type { Context, Middleware } from 'koa'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { hearErrors } from './failure.ts'
-import { layered } from './layers.ts'
+import { endLayers, layered } from './layers.ts'
 import { noteMounts, routeOf } from './route.ts'
 
 /** What `tracing()` takes: `ignore` and `inbound` are asked with `(ctx)`, `attributes` and `spanName` too. */
@@ -39,7 +39,7 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
       hasMiddleware: true,
       subject: (ctx) => ctx,
       given: (ctx) => [ctx],
-      route: routeOf,
+      route: endRoute,
       // By which Koa learns of a socket that fails. It has been called outside of all requests, and does nothing on finish.
       finishListeners: 1,
     },
@@ -72,6 +72,12 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
     return answered instanceof Promise ? recordRejection(req, answered) : answered
   }
   return tracing
+
+  /** Asked when the request has closed. */
+  function endRoute(ctx: Context): string | undefined {
+    if (begin !== undefined) endLayers(ctx)
+    return routeOf(ctx)
+  }
 }
 
 const apps = new WeakMap<Application, boolean>()

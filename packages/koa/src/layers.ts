@@ -1,6 +1,7 @@
 import { override, semconv, type Attributes, type BeginLayer, type LayerSpan } from '@throughline/core'
 import type Application from 'koa'
 import type { Context, Middleware, Next } from 'koa'
+import { setImmediate } from 'node:timers'
 import type { Layer } from './route.ts'
 
 /** koa-convert keeps the name of what it has converted; a router says which parameter a handler is for. */
@@ -90,7 +91,7 @@ export function layered(begin: BeginLayer, first: () => Middleware): Downstream 
       name === '' || name === ANONYMOUS ? {} : { [semconv.CODE_FUNCTION_NAME]: name }
     const traced: Middleware = (ctx, next) => {
       const span = begin(spanName, attributes)
-      return span === undefined ? fn(ctx, next) : settled(span, () => run(ctx, next))
+      return span === undefined ? fn(ctx, next) : settled(span, ctx, () => run(ctx, next))
     }
     Object.defineProperty(traced, 'name', { value: fn.name, configurable: true })
     return traced
@@ -122,7 +123,29 @@ function gateOf(router: Router): Gate {
   return gate
 }
 
-function settled(span: LayerSpan, run: () => unknown): unknown {
+/** The layers of a request that have not settled. */
+const layersOf = new WeakMap<Context, Set<LayerSpan>>()
+
+function openOf(ctx: Context): Set<LayerSpan> {
+  let open = layersOf.get(ctx)
+  if (open === undefined) layersOf.set(ctx, (open = new Set()))
+  return open
+}
+
+/**
+ * The request has closed: what has not settled may never do so. It gets one turn of the loop more, as what fails by the close
+ * settles after it, with an error.
+ */
+export function endLayers(ctx: Context): void {
+  const open = layersOf.get(ctx)
+  if (open === undefined || open.size === 0) return
+  setImmediate(() => {
+    for (const span of [...open].toReversed()) span.end()
+    open.clear()
+  })
+}
+
+function settled(span: LayerSpan, ctx: Context, run: () => unknown): unknown {
   let result: unknown
   try {
     result = span.within(run)
@@ -134,12 +157,16 @@ function settled(span: LayerSpan, run: () => unknown): unknown {
     span.end()
     return result
   }
+  const open = openOf(ctx)
+  open.add(span)
   return Promise.resolve(result).then(
     (value) => {
+      open.delete(span)
       span.end()
       return value
     },
     (error: unknown) => {
+      open.delete(span)
       span.end(failureOf(error))
       throw error
     },
