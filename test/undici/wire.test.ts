@@ -1,4 +1,4 @@
-import { SpanStatusCode } from '@opentelemetry/api'
+import { SpanStatusCode, trace } from '@opentelemetry/api'
 import { span } from '@throughline/core'
 import { traceUndici } from '@throughline/undici'
 import { once } from 'node:events'
@@ -261,6 +261,38 @@ describe.each([
       const closed = new Promise((resolve) => socket.addEventListener('close', resolve))
       socket.close()
       await closed
+    })
+
+    test('the messages of a WebSocket come in the span that has opened it, not in that of its handshake', async () => {
+      const recording = record()
+      const server = createServer()
+      const port = await listening(server)
+      const sockets = new WebSocketServer({ server })
+      sockets.on('connection', (socket) => socket.on('message', (data) => socket.send(String(data))))
+      const dispatcher = opened(new library.Agent())
+      const url = `ws://127.0.0.1:${port}/live`
+      const seen: (string | undefined)[] = []
+      async function talk(): Promise<void> {
+        const socket = new library.WebSocket(url, { dispatcher } as never)
+        await new Promise<void>((resolve, reject) => {
+          socket.addEventListener('open', () => socket.send('first'))
+          socket.addEventListener('error', reject)
+          socket.addEventListener('message', ({ data }) => {
+            seen.push(trace.getActiveSpan()?.spanContext().spanId)
+            if (data === 'first') socket.send('second')
+            else resolve()
+          })
+        })
+        socket.close()
+      }
+      await talk()
+      expect(seen).toEqual([undefined, undefined])
+      const opener = await span('opener', async (within) => {
+        await talk()
+        return within.spanContext().spanId
+      })
+      expect(seen.slice(2)).toEqual([opener, opener])
+      expect(await recording.all(3)).toHaveLength(3)
     })
 
     test.each([

@@ -1,5 +1,4 @@
 import {
-  context,
   dropOptions,
   holdOptions,
   isTraced,
@@ -130,7 +129,8 @@ export function traceDispatcher<D extends Dispatcher>(
       const { signal } = options as { signal?: Partial<AbortSignal> }
       const watching = watched(handler, signal, attempt, forget)
       try {
-        return context.with(attempt.context, () => original.call(this, sent, watching))
+        // In the caller's context, as untraced: a connection that is opened in here outlives the request, and keeps it.
+        return original.call(this, sent, watching)
       } catch (error) {
         forget()
         attempt.failed(error)
