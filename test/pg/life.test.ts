@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import { createServer, connect, type AddressInfo, type Socket } from 'node:net'
 import { Client, type Notification, type PoolClient } from 'pg'
 import Cursor from 'pg-cursor'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
 import { after, connected, host, open, parentOf, port, tableOf, url } from './database.ts'
@@ -170,6 +170,28 @@ test('one who waits with a time-out is told of that, also when the pool has ende
   held.release()
   await ended
   expect((await recording.all(1))[0]?.status.code).toBe(2)
+})
+
+test('one who waited, and for whom a connection is being made when the pool ends, is let end', async () => {
+  const recording = record()
+  const pool = tracePg(open({ max: 1, maxUses: 1 }))
+  const first = pool.query('SELECT 1')
+  const second = pool.query('SELECT 2 AS two')
+  const third = pool.query('SELECT 3')
+  void third.then(() => expect.fail())
+  await first
+  // The one connection has been used as often as it may be: the next has another made.
+  await vi.waitUntil(() => pool.waitingCount === 1, { interval: 1 })
+  const ended = pool.end()
+  expect((await second).rows).toEqual([{ two: 2 }])
+  await ended
+  const spans = await recording.all(3)
+  expect(spans.map(({ attributes }) => attributes['throughline.incomplete'])).toEqual([
+    undefined,
+    true,
+    undefined,
+  ])
+  expect(recording.spans).toHaveLength(3)
 })
 
 test('one who waited, and whose turn has come before the pool ends, is let end', async () => {

@@ -15,6 +15,7 @@ export type Connected = ClientBase & Place
 /** A Pool, with properties that its typings lack. */
 export type OpenPool = Pool & {
   readonly _clients?: readonly Connected[]
+  readonly _pendingQueue?: readonly unknown[]
   readonly Client?: { readonly prototype?: Partial<ClientBase> }
 }
 

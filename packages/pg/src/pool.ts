@@ -156,6 +156,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   /** Lists the call if the pool's queue has grown by it: `before` is how many waited until then. */
   function enqueue(call: QueryCall | ConnectCall, before: number): boolean {
     if (pool.waitingCount <= before) return false
+    call.queuedAs = pool._pendingQueue?.at(-1)
     queued.push(call)
     return true
   }
@@ -172,7 +173,9 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       const result = Reflect.apply(original, this, args)
       // With this option each has a timer that calls it back.
       if (!pool.options.connectionTimeoutMillis) {
-        for (const call of queued.splice(0)) abandon(call)
+        // One for which a connection is being made has left the pool's queue, and will be called back.
+        const forgotten = new Set(pool._pendingQueue)
+        for (const call of queued.splice(0)) if (forgotten.has(call.queuedAs)) abandon(call)
       }
       return result
     }
@@ -246,6 +249,8 @@ const NAME = 'pool.connect'
 
 /** The app waits for a connection of a pool. */
 class ConnectCall extends Call<[], []> {
+  /** What the pool's queue has for it. */
+  queuedAs: unknown = undefined
   readonly #send: NonNullable<Tracing['connects']>
   #place: Place
 

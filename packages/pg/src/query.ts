@@ -20,6 +20,8 @@ const writeWait: NamedWriter = (into, seconds) => {
 
 /** One query that is under way. */
 export class QueryCall extends Call<[text: string], Outcome> {
+  /** What the queue of a pool has for it. */
+  queuedAs: unknown = undefined
   private readonly tracing: Tracing
   private readonly text: string
   private readonly values: readonly unknown[]
