@@ -131,7 +131,7 @@ test('the span of a pool.connect that fails says why', async () => {
   expect(call).toMatchObject({
     name: 'pool.connect',
     status: { code: 2, message: 'database "no_such_database" does not exist' },
-    attributes: { 'error.type': '3D000' },
+    attributes: { 'error.type': '3D000', 'db.namespace': 'no_such_database', 'server.address': host },
   })
 })
 

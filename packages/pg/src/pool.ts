@@ -146,10 +146,13 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       end(outcome[0], outcome[1])
       return (caller as Method)(...outcome)
     }
+    const known = newest(pool)
     const { waitingCount } = pool
     if (caller) args[0] = acquired
     const result = Reflect.apply(original, self, args)
     isQueued = enqueue(call, waitingCount)
+    // At once: a connection that fails is not seen again.
+    if (newest(pool) !== known) call.on(newest(pool))
     return caller ? result : ending({ end }, result)
   }
 
@@ -283,9 +286,15 @@ class ConnectCall extends Call<[], []> {
       this.#send.fail(this, type, message)
       return
     }
-    if (!isSamePlace(client as Place, this.#place))
-      this.span.setAttributes(withOldNamesIfWanted(serverOf(client as Place)))
+    this.on(client as Place)
     this.#send.succeed(this)
+  }
+
+  /** It waits, or has waited, for this client. */
+  on(client: Place | undefined): void {
+    if (client === undefined || isSamePlace(client, this.#place)) return
+    this.#place = client
+    this.span.setAttributes(withOldNamesIfWanted(serverOf(client)))
   }
 }
 
