@@ -1,4 +1,5 @@
 import { context, propagation, ROOT_CONTEXT, trace } from '@opentelemetry/api'
+import { AsyncResource } from 'node:async_hooks'
 import { once } from 'node:events'
 import { createServer, request as httpRequest } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -219,6 +220,36 @@ test.each(versions)(
     const spans = await recording.all(2)
     const own = spans.map((span) => [span.attributes['url.path'], span.spanContext()] as const)
     expect(Object.fromEntries(seen)).toEqual(Object.fromEntries(own))
+  },
+)
+
+test.each(versions)(
+  '%s: a middleware that is called back by what is older than all requests hands on to its own request',
+  async (_name, create) => {
+    const recording = record()
+    const seen: unknown[] = []
+    // As what a connection that was opened at start-up calls back.
+    const connection = new AsyncResource('connection')
+    const application = traced(create).use((_request, _response, next) => {
+      connection.runInAsyncScope(next)
+    })
+    application.get('/:name', (_request, response) => {
+      seen.push(trace.getActiveSpan()?.spanContext())
+      response.end()
+    })
+    const serving = await serve(application)
+    // Layers are watched from the first request on whose route is wanted.
+    for (const path of ['/before', '/sampled', '/unsampled'])
+      await ask(serving, path, {
+        headers: {
+          traceparent: `00-${'a'.repeat(32)}-${'b'.repeat(16)}-${path === '/unsampled' ? '00' : '01'}`,
+        },
+      })
+    const [, sampled] = await recording.all(2)
+    expect(seen.slice(1)).toEqual([
+      sampled?.spanContext(),
+      expect.objectContaining({ traceId: 'a'.repeat(32), traceFlags: 0 }),
+    ])
   },
 )
 

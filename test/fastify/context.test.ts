@@ -1,5 +1,6 @@
 import multipart from '@fastify/multipart'
 import { context, propagation, ROOT_CONTEXT, trace } from '@opentelemetry/api'
+import { AsyncResource } from 'node:async_hooks'
 import { readFileSync } from 'node:fs'
 import { request as secureRequest } from 'node:https'
 import type { AddressInfo } from 'node:net'
@@ -292,6 +293,34 @@ describe.each(versions)('%s: a hook that waits for what another request releases
     }
   })
 })
+
+test.each(versions)(
+  '%s: a hook that goes on in what was made before the tracing hands on to its own request',
+  async (_name, create) => {
+    const recording = record()
+    const seen: unknown[] = []
+    const note = () => seen.push(trace.getActiveSpan()?.spanContext())
+    const app = create()
+    onTestFinished(() => app.close())
+    // As @fastify/request-context does, for the hooks behind the body of the request.
+    const made = new WeakMap<object, AsyncResource>()
+    app.addHook('onRequest', (request, _reply, done) => {
+      made.set(request, new AsyncResource('context of the request'))
+      done()
+    })
+    app.addHook('preValidation', (request, _reply, done) => made.get(request)?.runInAsyncScope(done))
+    await app.register(tracing)
+    app.addHook('onSend', async () => void note())
+    app.get('/', async () => {
+      await Promise.resolve()
+      note()
+      return 'ok'
+    })
+    await app.inject('/')
+    const [span] = await recording.all(1)
+    expect(seen).toEqual([span?.spanContext(), span?.spanContext()])
+  },
+)
 
 test.each(versions)('%s: a hook with the arguments that its done gets', async (_name, create) => {
   record()

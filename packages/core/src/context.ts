@@ -192,6 +192,11 @@ export function isOrdinary(of: Context): boolean {
   return isSlotted(of) && of.others === undefined && of.suppressed === undefined
 }
 
+/** Whether nothing is current there: a root, ours or the API's own. */
+export function isEmpty(of: Context): boolean {
+  return of === root || of === ROOT_CONTEXT
+}
+
 /** Whether only its span goes on the wire. */
 export function isBare(of: Context): boolean {
   return isOrdinary(of) && (of as SlottedContext).baggage === undefined

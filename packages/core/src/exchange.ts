@@ -16,6 +16,7 @@ import { now, type Ticks } from './clock.ts'
 import {
   activeContext,
   emitWithin,
+  isEmpty,
   requestSpanIn,
   SCOPED,
   root,
@@ -630,8 +631,9 @@ export function forgetError(request: IncomingMessage, error: unknown): void {
 }
 
 /**
- * Calls `next`. If another request triggered it (a released queue, a busy pool's callback), it would run in that one's context;
- * here it runs in its own. A context that belongs to no request is the app's choice.
+ * Calls `next`. If another request triggered it (a released queue, a busy pool's callback), it would run in that one's context,
+ * and if something older than all requests did (a connection or a timer made at start-up, an AsyncResource made before ours), in
+ * none; here it runs in its own. A context that belongs to no request, with anything in it, is the app's choice.
  */
 export function rejoin<G extends unknown[], T>(
   request: IncomingMessage,
@@ -639,10 +641,11 @@ export function rejoin<G extends unknown[], T>(
   ...given: G
 ): T {
   const exchange = exchangeOf(request)
-  const active = requestSpanIn(activeContext())
-  if (exchange === undefined || active === undefined) return next(...given)
-  const isItsOwn = active === requestSpanIn(exchange.requestScope)
-  return isItsOwn ? next(...given) : context.with(exchange.requestScope, next, undefined, ...given)
+  if (exchange === undefined) return next(...given)
+  const active = activeContext()
+  const current = requestSpanIn(active)
+  const isStray = current === undefined ? isEmpty(active) : current !== requestSpanIn(exchange.requestScope)
+  return isStray ? context.with(exchange.requestScope, next, undefined, ...given) : next(...given)
 }
 
 /**
