@@ -77,6 +77,7 @@ describe.each([
   ['undici 6', undici6 as unknown as typeof undici],
 ])('%s', (_version, library) => {
   const RETRY = { minTimeout: 1, maxTimeout: 5, timeoutFactor: 1 }
+  const REDIRECT = { maxRedirections: 5 }
 
   describe.each([
     [
@@ -113,7 +114,7 @@ describe.each([
     test('each hop of a redirect that an interceptor follows is a span under its caller, and counts', async () => {
       const recording = record()
       const { url, requests } = await served(chain)
-      const dispatcher = opened().compose(library.interceptors.redirect({ maxRedirections: 5 }))
+      const dispatcher = opened().compose(library.interceptors.redirect(REDIRECT))
       const body = await span('caller', async () =>
         (await library.request(`${url}/0`, { dispatcher })).body.text(),
       )
@@ -122,6 +123,37 @@ describe.each([
       expect(attempts.map(({ attributes }) => attributes[COUNT])).toEqual([undefined, 1, 2])
       expectSiblings(attempts, caller, requests)
     })
+
+    test.each<[string, (agent: undici.Agent) => undici.Dispatcher]>([
+      ['a redirect', (agent: undici.Agent) => agent.compose(library.interceptors.redirect(REDIRECT))],
+      ['another try', (agent: undici.Agent) => agent.compose(library.interceptors.retry(RETRY))],
+      ['another try of a RetryAgent', (agent: undici.Agent) => new library.RetryAgent(agent, RETRY)],
+    ])(
+      '%s is below its own caller on a connection that another caller has opened',
+      async (what, composed) => {
+        const recording = record()
+        let tries = 0
+        const { url, requests } = await served(({ url: path }, response) => {
+          if (path === '/moved') response.writeHead(302, { location: '/here' }).end()
+          else response.writeHead(path === '/failing' && ++tries === 1 ? 503 : 200).end('here')
+        })
+        const agent = opened()
+        const path = what === 'a redirect' ? '/moved' : '/failing'
+        const dispatcher = composed(agent)
+        await span('opener', async () =>
+          (await library.request(`${url}/`, { dispatcher: agent })).body.text(),
+        )
+        // The connection is free in the next turn.
+        await new Promise(setImmediate)
+        await span('caller', async () => (await library.request(`${url}${path}`, { dispatcher })).body.text())
+        const spans = await recording.all(5)
+        const caller = spans.find(({ name }) => name === 'caller')
+        const attempts = spans.filter(
+          ({ kind, attributes }) => kind === 2 && attributes['url.full'] !== `${url}/`,
+        )
+        expectSiblings(attempts, caller, requests.slice(1))
+      },
+    )
 
     test.each([
       ['a RetryAgent', (agent: undici.Agent) => new library.RetryAgent(agent, RETRY)],

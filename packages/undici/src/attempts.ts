@@ -5,6 +5,7 @@ import { coveredBy, shared } from './covered.ts'
 import { isAlone, yieldsToOfficial } from './dispatcher.ts'
 import { endWith, isOwn } from './failure.ts'
 import {
+  answerHere,
   FINAL,
   headerOf,
   makerOf,
@@ -59,8 +60,11 @@ export function onAttempts(options: HttpClientOptions, tracer: HttpClient): () =
       // Its dispatcher is traced too, and has made the span already.
       if (yieldsToOfficial() || coveredBy(request) !== undefined) return
       const maker = makerOf(request)
-      if (maker === undefined) begin(request)
-      else maker.runInAsyncScope(begin, undefined, request)
+      if (maker !== undefined) maker.runInAsyncScope(begin, undefined, request)
+      else {
+        begin(request)
+        answerHere(request)
+      }
     },
     'client:sendHeaders'({ request, socket }) {
       tellPeer(request[ATTEMPT], socket)

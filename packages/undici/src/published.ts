@@ -1,4 +1,4 @@
-import { reportOnce, symbolOf } from '@throughline/core'
+import { context, reportOnce, symbolOf } from '@throughline/core'
 import { AsyncResource } from 'node:async_hooks'
 import {
   headerValue,
@@ -167,15 +167,59 @@ function isNamed(given: unknown, name: string): boolean {
 // Each copy of undici has a symbol of its own.
 let handlerKey: symbol | undefined
 
+function handlerOf(request: PublishedRequest): unknown {
+  const from = request as unknown as Record<symbol, unknown>
+  if (handlerKey === undefined || !(handlerKey in from)) {
+    handlerKey = symbolOf(from, 'handler')
+  }
+  return handlerKey && from[handlerKey]
+}
+
 /**
  * The call that made a request, where undici keeps it as an AsyncResource (`request`, `stream`, `pipeline`, `connect`,
  * `upgrade`): on a busy pool the request is created in the context of whoever frees a connection.
  */
 export function makerOf(request: PublishedRequest): AsyncResource | undefined {
-  const from = request as unknown as Record<symbol, unknown>
-  if (handlerKey === undefined || !(handlerKey in from)) {
-    handlerKey = symbolOf(from, 'handler')
-  }
-  const handler = handlerKey && from[handlerKey]
+  const handler = handlerOf(request)
   return handler instanceof AsyncResource ? handler : undefined
+}
+
+/** What a request is answered by, in either of undici's interfaces. */
+const ANSWERS = [
+  'onHeaders',
+  'onResponseStart',
+  'onData',
+  'onResponseData',
+  'onUpgrade',
+  'onRequestUpgrade',
+  'onComplete',
+  'onResponseEnd',
+  'onError',
+  'onResponseError',
+] as const
+
+type Answer = (this: unknown, ...given: unknown[]) => unknown
+
+/**
+ * Has interceptors, and whoever dispatches by hand, hear of an answer in the current context, the caller's. undici tells them in
+ * that of whoever opened the connection, from which they would send what they repeat or are redirected to. The promises of
+ * `fetch` know its caller.
+ */
+export function answerHere(request: PublishedRequest): void {
+  const handler = handlerOf(request)
+  if (typeof handler !== 'object' || handler === null || isOfFetch(handler)) return
+  const caller = context.active()
+  const open = request as unknown as Record<(typeof ANSWERS)[number], Answer | undefined>
+  for (const name of ANSWERS) {
+    const original = open[name]
+    if (original === undefined) continue
+    const answering: Answer = function (...given) {
+      return context.with(caller, original, this, ...given)
+    }
+    open[name] = answering
+  }
+}
+
+function isOfFetch(handler: object): boolean {
+  return handler.constructor === Object && 'body' in handler
 }
