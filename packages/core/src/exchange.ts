@@ -20,6 +20,7 @@ import {
   requestSpanIn,
   SCOPED,
   root,
+  runIn,
   type Emission,
   type RpcMetadata,
   type Scoped,
@@ -215,6 +216,9 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const { request, response, transport } = this
     if (transport === 'HTTP/2') this.hearStream()
     if (transport !== 'HTTP/1') return
+    // Not by `response.socket`: at the end of a prototype chain that Express has changed, reading it costs 0.4 µs on Node 20.
+    const { _httpMessage: ahead } = request.socket as Connection
+    if (ahead && ahead !== (response as EventEmitter)) this.sendInOwnContext()
     // Middleware in front may hold requests back and release them with the body read, already answered, or after the client has
     // left.
     if (request.socket.destroyed) this.endSoon()
@@ -222,6 +226,18 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
       if (response.closed) this.endSoon()
       else this.waitForTurn()
     }
+  }
+
+  /**
+   * What a response has written while it waits behind another one on its connection is sent when that one has ended. Node does so
+   * in the context of the other, and calls back there: `write`, and from version 24 on `end`, which is no listener any more.
+   */
+  private sendInOwnContext(): void {
+    const { response } = this
+    const { assignSocket } = response
+    const value = (socket: Socket): void =>
+      runIn(this.responseScope, () => Reflect.apply(assignSocket, response, [socket]))
+    Object.defineProperty(response, 'assignSocket', { value, writable: true, configurable: true })
   }
 
   private hearStream(): void {
@@ -474,10 +490,13 @@ const MOST_WRAPPERS = 10
 /** A method as shimmer wraps it. */
 type WrappedEmit = ScopedEmit & { readonly __original?: WrappedEmit }
 
-/** Express keeps the response on the request; a connection, the one that is being sent. */
+/** A connection keeps the response that is being sent. */
+type Connection = Socket & { readonly _httpMessage?: EventEmitter | null }
+
+/** Express keeps the response on the request. */
 type Wrapped = IncomingMessage & {
   readonly res?: EventEmitter
-  readonly socket?: { readonly _httpMessage?: EventEmitter }
+  readonly socket?: Connection
 }
 
 /** What the adapter passed in with this request; null if nobody will want its route, undefined if the seam has not seen it. */

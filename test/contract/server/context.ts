@@ -6,7 +6,7 @@ import { Transform } from 'node:stream'
 import { describe, expect, test } from 'vitest'
 import { record } from '../../recording.ts'
 import { PARENT_ID, serverOf, type Contract } from './app.ts'
-import { asking, ask } from './client.ts'
+import { ask, asking, raw } from './client.ts'
 import { theOnly, signal, turn } from './watch.ts'
 
 const currentId = () => trace.getActiveSpan()?.spanContext().spanId
@@ -140,6 +140,31 @@ export function keepsContext({ name, served, spanOf }: Contract): void {
         answer(200)
       })
       expect(await ended.given).toBe(span.spanContext().spanId)
+    })
+
+    test('when what it has answered behind another request on its connection is sent', async () => {
+      const recording = record()
+      const seen: unknown[] = []
+      const answered = signal()
+      const serving = await served(async ({ request, response, answer }) => {
+        if (request.method === 'GET') {
+          await answered.given
+          answer(200, 'first')
+          return
+        }
+        response.write('sec', () => seen.push(currentId()))
+        response.end('ond', () => seen.push(currentId()))
+        answered.give()
+      })
+      const close = 'Connection: close\r\n'
+      await raw(
+        serving,
+        `GET / HTTP/1.1\r\nHost: a\r\n\r\nPOST / HTTP/1.1\r\nHost: a\r\n${close}Content-Length: 2\r\n\r\nhi`,
+      )
+      const spans = await recording.all(2)
+      const second = spans.find(({ attributes }) => attributes['http.request.method'] === 'POST')
+      const { spanId } = second?.spanContext() ?? {}
+      expect(seen).toEqual([spanId, spanId])
     })
 
     test('so that spans of the app nest in it, by our function or by the API’s', async () => {
