@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net'
 import { pipeline, Transform } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import compression from 'compression'
-import type { ErrorRequestHandler, RequestHandler } from 'express'
+import type { Application, ErrorRequestHandler, RequestHandler } from 'express'
 import session, { MemoryStore } from 'express-session'
 import multer from 'multer'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
@@ -146,20 +146,25 @@ describe.each(versions)('%s: the current span is the request’s', (_name, creat
 })
 
 describe.each(versions)('%s: a middleware that waits for what another request releases', (_name, create) => {
+  /** Puts `limit` before `answer`. */
+  type Mount = (application: Application, limit: RequestHandler, answer: RequestHandler) => void
+  const inApp: Mount = (application, limit, answer) => application.use(limit).get('/:name', answer)
+
   /** Two requests, of which the first is let in by the second; what its handler sees is by its name. */
-  async function queued(headers: (name: string) => Record<string, string>) {
+  async function queued(headers: (name: string) => Record<string, string>, mount = inApp) {
     const waiting: (() => void)[] = []
     const seen = new Map<string, unknown>()
-    const application = traced(create).use((request, _response, next) => {
+    const application = traced(create)
+    const limit: RequestHandler = (request, _response, next) => {
       if (request.path === '/before') return next()
       // A pool of one: the first is let in when the second comes, by the second's own call.
       const first = waiting.pop()
       if (first === undefined) return void waiting.push(next)
       first()
       next()
-    })
-    application.get('/:name', (request, response) => {
-      seen.set(request.params['name'] as string, trace.getActiveSpan()?.spanContext())
+    }
+    mount(application, limit, (request, response) => {
+      seen.set(request.path.slice(1), trace.getActiveSpan()?.spanContext())
       response.end()
     })
     const serving = await serve(application)
@@ -170,6 +175,31 @@ describe.each(versions)('%s: a middleware that waits for what another request re
     await Promise.all([first, ask(serving, '/second', { headers: headers('second') })])
     return seen
   }
+
+  test.each<[string, Mount]>([
+    ['among the handlers of a route', (app, limit, answer) => app.get('/:name', limit, answer)],
+    ['for all methods of a route', (app, limit, answer) => app.route('/:name').all(limit).get(answer)],
+    [
+      'in a router',
+      (app, limit, answer) => app.use(create.Router().use(limit)).use(create.Router().get('/:name', answer)),
+    ],
+    [
+      'where a parameter is loaded',
+      (app, limit, answer) => {
+        app
+          .param('name', (request, response, next) => void limit(request, response, next))
+          .get('/:name', answer)
+      },
+    ],
+  ])('hands on to its own request: %s', async (_title, mount) => {
+    const recording = record()
+    const seen = await queued(() => ({}), mount)
+    const spans = await recording.all(3)
+    for (const name of ['first', 'second']) {
+      const span = spans.find(({ attributes }) => attributes['url.path'] === `/${name}`)
+      expect(seen.get(name)).toEqual(span?.spanContext())
+    }
+  })
 
   test.each([
     ['of different traces', () => ({})],

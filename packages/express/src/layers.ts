@@ -162,9 +162,36 @@ function watchAll(stack: Layer[]): void {
     if (watched.has(layer)) continue
     watched.add(layer)
     const kind = kindOf(layer, index)
-    replace(layer, 'handleRequest', 'handle_request', (handle) => entered(layer, kind, handle))
+    replace(layer, 'handleRequest', 'handle_request', (handle) => {
+      const enter = entered(layer, kind, handle)
+      return hasParameters(layer) ? afterParameters(enter) : enter
+    })
     replace(layer, 'handleError', 'handle_error', (handle) => failed(layer, kind, handle))
   }
+}
+
+/** Whether functions of `app.param()` may be called before the layer. */
+function hasParameters({ regexp, keys, slash, rawPath, route }: Layer): boolean {
+  if (regexp !== undefined) return keys !== undefined && keys.length > 0
+  const path = rawPath ?? route?.path
+  return slash !== true && (typeof path !== 'string' || /[:*{]/.test(path))
+}
+
+/** What loads a parameter may have waited for another request, too. */
+function afterParameters(enter: RequestHandler): RequestHandler {
+  return function handleRequest(this: Layer, request, response, next) {
+    rejoin(request, enterAs, enter, this, request, response, next)
+  }
+}
+
+function enterAs(
+  enter: RequestHandler,
+  layer: Layer,
+  request: Request,
+  response: Response,
+  next: NextFunction,
+): void {
+  Reflect.apply(enter, layer, [request, response, next])
 }
 
 /** Whether a stack has been watched and is unchanged since: an app may add layers at any time. */
@@ -177,7 +204,7 @@ function isSeen(stack: Layer[]): boolean {
   return false
 }
 
-/** Handlers of a route are watched only if they get spans. */
+/** Handlers of a route are watched only if they get spans, or if there are several, which hand the request on to one another. */
 function watchHandlers(stack: Layer[]): void {
   if (isSeen(stack)) return
   for (const layer of stack) {
@@ -280,7 +307,8 @@ function goInto(layer: Layer, way: Way, response: Response): void {
     // Once there is an answer, later layers have not given it.
     if (!response.headersSent)
       way.route = taken.length === baseUrl.length ? joined(mount, ownPattern(layer, request)) : undefined
-    if (way.spans !== undefined) watchHandlers(layer.route.stack)
+    const { stack } = layer.route
+    if (way.spans !== undefined || stack.length > 1) watchHandlers(stack)
     return
   }
   if (taken.length !== baseUrl.length) {
@@ -304,8 +332,11 @@ function ownPattern(layer: Layer, request: Request): string | undefined {
 function handled(layer: Layer, handle: RequestHandler): RequestHandler {
   return function handleRequest(this: Layer, request, response, next) {
     const way = knownWay(request)
-    if (way?.spans === undefined || layer.handle.length > 3) return handle.call(this, request, response, next)
-    inSpan(way.spans, `handler ${routeOf(way) ?? layer.name}`, layer.handle, next, (leave) =>
+    // As in a layer of the app: it may have waited for another request.
+    const passOn = (error?: unknown): void => rejoin(request, next as (error: unknown) => void, error)
+    if (way?.spans === undefined || layer.handle.length > 3)
+      return handle.call(this, request, response, passOn)
+    inSpan(way.spans, `handler ${routeOf(way) ?? layer.name}`, layer.handle, passOn, (leave) =>
       handle.call(this, request, response, leave),
     )
   }
