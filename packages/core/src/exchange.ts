@@ -67,6 +67,8 @@ export const NODES_FINISH_LISTENERS = 1
 /** How a request came; it decides how a complete answer is recognised. */
 type Transport = 'HTTP/1' | 'HTTP/2' | 'made up'
 
+const OK = 200
+
 /** The first status that is a failure of the server's (semantic conventions, HTTP server). */
 const FIRST_FAILURE = 500
 
@@ -337,10 +339,20 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   private statusSent(isComplete: boolean): number | undefined {
     if (!isComplete && !this.response.headersSent) return undefined
     if (this.status !== undefined) return this.status
-    // Frameworks set the status even if an error comes after the head was sent. And an app may answer through the stream.
+    // An app may answer through the stream.
     const stream = this.streamOf()
-    const isSure = stream === undefined && this.failure() === undefined
-    return (isSure ? undefined : sentStatus(this.response, stream)) ?? this.response.statusCode
+    if (stream !== undefined) return sentStatus(this.response, stream) ?? this.response.statusCode
+    return this.hasSentOk() ? OK : (sentStatus(this.response, undefined) ?? this.response.statusCode)
+  }
+
+  /**
+   * Whether the head that was sent can only be that of a 200: Node sets both as it writes the head, and apps and frameworks set
+   * the status of an error alone, however late. Reading the head costs 0.3 µs, since V8 first makes one text of its pieces.
+   */
+  private hasSentOk(): boolean {
+    if (this.transport === 'HTTP/2') return false
+    const { statusCode, statusMessage } = this.response
+    return statusCode === OK && statusMessage === 'OK'
   }
 
   /** What went wrong: the framework's error, or else the one that the response was destroyed with. */

@@ -203,6 +203,34 @@ export function endsWithRequests({ name, served }: Contract): void {
       expect(span.status).toEqual({ code: 0 })
     })
 
+    const tooLate: [what: string, sent: number, set: number, isBehind: boolean][] = [
+      ['500 in the middle of its answer', 200, 500, false],
+      ['404 in the middle of its answer', 200, 404, false],
+      ['200 in the middle of its answer', 503, 200, false],
+      ['500 behind its answer', 200, 500, true],
+      ['200 behind its answer', 503, 200, true],
+    ]
+
+    test.each(tooLate)(
+      'has the status code that was sent, when the app sets %s',
+      async (_what, sent, set, isBehind) => {
+        const recording = record()
+        const serving = await served(({ response }) => {
+          response.statusCode = sent
+          response.write('o')
+          if (isBehind) response.end('k')
+          response.statusCode = set
+          if (!isBehind) response.end('k')
+          return new Promise(() => {})
+        })
+        const text = await raw(serving, 'GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
+        expect(text).toContain(` ${sent} `)
+        const span = await theOnly(recording)
+        expect(span.attributes['http.response.status_code']).toBe(sent)
+        expect(span.status.code).toBe(sent === 200 ? 0 : 2)
+      },
+    )
+
     test('is an abort, with the status code that was sent, when the client leaves in the middle of the body', async () => {
       const recording = record()
       const body = new PassThrough()
