@@ -694,8 +694,10 @@ export function endRequest(request: IncomingMessage, status?: number): void {
 
 /** What is sent on a socket is sent by. */
 const WRITERS = ['write', 'end'] as const
-/** How an answer to a handshake begins. What only precedes an answer, as 103 Early Hints, is written past the response, too. */
-const STATUS_LINE = /^HTTP\/1\.1 (101|[2-5]\d\d) /
+/** How an answer to a handshake begins. */
+const STATUS_LINE = /^HTTP\/1\.1 (\d{3}) /
+const SWITCHING_PROTOCOLS = 101
+const FIRST_FINAL = 200
 
 /**
  * Ends the SERVER span of a request that wants another protocol as soon as somebody answers on the socket itself, past the
@@ -714,12 +716,15 @@ function answered(exchange: AnyExchange, text: unknown): void {
   const { request, response } = exchange
   // What an earlier request of the connection is answered comes by the same way.
   if (response.socket !== request.socket || response.headersSent || typeof text !== 'string') return
-  const [, status] = STATUS_LINE.exec(text) ?? []
-  if (status === undefined) return
+  const [, digits] = STATUS_LINE.exec(text) ?? []
+  if (digits === undefined) return
+  const status = Number(digits)
+  // What only precedes the answer, as 103 Early Hints, is written past the response, too.
+  if (status < FIRST_FINAL && status !== SWITCHING_PROTOCOLS) return watchSocket(request.socket, exchange)
   try {
     exchange.seam.framework.handedOver?.(exchange.carried)
   } finally {
-    endRequest(request, Number(status))
+    endRequest(request, status)
   }
 }
 

@@ -74,6 +74,17 @@ export function endsWithRequests({ name, served }: Contract): void {
         expect(span.attributes).not.toHaveProperty('error.type')
       })
 
+      test('is the answer of the app, and not the early hints before it', async () => {
+        const recording = record()
+        const serving = await served(({ response, answer }) => {
+          response.writeEarlyHints({ link: '</style.css>; rel=preload; as=style' })
+          response.writeContinue()
+          return answer(201, 'ok')
+        })
+        await ask(serving, '/', { headers: { connection: 'Upgrade', upgrade: 'h2c' } })
+        expect((await theOnly(recording)).attributes['http.response.status_code']).toBe(201)
+      })
+
       test('is the answer of the app, where it answers as ever', async () => {
         const recording = record()
         const serving = await served(ok)
