@@ -224,10 +224,9 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     // Middleware in front may hold requests back and release them with the body read, already answered, or after the client has
     // left.
     if (request.socket.destroyed) this.endSoon()
-    else if (request.destroyed) {
-      if (response.closed) this.endSoon()
-      else this.waitForTurn()
-    }
+    else if (request.destroyed && response.closed) this.endSoon()
+    // Where a request behind it takes the connection away from Node's server, by CONNECT or Upgrade, it hears of no close at all.
+    else if (request.destroyed || response.socket === null) this.waitForTurn()
   }
 
   /**

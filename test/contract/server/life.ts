@@ -322,6 +322,27 @@ export function endsWithRequests({ name, served }: Contract): void {
       expect(warned).toEqual([])
     })
 
+    test('comes for one that waits behind another when a third one takes their connection away from the server', async () => {
+      const recording = record()
+      const arrived = new EventEmitter()
+      let count = 0
+      const serving = await served((exchange) => {
+        count += 1
+        arrived.emit(`${count}`)
+        return never(exchange)
+      })
+      const both = once(arrived, '2')
+      const client = connect(serving.port, '127.0.0.1').on('error', () => {})
+      onTestFinished(() => void client.destroy())
+      // Nobody listens for CONNECT: Node destroys the connection.
+      client.write(
+        `${'GET / HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(2)}CONNECT b:80 HTTP/1.1\r\nHost: b:80\r\n\r\n`,
+      )
+      await both
+      const spans = await recording.all(2)
+      expect(spans.map(({ attributes }) => attributes['error.type'])).toEqual(['aborted', 'aborted'])
+    })
+
     test('of one that waits behind another is its own answer', async () => {
       const recording = record()
       const answered = signal()
