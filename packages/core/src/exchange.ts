@@ -225,8 +225,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     // left.
     if (request.socket.destroyed) this.endSoon()
     else if (request.destroyed && response.closed) this.endSoon()
-    // Where a request behind it takes the connection away from Node's server, by CONNECT or Upgrade, it hears of no close at all.
-    else if (request.destroyed || response.socket === null) this.waitForTurn()
+    // If a request behind it takes the connection away from Node's server, by CONNECT or Upgrade, it hears of no close at all.
+    else if (request.destroyed || (response.socket === null && isSending(request))) this.waitForTurn()
   }
 
   /**
@@ -848,6 +848,11 @@ function transportOf(request: Partial<IncomingMessage>): Transport {
   const server = (socket as { server?: object | null } | undefined)?.server
   // An unconnected socket has null.
   return server === undefined || server === null ? 'made up' : 'HTTP/1'
+}
+
+/** Whether the connection has a response to send, of this request or of one before it. */
+function isSending({ socket }: Wrapped): boolean {
+  return socket?._httpMessage !== undefined && socket._httpMessage !== null
 }
 
 interface Ending {
