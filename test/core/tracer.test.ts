@@ -126,6 +126,17 @@ describe('a span', () => {
     expect(provider.getTracer(null as never).scope.name).toBe('')
   })
 
+  test('is of a tracer that is forgotten among thousands, whose names are made from data', () => {
+    const { provider, ended } = engine()
+    const first = provider.getTracer('pkg')
+    for (let tenant = 0; tenant < 2000; tenant++) provider.getTracer(`tenant ${tenant}`)
+    const again = provider.getTracer('pkg')
+    expect(again).not.toBe(first)
+    expect(again.scope).toEqual(first.scope)
+    for (const tracer of [first, again]) tracer.startSpan('work').end()
+    expect(ended).toHaveLength(2)
+  })
+
   test('is INTERNAL unless it says otherwise', () => {
     const { tracer } = engine()
     expect((tracer.startSpan('work') as Span).kind).toBe(SpanKind.INTERNAL)

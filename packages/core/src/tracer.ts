@@ -58,6 +58,9 @@ import {
  */
 const MOST_OPEN = 20_000
 
+/** How many tracers are remembered: names made from data, of a tenant or a job, would fill the memory of the process. */
+const MOST_TRACERS = 1000
+
 /** Up to 1,000 gaps (8 KB) are tolerated, above that up to half the list. */
 const MOST_GAPS = 1000
 
@@ -151,6 +154,8 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     let tracer = this.#tracers.get(key)
     if (tracer === undefined) {
       tracer = new Tracer(this, scope)
+      // Cleared, not closed: whoever has a tracer keeps it.
+      if (this.#tracers.size >= MOST_TRACERS) this.#tracers.clear()
       this.#tracers.set(key, tracer)
     }
     return tracer
