@@ -312,6 +312,8 @@ describe('global fetch', () => {
     started()
     const refused: [RequestInit, string, string][] = [
       [{}, 'http://user:pass-1@h/', 'includes credentials: http://REDACTED:REDACTED@h/'],
+      [{}, 'http://user:pass-1 "@h/', 'includes credentials: http://REDACTED:REDACTED@h/'],
+      [{}, 'http:////user:pass-1@h/', 'includes credentials: http://REDACTED:REDACTED@h/'],
       [{}, '//user:pass-1@h/', 'Failed to parse URL from "REDACTED@h/"'],
       [{}, 'http://user:pass/pass-1@h/', 'Failed to parse URL from "REDACTED@h/"'],
       [{}, '/a', 'Failed to parse URL from /a'],

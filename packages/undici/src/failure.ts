@@ -1,4 +1,4 @@
-import { isError, showNoUrl } from '@throughline/core'
+import { isError, redactUrl, showNoUrl } from '@throughline/core'
 import type { HttpAttempt } from '@throughline/core/http-client'
 import type { PublishedRequest } from './published.ts'
 
@@ -20,6 +20,7 @@ export function isOwn({ body }: PublishedRequest, error: unknown): boolean {
   return typeof (error as { code?: unknown }).code !== 'string' && body?.errored !== error
 }
 
+const NO_CREDENTIALS = 'Request cannot be constructed from a URL that includes credentials: '
 const NO_URL = 'Failed to parse URL from '
 const NO_HEADER = '" is an invalid header value.'
 
@@ -29,6 +30,11 @@ const NO_HEADER = '" is an invalid header value.'
  */
 export function maskedRefusal({ message }: { readonly message?: unknown }): string | undefined {
   if (typeof message !== 'string') return undefined
+  if (message.startsWith(NO_CREDENTIALS)) {
+    // As it was given, with blanks in the password and any number of slashes before it: read as `fetch` has read it.
+    const url = message.slice(NO_CREDENTIALS.length)
+    return NO_CREDENTIALS + (URL.canParse(url) ? redactUrl(new URL(url).href) : showNoUrl(url))
+  }
   if (message.startsWith(NO_URL)) {
     const url = message.slice(NO_URL.length)
     return /[@?]/.test(url) ? NO_URL + showNoUrl(url) : undefined
