@@ -322,6 +322,38 @@ test.each(versions)(
   },
 )
 
+test.each(versions)(
+  '%s: an answer that another request gives has its hooks in its own',
+  async (_name, create) => {
+    const recording = record()
+    const seen: Record<string, unknown[]> = { '/first': [], '/second': [] }
+    const note = ({ url }: { url: string }) => seen[url]?.push(trace.getActiveSpan()?.spanContext())
+    const waiting: (() => void)[] = []
+    const app = traced(create)
+    app.addHook('preSerialization', (request, _reply, payload, done) => {
+      note(request)
+      done(null, payload)
+    })
+    app.addHook('onSend', (request, _reply, payload, done) => {
+      note(request)
+      done(null, payload)
+    })
+    app.addHook('onSend', async (request) => void note(request))
+    app.get('/first', (_request, reply) => {
+      waiting.push(() => reply.send({}))
+    })
+    app.get('/second', (_request, reply) => {
+      waiting.pop()?.()
+      reply.send({})
+    })
+    const first = ask(app, '/first')
+    await vi.waitUntil(() => waiting.length === 1)
+    await Promise.all([first, ask(app, '/second')])
+    for (const span of await recording.all(2))
+      expect(seen[String(span.attributes['url.path'])]).toEqual(Array(3).fill(span.spanContext()))
+  },
+)
+
 test.each(versions)('%s: a hook with the arguments that its done gets', async (_name, create) => {
   record()
   const app = traced(create)
