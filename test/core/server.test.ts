@@ -15,6 +15,7 @@ import {
   forgetError,
   receiver,
   recordError,
+  rejoin,
   start,
   traceRequest,
   type ReceivingOptions,
@@ -716,6 +717,31 @@ describe('the official RPC metadata', () => {
 })
 
 describe('the seam for adapters', () => {
+  test.each(['01', '00'])(
+    'a request that another one calls back goes on in its own context on the official SDK, with the flags %s',
+    async (flags) => {
+      const sdk = new NodeTracerProvider()
+      sdk.register()
+      onTestFinished(async () => {
+        await sdk.shutdown()
+        for (const api of [trace, context, propagation]) api.disable()
+      })
+      const waiting: (() => void)[] = []
+      const seen: unknown[] = []
+      const serving = await serve((request, response) =>
+        traceRequest(request, response, () => {
+          waiting.pop()?.()
+          waiting.push(() => rejoin(request, () => seen.push(trace.getActiveSpan()?.spanContext().traceId)))
+          response.end()
+        }),
+      )
+      const ids = ['a'.repeat(32), 'b'.repeat(32)]
+      for (const id of ids)
+        await ask(serving, '/', { headers: { traceparent: `00-${id}-${'c'.repeat(16)}-${flags}` } })
+      expect(seen).toEqual([ids[0]])
+    },
+  )
+
   test('a request that nobody traces has nothing to record or to end', async () => {
     const recording = record()
     const serving = await serve((request, response) => {

@@ -19,6 +19,7 @@ const RPC_METADATA_KEY = createContextKey('OpenTelemetry SDK Context Key RPC_MET
 const SUPPRESS_KEY = createContextKey('OpenTelemetry SDK Context Key SUPPRESS_TRACING')
 const IGNORED_KEY = createContextKey('throughline ignored')
 const PASSED_KEY = createContextKey('throughline passed')
+const REQUEST_SPAN_KEY = createContextKey('throughline request span')
 
 // Shared by all copies of this package.
 const TAKEN = Symbol.for('throughline.taken')
@@ -138,14 +139,16 @@ export function withRequestSpan(base: Context, span: Span): Context {
     const { baggage, suppressed, others } = from
     return new SlottedContext(span, baggage, OURS, suppressed, others, span)
   }
-  const scope = trace.setSpan(base, span)
+  // What another propagator has read is in a context of the API's own.
+  const scope = trace.setSpan(base, span).setValue(REQUEST_SPAN_KEY, span)
   const metadata = metadataOf(span)
   return metadata === undefined ? scope : scope.setValue(RPC_METADATA_KEY, metadata)
 }
 
-/** The span of the request that this context belongs to; undefined if it belongs to none, or is another manager's context. */
+/** The span of the request that this context belongs to, also one of the official HTTP instrumentation; undefined if to none. */
 export function requestSpanIn(of: Context): Span | undefined {
-  return isSlotted(of) ? of.requestSpan : undefined
+  if (isSlotted(of)) return of.requestSpan
+  return (of.getValue(REQUEST_SPAN_KEY) as Span | undefined) ?? rpcMetadata(of)?.span
 }
 
 /** `base` in which nothing is traced and nothing is injected: for our own exports. */
