@@ -211,6 +211,24 @@ describe.each(versions)('%s', (version, Redis) => {
       ])
     })
 
+    test('leaves none open either of what was sent before it was ready', async () => {
+      const recording = record()
+      const { redis, proxy } = await proxied()
+      proxy.reset()
+      await event(redis, 'connect')
+      proxy.isSilent = true
+      await span('caller', () => void redis.select(1))
+      proxy.isSilent = false
+      const ready = event(redis, 'ready')
+      proxy.reset()
+      await ready
+      const spans = await recording.all(2)
+      expect(spans.map(({ name, attributes }) => [name, attributes['throughline.incomplete']])).toEqual([
+        ['caller', undefined],
+        ['SELECT', true],
+      ])
+    })
+
     test('leaves none open either where the app leaves before the next one is ready', async () => {
       const recording = record()
       const { redis, proxy } = await proxied()

@@ -15,6 +15,10 @@ export interface Stream {
   readonly remotePort?: number
 }
 
+interface Queue {
+  toArray?(): { readonly command: Command }[]
+}
+
 /** What a Redis and a Cluster have in common, with properties that their typings lack. */
 export interface Client {
   readonly status: string
@@ -38,8 +42,10 @@ export interface Client {
   /** Its own state of the connection: the database that is selected. */
   readonly condition?: { readonly select?: number } | null
   readonly stream?: Stream | null
+  /** Of a Redis: commands that have been sent. */
+  readonly commandQueue?: Queue | null
   /** Commands that the previous connection left unanswered, while they may be sent again. */
-  readonly prevCommandQueue?: { toArray?(): { readonly command: Command }[] } | null
+  readonly prevCommandQueue?: Queue | null
   readonly _autoPipelines?: ReadonlyMap<string, unknown>
   connect: Method
   sendCommand: Method
@@ -48,6 +54,8 @@ export interface Client {
   duplicate: Method
   emit: Method
   setStatus: Method
+  /** Of a Redis: called as soon as it has connected. */
+  resetCommandQueue?: Method
   /** Of a Redis: tells the app of an error of its connection, if that listens. */
   silentEmit?: Method
   /** Of a Cluster: the clients of its nodes. */

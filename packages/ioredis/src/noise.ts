@@ -44,6 +44,16 @@ export function ownCommands(client: Client): (command: Command) => boolean {
     }
   })
 
+  // Each new connection has a new queue. What the old one holds, and is not kept to be sent again, ioredis drops in silence.
+  if (client.resetCommandQueue !== undefined)
+    override(client as Required<Client>, 'resetCommandQueue', (original) => {
+      return function resetCommandQueue(this: unknown, ...args) {
+        const { commandQueue, prevCommandQueue } = client
+        if (commandQueue !== prevCommandQueue) abandonAll(commandQueue)
+        return Reflect.apply(original, this, args)
+      }
+    })
+
   // Both send their own readiness check, a Redis even when it has lost the connection meanwhile.
   override(client as Required<Client>, client.isCluster ? 'readyCheck' : '_readyCheck', (original) => {
     return function readyCheck(this: unknown, ...args) {
@@ -82,4 +92,8 @@ function abandonUnanswered({ prevCommandQueue }: Client): void {
   queueMicrotask(() => {
     for (const { command } of dropped) abandon(command)
   })
+}
+
+function abandonAll(queue: Client['commandQueue']): void {
+  for (const { command } of queue?.toArray?.() ?? []) abandon(command)
 }
