@@ -422,9 +422,9 @@ function onExit(
 }
 
 /**
- * A signal that would have ended the process still does, after a flush: `finish`. Where the app listens itself, the end
- * is its own affair: we `begin` a flush, and what ends during its drain leaves at once, for many exit when the last answer is out. Who sends a
- * second one does not wait for our flush: we `abandon` what has not left.
+ * A signal that would have ended the process still does, after a flush: `finish`. Where the app listens itself, the end is its
+ * own affair: we `begin` a flush, and what ends during its drain leaves as it ends, since many apps exit right behind their last
+ * answer. Who sends a second one does not wait for our flush: we `abandon` what has not left.
  */
 function onSignals(finish: () => Promise<void>, begin: () => void, abandon: () => void): () => void {
   // Each knows its signal: an app that emits one itself need not name it again.
