@@ -34,7 +34,8 @@ describe.each(versions)('%s: the current span is the request’s', (name, create
     })
     let hooks: Function[] = []
     app.get('/', async (request) => {
-      const { onRequest } = Reflect.get(request, symbolOf(request, 'fastify.context') ?? '') as {
+      // Before 4.10 it was a plain property.
+      const { onRequest } = Reflect.get(request, symbolOf(request, 'fastify.context') ?? 'context') as {
         onRequest: typeof hooks
       }
       hooks = onRequest

@@ -92,7 +92,7 @@ const OLD_FASTIFY_5 = [
 const OLD_UNDICI_6 = [
   {
     titles:
-      /^undici 6 (with .* each (hop of a redirect that an interceptor follows|try of a RetryAgent|try of an interceptor) is |a RetryAgent goes on )/,
+      /^undici 6 (with .* each (hop of a redirect that an interceptor follows|try of a RetryAgent|try of an interceptor) is |with .* (a redirect|another try)( of a RetryAgent)? is below its own caller |a RetryAgent goes on )/,
     reason: 'undici 6.0 has no RetryAgent, nor interceptors that redirect or try again',
   },
   {
