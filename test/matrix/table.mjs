@@ -249,6 +249,10 @@ export const LINES = [
               /^ioredis 5 .* leaves none open either where the app leaves before the next one is ready$/,
             reason: 'ioredis 5.0 keeps nothing of what was under way once the next connection fails too',
           },
+          {
+            titles: /^ioredis 5 .* leaves none open either of what was sent before it was ready$/,
+            reason: 'ioredis 5.0 sends that again, and it is answered',
+          },
         ],
       },
       { version: '5.11.1' },
