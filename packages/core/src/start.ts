@@ -189,8 +189,9 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
     return current
   }
   /**
-   * Who comes while a flush is at work shares the one behind it, which begins no later than their spans could leave. An app may flush at
-   * the end of each request: one for each of them would cost the more the more there are, and keep 6 KB until the collector answers.
+   * Who comes while a flush is at work shares the one behind it, which begins no later than their spans could leave. An app may
+   * flush at the end of each request: one for each of them would cost the more the more there are, and keep 6 KB until the
+   * collector answers.
    */
   function flushShared(): Promise<unknown> {
     if (current === undefined) return flushAll()

@@ -274,8 +274,8 @@ export function endsWithRequests({ name, served }: Contract): void {
       expect(span.attributes['error.type']).toBe('aborted')
     })
 
-    test('comes for all of those that a client sent without waiting for answers, when it leaves', async () => {
-      const recording = record()
+    /** A connection on which two requests have arrived that nobody answers, sent at once with what is behind them. */
+    async function twoWaiting(behind = ''): Promise<Socket> {
       const arrived = new EventEmitter()
       let count = 0
       const serving = await served((exchange) => {
@@ -285,8 +285,14 @@ export function endsWithRequests({ name, served }: Contract): void {
       })
       const both = once(arrived, '2')
       const client = connect(serving.port, '127.0.0.1').on('error', () => {})
-      client.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(2))
+      client.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(2) + behind)
       await both
+      return client
+    }
+
+    test('comes for all of those that a client sent without waiting for answers, when it leaves', async () => {
+      const recording = record()
+      const client = await twoWaiting()
       client.destroy()
       const spans = await recording.all(2)
       expect(spans.map(({ attributes }) => attributes['error.type'])).toEqual(['aborted', 'aborted'])
@@ -324,21 +330,9 @@ export function endsWithRequests({ name, served }: Contract): void {
 
     test('comes for one that waits behind another when a third one takes their connection away from the server', async () => {
       const recording = record()
-      const arrived = new EventEmitter()
-      let count = 0
-      const serving = await served((exchange) => {
-        count += 1
-        arrived.emit(`${count}`)
-        return never(exchange)
-      })
-      const both = once(arrived, '2')
-      const client = connect(serving.port, '127.0.0.1').on('error', () => {})
-      onTestFinished(() => void client.destroy())
       // Nobody listens for CONNECT: Node destroys the connection.
-      client.write(
-        `${'GET / HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(2)}CONNECT b:80 HTTP/1.1\r\nHost: b:80\r\n\r\n`,
-      )
-      await both
+      const client = await twoWaiting('CONNECT b:80 HTTP/1.1\r\nHost: b:80\r\n\r\n')
+      onTestFinished(() => void client.destroy())
       const spans = await recording.all(2)
       expect(spans.map(({ attributes }) => attributes['error.type'])).toEqual(['aborted', 'aborted'])
     })
