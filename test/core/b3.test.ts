@@ -21,8 +21,13 @@ import {
   compositePropagator,
   traceContextPropagator,
 } from '../../packages/core/src/propagation.ts'
-import { ruleBased } from '../../packages/core/src/rules.ts'
-import { alwaysOff, alwaysOn, parentBased, traceIdRatio } from '../../packages/core/src/sampling.ts'
+import {
+  alwaysOff,
+  alwaysOn,
+  parentBased,
+  ruleBased,
+  traceIdRatio,
+} from '../../packages/core/src/sampling.ts'
 import { engine, said } from './engine.ts'
 
 const traceId = '80f198ee56343ba864fe8b2a57d3eff7'

@@ -28,10 +28,10 @@ import {
   guardedSampler,
   parentBased,
   probability,
+  ruleBased,
   traceIdRatio,
   type Sampler,
 } from '../../packages/core/src/sampling.ts'
-import { ruleBased } from '../../packages/core/src/rules.ts'
 import { emptyTraceState, parseTracestate } from '../../packages/core/src/trace-context.ts'
 import { LazyOptions, engine, processor, said } from './engine.ts'
 

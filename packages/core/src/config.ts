@@ -39,15 +39,16 @@ import {
 } from './propagation.ts'
 import { LOG_LEVELS, reportOnce } from './report.ts'
 import { describeProcess, extended, type Resource } from './resource.ts'
-import { ruleBased, type SamplingRule } from './rules.ts'
 import {
   alwaysOff,
   alwaysOn,
   guardedSampler,
   parentBased,
   probability,
+  ruleBased,
   traceIdRatio,
   type Sampler,
+  type SamplingRule,
 } from './sampling.ts'
 import * as semconv from './semconv.ts'
 import type { SpanLimits, SpanProcessor } from './span.ts'

@@ -6,7 +6,7 @@
 export { span } from './current.ts'
 export { flush, start, type Tracing } from './start.ts'
 export type { StartOptions } from './config.ts'
-export type { RuleMatch, SamplingRule } from './rules.ts'
+export type { RuleMatch, SamplingRule } from './sampling.ts'
 export { untrace } from './patch.ts'
 export { traceRequest } from './server.ts'
 
