@@ -12,6 +12,7 @@ export { traceRequest } from './server.ts'
 
 // The seams that adapters are made of: inbound, and what the outbound ones behind doors of their own need as well.
 export { beforeEvent } from './context.ts'
+export type { Framework } from './exchange.ts'
 export {
   carriedBy,
   endRequest,
@@ -20,8 +21,7 @@ export {
   recordError,
   recordRejection,
   rejoin,
-  type Framework,
-} from './exchange.ts'
+} from './listeners.ts'
 export { handOn, receiver, type Inbound, type Receive, type ReceivingOptions } from './server.ts'
 export { middlewareSpans, type BeginLayer, type LayerSpan, type MiddlewareSpans } from './middleware.ts'
 export { methodAttribute, spanName, withOldNames, wantsOldNames } from './http.ts'

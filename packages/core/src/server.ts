@@ -26,20 +26,10 @@ import {
   type RpcMetadata,
 } from './context.ts'
 import { tracerFor } from './current.ts'
-import {
-  bindListeners,
-  endAtHandshake,
-  Exchange,
-  exchangeOf,
-  NODES_FINISH_LISTENERS,
-  recordError,
-  recordRejection,
-  type AnyExchange,
-  type Framework,
-  type Seam,
-} from './exchange.ts'
+import { Exchange, NODES_FINISH_LISTENERS, type AnyExchange, type Framework, type Seam } from './exchange.ts'
 import { lowerCased, pathOf, spanName, targetOf } from './http.ts'
 import { RANDOM_FLAG, randomIds } from './ids.ts'
+import { bindListeners, endAtHandshake, exchangeOf, recordError, recordRejection } from './listeners.ts'
 import { isMetered, requestMeasurements } from './metrics.ts'
 import type { MiddlewareSpans } from './middleware.ts'
 import {
