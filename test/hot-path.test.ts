@@ -10,6 +10,8 @@ import { describe, expect, test } from 'vitest'
 interface Shape {
   listeners: string[]
   keys: string[]
+  /** The objects whose properties V8 keeps in a dictionary. */
+  slow: string[]
 }
 
 interface Phase {
@@ -221,6 +223,14 @@ describe.each(costs)('a request to $framework', ({ framework, promises, runs, re
         more: expected,
         less: [],
       })
+    }
+  })
+
+  test.each(asked)('%s meets no object that V8 has to search because of us', async (phase) => {
+    const { bare, traced } = await both(framework)
+    for (const moment of ['handled', 'closed'] as const) {
+      const [slow, slowWithout] = [traced, bare].map(({ phases }) => phases[phase].shapes[moment].slow)
+      expect(beyond(slow ?? [], slowWithout ?? [])).toEqual([])
     }
   })
 

@@ -5,6 +5,7 @@ import { createServer } from 'node:http'
 import { syncBuiltinESMExports } from 'node:module'
 import { Socket } from 'node:net'
 import { setImmediate as turn } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
 
 const { framework, isTraced } = JSON.parse(process.argv[2])
 
@@ -33,6 +34,10 @@ Object.defineProperty(asyncHooks, 'AsyncLocalStorage', { value: CountedStorage }
 syncBuiltinESMExports()
 
 // ---- What is seen of a request ----
+
+setFlagsFromString('--allow-natives-syntax')
+/** Whether V8 finds the object's properties by their place, not in a dictionary, and can put what they do into its caller. */
+const isFast = new Function('object', 'return %HasFastProperties(object)')
 
 /** What is asked of a request's connection to describe who sent it. */
 const OF_THE_PEER = ['remoteAddress', 'remotePort', 'remoteFamily', 'localAddress', 'localPort', 'encrypted']
@@ -97,12 +102,12 @@ function arrived(request, response) {
   })
 }
 
-/** In the app's handler. */
-function handled(request, response) {
-  shapes.handled ??= shapeOf(request, response)
+/** In the app's handler; `own` is what the framework made for the request. */
+function handled(request, response, own = {}) {
+  shapes.handled ??= shapeOf(request, response, own)
 }
 
-function shapeOf(request, response) {
+function shapeOf(request, response, own = {}) {
   const { socket, rawHeaders } = request
   const emitters = { request, response, socket, server }
   const objects = {
@@ -116,7 +121,11 @@ function shapeOf(request, response) {
   const keys = Object.entries(objects).flatMap(([of, object]) =>
     Reflect.ownKeys(object).map((key) => `${of}: ${String(key)}`),
   )
-  return { listeners: listenersOf(emitters), keys: keys.sort() }
+  for (const [of, object] of Object.entries(own))
+    Object.assign(objects, { [of]: object }, prototypesOf(of, object))
+  // The socket has got accessors here.
+  const slow = Object.keys(objects).filter((of) => of !== 'socket' && !isFast(objects[of]))
+  return { listeners: listenersOf(emitters), keys: keys.sort(), slow }
 }
 
 function listenersOf(emitters) {
@@ -156,7 +165,7 @@ const apps = {
     const app = fastify()
     if (isTraced) app.register((await import('@throughline/fastify')).tracing)
     app.get('/users/:id', (request, reply) => {
-      handled(request.raw, reply.raw)
+      handled(request.raw, reply.raw, { request, reply })
       reply.send({ id: request.params.id })
     })
     await app.ready()
@@ -184,7 +193,7 @@ async function koa(setUp = () => {}) {
   setUp(app)
   if (isTraced) app.use((await import('@throughline/koa')).tracing())
   app.use((ctx) => {
-    handled(ctx.req, ctx.res)
+    handled(ctx.req, ctx.res, { context: ctx })
     ctx.body = { id: 7 }
   })
   return createServer(app.callback())

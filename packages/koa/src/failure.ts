@@ -60,8 +60,24 @@ function hearHandler(context: object & { onerror?: unknown }): boolean {
       else Object.defineProperty(this, 'onerror', { ...OWN, value: heard(given) })
     },
   })
-  if (!isOwn) Object.setPrototypeOf(context, holder)
+  if (!isOwn) {
+    readThrough(holder)
+    Object.setPrototypeOf(context, holder)
+  }
   return true
+}
+
+/** After some dozens V8 looks at what a function has read; they take some microseconds, once for each app. */
+const READS = 1000
+
+/**
+ * V8 keeps an object that becomes a prototype in a slow form until something is read through it, and looks no further than a
+ * prototype that it has seen before: what is put in between later would stay slow, and with it, in each request, all that Koa's
+ * context inherits from behind it.
+ */
+function readThrough(prototype: object): void {
+  const reader = Object.create(prototype) as { onerror?: unknown }
+  for (let read = 0; read < READS; read++) void reader.onerror
 }
 
 function descriptorOf(object: object | null, key: string): PropertyDescriptor | undefined {
