@@ -209,7 +209,7 @@ export function summarizer(text: string): { visit: TokenVisitor; finish: () => s
   /** True if the word is a clause of the query, not a name. */
   function onClause(word: string, before: string): boolean {
     if (word === 'FROM') {
-      if (before === 'DISTINCT' && level.verb !== 'DELETE') return true
+      if (before === 'DISTINCT') return true
       level.wants = level.lists = true
     } else if (word === 'JOIN') {
       level.wants = level.lists = true
