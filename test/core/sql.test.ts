@@ -146,6 +146,8 @@ describe('the summary that names a span', () => {
     'UPDATE ONLY t SET a = 1, b = 2 FROM u, v WHERE t.id = u.id': 'UPDATE t u v',
     'DELETE FROM t USING u, v WHERE a': 'DELETE t u v',
     'DELETE FROM t WHERE a IS DISTINCT FROM b': 'DELETE t',
+    'DELETE FROM t USING (u JOIN v USING (id)) JOIN w USING (id)': 'DELETE t u v w',
+    'MERGE INTO t USING (u LEFT JOIN v ON a) w ON b WHEN MATCHED THEN DELETE': 'MERGE t u v',
     'MERGE INTO t USING u ON a WHEN MATCHED THEN UPDATE SET b = 1 WHEN NOT MATCHED THEN INSERT (c) VALUES (d)':
       'MERGE t u',
     'WITH a AS (SELECT * FROM t), b (c) AS NOT MATERIALIZED (DELETE FROM u RETURNING *) SELECT * FROM a, b, v':

@@ -56,6 +56,8 @@ interface Level {
   wants: boolean
   /** A comma announces a further target. */
   lists: boolean
+  /** It has a JOIN: the USING behind it holds columns. */
+  joins: boolean
   /** Between WITH and its main operation: the definitions of common tables. */
   with: 'no' | 'name' | 'body'
   /** The common table being defined; it becomes known behind its definition. */
@@ -63,7 +65,7 @@ interface Level {
 }
 
 function newLevel(opens: Level['opens']): Level {
-  return { opens, verb: '', query: false, wants: false, lists: false, with: 'no', common: '' }
+  return { opens, verb: '', query: false, wants: false, lists: false, joins: false, with: 'no', common: '' }
 }
 
 /**
@@ -212,11 +214,11 @@ export function summarizer(text: string): { visit: TokenVisitor; finish: () => s
       if (before === 'DISTINCT') return true
       level.wants = level.lists = true
     } else if (word === 'JOIN') {
-      level.wants = level.lists = true
+      level.wants = level.lists = level.joins = true
     } else if (word === 'INTO') {
       level.wants = true
       level.lists = false
-    } else if (word === 'USING' && (level.verb === 'DELETE' || level.verb === 'MERGE')) {
+    } else if (word === 'USING' && !level.joins && (level.verb === 'DELETE' || level.verb === 'MERGE')) {
       level.wants = level.lists = true
     } else if (AFTER_TARGETS.has(word)) {
       level.wants = level.lists = false
@@ -279,8 +281,8 @@ export function summarizer(text: string): { visit: TokenVisitor; finish: () => s
   function openParenthesis(before: string): void {
     const definition = level.with === 'body' && (before === 'AS' || before === 'MATERIALIZED')
     const inner = newLevel(silent ? 'no' : definition ? 'query' : 'reserved')
-    // `FROM (a JOIN b …)`; the parenthesis of `JOIN c USING (id)` holds columns.
-    if (level.query && level.wants && before !== 'USING') inner.query = inner.wants = inner.lists = true
+    // `FROM (a JOIN b …)`
+    if (level.query && level.wants) inner.query = inner.wants = inner.lists = true
     if (level.query || level.verb === 'COPY') level.wants = false
     if (level.verb !== 'EXPLAIN' && level.verb !== 'PREPARE') level.opens = 'no'
     level = inner
