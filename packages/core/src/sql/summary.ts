@@ -15,6 +15,8 @@ function words(list: string): ReadonlySet<string> {
 
 /** Statements whose clauses name the targets. */
 const QUERIES = words('SELECT INSERT UPDATE DELETE MERGE REPLACE UPSERT VALUES')
+/** Those of them that only read. */
+const READS = words('SELECT VALUES')
 /** Statements of the form `verb [modifiers] kind name`. */
 const DEFINITIONS = words('CREATE ALTER DROP REFRESH REINDEX')
 /** Statements of the form `verb name`, and those of them that take a list of names. */
@@ -56,6 +58,8 @@ interface Level {
   wants: boolean
   /** A comma announces a further target. */
   lists: boolean
+  /** The next target is written to, so it is no common table. */
+  writes: boolean
   /** It has a JOIN: the USING behind it holds columns. */
   joins: boolean
   /** Between WITH and its main operation: the definitions of common tables. */
@@ -65,7 +69,17 @@ interface Level {
 }
 
 function newLevel(opens: Level['opens']): Level {
-  return { opens, verb: '', query: false, wants: false, lists: false, joins: false, with: 'no', common: '' }
+  return {
+    opens,
+    verb: '',
+    query: false,
+    wants: false,
+    lists: false,
+    writes: false,
+    joins: false,
+    with: 'no',
+    common: '',
+  }
 }
 
 /**
@@ -183,6 +197,7 @@ export function summarizer(text: string): { visit: TokenVisitor; finish: () => s
     level.verb = word
     level.with = 'no'
     level.query = QUERIES.has(word)
+    level.writes = level.query && !READS.has(word)
     level.wants = word === 'UPDATE' || word === 'MERGE' || NAMERS.has(word)
     level.lists = LISTERS.has(word)
     kindNext = DEFINITIONS.has(word)
@@ -256,9 +271,10 @@ export function summarizer(text: string): { visit: TokenVisitor; finish: () => s
     if (name.length === 0) return
     if (name.at(-1) === '.') name.pop()
     const [only = ''] = name
-    if (!(level.query && name.length === 1 && commons.has(foldedName(only)))) add(name.join(''))
+    const isCommon = level.query && !level.writes && name.length === 1 && commons.has(foldedName(only))
+    if (!isCommon) add(name.join(''))
     name = []
-    level.wants = false
+    level.wants = level.writes = false
     if (!level.query && !level.lists) silent = true
   }
 
