@@ -325,6 +325,20 @@ test('what onConnect asks has no span where the pool is not traced any more', as
   }
 })
 
+test('a pool made with the options of a traced one is not traced, and those stay as they were', async () => {
+  const recording = record()
+  const onConnect = (client: PoolClient) => client.query("SET application_name TO 'app'")
+  const traced = tracePg(open({ onConnect }))
+  const { options } = traced as unknown as { options: { onConnect: unknown } }
+  expect(options.onConnect).toBe(onConnect)
+  const other = open({ onConnect: options.onConnect })
+  await other.query('SELECT 1')
+  await traced.query('SELECT 2 AS two')
+  const spans = await recording.all(2)
+  expect(names(spans)).toEqual(['SET application_name', 'SELECT'])
+  expect(spans[1]?.attributes['db.query.text']).toBe('SELECT ? AS two')
+})
+
 test('a connection that verify refuses is the error of the query', async () => {
   const recording = record()
   const refuse = (_client: PoolClient, done: (error: Error) => void) => done(new TypeError('of the app'))

@@ -203,14 +203,15 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   gaugePool(pool)
 }
 
-/** The client that the option `onConnect` gets has not been announced yet. */
+/** The client that the option `onConnect` gets has not been announced yet: it is traced as soon as the pool has made it. */
 function traceOnConnect(pool: OpenPool): void {
-  const options = pool.options as unknown as Record<'onConnect', Method> | undefined
-  if (typeof options?.onConnect !== 'function' || isTraced(options)) return
-  override(options, 'onConnect', (original) => {
-    return function onConnect(this: unknown, ...args) {
-      if (isTraced(pool)) traceClient(args[0] as Connected, pool)
-      return Reflect.apply(original, this, args)
+  if (typeof (pool.options as { onConnect?: unknown }).onConnect !== 'function') return
+  override(methodsOf(pool), 'newClient', (original) => {
+    return function newClient(this: unknown, ...args) {
+      const result = Reflect.apply(original, this, args)
+      const client = newest(pool)
+      if (client !== undefined) traceClient(client, pool)
+      return result
     }
   })
 }
@@ -243,8 +244,8 @@ function hasToWait({ idleCount, waitingCount }: OpenPool): boolean {
 }
 
 // The overloads of pg's methods are many, and all pass through as they are.
-function methodsOf(target: object): Record<'query' | 'connect' | 'emit' | 'end', Method> {
-  return target as Record<'query' | 'connect' | 'emit' | 'end', Method>
+function methodsOf(target: object): Record<'query' | 'connect' | 'newClient' | 'emit' | 'end', Method> {
+  return target as Record<'query' | 'connect' | 'newClient' | 'emit' | 'end', Method>
 }
 
 /** What the span is named after: the call of the app. */
