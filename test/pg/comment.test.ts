@@ -99,14 +99,14 @@ test('tracestate goes along, encoded; baggage, which is private, stays', async (
   const carrier = {
     traceparent: formatTraceparent(parent),
     tracestate: 'congo=t61,rojo=00f0',
-    baggage: 'user=ada',
+    baggage: 'user=lovelace',
   }
   const { context } = await import('@opentelemetry/api')
   const within = propagation.extract(context.active(), carrier)
   const { rows } = await context.with(within, () => client.query(ASKED))
   const [{ query }] = rows as [{ query: string }]
   expect(query).toMatch(/,tracestate='congo%3Dt61%2Crojo%3D00f0'\*\/$/)
-  expect(query).not.toContain('ada')
+  expect(query).not.toContain('lovelace')
 })
 
 describe('there is no comment', () => {
