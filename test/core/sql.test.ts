@@ -133,6 +133,10 @@ describe('the summary that names a span', () => {
     'SELECT * FROM generate_series(1, 2) WITH ORDINALITY AS g(a, b), t': 'SELECT generate_series t',
     'SELECT * FROM t FOR NO KEY UPDATE OF t SKIP LOCKED': 'SELECT t',
     'SELECT t.select, t.from FROM t': 'SELECT t',
+    'SELECT a AS from, b AS to, c AS select, d AS distinct FROM t AS v JOIN u AS w USING (a)': 'SELECT t u',
+    'UPDATE t AS v SET a = 1 RETURNING a AS into, b': 'UPDATE t',
+    'WITH a AS MATERIALIZED (SELECT b AS with FROM t) SELECT c AS union, d FROM a AS e, u':
+      'SELECT t SELECT u',
     'SELECT 1 FROM a UNION ALL (SELECT 2 FROM b) EXCEPT SELECT 3 FROM c': 'SELECT a b c',
     'SELECT * FROM (VALUES (1, 2)) v': 'SELECT',
     'VALUES (1)': 'VALUES',
@@ -158,6 +162,8 @@ describe('the summary that names a span', () => {
     'WITH t AS (DELETE FROM u RETURNING *) INSERT INTO t SELECT * FROM t': 'DELETE u INSERT t SELECT',
     'WITH t AS (SELECT 1 FROM u) DELETE FROM t USING t AS w': 'SELECT u DELETE t',
     'INSERT INTO t WITH a AS (SELECT 1 FROM u) SELECT * FROM a': 'INSERT t SELECT u SELECT',
+    'INSERT INTO t WITH a AS MATERIALIZED (DELETE FROM u RETURNING *) SELECT * FROM a':
+      'INSERT t DELETE u SELECT',
     'BEGIN; INSERT INTO t VALUES (1); INSERT INTO t VALUES (2); UPDATE u SET a = 1; COMMIT':
       'BEGIN INSERT t UPDATE u COMMIT',
     'START TRANSACTION ISOLATION LEVEL SERIALIZABLE': 'START TRANSACTION',

@@ -167,6 +167,13 @@ export function summarizer(text: string): { visit: TokenVisitor; finish: () => s
       if (levels.length === 1) onKind(word, start, end)
       return
     }
+    // A name that the app gives, which may be any word.
+    if (before === 'AS' && level.query && level.with === 'no') {
+      last = ''
+      level.opens = 'no'
+      arm = false
+      return
+    }
     const { opens } = level
     if (opens === 'any' && level.verb === 'EXPLAIN' && BEFORE_NAMED.has(word)) return
     level.opens = 'no'
