@@ -7,13 +7,14 @@ import {
   type ProxyTracerProvider,
   type Span,
 } from '@opentelemetry/api'
+import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
 import { span } from '@throughline/core'
 import { Call, sender, type Sender, type SendingOptions } from '@throughline/core/client'
-import { describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test } from 'vitest'
 import { ignoreTracing, suppressTracing } from '../../packages/core/src/context.ts'
 import { measure } from '../measuring.ts'
 import { record } from '../recording.ts'
-import { said } from './engine.ts'
+import { processor, said } from './engine.ts'
 
 type Outcome = [answer: string]
 
@@ -319,5 +320,44 @@ describe('a call that is measured', () => {
     expect(recording.spans).toHaveLength(1)
     expect(await measuring.points(DURATION)).toEqual([])
     expect(reports.lines).toEqual([expect.stringContaining('a call could not be measured')])
+  })
+})
+
+describe('a call on the official SDK harms nobody', () => {
+  const ends: [string, (send: Sender<[text: string], Outcome>, call: Counted) => void][] = [
+    ['succeeds', (send, call) => send.succeed(call)],
+    ['fails', (send, call) => send.fail(call, 'ECONNRESET', 'reset', true)],
+    ['is never answered', (_send, call) => call.abandon()],
+  ]
+  afterEach(() => trace.disable())
+
+  test.each(ends)('that %s where a processor throws at its end: that is said once', (_how, end) => {
+    const reports = said()
+    const throwing = processor({
+      onEnd() {
+        throw new Error('of the processor')
+      },
+    })
+    trace.setGlobalTracerProvider(new BasicTracerProvider({ spanProcessors: [throwing] }))
+    const send = made()
+    for (let count = 0; count < 2; count++) end(send, begun(send).call)
+    expect(reports.lines).toEqual([expect.stringContaining('the end of a call could not be recorded')])
+  })
+
+  test.each(ends.slice(0, 2))('that %s where an attribute of the app cannot be read', (_how, end) => {
+    const reports = said()
+    const exporter = new InMemorySpanExporter()
+    trace.setGlobalTracerProvider(
+      new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] }),
+    )
+    const attributes = () => ({
+      get 'app.answer'(): string {
+        throw new Error('of the getter')
+      },
+    })
+    const send = made({ attributes })
+    end(send, begun(send).call)
+    expect(exporter.getFinishedSpans()).toMatchObject([{ name: 'call' }])
+    expect(reports.lines).toEqual([expect.stringContaining('left out, since to read it threw: attributes')])
   })
 })

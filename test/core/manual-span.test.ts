@@ -1,10 +1,12 @@
 import { span } from '@throughline/core'
 import { context, SpanKind, SpanStatusCode, trace, type Span } from '@opentelemetry/api'
+import { BasicTracerProvider } from '@opentelemetry/sdk-trace-base'
 import { setImmediate as turn } from 'node:timers/promises'
 import { runInNewContext } from 'node:vm'
-import { describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test } from 'vitest'
 import { complaints } from '../contract/server/watch.ts'
 import { record } from '../recording.ts'
+import { processor, said } from './engine.ts'
 
 describe('span()', () => {
   test('of a sync function stays sync: result and end are there when it returns', () => {
@@ -240,6 +242,28 @@ test('a span that the function ends itself is ended once, without a word, also w
   const spans = await recording.all(4)
   expect(spans.map(({ status, events }) => [status.code, events])).toEqual([1, 2, 3, 4].map(() => [0, []]))
   expect(said).toEqual([])
+})
+
+describe('on the official SDK the app gets what its function returned or threw', () => {
+  afterEach(() => trace.disable())
+
+  test.each(['onStart', 'onEnd'] as const)('where a processor throws in %s: that is said', async (step) => {
+    const reports = said()
+    const throwing = processor({
+      [step]() {
+        throw new Error('of the processor')
+      },
+    })
+    trace.setGlobalTracerProvider(new BasicTracerProvider({ spanProcessors: [throwing] }))
+    const fail = () => {
+      throw new Error('of the app')
+    }
+    expect(span('work', () => 1)).toBe(1)
+    expect(await span('work', async () => 2)).toBe(2)
+    expect(() => span('work', fail)).toThrow('of the app')
+    await expect(span('work', async () => fail())).rejects.toThrow('of the app')
+    expect(reports.lines).toHaveLength(1)
+  })
 })
 
 function thrower(): never {

@@ -9,7 +9,7 @@ import {
   type Context,
   type Span,
 } from '@opentelemetry/api'
-import type { NamedWriter } from './attribute.ts'
+import { sayUnreadable, type NamedWriter } from './attribute.ts'
 import type { Ticks } from './clock.ts'
 import { activeContext, isIgnored, isOrdinary, isSuppressed, spanIn, withSpan } from './context.ts'
 import { tracerFor } from './current.ts'
@@ -76,6 +76,16 @@ export abstract class Call<
   /** Whether anybody needs to know when it ends. */
   get isOpen(): boolean {
     return this.measurement !== undefined || this.span.isRecording()
+  }
+
+  /** Ends the span of a call that will not be answered, marked as incomplete. It is not measured, since it never ends. */
+  abandon(): void {
+    this.measurement = undefined
+    try {
+      if (this.span.isRecording()) this.span.setAttribute(semconv.INCOMPLETE, true).end()
+    } catch (error) {
+      sayUnended(error)
+    }
   }
 
   /** Adds attributes to its span quickly; false if they must be set with `setAttribute`: see Span's `putNamed`. */
@@ -224,9 +234,13 @@ export function sender<
 
   function succeed(call: Call<Subject, Outcome>, endTicks?: Ticks): void {
     const { span } = call
-    if (span.isRecording()) {
-      if (moreAttributes !== undefined) addMore(call)
-      span.end(endTicks)
+    try {
+      if (span.isRecording()) {
+        if (moreAttributes !== undefined) addMore(call)
+        span.end(endTicks)
+      }
+    } catch (error) {
+      sayUnended(error)
     }
     if (call.measurement !== undefined) measure(call, call.measurement, undefined, endTicks)
   }
@@ -239,13 +253,17 @@ export function sender<
     endTicks?: Ticks,
   ): void {
     const { span } = call
-    if (span.isRecording()) {
-      span.setAttribute(semconv.ERROR_TYPE, type)
-      span.setStatus(
-        message === undefined ? { code: SpanStatusCode.ERROR } : { code: SpanStatusCode.ERROR, message },
-      )
-      if (hasOutcome && moreAttributes !== undefined) addMore(call)
-      span.end(endTicks)
+    try {
+      if (span.isRecording()) {
+        span.setAttribute(semconv.ERROR_TYPE, type)
+        span.setStatus(
+          message === undefined ? { code: SpanStatusCode.ERROR } : { code: SpanStatusCode.ERROR, message },
+        )
+        if (hasOutcome && moreAttributes !== undefined) addMore(call)
+        span.end(endTicks)
+      }
+    } catch (error) {
+      sayUnended(error)
     }
     if (call.measurement !== undefined) measure(call, call.measurement, type, endTicks)
   }
@@ -266,12 +284,22 @@ export function sender<
     }
   }
 
+  // The span ends without what cannot be read of them.
   function addMore(call: Call<Subject, Outcome>): void {
-    const more = answeredAttributes(moreAttributes?.(...call.outcome()))
-    if (more !== undefined) call.span.setAttributes(more)
+    try {
+      const more = answeredAttributes(moreAttributes?.(...call.outcome()))
+      if (more !== undefined) call.span.setAttributes(more)
+    } catch (error) {
+      sayUnreadable('attributes', error)
+    }
   }
 
   return { asksOutcome: moreAttributes !== undefined, caller, begin, succeed, fail }
+}
+
+/** An end is told in a callback of the client library: what another provider's spans and processors throw must not reach it. */
+function sayUnended(error: unknown): void {
+  reportOnce('call end', 'error', 'the end of a call could not be recorded', error)
 }
 
 /** The headers that carry this context: traceparent and tracestate, baggage, or what the app's propagator sends. */

@@ -1,9 +1,11 @@
 import {
   context,
+  INVALID_SPAN_CONTEXT,
   ProxyTracerProvider,
   SpanStatusCode,
   trace,
   type Attributes,
+  type Context,
   type Span,
   type Tracer,
   type TracerProvider,
@@ -243,7 +245,7 @@ export function span<T>(name: string, ...rest: [(span: Span) => T] | [Attributes
   }
   const attributes = rest.length > 1 ? attributesIn(rest[0]) : {}
   const parent = context.active()
-  const made = manualTracer().startSpan(name, { attributes }, parent)
+  const made = begun(name, attributes, parent)
   const work = fn as (span: Span) => T
   const within = withSpan(parent, made)
 
@@ -284,12 +286,28 @@ function attributesIn(given: unknown): Attributes {
   return {}
 }
 
-// The app may have ended it itself.
-function endOnce(made: Span): void {
-  if (made.isRecording()) made.end()
+// The app gets what its function returned, or the error as it was thrown: what the spans and processors of another provider throw
+// may not take their place.
+
+/** `fn` must be called: if its span could not be started, the parent's context passes through. */
+function begun(name: string, attributes: Attributes, parent: Context): Span {
+  try {
+    return manualTracer().startSpan(name, { attributes }, parent)
+  } catch (error) {
+    reportOnce('startSpan', 'error', 'a span could not be started', error)
+    return trace.wrapSpanContext(trace.getSpanContext(parent) ?? INVALID_SPAN_CONTEXT)
+  }
 }
 
-// The caller gets the error as it was thrown: nothing here may throw instead.
+function endOnce(made: Span): void {
+  try {
+    // The app may have ended it itself.
+    if (made.isRecording()) made.end()
+  } catch (error) {
+    sayUnended(error)
+  }
+}
+
 function endFailed(failed: Span, error: unknown): void {
   if (!failed.isRecording()) return
   const message = messageOf(error)
@@ -299,8 +317,16 @@ function endFailed(failed: Span, error: unknown): void {
   } catch (trouble) {
     reportOnce('manual span', 'error', 'an error could not be recorded on its span', trouble)
   }
-  failed.setStatus({ code: SpanStatusCode.ERROR, message })
-  failed.end()
+  try {
+    failed.setStatus({ code: SpanStatusCode.ERROR, message })
+    failed.end()
+  } catch (trouble) {
+    sayUnended(trouble)
+  }
+}
+
+function sayUnended(error: unknown): void {
+  reportOnce('manual span:end', 'error', 'the end of a span could not be recorded', error)
 }
 
 function isThenable<T>(value: T): value is T & PromiseLike<unknown> {

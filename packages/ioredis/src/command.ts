@@ -167,11 +167,9 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
     return replyCode(trouble, maskedMessage(trouble)) ?? errorType(trouble) ?? type
   }
 
-  /** Ends the span of a call that will not be answered. */
-  abandon(): void {
-    this.measurement = undefined
+  override abandon(): void {
     this.#unlocate?.()
-    if (this.span.isRecording()) this.span.setAttribute(semconv.INCOMPLETE, true).end()
+    super.abandon()
   }
 
   /** Marks the command as belonging to this call. */

@@ -178,7 +178,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       if (!pool.options.connectionTimeoutMillis) {
         // One for which a connection is being made has left the pool's queue, and will be called back.
         const forgotten = new Set(pool._pendingQueue)
-        for (const call of queued.splice(0)) if (forgotten.has(call.queuedAs)) abandon(call)
+        for (const call of queued.splice(0)) if (forgotten.has(call.queuedAs)) call.abandon()
       }
       return result
     }
@@ -231,11 +231,6 @@ function callOfClass(pool: OpenPool): QueryCall | null | undefined {
   if (own === undefined || own.pool !== pool || own.isTaken) return undefined
   own.isTaken = true
   return own.call
-}
-
-/** Ends the span of a call that pg has dropped. It is not measured, since it never ends. */
-function abandon(call: QueryCall | ConnectCall): void {
-  if (call.span.isRecording()) call.span.setAttribute(semconv.INCOMPLETE, true).end()
 }
 
 /** Whether no connection is free now: one must be made, or returned. */
