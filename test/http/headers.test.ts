@@ -3,7 +3,8 @@ import { span, type ReadableSpan } from '@throughline/core'
 import { once } from 'node:events'
 import * as http from 'node:http'
 import type * as net from 'node:net'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { said } from '../core/engine.ts'
 import { record } from '../recording.ts'
 import { sentAs, traceparents } from '../contract/http-client.ts'
 import { answerTo, isPublished, served, traced } from './served.ts'
@@ -122,6 +123,31 @@ test.each(Object.entries(forms))(
     expect(told(request)).toEqual(bareAtFirst)
     await answerTo(request)
     expect(told(request)).toEqual(told(bare))
+  },
+)
+
+test.each(Object.entries(forms))(
+  'what an app has put into Object.prototype is no header: headers given %s',
+  async (_form, make) => {
+    const reports = said()
+    const recording = record()
+    const { url, requests } = await served(echo)
+    const bare = await answerTo(make(url))
+    traced()
+    const extend = Object.assign(() => {}, { toString: () => 'a\nfunction' })
+    Object.assign(Object.prototype, { extend })
+    onTestFinished(() => void Reflect.deleteProperty(Object.prototype, 'extend'))
+    const baggage = propagation.createBaggage({ tenant: { value: 'acme' } })
+    const scope = propagation.setBaggage(context.active(), baggage)
+    expect(await answerTo(context.with(scope, () => make(url)))).toBe(bare)
+    const [call] = await recording.all(1)
+    expect(traceparents(requests[1])).toEqual([sentFor(call)])
+    expect(others(requests[1] as http.IncomingMessage)).toEqual([
+      ...others(requests[0] as http.IncomingMessage),
+      'baggage',
+      'tenant=acme',
+    ])
+    expect(reports.lines).toEqual([])
   },
 )
 

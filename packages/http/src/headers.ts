@@ -63,7 +63,8 @@ function headerOf(request: ClientRequest, name: string): unknown {
 }
 
 function setHeaders(request: ClientRequest, changes: HeaderChanges): void {
-  for (const name in changes) {
+  // Not `in`, here and below: an app may have put something into Object.prototype.
+  for (const name of Object.keys(changes)) {
     const value = changes[name]
     if (value === undefined) request.removeHeader(name)
     else request.setHeader(name, value)
@@ -100,7 +101,7 @@ function linesOf(header: string): string[] {
 
 function linesFor(changes: HeaderChanges): string[] {
   const lines: string[] = []
-  for (const name in changes) {
+  for (const name of Object.keys(changes)) {
     const value = changes[name]
     if (value === undefined) continue
     validateHeaderName(name)

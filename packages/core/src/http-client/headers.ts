@@ -42,7 +42,8 @@ export function headerChanges<From>(
   read: HeaderReader<From>,
 ): HeaderChanges {
   const changes: HeaderChanges = headersOf(within)
-  for (const name in changes)
+  // Not `in`: an app may have put something into Object.prototype.
+  for (const name of Object.keys(changes))
     if (name !== TRACEPARENT && !canBeSent(name, changes[name])) delete changes[name]
   if (rule === 'keep') dropKept(changes, from, read)
   if (changes[TRACEPARENT] !== undefined) changes['tracestate'] ??= undefined
