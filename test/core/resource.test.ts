@@ -71,6 +71,11 @@ describe('the name of the service is', () => {
     expect(nameOf()).toBe('orders')
     runsIn.mockReturnValue('/')
     expect(nameOf()).toBe('launcher')
+    // Its folder has been deleted.
+    runsIn.mockImplementation(() => {
+      throw new Error('ENOENT: no such file or directory, uv_cwd')
+    })
+    expect(nameOf()).toBe('launcher')
     vi.stubEnv('pm_exec_path', join(folder, 'dist/bin/server.js'))
     onTestFinished(() => void vi.unstubAllEnvs())
     expect(nameOf()).toBe('orders')

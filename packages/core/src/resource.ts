@@ -161,8 +161,19 @@ function launchedName(entry: string): string | undefined {
   if (at === -1) return undefined
   const { pm_exec_path: script } = process.env
   if (script !== undefined) return nearestName(dirname(realPath(script)))
-  const fromProject = relative(entry.slice(0, at), realPath(process.cwd()))
-  return fromProject.startsWith('..') || isAbsolute(fromProject) ? undefined : nearestName(process.cwd())
+  const folder = currentFolder()
+  if (folder === undefined) return undefined
+  const fromProject = relative(entry.slice(0, at), realPath(folder))
+  return fromProject.startsWith('..') || isAbsolute(fromProject) ? undefined : nearestName(folder)
+}
+
+/** Undefined where it has been deleted, as by a release that takes the place of the last one. */
+function currentFolder(): string | undefined {
+  try {
+    return process.cwd()
+  } catch {
+    return undefined
+  }
 }
 
 function nearestName(start: string): string | undefined {
