@@ -81,7 +81,7 @@ export function carriedBy(request: IncomingMessage): unknown {
 }
 
 /** Metrics, ours and the official instrumentation's, want the routes of unsampled requests too. */
-export function wantsRoute({
+function wantsRoute({
   span,
   theirs,
   measurement,
