@@ -255,6 +255,20 @@ describe('the connection', () => {
     expect(await say('x'.repeat(32 * 2 ** 20))).toMatchObject({ status: 413, isHeld: true })
   })
 
+  test('that the server ends without an answer is dropped, though it takes no more of what is to be sent', async () => {
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      onTestFinished(() => void socket.destroy())
+      socket.on('error', () => {})
+      socket.once('data', () => socket.pause().end())
+    })
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    onTestFinished(() => void server.close())
+    const { port } = server.address() as AddressInfo
+    const { say } = connected(new URL(`http://127.0.0.1:${port}/`))
+    expect(await say('x'.repeat(32 * 2 ** 20))).toMatchObject({ cause: 'dropped', isHeld: true })
+  })
+
   test('whose answer comes before all is sent takes the next request only when that is sent', async () => {
     const sockets: Socket[] = []
     const bytesOf: number[] = []

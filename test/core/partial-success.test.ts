@@ -31,7 +31,8 @@ describe("a collector's answer", () => {
     expect(decodePartialSuccess(new Uint8Array(0))).toBeUndefined()
     expect(decodePartialSuccess(encodeResponse({ partialSuccess: {} }))).toBeUndefined()
     expect(decodePartialSuccess(encodeResponse({ partialSuccess: { rejectedSpans: -1 } }))).toBeUndefined()
-    for (const answer of ['{}', '{"partialSuccess":{}}', '{"partialSuccess":null}', '{"later":1}'])
+    const negative = '{"partialSuccess":{"rejectedSpans":"-1"}}'
+    for (const answer of ['{}', '{"partialSuccess":{}}', '{"partialSuccess":null}', '{"later":1}', negative])
       expect(parsePartialSuccess(answer)).toBeUndefined()
   })
 
@@ -87,6 +88,13 @@ describe("a collector's answer", () => {
     const known = encodeResponse({ partialSuccess: { rejectedSpans: 300, errorMessage: 'm' } })
     // A count that runs over the end of the message it is in.
     expect(() => decodePartialSuccess(Uint8Array.of(0x0a, 2, 0x08, 0xac, 2))).toThrow(SyntaxError)
+    // A field that there is no number of, and one of a later version that is cut off.
+    for (const field of [
+      [0x00, 1],
+      [0xa2, 0x01, 9, 1],
+      [0xad, 0x01, 1],
+    ])
+      expect(() => decodePartialSuccess(Buffer.concat([known, Uint8Array.from(field)]))).toThrow(SyntaxError)
     for (let length = 1; length < known.length; length++) {
       expect(() => decodePartialSuccess(known.subarray(0, length))).toThrow(SyntaxError)
     }
