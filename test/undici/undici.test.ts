@@ -409,6 +409,20 @@ describe('global fetch', () => {
     expect(JSON.stringify(call?.attributes)).not.toContain('secret')
   })
 
+  test('a header by the name of what every object has is recorded as it was sent', async () => {
+    const recording = record()
+    const { url } = await served((_request, response) => {
+      response.setHeader('constructor', 'acme').setHeader('__proto__', ['a', 'b']).end()
+    })
+    started({ capture: { responseHeaders: ['constructor', '__proto__'] } })
+    await (await fetch(url)).text()
+    const [call] = await recording.all(1)
+    expect(call?.attributes).toMatchObject({
+      'http.response.header.constructor': ['acme'],
+      'http.response.header.__proto__': ['a', 'b'],
+    })
+  })
+
   test('a method that the API writes otherwise is recorded as it was sent', async () => {
     const recording = record()
     const { url } = await served()

@@ -78,16 +78,17 @@ export function noticeData(request: PublishedRequest, came: () => void): void {
 
 /** The headers of a response: name, value, name, value. What comes more than once is a list. */
 export function readHeaders(pairs: readonly (Buffer | string)[] | null | undefined): HttpResponse['headers'] {
-  const read: Record<string, string | string[]> = {}
-  if (!pairs) return read
+  // Not an object, which has something by names like `constructor`, and takes that of `__proto__` for another thing.
+  const read = new Map<string, string | string[]>()
+  if (!pairs) return {}
   for (let index = 0; index + 1 < pairs.length; index += 2) {
     const name = String(pairs[index]).toLowerCase()
     const value = pairs[index + 1] as Buffer | string | string[]
     const text = Array.isArray(value) ? value.map(String) : String(value)
-    const before = read[name]
-    read[name] = before === undefined ? text : [before, text].flat()
+    const before = read.get(name)
+    read.set(name, before === undefined ? text : [before, text].flat())
   }
-  return read
+  return Object.fromEntries(read)
 }
 
 /** The first status that is no preliminary one (1xx). */
