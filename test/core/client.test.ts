@@ -323,7 +323,7 @@ describe('a call that is measured', () => {
   })
 })
 
-describe('a call on the official SDK harms nobody', () => {
+describe('a call with another provider harms nobody', () => {
   const ends: [string, (send: Sender<[text: string], Outcome>, call: Counted) => void][] = [
     ['succeeds', (send, call) => send.succeed(call)],
     ['fails', (send, call) => send.fail(call, 'ECONNRESET', 'reset', true)],
@@ -342,6 +342,14 @@ describe('a call on the official SDK harms nobody', () => {
     const send = made()
     for (let count = 0; count < 2; count++) end(send, begun(send).call)
     expect(reports.lines).toEqual([expect.stringContaining('the end of a call could not be recorded')])
+  })
+
+  test('that has a provider whose tracers give no spans', () => {
+    const reports = said()
+    trace.setGlobalTracerProvider({ getTracer: () => ({ startSpan() {} }) as never })
+    const { call, isWatched } = begun(made())
+    expect([isWatched, call.context]).toEqual([false, call.caller])
+    expect(reports.lines).toEqual([expect.stringContaining('a call could not be traced')])
   })
 
   test.each(ends.slice(0, 2))('that %s where an attribute of the app cannot be read', (_how, end) => {

@@ -224,6 +224,8 @@ export function sender<
       return call.isOpen
     } catch (error) {
       sayUntraced(error)
+      // What another provider has given may be no span.
+      call.span = NO_SPAN
       return call.isOpen
     }
   }
