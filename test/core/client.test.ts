@@ -257,6 +257,18 @@ describe('a call that is measured', () => {
     expect(await measuring.scopes()).toEqual(['a-client'])
   })
 
+  test('counts the whole seconds of its span and the rest of one', async () => {
+    const measuring = measure()
+    record()
+    const send = measured()
+    const { call } = begun(send)
+    // As one of another provider has it when it has ended.
+    call.span = Object.assign(trace.wrapSpanContext(call.span.spanContext()), { duration: [2, 500_000_000] })
+    send.succeed(call)
+    const [point] = await measuring.points(DURATION)
+    expect(point?.value).toBe(2.5)
+  })
+
   test('counts with the type of its error where it failed', async () => {
     const measuring = measure()
     record()

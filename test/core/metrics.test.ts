@@ -119,6 +119,24 @@ describe('the instruments', () => {
     expect(reports.lines).toEqual([expect.stringContaining('a request or a call could not be measured')])
   })
 
+  test('are no longer those of a provider that another has followed, or none', () => {
+    const reports = said()
+    const instruments = instrumentsFor({ name: 'a' }, (meter) => meter)
+    const first = {} as Meter
+    provide(() => first)
+    expect(instruments()).toBe(first)
+    metrics.disable()
+    expect(instruments()).toBeUndefined()
+    provide(() => {
+      throw new Error('of the provider')
+    })
+    expect([instruments(), instruments()]).toEqual([undefined, undefined])
+    expect(reports.lines).toHaveLength(1)
+    metrics.disable()
+    provide(() => first)
+    expect(instruments()).toBe(first)
+  })
+
   test('of a provider that gives a meter which does nothing are none', () => {
     const instruments = instrumentsFor({ name: 'a' }, () => 'made')
     provide(() => createNoopMeter())
