@@ -196,8 +196,9 @@ describe('the resource', () => {
       const twice = ours.merge(official).merge(official)
       expect([
         twice.schemaUrl,
+        twice.merge(resourceFromAttributes({})).schemaUrl,
         twice.merge(resourceFromAttributes({}, { schemaUrl: 'https://b/1' })).schemaUrl,
-      ]).toEqual(['https://a/1', undefined])
+      ]).toEqual(['https://a/1', 'https://a/1', undefined])
       expect(twice.attributes).toEqual({ ...ours.attributes, ...official.attributes })
     }
   })
