@@ -69,7 +69,10 @@ describe('the name of the service is', () => {
     const runsIn = vi.spyOn(process, 'cwd').mockReturnValue(join(folder, 'dist'))
     onTestFinished(() => void runsIn.mockRestore())
     expect(nameOf()).toBe('orders')
-    runsIn.mockReturnValue('/')
+    const elsewhere = mkdtempSync(join(tmpdir(), 'resource-other-'))
+    onTestFinished(() => rmSync(elsewhere, { recursive: true }))
+    writeFileSync(join(elsewhere, 'package.json'), '{ "name": "other" }')
+    runsIn.mockReturnValue(elsewhere)
     expect(nameOf()).toBe('launcher')
     // Its folder has been deleted.
     runsIn.mockImplementation(() => {
