@@ -116,23 +116,32 @@ export function endsWithTheLastByte({ name, gaps, traced, untraced }: Contract):
       expect(span?.attributes['error.type']).toBe(codeOf(error))
     })
 
-    test('of a connection that breaks in mid-body keeps the status that had come', async () => {
-      const recording = record()
-      const server = createServer((socket) => {
-        socket.on('error', () => {})
-        socket.once('data', () => {
-          socket.write('HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nthe first', () =>
-            socket.resetAndDestroy(),
-          )
+    test.each([
+      ['a success', 200, codeOf],
+      ['an error, which stays the reason', 503, () => '503'],
+    ] as const)(
+      'of a connection that breaks in the body of %s keeps the status',
+      async (_of, status, typeOf) => {
+        const recording = record()
+        const server = createServer((socket) => {
+          socket.on('error', () => {})
+          socket.once('data', () => {
+            socket.write(`HTTP/1.1 ${status} Said\r\ncontent-length: 100\r\n\r\nthe first`, () =>
+              socket.resetAndDestroy(),
+            )
+          })
         })
-      })
-      const port = await listening(server)
-      const ask = await traced()
-      const error = await failure(read(ask({ url: `http://127.0.0.1:${port}/` })))
-      const [span] = await recording.all(1)
-      expect(span?.status.code).toBe(SpanStatusCode.ERROR)
-      expect(span?.attributes).toMatchObject({ 'error.type': codeOf(error) })
-    })
+        const port = await listening(server)
+        const ask = await traced()
+        const error = await failure(read(ask({ url: `http://127.0.0.1:${port}/` })))
+        const [span] = await recording.all(1)
+        expect(span?.status.code).toBe(SpanStatusCode.ERROR)
+        expect(span?.attributes).toMatchObject({
+          'http.response.status_code': status,
+          'error.type': typeOf(error),
+        })
+      },
+    )
 
     test('of a server that closes without a word is the code of it', async () => {
       const recording = record()
