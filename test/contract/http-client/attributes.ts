@@ -2,7 +2,7 @@ import { SpanKind, SpanStatusCode } from '@opentelemetry/api'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { measure } from '../../measuring.ts'
 import { record } from '../../recording.ts'
-import { read, served, valuesOf, type Contract } from './client.ts'
+import { failure, read, refusedPort, served, valuesOf, type Contract } from './client.ts'
 
 /** What the span of a request says (OpenTelemetry semantic conventions, HTTP client spans). */
 export function describesExchanges({ name, gaps, scope, traced }: Contract): void {
@@ -258,6 +258,21 @@ export function describesExchanges({ name, gaps, scope, traced }: Contract): voi
             },
           },
         ],
+      })
+    })
+
+    test('has no status where none came', async () => {
+      const measuring = measure()
+      record()
+      const port = await refusedPort()
+      const ask = await traced()
+      await failure(ask({ url: `http://127.0.0.1:${port}/` }))
+      const [point] = await measuring.all(METRIC, 1)
+      expect(point?.attributes).toEqual({
+        'http.request.method': 'GET',
+        'server.address': '127.0.0.1',
+        'server.port': port,
+        'error.type': 'ECONNREFUSED',
       })
     })
 

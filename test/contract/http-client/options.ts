@@ -3,7 +3,7 @@ import { span } from '@throughline/core'
 import { describe, expect, test } from 'vitest'
 import { said } from '../../core/engine.ts'
 import { record } from '../../recording.ts'
-import { read, served, type Contract } from './client.ts'
+import { failure, read, refusedPort, served, type Contract } from './client.ts'
 
 /** What an app may say of its requests. */
 export function takesOptions({ name, traced }: Contract): void {
@@ -88,6 +88,22 @@ export function takesOptions({ name, traced }: Contract): void {
       await read(ask({ url: `${url}/a?b=1` }))
       const [call] = await recording.all(1)
       expect(call?.attributes).toMatchObject({ 'app.asked': `GET ${url}/a?b=1`, 'app.answer': '404 eu' })
+    })
+
+    test('attributes: gets the request alone where that failed', async () => {
+      const recording = record()
+      const port = await refusedPort()
+      const given: unknown[] = []
+      const ask = await traced({
+        attributes({ path }, response) {
+          given.push(response)
+          return { 'app.asked': path }
+        },
+      })
+      await failure(ask({ url: `http://127.0.0.1:${port}/a` }))
+      const [call] = await recording.all(1)
+      expect(call?.attributes).toMatchObject({ 'app.asked': '/a', 'error.type': 'ECONNREFUSED' })
+      expect(given).toEqual([undefined])
     })
 
     test('functions of the app that throw, or answer with a promise, cost their own and nothing else', async () => {
