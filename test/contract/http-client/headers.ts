@@ -1,4 +1,4 @@
-import { context, propagation } from '@opentelemetry/api'
+import { context, createTraceState, propagation, trace, type Context } from '@opentelemetry/api'
 import { span } from '@throughline/core'
 import { createServer } from 'node:net'
 import { describe, expect, test } from 'vitest'
@@ -16,6 +16,12 @@ import {
 
 const FOREIGN = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'
 const FORMS = Object.keys(HEADER_FORMS) as HeaderForm[]
+
+/** The current context with baggage. */
+function carrying(): Context {
+  const baggage = propagation.createBaggage({ tenant: { value: 'acme' } })
+  return propagation.setBaggage(context.active(), baggage)
+}
 
 /** One trace on the wire, whoever else has set headers. */
 export function carriesOneTrace({ name, gaps, traced, untraced }: Contract): void {
@@ -46,9 +52,24 @@ export function carriesOneTrace({ name, gaps, traced, untraced }: Contract): voi
       record()
       const { url, requests } = await served()
       const ask = await traced()
-      const baggage = propagation.createBaggage({ tenant: { value: 'acme' } })
-      await context.with(propagation.setBaggage(context.active(), baggage), () => read(ask({ url })))
+      const [traceId, spanId] = ['1'.repeat(32), '2'.repeat(16)]
+      const traceState = createTraceState('vendor=1')
+      const caller = trace.wrapSpanContext({ traceId, spanId, traceFlags: 1, isRemote: true, traceState })
+      await context.with(trace.setSpan(carrying(), caller), () => read(ask({ url })))
       expect(valuesOf(requests[0] as never, 'baggage')).toEqual(['tenant=acme'])
+      expect(valuesOf(requests[0] as never, 'tracestate')).toEqual(['vendor=1'])
+    })
+
+    test('hold baggage, and not the state of another trace', async () => {
+      const recording = record()
+      const { url, requests } = await served()
+      const ask = await traced()
+      const own = { traceparent: FOREIGN, tracestate: 'a=1' }
+      await context.with(carrying(), () => read(ask({ url, headers: own })))
+      const [span] = await recording.all(1)
+      expect(valuesOf(requests[0] as never, 'traceparent')).toEqual([traceparentOf(span)])
+      expect(valuesOf(requests[0] as never, 'baggage')).toEqual(['tenant=acme'])
+      expect(valuesOf(requests[0] as never, 'tracestate')).toEqual([])
     })
 
     test.each(FORMS.filter(takes))(
