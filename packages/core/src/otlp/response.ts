@@ -90,7 +90,7 @@ export class ResponseReader {
   }
 
   #readHead(): boolean {
-    // Some servers send an extra empty line (RFC 9112, 2.2).
+    // Some servers send an empty line more, as some clients do (RFC 9112, 2.2).
     while (this.#pending.length >= 2 && this.#pending.indexOf(LINE_END) === 0)
       this.#pending = this.#pending.subarray(LINE_END.length)
     const end = this.#pending.indexOf(HEAD_END)
