@@ -118,6 +118,17 @@ describe.each([
     },
   )
 
+  test('an origin that is given as a URL has no slash more in that of the request', async () => {
+    const recording = record()
+    const { url } = await served()
+    const agent = traceUndici(new library.Agent())
+    onTestFinished(() => agent.destroy())
+    const { body } = await agent.request({ origin: new URL(url), method: 'GET', path: '/a' })
+    await body.text()
+    const [call] = await recording.all(1)
+    expect(call?.attributes['url.full']).toBe(`${url}/a`)
+  })
+
   test.each([true, false])(
     'a request that fails with an error of another realm is an error: traced for itself %s',
     async (isTraced) => {
