@@ -121,6 +121,27 @@ describe.each([
       },
     )
 
+    test.each(['request', 'fetch'] as const)(
+      'a tunnel that a proxy refuses fails the %s, which nobody has given up',
+      async (name) => {
+        const recording = record()
+        const proxy = createServer()
+        proxy.on('connect', (_request: IncomingMessage, socket: Socket) =>
+          socket.end('HTTP/1.1 407 Proxy Authentication Required\r\n\r\n'),
+        )
+        const uri = `http://127.0.0.1:${await listening(proxy)}`
+        const dispatcher = opened(new library.ProxyAgent({ uri, proxyTunnel: true }))
+        const call: (url: string, options: object) => Promise<unknown> = library[name]
+        await expect(call('http://nobody.invalid/', { dispatcher })).rejects.toThrow(/fetch failed|407/)
+        const [sent] = await recording.all(1)
+        expect(sent?.attributes).toMatchObject({ 'error.type': 'UND_ERR_ABORTED' })
+        expect(sent?.status).toMatchObject({
+          code: SpanStatusCode.ERROR,
+          message: expect.stringMatching(/^Proxy response \(407\)/),
+        })
+      },
+    )
+
     test('a request over a Unix socket goes to the host of its URL', async () => {
       const recording = record()
       const path = join(tmpdir(), `throughline-${process.pid}-${Math.random().toString(36).slice(2)}.sock`)

@@ -2,8 +2,16 @@ import { isError, redactUrl, showNoUrl } from '@throughline/core'
 import type { HttpAttempt } from '@throughline/core/http-client'
 import type { PublishedRequest } from './published.ts'
 
+/** How undici begins to say that a proxy refuses a tunnel, in an error with the name and the code of an abort. */
+const NO_TUNNEL = 'Proxy response ('
+
 /** The end of an attempt that has no answer, or not all of it; `isOwn`: it was the caller who wanted no more. */
 export function endWith(attempt: HttpAttempt, error: unknown, isOwn: boolean): void {
+  const { message, code }: { message?: unknown; code?: unknown } = isError(error) ? error : {}
+  if (typeof message === 'string' && message.startsWith(NO_TUNNEL)) {
+    attempt.failed(Object.assign(new Error(message), { code }))
+    return
+  }
   // The reason of `AbortSignal.timeout()` is an error, unlike an abort by the caller.
   const isTimeout = isError(error) && error.name === 'TimeoutError'
   if (isOwn && !isTimeout) attempt.aborted()
