@@ -5,7 +5,7 @@ import Koa from 'koa'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync } from 'node:fs'
-import { createServer as createHttp2Server } from 'node:http2'
+import { constants, createServer as createHttp2Server } from 'node:http2'
 import { createServer as createHttpsServer, request as getSecurely } from 'node:https'
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
@@ -247,6 +247,23 @@ describe.each(applications)('%s', (_name, Application) => {
     expect(failed).toMatchObject({ name: 'GET /fail', attributes: { 'error.type': 'TypeError' } })
     expect(exceptions(failed)).toEqual(['it'])
     expect(gone).toMatchObject({ name: 'GET /never', attributes: { 'error.type': 'aborted' }, events: [] })
+  })
+
+  test('over HTTP/2 a listener hears in the context of its request that the client has cancelled it', async () => {
+    const reached = signal<unknown>()
+    const finished = signal<unknown>()
+    record()
+    const application = app().use(({ res }) => {
+      res.once('finish', () => finished.give(trace.getActiveSpan()))
+      reached.give(trace.getActiveSpan())
+      return new Promise(() => {})
+    })
+    const { client } = await http2ClientOf(createHttp2Server(application.callback()))
+    const stream = client.request({ ':path': '/' }).on('error', () => {})
+    const span = await reached.given
+    stream.close(constants.NGHTTP2_INTERNAL_ERROR)
+    expect(span).toBeDefined()
+    expect(await finished.given).toBe(span)
   })
 
   test('an app that answers by hand, later, has the span of its answer', async () => {

@@ -102,8 +102,9 @@ export function bindListeners(exchange: AnyExchange, scope: Context): boolean {
   const responseEmit = previousEmit(response, scope)
   const countOfRequest = counterOf(request, requestEmit)
   const countOfResponse = counterOf(response, responseEmit)
-  // At most what is there now: made-up and HTTP/2 responses have fewer, and the app's listeners must not be taken for them.
-  const finishListeners = Math.min(countOfResponse.call(response, 'finish'), exchange.seam.finishListeners)
+  // Made-up and HTTP/2 responses have fewer, which may go before they finish: the app's must not be taken for them.
+  const { finishListeners: expected } = exchange.seam
+  const finishListeners = countOfResponse.call(response, 'finish') < expected ? 0 : expected
   // Node adds one when the response finishes, to release the request.
   let endListeners = 0
 
