@@ -2,7 +2,7 @@ import { context, propagation } from '@opentelemetry/api'
 import { span, type ReadableSpan } from '@throughline/core'
 import { once } from 'node:events'
 import * as http from 'node:http'
-import type * as net from 'node:net'
+import * as net from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { said } from '../core/engine.ts'
 import { record } from '../recording.ts'
@@ -318,6 +318,41 @@ test('an agent may make a request of its own while it is given one, and each goe
     const call = spans.find((each) => each.attributes['server.port'] === port)
     expect(requests.flatMap(traceparents)).toEqual([sentFor(call)])
   }
+})
+
+/** What an agent may do with a request that it sends by a proxy, as `http-proxy-agent` does: its head is written anew. */
+type Rewritten = http.ClientRequest & {
+  _header: string | null
+  _implicitHeader(): void
+  outputData: { data: string }[]
+}
+
+class ProxyAgent extends http.Agent {
+  addRequest(request: Rewritten, { host, port }: { host: string; port: number }): void {
+    setImmediate(() => {
+      request.path = `http://app.example${request.path}`
+      request._header = null
+      request.setHeader('Proxy-Connection', 'close')
+      request._implicitHeader()
+      const [first] = request.outputData
+      if (first !== undefined)
+        first.data = request._header + first.data.slice(first.data.indexOf('\r\n\r\n') + 4)
+      request.onSocket(net.connect(port, host))
+    })
+  }
+}
+
+test.each([
+  ['that has ended', {}],
+  ['with a trace of its own', { traceparent: OLD }],
+])('a request %s has one traceparent also where its agent writes its head anew', async (_title, headers) => {
+  const recording = record()
+  const { url, requests } = await served()
+  traced()
+  await answerTo(http.get(`${url}/a`, { agent: new ProxyAgent(), headers }))
+  const [call] = await recording.all(1)
+  expect(requests[0]?.url).toBe('http://app.example/a')
+  expect(requests.flatMap(traceparents)).toEqual([sentFor(call)])
 })
 
 test('what waits to be sent is as long as it is', async () => {

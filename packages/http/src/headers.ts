@@ -27,10 +27,8 @@ const LINE = '\r\n'
  */
 export function changeHeaders(request: ClientRequest, complete: Complete): void {
   const written = request as unknown as Written
-  if (written._header) {
-    rewrite(written, complete(linesOf(written._header), valueIn))
-    return
-  }
+  if (written._header) rewrite(written, complete(linesOf(written._header), valueIn))
+  // Also of those: an agent that leads to a proxy by the whole URL writes them anew.
   const writeHeader = written._implicitHeader
   hide(written, '_implicitHeader', function _implicitHeader(this: Written): void {
     let changes: HeaderChanges = {}
