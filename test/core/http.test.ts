@@ -258,6 +258,36 @@ describe('behind a proxy that is trusted', () => {
       ['inside', 80, 'http', '10.0.0.7'],
     ],
     [
+      'hides the client’s port',
+      { forwarded: 'for="[2001:db8::7]:_a.b-c"' },
+      ['inside', 80, 'http', '2001:db8::7'],
+    ],
+    [
+      'hides the client, and not its port',
+      { forwarded: 'for="unknown:80"' },
+      ['inside', 80, 'http', '10.0.0.7'],
+    ],
+    [
+      'begins with an empty element of a list',
+      { forwarded: ' ,, for=203.0.113.9;proto=https', 'x-forwarded-host': ', a.com' },
+      ['a.com', undefined, 'https', '203.0.113.9'],
+    ],
+    [
+      'says it in the value of another parameter',
+      { forwarded: 'by="a, b;for=1.1.1.1";ext="\\";host=b.com";for=203.0.113.9;for=1.1.1.2' },
+      ['inside', 80, 'http', '203.0.113.9'],
+    ],
+    [
+      'escapes what it quotes',
+      { forwarded: 'host="a\\.com:8443";proto="h\\ttps"' },
+      ['a.com', 8443, 'https', '10.0.0.7'],
+    ],
+    [
+      'says more than the standard knows',
+      { forwarded: '; by ;; secret=;For = 203.0.113.9 ;proto=' },
+      ['inside', 80, 'http', '203.0.113.9'],
+    ],
+    [
       'says it of another parameter',
       { forwarded: 'xfor=1;xhost=b;by=2' },
       ['inside', 80, 'http', '10.0.0.7'],

@@ -228,33 +228,39 @@ export function protocolVersion({ httpVersion }: IncomingMessage): string {
   return httpVersion === '2.0' ? '2' : httpVersion
 }
 
+const VALUE = String.raw`("(?:[^"\\]|\\.)*"|[^\s;,"]+)`
+/** What may stand before a parameter in the first element of `Forwarded` that is not empty. */
+const OTHERS = String.raw`^[\s,;]*(?:[^\s;,="]+(?:\s*=(?:\s*${VALUE})?)?\s*;[\s;]*)*?`
+
 /** The parameters of `Forwarded`, quoted or not (RFC 7239, 4). */
-const FORWARDED = {
-  for: /(?:^|;)\s*for\s*=\s*(?:"([^"]*)"|([^;\s]*))/i,
-  host: /(?:^|;)\s*host\s*=\s*(?:"([^"]*)"|([^;\s]*))/i,
-  proto: /(?:^|;)\s*proto\s*=\s*(?:"([^"]*)"|([^;\s]*))/i,
+const FORWARDED = { for: patternOf('for'), host: patternOf('host'), proto: patternOf('proto') }
+
+function patternOf(name: string): RegExp {
+  return new RegExp(String.raw`${OTHERS}${name}\s*=\s*${VALUE}`, 'i')
 }
 
 /** The left-most value that proxies report: in `Forwarded` (RFC 7239) or else in the matching X-Forwarded header. */
 function forwarded(headers: IncomingHttpHeaders, parameter: keyof typeof FORWARDED): string | undefined {
   const standard = headers.forwarded
   if (standard !== undefined) {
-    const [first = ''] = standard.split(',', 1)
-    const match = FORWARDED[parameter].exec(first)
-    const value = told(parameter, match?.[1] ?? match?.[2] ?? '')
+    const given = FORWARDED[parameter].exec(standard)?.at(-1) ?? ''
+    const value = told(parameter, unquoted(given))
     if (value !== undefined) return value
   }
-  const [first = ''] = String(headers[`x-forwarded-${parameter}`] ?? '').split(',', 1)
+  const [first = ''] = /[^\s,][^,]*/.exec(String(headers[`x-forwarded-${parameter}`] ?? '')) ?? []
   return told(parameter, first.trim())
+}
+
+function unquoted(value: string): string {
+  return value.startsWith('"') ? value.slice(1, -1).replaceAll(/\\(.)/g, '$1') : value
 }
 
 function told(parameter: keyof typeof FORWARDED, value: string): string | undefined {
   if (parameter === 'proto') return schemeTold(value)
   if (parameter === 'host') return value || undefined
-  // A proxy that hides the client says `unknown`, or a made-up name (RFC 7239, 6).
-  if (/^unknown$|^_/i.test(value)) return undefined
-  // Some proxies add the client's port.
-  return splitHost(value).address || undefined
+  // Some proxies add the client's port. One that hides the client says `unknown`, or a made-up name or port (RFC 7239, 6).
+  const { address } = splitHost(value.replace(/:_[\w.-]+$/, ''))
+  return /^unknown$|^_/i.test(address) ? undefined : address || undefined
 }
 
 /** The schemes to believe. Proxies pass on what clients send, and each scheme makes a separate time series in metrics. */
