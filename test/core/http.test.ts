@@ -150,6 +150,9 @@ describe('the path', () => {
     ['http://example.com/a?b=1', '/a', 'b=1'],
     ['http://example.com', '/', undefined],
     ['http://user:secret@example.com?b=1', '/', 'b=1'],
+    ['/a?b=1#c?d', '/a', 'b=1'],
+    ['/a?#b', '/a', undefined],
+    ['/a#b?c', '/a', undefined],
     ['', '/', undefined],
   ])('of %j is %j, and the query is %j', (url, path, query) => {
     const attributes = attributesOf({ url })

@@ -175,9 +175,8 @@ export function serverAttributes(
   if (port !== undefined) attributes['server.port'] = port
   if (userAgent !== undefined) attributes['user_agent.original'] = userAgent
   if (known !== method) attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
-  const query = target.indexOf('?')
-  if (query !== -1 && query < target.length - 1)
-    attributes[semconv.URL_QUERY] = redactQuery(target.slice(query + 1))
+  const query = queryOf(target)
+  if (query !== '') attributes[semconv.URL_QUERY] = redactQuery(query)
   if (capture.length > 0)
     captureHeaders(attributes, semconv.HTTP_REQUEST_HEADER, capture, (name) => headerIn(headers, name))
   return wantsOldNames('http') ? withOldNames(attributes, SpanKind.SERVER) : attributes
@@ -203,6 +202,14 @@ function pathOfOther(target: string): string {
   const [upToQuery = ''] = target.split(/[?#]/, 1)
   // The absolute form of a request line, as clients send it to proxies, begins with `http://host`.
   return upToQuery.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '') || '/'
+}
+
+/** The query of a request line's target. */
+function queryOf(target: string): string {
+  const start = target.indexOf('?')
+  if (start === -1) return ''
+  const fragment = target.indexOf('#')
+  return (fragment === -1 ? target : target.slice(0, fragment)).slice(start + 1)
 }
 
 /** `url.scheme` of an incoming request; with `trustProxy`, as the proxies in front report it. */
