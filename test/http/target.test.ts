@@ -113,6 +113,20 @@ describe('the span of a request says where it goes', () => {
     }
   })
 
+  test('over IPv6 by way of an interface that is named', async () => {
+    const recording = record()
+    const { port } = await served()
+    traced()
+    const createConnection = () => connect(port, '127.0.0.1')
+    await answerTo(http.get({ host: 'fe80::1%eth0', port, path: '/a', createConnection }))
+    const [call] = await recording.all(1)
+    expect(call?.attributes).toMatchObject({
+      'url.full': `http://[fe80::1%eth0]:${port}/a`,
+      'server.address': 'fe80::1%eth0',
+      'server.port': port,
+    })
+  })
+
   test.each([
     ['http', 80],
     ['https', 443],

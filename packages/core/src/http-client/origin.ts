@@ -54,11 +54,16 @@ function isPath(path: string): boolean {
   return path.charCodeAt(0) === SLASH
 }
 
-function parsed(url: string): Server {
+/** The interface in an address of IPv6, which `URL` does not read. */
+const ZONE = /^[a-z]+:\/\/\[[^\]%]*(%[^\]]*)\]/
+
+function parsed(given: string): Server {
+  const [, zone = ''] = ZONE.exec(given) ?? []
+  const url = given.replace(zone, '')
   if (!URL.canParse(url)) return UNKNOWN
   const { protocol, hostname, port } = new URL(url)
   return {
-    address: hostname.replace(/^\[|\]$/g, ''),
+    address: hostname.replace(/^\[|\]$/g, '') + zone,
     port: port === '' ? (protocol === 'https:' ? HTTPS_PORT : HTTP_PORT) : Number(port),
   }
 }
