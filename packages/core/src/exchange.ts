@@ -298,8 +298,15 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     if (this.transport === 'made up') return response.writableEnded
     if (this.isForNobody) return false
     if (response.writableFinished && response.writableEnded) return response.headersSent
-    // The answer to HEAD is complete with its headers; one that waits behind another one has not sent them.
-    return this.method === 'HEAD' && hasSentHead(response) && response.socket !== null
+    // The answer to HEAD is complete with its headers.
+    return this.method === 'HEAD' && this.hasBegun()
+  }
+
+  /** Whether the head of an incomplete answer was sent: once written it may wait, and has no socket until its turn. */
+  private hasBegun(): boolean {
+    const { response } = this
+    if (this.transport !== 'HTTP/1') return response.headersSent
+    return hasSentHead(response) && response.socket !== null
   }
 
   /** Over HTTP/2, if the answer's end was not observed. */
@@ -324,7 +331,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
 
   /** Undefined if none was sent. */
   private statusSent(isComplete: boolean): number | undefined {
-    if (!isComplete && !this.response.headersSent) return undefined
+    if (!isComplete && !this.hasBegun()) return undefined
     if (this.status !== undefined) return this.status
     // An app may answer through the stream.
     const stream = this.streamOf()

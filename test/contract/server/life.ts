@@ -325,6 +325,8 @@ export function endsWithRequests({ name, served }: Contract): void {
       expect(spans.map(({ attributes }) => attributes['error.type'])).toEqual(
         Array(1 + POSTS).fill('aborted'),
       )
+      // Their answers wait, too: none of them was sent.
+      for (const { attributes } of spans) expect(attributes).not.toHaveProperty('http.response.status_code')
       expect(warned).toEqual([])
     })
 
@@ -354,6 +356,19 @@ export function endsWithRequests({ name, served }: Contract): void {
       const spans = await recording.all(2)
       expect(spans.map(({ attributes }) => attributes['http.response.status_code'])).toEqual([200, 201])
       expect(spans.map(({ status }) => status.code)).toEqual([0, 0])
+    })
+
+    test('has no status when the head of the answer has waited for its body in vain', async () => {
+      const recording = record()
+      const serving = await served(({ response }) => {
+        response.writeHead(201)
+        response.destroy()
+        return new Promise(() => {})
+      })
+      await once(asking(serving, '/'), 'error')
+      const span = await theOnly(recording)
+      expect(span.attributes).toMatchObject({ 'error.type': 'aborted' })
+      expect(span.attributes).not.toHaveProperty('http.response.status_code')
     })
 
     test('is no abort when the client has the headers that it asked for with HEAD, and leaves', async () => {
