@@ -151,7 +151,11 @@ describe.each([
       const dispatcher = opened(new library.Client('http://service', { socketPath: path }))
       await (await dispatcher.request({ method: 'GET', path: '/a' })).body.text()
       const [call] = await recording.all(1)
-      expect(call?.attributes).toMatchObject({ 'url.full': 'http://service/a', 'server.address': 'service' })
+      expect(call?.attributes).toMatchObject({
+        'url.full': 'http://service/a',
+        'server.address': 'service',
+        'network.protocol.version': '1.1',
+      })
       expect(call?.attributes).not.toHaveProperty('network.peer.address')
       expect(requests.flatMap(traceparents)).toHaveLength(1)
     })

@@ -1,5 +1,6 @@
 import { context, reportOnce, symbolOf } from '@throughline/core'
 import { AsyncResource } from 'node:async_hooks'
+import { Socket } from 'node:net'
 import {
   headerValue,
   type HeaderChanges,
@@ -35,7 +36,8 @@ export function tellPeer(attempt: HttpAttempt | undefined, socket: Connection | 
   if (attempt === undefined || !socket) return
   // Each look at one of the first two asks the connection: 0.1 µs.
   const { remoteAddress, remotePort, alpnProtocol } = socket
-  if (remoteAddress === undefined) return
+  // A Unix socket has none. What is no socket may be of HTTP/2 and not say so.
+  if (remoteAddress === undefined && !(socket instanceof Socket)) return
   attempt.connected(remoteAddress, remotePort, alpnProtocol === 'h2' ? '2' : '1.1')
 }
 

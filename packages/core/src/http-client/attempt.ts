@@ -157,12 +157,12 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   }
 
   /**
-   * Sets the peer of the connection: an address and a port, or the path of a socket. `version` is that of HTTP, if the
-   * connection knows it: 1.1 or 2.
+   * Sets the peer of the connection: an address and a port, or the path of a socket, if it is known. `version` is that of HTTP,
+   * if the connection knows it: 1.1 or 2.
    */
-  connected(address: string, port: number | undefined, version?: string): void {
+  connected(address: string | undefined, port: number | undefined, version?: string): void {
     if (version !== undefined) this.#version = version
-    if (!this.span.isRecording()) return
+    if (address === undefined || !this.span.isRecording()) return
     if (!wantsOldNames('http') && this.putNamed(writePeer, address, port)) return
     this.#tell(semconv.NETWORK_PEER_ADDRESS, address)
     if (port !== undefined) this.#tell(semconv.NETWORK_PEER_PORT, port)
