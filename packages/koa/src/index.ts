@@ -12,7 +12,7 @@ import type Application from 'koa'
 import type { Context, Middleware } from 'koa'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { hearErrors } from './failure.ts'
-import { endLayers, layered } from './layers.ts'
+import { endLayers, layered, rejoined, type Downstream } from './layers.ts'
 import { noteMounts, routeOf } from './route.ts'
 
 /** What `tracing()` takes: `ignore` and `inbound` are asked with `(ctx)`, `attributes` and `spanName` too. */
@@ -50,6 +50,7 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
   // Nearly always there is one app: it need not be looked up.
   let lastApp: Application | undefined
   let isHeard = false
+  let chain: Downstream | undefined
 
   // With a default the third parameter does not count: Koa's middleware has two.
   const tracing = (ctx: Context, next: () => Promise<unknown>, done: unknown = null): unknown => {
@@ -58,14 +59,18 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
     if (req === undefined) return handOn(scope, 'Koa', [ctx, next, done])
     if (app !== lastApp) {
       isHeard = watch(app)
+      chain = isHeard ? rejoined(app.middleware, tracing) : undefined
       lastApp = app
     }
     const res = ctx.res as ServerResponse | undefined
     if (res === undefined) return upgraded(req, () => receive(req, unsent(req), ctx, next))
 
     let run: () => unknown = next
-    if (downstream !== undefined && carriedBy(req) === undefined)
-      run = () => (isRecorded(req) ? downstream(ctx, next) : next())
+    if ((downstream ?? chain) !== undefined && carriedBy(req) === undefined)
+      run = () => {
+        const through = isRecorded(req) ? (downstream ?? chain) : chain
+        return through === undefined ? next() : through(ctx, next)
+      }
     const answered = receive(req, res, ctx, run)
     // An error that leaves the outermost middleware is heard by `hearErrors`. A promise of ours would cost 1 to 3 µs.
     if ((isHeard && app.middleware[0] === tracing) || !isRecorded(req)) return answered

@@ -1,7 +1,15 @@
-import { override, semconv, type Attributes, type BeginLayer, type LayerSpan } from '@throughline/core'
+import {
+  override,
+  rejoin,
+  semconv,
+  type Attributes,
+  type BeginLayer,
+  type LayerSpan,
+} from '@throughline/core'
 import type Application from 'koa'
 import type { Context, Middleware, Next } from 'koa'
 import { setImmediate } from 'node:timers'
+import { types } from 'node:util'
 import type { Layer } from './route.ts'
 
 /** koa-convert keeps the name of what it has converted; a router says which parameter a handler is for. */
@@ -33,7 +41,7 @@ interface Chain {
   readonly run: Middleware
 }
 
-type Downstream = (ctx: Context, next: Next) => unknown
+export type Downstream = (ctx: Context, next: Next) => unknown
 
 const ANONYMOUS = '<anonymous>'
 
@@ -89,10 +97,12 @@ export function layered(begin: BeginLayer, first: () => Middleware): Downstream 
   function spanned(fn: Middleware, spanName: string, name: string, run = fn): Middleware {
     const attributes: Attributes =
       name === '' || name === ANONYMOUS ? {} : { [semconv.CODE_FUNCTION_NAME]: name }
-    const traced: Middleware = (ctx, next) => {
+    const enter: Middleware = (ctx, next) => {
       const span = begin(spanName, attributes)
       return span === undefined ? fn(ctx, next) : settled(span, ctx, () => run(ctx, next))
     }
+    // The one in front of it may have been called back by another request.
+    const traced: Middleware = (ctx, next) => rejoin(ctx.req, enter, ctx, next)
     Object.defineProperty(traced, 'name', { value: fn.name, configurable: true })
     return traced
   }
@@ -186,6 +196,27 @@ function isThenable(value: unknown): boolean {
 function nameOf(fn: Named): string {
   const name = fn._name ?? fn.name
   return name === '' ? ANONYMOUS : name
+}
+
+/**
+ * Enters what is mounted behind `first` in its own request, whoever has called the `next()` that leads to it. Undefined where that
+ * is sure: an async function awaits what it waits for, and a router runs its layers itself. What makes a promise of callbacks, as
+ * koa-connect does, is neither.
+ */
+export function rejoined(middleware: readonly Named[], first: Middleware): Downstream | undefined {
+  const index = middleware.indexOf(first)
+  if (index === -1) return undefined
+  const of = [...middleware]
+  const behind = of.slice(index + 1)
+  const entered = behind.map((fn, at): Middleware => {
+    const before = behind[at - 1]
+    if (before === undefined || before.router !== undefined || types.isAsyncFunction(before)) return fn
+    return (ctx, next) => rejoin(ctx.req, fn, ctx, next)
+  })
+  if (isSame(entered, behind)) return undefined
+  const run = composed(entered)
+  // What is added later runs as Koa has it, or not.
+  return (ctx, next) => (isSame(of, middleware) ? run(ctx, resolved) : next())
 }
 
 function isSame(a: readonly unknown[], b: readonly unknown[]): boolean {
