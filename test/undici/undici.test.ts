@@ -1,9 +1,11 @@
-import { context, SpanStatusCode } from '@opentelemetry/api'
+import { context, SpanStatusCode, trace as api } from '@opentelemetry/api'
 import { span } from '@throughline/core'
 import { traceUndici } from '@throughline/undici'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { Readable } from 'node:stream'
+import { text } from 'node:stream/consumers'
 import * as undici from 'undici'
 import * as undici6 from 'undici6'
 import { afterEach, describe, expect, test, vi } from 'vitest'
@@ -137,6 +139,137 @@ for (const [version, library] of [
         expect(new Set(spans.map((each) => each.parentSpanContext?.spanId))).toHaveLength(51)
       },
     )
+
+    describe.each<[string, (pool: undici.Pool) => void]>([
+      ['that is traced', (pool) => void traceUndici(pool)],
+      ['of a process that is', () => void closing.push(traceUndici())],
+    ])('on a pool with one connection %s', (_title, trace) => {
+      /** What is current where the bodies of two requests are made, of which the second waits for the first. */
+      async function current(make: (note: () => void) => unknown): Promise<(string | undefined)[]> {
+        const recording = record()
+        const { url } = await served()
+        const pool = new library.Pool(url, { connections: 1 })
+        trace(pool)
+        closing.push(() => pool.close())
+        const seen: (string | undefined)[] = []
+        const post = (name: string) =>
+          span(name, async (self) => {
+            const note = () =>
+              void seen.push(api.getActiveSpan() === self ? name : `another than that of ${name}`)
+            const body = make(note) as undici.Dispatcher.DispatchOptions['body']
+            await (await pool.request({ method: 'POST', path: '/', body: body as string })).body.text()
+          })
+        await Promise.all([post('first'), post('second')])
+        await recording.stop()
+        return seen
+      }
+
+      async function* generated(note: () => void) {
+        note()
+        yield 'a'
+        await new Promise(setImmediate)
+        note()
+        // More than a connection takes at once.
+        yield 'b'.repeat(1_000_000)
+        note()
+      }
+
+      test.each<[string, (note: () => void) => unknown]>([
+        ['a generator', generated],
+        ['a stream of one', (note) => Readable.from(generated(note))],
+        [
+          'a generator that waits for nothing',
+          function* plain(note) {
+            for (let left = 3; left > 0; left -= 1) {
+              note()
+              yield 'a'
+            }
+          },
+        ],
+        [
+          'a stream with a method to read',
+          (note) => {
+            let left = 3
+            return new Readable({
+              read() {
+                note()
+                left -= 1
+                this.push(left === 0 ? null : 'a')
+              },
+            })
+          },
+        ],
+      ])('%s makes its body in the context of its own caller', async (_body, make) => {
+        const seen = await current(make)
+        expect(seen).toEqual([
+          ...Array.from({ length: 3 }, () => 'first'),
+          ...Array.from({ length: 3 }, () => 'second'),
+        ])
+      })
+    })
+
+    test.each([
+      [
+        'a body that is gone through once more',
+        (name: string) => ({
+          *[Symbol.iterator]() {
+            yield name
+          },
+        }),
+      ],
+      [
+        'a form',
+        (name: string) => {
+          const form = new library.FormData()
+          form.append('name', name)
+          return form
+        },
+      ],
+      ['a stream of the web', (name: string) => new Blob([name]).stream()],
+    ])('%s is sent as it was', async (_title, make) => {
+      record()
+      const bodies: string[] = []
+      const { url } = await served(async (request, response) => {
+        bodies.push(await text(request))
+        respond(request, response)
+      })
+      const pool = traceUndici(new library.Pool(url, { connections: 1 }))
+      closing.push(() => pool.close())
+      const post = async (body: unknown) =>
+        (await pool.request({ method: 'POST', path: '/', body: body as string })).body.text()
+      await Promise.all([post(make('one')), post(make('two'))])
+      expect(bodies).toEqual([expect.stringContaining('one'), expect.stringContaining('two')])
+    })
+
+    test('a generator that the app gives up, or that fails, is ended as ever', async () => {
+      record()
+      let count = 0
+      const aborting = new AbortController()
+      const { url } = await served((request, response) => {
+        if (++count === 2) aborting.abort()
+        request.resume().on('end', () => response.end())
+      })
+      const pool = traceUndici(new library.Pool(url, { connections: 1 }))
+      closing.push(() => pool.close())
+      const ends: string[] = []
+      async function* body(name: string) {
+        try {
+          yield 'a'
+          if (name === 'fails') throw new RangeError('no more')
+          await once(aborting.signal, 'abort')
+          yield 'b'
+          yield 'c'
+        } finally {
+          ends.push(name)
+        }
+      }
+      const options = { method: 'POST', path: '/' } as const
+      await expect(pool.request({ ...options, body: body('fails') as never })).rejects.toThrow('no more')
+      const given = pool.request({ ...options, body: body('given up') as never, signal: aborting.signal })
+      await expect(given).rejects.toThrow(/abort/i)
+      await vi.waitUntil(() => ends.length === 2)
+      expect(ends).toEqual(['fails', 'given up'])
+    })
 
     test('both forms together make one span, also where no header may be sent', async () => {
       const recording = record()

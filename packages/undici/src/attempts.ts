@@ -11,6 +11,7 @@ import {
   makerOf,
   noticeUpgrade,
   readHeaders,
+  sendFrom,
   setHeaders,
   tellPeer,
   type PublishedRequest,
@@ -51,6 +52,7 @@ export function onAttempts(options: HttpClientOptions, tracer: HttpClient): () =
       if (request.upgrade) noticeUpgrade(request, attempt)
     }
     setHeaders(request, attempt.headers, isAlone())
+    sendFrom(request, attempt.isTraced ? attempt.caller : attempt.context)
   }
 
   const listeners: Record<string, (message: Message) => void> = {

@@ -18,7 +18,7 @@ import { channel, subscribe } from 'node:diagnostics_channel'
 import type { Dispatcher } from 'undici'
 import { cover, coveredBy, shared, tellServer } from './covered.ts'
 import { watched } from './handler.ts'
-import { setHeaders, tellPeer, type PublishedRequest } from './published.ts'
+import { sendFrom, setHeaders, tellPeer, type PublishedRequest } from './published.ts'
 import { changed, headerIn, pathOf, readable, withHeaders } from './sent.ts'
 
 type Options = Dispatcher.DispatchOptions
@@ -38,6 +38,7 @@ function keepHeaders(message: unknown): void {
     request[COVERED] = attempt
     tellServer(attempt, request)
     setHeaders(request, attempt.headers, isAlone())
+    sendFrom(request, attempt.caller)
   } catch (error) {
     reportOnce('undici:headers', 'error', 'a request could not be traced', error)
   }

@@ -1,4 +1,4 @@
-import { context, reportOnce, symbolOf } from '@throughline/core'
+import { context, override, reportOnce, symbolOf, type Context } from '@throughline/core'
 import { AsyncResource } from 'node:async_hooks'
 import { Socket } from 'node:net'
 import {
@@ -21,7 +21,7 @@ export interface PublishedRequest extends HttpRequest {
   /** The protocol that it asks to go on with. */
   readonly upgrade?: string | null | false
   /** A stream, where it is one. */
-  readonly body?: { readonly errored?: unknown } | null
+  body?: (object & { readonly errored?: unknown }) | null
 }
 
 /** What a connection is: a socket, or what undici has of an HTTP/2 session. */
@@ -225,4 +225,32 @@ export function answerHere(request: PublishedRequest): void {
 
 function isOfFetch(handler: object): boolean {
   return handler.constructor === Object && 'body' in handler
+}
+
+/**
+ * Has a body run the app's code (a generator, what a stream reads by) in its caller's context. undici begins when the connection
+ * is free, in that of whoever opened it.
+ */
+export function sendFrom(request: PublishedRequest, caller: Context): void {
+  const { body } = request
+  // A form runs nothing, and must be one.
+  if (typeof body !== 'object' || body === null || ArrayBuffer.isView(body) || 'append' in body) return
+  if ('_read' in body)
+    override(body as Record<'_read', Answer>, '_read', (read) => context.bind(caller, read))
+  else if (Symbol.asyncIterator in body || Symbol.iterator in body) request.body = within(caller, body)
+}
+
+/** Its methods, and those of the iterator that they make, in this context. A proxy may not replace what a frozen object has. */
+function within(scope: Context, target: object): object {
+  return new Proxy(
+    {},
+    {
+      get(_target, name) {
+        const method: unknown = Reflect.get(target, name)
+        if (typeof method !== 'function') return method
+        const bound = context.bind(scope, method.bind(target) as () => object)
+        return typeof name === 'symbol' ? () => within(scope, bound()) : bound
+      },
+    },
+  )
 }
