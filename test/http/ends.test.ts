@@ -262,6 +262,22 @@ describe('a request', () => {
     expect(call?.status).toEqual({ code: SpanStatusCode.ERROR, message: error.message })
   })
 
+  test.each([
+    ['closes', (socket: Socket) => void socket.end()],
+    ['resets', (socket: Socket) => void socket.resetAndDestroy()],
+    ['answers with what is no HTTP', (socket: Socket) => void socket.write('no HTTP')],
+  ])('that the server %s in the place of an answer has the peer that it was sent to', async (_form, end) => {
+    const recording = record()
+    const url = await raw('', end)
+    traced()
+    await once(http.get(url), 'error')
+    const [call] = await recording.all(1)
+    expect(call?.attributes).toMatchObject({
+      'network.peer.address': '127.0.0.1',
+      'network.peer.port': Number(new URL(url).port),
+    })
+  })
+
   test.each<[string, (request: http.ClientRequest) => void]>([
     ['destroy', (request) => void request.destroy()],
     ['abort', (request) => request.abort()],

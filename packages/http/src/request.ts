@@ -63,6 +63,11 @@ function notice(request: Request, attempt: HttpAttempt, event: string | symbol, 
         answered(request, attempt, given as Response)
         attempt.completed()
         break
+      case 'drain':
+      case 'finish':
+        // Node remembers an address that was asked for, also of a connection that has failed.
+        void request.socket?.remoteAddress
+        break
       case 'error':
       case 'destroy':
         tellPeer(request, attempt)
