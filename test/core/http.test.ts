@@ -121,6 +121,9 @@ describe('the host', () => {
   test.each<[string, IncomingHttpHeaders]>([
     ['there is none', {}],
     ['it is empty', { host: '' }],
+    ['it has credentials alone', { host: 'user:pass@' }],
+    ['it has a port alone', { host: ':8443' }],
+    ['it has brackets alone', { host: '[]' }],
   ])('where %s, there is no server.address', (_title, headers) => {
     const attributes = attributesOf({ headers })
     expect(attributes).not.toHaveProperty('server.address')

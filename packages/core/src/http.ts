@@ -99,7 +99,9 @@ let latestSplit: Host = NO_HOST
 function hostOf(header: unknown): Host {
   if (typeof header !== 'string' || header === '') return NO_HOST
   if (header !== latestHost) {
-    latestSplit = splitHost(header)
+    const split = splitHost(header)
+    // Credentials alone, or a port, name nobody.
+    latestSplit = split.address === '' ? NO_HOST : split
     latestHost = header
   }
   return latestSplit
