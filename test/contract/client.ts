@@ -121,6 +121,14 @@ export function clientContract<Target>(library: string, client: ClientUnderTest<
       })
     })
 
+    test.skipIf(client.isProcessWide)('what nobody may change is refused in words that say so', async () => {
+      const frozen = Object.freeze(Object.create((await opened()) as object)) as Target
+      expect(() => traced(frozen)).toThrow(TypeError)
+      expect(() => traced(frozen)).toThrow(
+        /^expected an object that may be changed, received .+ frozen.*; example: /,
+      )
+    })
+
     test('a call that the server refuses is an error span with a type, and the same error for the app', async () => {
       const recording = record()
       const target = await opened()
