@@ -3,9 +3,11 @@ import { span } from '@throughline/core'
 import { tracing } from '@throughline/express'
 import { tracePg } from '@throughline/pg'
 import express from 'express'
-import { Pool, type ClientBase } from 'pg'
+import { once } from 'node:events'
+import { createServer, type AddressInfo } from 'node:net'
+import { Client, Pool, type ClientBase, type ClientConfig } from 'pg'
 import request from 'supertest'
-import { describe, expect, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { record } from '../recording.ts'
 import { connected, open, tableOf, url } from './database.ts'
 
@@ -26,6 +28,46 @@ describe('the span of a query that fails', () => {
       message: `duplicate key value violates unique constraint "${table}_pkey"`,
     })
     expect(failed?.events).toEqual([])
+  })
+})
+
+describe('a client that could not connect', () => {
+  const unreachable: [string, () => Promise<ClientConfig>][] = [
+    ['since nobody listens', async () => ({ host: '127.0.0.1', port: 1 })],
+    [
+      'in time',
+      async () => {
+        const silent = createServer()
+        onTestFinished(() => void silent.close())
+        await once(silent.listen(0, '127.0.0.1'), 'listening')
+        silent.on('connection', (socket) => onTestFinished(() => void socket.destroy()))
+        const { port } = silent.address() as AddressInfo
+        return { host: '127.0.0.1', port, connectionTimeoutMillis: 50 }
+      },
+    ],
+  ]
+
+  test.each(unreachable)('%s never answers what it is asked, and the span says so', async (_title, where) => {
+    const recording = record()
+    const client = tracePg(new Client({ ...(await where()), user: 'x', database: 'x' }))
+    const ended = once(client, 'end')
+    await expect(client.connect()).rejects.toThrow(/ECONNREFUSED|timeout/)
+    await ended
+    void client.query('SELECT 1')
+    const [call] = await recording.all(1)
+    expect(call).toMatchObject({ name: 'SELECT', status: { code: 0 } })
+    expect(call?.attributes).toMatchObject({ 'throughline.incomplete': true, 'db.namespace': 'x' })
+  })
+
+  test('and was closed refuses what it is asked, as an error', async () => {
+    const recording = record()
+    const client = tracePg(new Client({ host: '127.0.0.1', port: 1 }))
+    await expect(client.connect()).rejects.toThrow('ECONNREFUSED')
+    await client.end()
+    await expect(client.query('SELECT 1')).rejects.toThrow('not queryable')
+    const [call] = await recording.all(1)
+    expect(call?.attributes).not.toHaveProperty('throughline.incomplete')
+    expect(call?.status.code).toBe(2)
   })
 })
 

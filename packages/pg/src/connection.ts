@@ -10,7 +10,8 @@ export interface Place {
 }
 
 /** A client, with properties that its typings lack. */
-export type Connected = ClientBase & Place
+export type Connected = ClientBase &
+  Place & { readonly _ended?: boolean; readonly _ending?: boolean; readonly _queryable?: boolean }
 
 /** A Pool, with properties that its typings lack. */
 export type OpenPool = Pool & {
