@@ -259,8 +259,9 @@ export function endRequest(request: IncomingMessage, status?: number): void {
 
 /** What is sent on a socket is sent by. */
 const WRITERS = ['write', 'end'] as const
-/** How an answer to a handshake begins. */
-const STATUS_LINE = /^HTTP\/1\.1 (\d{3}) /
+/** How an answer to a handshake begins; a proxy may pass on one of HTTP/1.0. */
+const STATUS_LINE = /^HTTP\/1\.\d (\d{3})\b/
+const STATUS_LINE_LENGTH = 'HTTP/1.1 101 '.length
 const SWITCHING_PROTOCOLS = 101
 const FIRST_FINAL = 200
 
@@ -277,11 +278,13 @@ export function endAtHandshake(exchange: AnyExchange): void {
   }
 }
 
-function answered(exchange: AnyExchange, text: unknown): void {
+function answered(exchange: AnyExchange, sent: unknown): void {
   const { request, response } = exchange
   // What an earlier request of the connection is answered comes by the same way.
-  if (response.socket !== request.socket || response.headersSent || typeof text !== 'string') return
-  const [, digits] = STATUS_LINE.exec(text) ?? []
+  if (response.socket !== request.socket || response.headersSent) return
+  const text =
+    sent instanceof Uint8Array ? String.fromCharCode(...sent.subarray(0, STATUS_LINE_LENGTH)) : sent
+  const [, digits] = (typeof text === 'string' ? STATUS_LINE.exec(text) : undefined) ?? []
   if (digits === undefined) return
   const status = Number(digits)
   // What only precedes the answer, as 103 Early Hints, is written past the response, too.

@@ -74,6 +74,28 @@ export function endsWithRequests({ name, served }: Contract): void {
         expect(span.attributes).not.toHaveProperty('error.type')
       })
 
+      test.each<[string, string | Uint8Array, number]>([
+        [
+          'in bytes',
+          Buffer.from('HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n'),
+          101,
+        ],
+        ['of an older server', 'HTTP/1.0 404 Not Found\r\nConnection: close\r\n\r\n', 404],
+        ['without a reason', new Uint8Array(Buffer.from('HTTP/1.1 403\r\nConnection: close\r\n\r\n')), 403],
+      ])('is what the app passes on by the socket, %s', async (_title, head, status) => {
+        const recording = record()
+        const { port } = await served((exchange) => {
+          exchange.request.socket.end(head)
+          return never(exchange)
+        })
+        const client = new WebSocket(`ws://localhost:${port}/`).on('error', () => {})
+        onTestFinished(() => client.terminate())
+        const span = await theOnly(recording)
+        expect(span.status).toEqual({ code: 0 })
+        expect(span.attributes['http.response.status_code']).toBe(status)
+        expect(span.attributes).not.toHaveProperty('error.type')
+      })
+
       test('is the answer of the app, and not the early hints before it', async () => {
         const recording = record()
         const serving = await served(({ response, answer }) => {
