@@ -472,6 +472,57 @@ describe('what is no trace request', () => {
   })
 })
 
+describe('what a web page sends', () => {
+  it.each([
+    'http://evil.example:4318',
+    'https://127.0.0.1.evil.example',
+    'http://localhost.evil.example',
+    'null',
+  ])('gets 403 where the page is of %s, by whatever name it calls this machine', async (origin) => {
+    const { receiver, spans } = await receiving()
+    for (const host of ['evil.example:4318', '127.0.0.1']) {
+      const answer = await send(receiver, {
+        headers: { ...json, origin, host },
+        body: toOtlpJson(checkout()),
+      })
+      expect(answer.status).toBe(403)
+      expect(reason(answer)).toEqual({
+        code: 7,
+        message: expect.stringContaining(`received it from a page of ${origin}`),
+      })
+    }
+    expect(spans).toEqual([])
+  })
+
+  it.each([
+    'http://localhost:3000',
+    'https://shop.localhost',
+    'http://127.0.0.1:5173',
+    'http://[::1]',
+    'http://192.168.1.5',
+  ])('is taken where the page is of %s', async (origin) => {
+    const { receiver, spans } = await receiving()
+    await send(receiver, { headers: { ...json, origin }, body: toOtlpJson(checkout()) })
+    expect(spans).toHaveLength(10)
+  })
+
+  it('is taken where others than this machine are to reach the viewer', async () => {
+    const { receiver, spans } = await receiving({ host: '0.0.0.0' })
+    const origin = 'http://shop.example'
+    await send(receiver, { headers: { ...json, origin, host: 'viewer:4318' }, body: toOtlpJson(checkout()) })
+    expect(spans).toHaveLength(10)
+  })
+
+  it('is not what a service sends, which may call this machine by any name', async () => {
+    const { receiver, spans } = await receiving()
+    await send(receiver, {
+      headers: { ...json, host: 'host.docker.internal:4318' },
+      body: toOtlpJson(checkout()),
+    })
+    expect(spans).toHaveLength(10)
+  })
+})
+
 describe('gzip', () => {
   const gzip = { ...json, 'content-encoding': 'GZIP' }
 

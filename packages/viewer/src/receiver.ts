@@ -38,12 +38,18 @@ const requestTimeout = 60_000
 /** google.rpc.Code, for the `code` of an answer's google.rpc.Status. */
 const rpcCodes = new Map([
   [400, 3], // INVALID_ARGUMENT
+  [403, 7], // PERMISSION_DENIED
   [404, 5], // NOT_FOUND
   [405, 12], // UNIMPLEMENTED
   [413, 8], // RESOURCE_EXHAUSTED
   [415, 3], // INVALID_ARGUMENT
   [500, 13], // INTERNAL
 ])
+
+/** An address that nobody but this machine reaches. */
+const LOOPBACK = /^(?:localhost|::1|127(?:\.\d+){3})$/
+/** A page's host that no name server answers for: `localhost` and addresses. */
+const NO_NAME = /^(?:(?:.+\.)?localhost|\[.+\]|\d+(?:\.\d+){3})$/
 
 /**
  * Listens for OTLP/HTTP at POST /v1/traces, protobuf or JSON, plain or gzip, and hands every request's spans to
@@ -52,8 +58,9 @@ const rpcCodes = new Map([
  */
 export function receive(options: ReceiveOptions): Promise<Receiver> {
   const { onSpans, port = 4318, host = '127.0.0.1', maxBytes = maxBytesDefault } = options
+  const isPrivate = LOOPBACK.test(host)
   const server = createServer({ requestTimeout }, (request, response) => {
-    void handle(request, response, onSpans, maxBytes)
+    void handle(request, response, onSpans, maxBytes, isPrivate)
   })
 
   function close(): Promise<void> {
@@ -95,9 +102,10 @@ async function handle(
   response: ServerResponse,
   onSpans: (spans: Span[]) => void,
   maxBytes: number,
+  isPrivate: boolean,
 ): Promise<void> {
   const format = formatOf(request)
-  const refusal = refuse(request, format, maxBytes)
+  const refusal = refuse(request, format, maxBytes, isPrivate)
   if (refusal) return answerRefusal(request, response, format, refusal)
 
   const body = await readBody(request, isGzip(request), maxBytes)
@@ -129,7 +137,16 @@ function isGzip(request: IncomingMessage): boolean {
 }
 
 /** What the headers alone say against the request. */
-function refuse(request: IncomingMessage, format: Format | undefined, maxBytes: number): Refusal | undefined {
+function refuse(
+  request: IncomingMessage,
+  format: Format | undefined,
+  maxBytes: number,
+  isPrivate: boolean,
+): Refusal | undefined {
+  const { origin } = request.headers
+  if (isPrivate && origin !== undefined && isForeign(origin)) {
+    return { status: 403, message: `expected what this machine sends, received it from a page of ${origin}` }
+  }
   const path = request.url?.split('?')[0]
   if (path !== '/v1/traces') {
     return { status: 404, message: `nothing at ${path}: this is a receiver of traces, at POST /v1/traces` }
@@ -149,6 +166,14 @@ function refuse(request: IncomingMessage, format: Format | undefined, maxBytes: 
     return { status: 415, message, headers: { 'Accept-Encoding': 'gzip, identity' } }
   }
   return Number(request.headers['content-length']) > maxBytes ? tooLarge(maxBytes) : undefined
+}
+
+/**
+ * Whether a browser sends this for a page of somebody else. Its name server can say that their name is this machine, and then
+ * the browser asks nobody whether the page may. Who is no browser says no origin, and may call this machine as it likes.
+ */
+function isForeign(origin: string): boolean {
+  return !URL.canParse(origin) || !NO_NAME.test(new URL(origin).hostname)
 }
 
 function tooLarge(maxBytes: number): Refusal {
