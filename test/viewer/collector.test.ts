@@ -1,5 +1,5 @@
 import { collect } from '@throughline/viewer'
-import type { Trace } from '@throughline/viewer'
+import type { Span, Trace } from '@throughline/viewer'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { checkout, hex, span, traceId } from './sample.ts'
 
@@ -122,6 +122,42 @@ describe('memory', () => {
     collector.add([oneOf(1)])
     expect(handed).toMatchObject([{ traceId, spans: checkout() }])
     expect(ids(collector.traces())).toEqual([1])
+  })
+
+  describe('of long texts', () => {
+    // One text in the memory of the test, counted wherever it is.
+    const long = 'x'.repeat(8 * 2 ** 20)
+    const places: [string, Partial<Span>][] = [
+      ['an attribute', { attributes: { prompt: [{ long }] } }],
+      [
+        'an event',
+        { events: [{ timeUnixNano: 0n, name: '', attributes: { long }, droppedAttributesCount: 0 }] },
+      ],
+      ['bytes', { attributes: { bytes: new Uint8Array(long.length) } }],
+      ['a message', { status: { code: 'error', message: long } }],
+    ]
+
+    it.each(places)('is bounded too: %s', (_place, more) => {
+      const { collector, handed } = collected()
+      for (let number = 1; number <= 40; number += 1) collector.add([{ ...oneOf(number), ...more }])
+      expect(ids(collector.traces())).toEqual(Array.from({ length: 31 }, (_, index) => index + 10))
+      expect(ids(handed)).toEqual(Array.from({ length: 9 }, (_, index) => index + 1))
+    })
+
+    it('leaves out what one trace has too much of, and counts it', () => {
+      const { collector, handed } = collected()
+      collector.add(Array.from({ length: 10 }, (_, index) => span(index + 1, 'shop', long, [0, 1])))
+      vi.advanceTimersByTime(100)
+      expect(handed).toMatchObject([{ droppedSpans: 3 }])
+      expect(handed[0]?.spans).toHaveLength(7)
+    })
+
+    it('has room again when they were let go', () => {
+      const { collector } = collected({ maxTraces: 1 })
+      for (let number = 1; number <= 100; number += 1)
+        collector.add([{ ...oneOf(number), attributes: { long } }])
+      expect(collector.traces()).toMatchObject([{ droppedSpans: 0, spans: [{ name: 'GET /100' }] }])
+    })
   })
 
   it('says of late spans that the earlier ones are gone', () => {

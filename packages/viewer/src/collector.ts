@@ -44,8 +44,17 @@ export type Collector = {
   close: () => void
 }
 
-type Entry = Omit<Trace, 'spans'> & { bySpan: Map<string, Span>; timer: NodeJS.Timeout | undefined }
+type Entry = Omit<Trace, 'spans'> & {
+  bySpan: Map<string, Span>
+  /** How much text is in its spans. */
+  text: number
+  timer: NodeJS.Timeout | undefined
+}
 type Waiter = { look: (trace: Trace) => void; reject: (reason: unknown) => void }
+
+/** Characters in all traces together, and in one of them: spans of what asks language models may hold 100 KB of it each. */
+const maxText = 256 * 1024 * 1024
+const maxTextPerTrace = maxText / 4
 
 /** Ids of traces that were let go, so that their late spans can be told from new traces. */
 const maxForgotten = 10_000
@@ -61,6 +70,7 @@ export function collect(options: CollectOptions = {}): Collector {
   const forgotten = new Set<string>()
   const waiters = new Set<Waiter>()
   let held = 0
+  let heldText = 0
 
   function add(spans: readonly Span[]): void {
     const touched = new Set<Entry>()
@@ -81,6 +91,7 @@ export function collect(options: CollectOptions = {}): Collector {
     const entry: Entry = {
       traceId,
       bySpan: new Map(),
+      text: 0,
       revision: 0,
       lateSpans: 0,
       droppedSpans: 0,
@@ -96,13 +107,16 @@ export function collect(options: CollectOptions = {}): Collector {
     const { spanId, kind, serviceName, startTimeUnixNano, endTimeUnixNano } = span
     const key = [spanId, kind, startTimeUnixNano, endTimeUnixNano, serviceName].join()
     if (entry.bySpan.has(key)) return false
-    if (entry.bySpan.size >= maxSpansPerTrace) {
+    const text = textIn([span.name, span.status, span.traceState, span.attributes, span.events, span.links])
+    if (entry.bySpan.size >= maxSpansPerTrace || entry.text + text > maxTextPerTrace) {
       entry.droppedSpans++
       return true
     }
     entry.bySpan.set(key, span)
     entry.lateSpans++
+    entry.text += text
     held++
+    heldText += text
     return true
   }
 
@@ -121,7 +135,7 @@ export function collect(options: CollectOptions = {}): Collector {
   }
 
   function makeRoom(current: Entry): void {
-    while (entries.size > maxTraces || held > maxSpans) {
+    while (entries.size > maxTraces || held > maxSpans || heldText > maxText) {
       const others = [...entries.values()].filter((entry) => entry !== current)
       const oldest = others.find((entry) => !entry.timer) ?? others[0]
       if (!oldest) return
@@ -134,6 +148,7 @@ export function collect(options: CollectOptions = {}): Collector {
     clearTimeout(entry.timer)
     entries.delete(entry.traceId)
     held -= entry.bySpan.size
+    heldText -= entry.text
     forgotten.add(entry.traceId)
     const [first] = forgotten
     if (forgotten.size > maxForgotten && first) forgotten.delete(first)
@@ -182,6 +197,7 @@ export function collect(options: CollectOptions = {}): Collector {
     for (const entry of entries.values()) clearTimeout(entry.timer)
     entries.clear()
     held = 0
+    heldText = 0
     for (const waiter of waiters)
       waiter.reject(new Error('the collector was closed before such a trace came'))
   }
@@ -192,4 +208,13 @@ export function collect(options: CollectOptions = {}): Collector {
 function snapshot(entry: Entry): Trace {
   const { traceId, revision, lateSpans, droppedSpans, forgotten } = entry
   return { traceId, spans: [...entry.bySpan.values()], revision, lateSpans, droppedSpans, forgotten }
+}
+
+/** How many characters of text, or bytes, are in a value. */
+function textIn(value: unknown): number {
+  if (typeof value === 'string' || value instanceof Uint8Array) return value.length
+  if (typeof value !== 'object' || value === null) return 0
+  let text = 0
+  for (const [key, each] of Object.entries(value)) text += key.length + textIn(each)
+  return text
 }
