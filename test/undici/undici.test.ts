@@ -4,7 +4,7 @@ import { traceUndici } from '@throughline/undici'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { Readable } from 'node:stream'
+import { Readable, Writable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import * as undici from 'undici'
 import * as undici6 from 'undici6'
@@ -163,6 +163,47 @@ for (const [version, library] of [
         await recording.stop()
         return seen
       }
+
+      test('who hears of the body of an answer does so in the context of its own caller', async () => {
+        const recording = record()
+        const { url } = await served((_request, response) => {
+          response.write('a')
+          setImmediate(() => response.end('b'))
+        })
+        const pool = new library.Pool(url, { connections: 1 })
+        trace(pool)
+        closing.push(() => pool.close())
+        const seen: string[] = []
+        const get = (name: string) =>
+          span(name, async (self) => {
+            const note = (event: string) => {
+              if (api.getActiveSpan() !== self) seen.push(`${event} of ${name}`)
+            }
+            const { body } = await pool.request({ method: 'GET', path: '/' })
+            body.on('data', () => note('data')).on('end', () => note('end'))
+            await once(body, 'close')
+            const into = () =>
+              new Writable({
+                write(_chunk, _encoding, done) {
+                  note('write')
+                  done()
+                },
+                final(done) {
+                  note('final')
+                  done()
+                },
+              })
+            await pool.stream({ method: 'GET', path: '/' }, into)
+            const echo = pool.pipeline({ method: 'GET', path: '/' }, ({ body: answer }) => answer).end()
+            await once(
+              echo.on('data', () => note('data of a pipeline')).on('end', () => note('its end')),
+              'end',
+            )
+          })
+        await Promise.all([get('first'), get('second')])
+        expect(seen).toEqual([])
+        await recording.stop()
+      })
 
       async function* generated(note: () => void) {
         note()

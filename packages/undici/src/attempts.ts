@@ -55,6 +55,11 @@ export function onAttempts(options: HttpClientOptions, tracer: HttpClient): () =
     sendFrom(request, attempt.isTraced ? attempt.caller : attempt.context)
   }
 
+  function enter(request: Message['request']): void {
+    begin(request)
+    answerHere(request)
+  }
+
   const listeners: Record<string, (message: Message) => void> = {
     'request:create'({ request }) {
       // A CONNECT only opens a tunnel, mostly for a ProxyAgent; the request goes through it.
@@ -62,11 +67,8 @@ export function onAttempts(options: HttpClientOptions, tracer: HttpClient): () =
       // Its dispatcher is traced too, and has made the span already.
       if (yieldsToOfficial() || coveredBy(request) !== undefined) return
       const maker = makerOf(request)
-      if (maker !== undefined) maker.runInAsyncScope(begin, undefined, request)
-      else {
-        begin(request)
-        answerHere(request)
-      }
+      if (maker !== undefined) maker.runInAsyncScope(enter, undefined, request)
+      else enter(request)
     },
     'client:sendHeaders'({ request, socket }) {
       tellPeer(request[ATTEMPT], socket)

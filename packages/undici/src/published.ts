@@ -204,9 +204,9 @@ const ANSWERS = [
 type Answer = (this: unknown, ...given: unknown[]) => unknown
 
 /**
- * Has interceptors, and whoever dispatches by hand, hear of an answer in the current context, the caller's. undici tells them in
- * that of whoever opened the connection, from which they would send what they repeat or are redirected to. The promises of
- * `fetch` know its caller.
+ * Has an answer heard in the current context, the caller's: by who listens to its body, by interceptors, and by who dispatches by
+ * hand. undici tells them in that of whoever opened the connection, from which they would send what they repeat or are redirected
+ * to. The promises of `fetch` know its caller.
  */
 export function answerHere(request: PublishedRequest): void {
   const handler = handlerOf(request)
