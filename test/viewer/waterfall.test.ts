@@ -1,6 +1,6 @@
 import { waterfall } from '@throughline/viewer'
 import type { Span } from '@throughline/viewer'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { width as columnsOf } from '../../packages/viewer/src/text.ts'
 import { at, checkout, declined, hex, link, span, traceId } from './sample.ts'
 
@@ -450,6 +450,19 @@ describe('the tree', () => {
     expect(lines(waterfall(fan)).length).toBeGreaterThan(10_000)
   })
 
+  it('finds the spans that links lead to without looking at all spans for each', () => {
+    const size = 1000
+    const links = [link(hex(size)), link(hex(size + 1))]
+    let looks = 0
+    const spans = Array.from({ length: size }, (_, id) =>
+      Object.defineProperty(span(id + 1, 'shop', 'consume', [0, 1], { links }), 'spanId', {
+        get: () => (looks++, hex(id + 1)),
+      }),
+    )
+    expect(waterfall(spans)).toContain('↗ links to [shop] consume')
+    expect(looks).toBeLessThan(10 * size)
+  })
+
   it('is empty for no spans', () => {
     expect(waterfall([])).toBe('')
   })
@@ -630,9 +643,40 @@ describe('names from outside', () => {
     expect(lines(text)).toHaveLength(11)
   })
 
-  it('may be empty, or megabytes long', () => {
-    const text = waterfall([span(1, '', '', [0, 10]), span(2, 's'.repeat(5e6), '表'.repeat(5e6), [0, 9])])
-    expect(text).toContain('(no name)')
+  it('cost no more than what is shown of them', () => {
+    const { segment } = Intl.Segmenter.prototype
+    let looks = 0
+    const spy = vi.spyOn(Intl.Segmenter.prototype, 'segment').mockImplementation(function (
+      this: Intl.Segmenter,
+      text: string,
+    ) {
+      const segments = segment.call(this, text)
+      function* counted() {
+        for (const each of segments) {
+          looks++
+          yield each
+        }
+      }
+      return { containing: segments.containing.bind(segments), [Symbol.iterator]: counted } as Intl.Segments
+    })
+    const looksAt = (repeats: number) => {
+      looks = 0
+      const message = '在庫 '.repeat(repeats)
+      waterfall([span(1, 'shop', message, [0, 1], { status: { code: 'error', message } })])
+      return looks
+    }
+    const atLong = looksAt(600)
+    expect(looksAt(200)).toBe(atLong)
+    spy.mockRestore()
+  })
+
+  it('may be empty, blank, or megabytes long', () => {
+    const text = waterfall([
+      span(1, '', ' ', [0, 10]),
+      span(3, '', '', [0, 10]),
+      span(2, 's'.repeat(5e6), '表'.repeat(5e6), [0, 9]),
+    ])
+    expect(text).toMatch(/\] \(no name\)[^]*\] \(no name\)/)
     for (const line of lines(text)) expect(columnsOf(line)).toBeLessThanOrEqual(100)
   })
 })

@@ -24,7 +24,7 @@ function service({ span }: Node): Piece {
 
 function nameOf(node: Node, hasService: boolean): Piece[] {
   const { span } = node
-  const name = harmless(span.name) || '(no name)'
+  const name = harmless(span.name).trim() || '(no name)'
   const server = node.children.find(({ span: child }) => child.kind === 'server' || child.kind === 'consumer')
   if (span.kind === 'producer') return [piece(`→ ${name}`)]
   if (span.kind !== 'client') return [piece(name)]

@@ -58,7 +58,7 @@ function linkNote(link: SpanLink, traceId: string, tree: Tree): Note {
   if (link.traceId !== traceId) {
     return { text: `↗ links to span ${link.spanId} of trace ${link.traceId}`, style: 'dim' }
   }
-  const target = tree.rows.find((row) => row.span.spanId === link.spanId)
+  const target = tree.byId.get(link.spanId)?.[0]
   const name = target ? `[${harmless(target.span.serviceName)}] ${harmless(target.span.name)}` : link.spanId
   return { text: `↗ links to ${target ? name : `span ${name}, which is not here`}`, style: 'dim' }
 }

@@ -51,18 +51,45 @@ export function piece(text: string, style: Style = 'plain'): Piece {
 /** ASCII, and what bars and ranges are drawn with: a character is a column, and nearly all text is of these. */
 const narrowOnly = /^[ -~─-╿–→]*$/
 
-/** Columns on a terminal. */
-export function width(text: string): number {
-  return narrowOnly.test(text) ? text.length : stringWidth(text)
+/**
+ * Columns on a terminal. What takes more than `most` is not looked at to its end, and counts as any number above that: an
+ * error may quote a whole query of which the screen shows the beginning.
+ */
+export function width(text: string, most: number = Infinity): number {
+  if (narrowOnly.test(text)) return text.length
+  let used = 0
+  for (const { segment } of graphemes.segment(text)) {
+    used += columnsOf(segment)
+    if (used > most) break
+  }
+  return used
 }
 
-export function widthOf(pieces: readonly Piece[]): number {
-  return pieces.reduce((sum, { text }) => sum + width(text), 0)
+export function widthOf(pieces: readonly Piece[], most: number = Infinity): number {
+  let sum = 0
+  for (const { text } of pieces) {
+    sum += width(text, most - sum)
+    if (sum > most) break
+  }
+  return sum
+}
+
+/** What was measured: a text is of few characters, and is measured at each step of its way to a line. */
+const measured = new Map<string, number>()
+const maxMeasured = 4096
+
+function columnsOf(segment: string): number {
+  let columns = measured.get(segment)
+  if (columns !== undefined) return columns
+  columns = stringWidth(segment)
+  if (measured.size === maxMeasured) measured.clear()
+  measured.set(segment, columns)
+  return columns
 }
 
 /** At most `columns` wide; what is cut ends in `…`. No character is cut in two. */
 export function clip(pieces: readonly Piece[], columns: number): Piece[] {
-  if (widthOf(pieces) <= columns) return [...pieces]
+  if (widthOf(pieces, columns) <= columns) return [...pieces]
   const clipped: Piece[] = []
   let left = Math.max(0, columns - 1)
   for (const { text, style } of pieces) {
@@ -82,10 +109,11 @@ export function fit(pieces: readonly Piece[], columns: number): Piece[] {
 
 /** The longest start of a text that is at most `columns` wide. */
 function start(text: string, columns: number): string {
+  if (narrowOnly.test(text)) return text.slice(0, columns)
   let used = 0
   let end = 0
   for (const { segment, index } of graphemes.segment(text)) {
-    used += width(segment)
+    used += columnsOf(segment)
     if (used > columns) return text.slice(0, index)
     end = index + segment.length
   }
@@ -96,7 +124,7 @@ function start(text: string, columns: number): string {
 export function wrap(text: string, columns: number, lines: number): string[] {
   const wrapped: string[] = []
   let rest = text.trim()
-  while (rest && wrapped.length < lines - 1 && width(rest) > columns) {
+  while (rest && wrapped.length < lines - 1 && width(rest, columns) > columns) {
     const head = start(rest, columns)
     const space = rest[head.length] === ' ' ? head.length : head.lastIndexOf(' ')
     const cut = space > 0 ? space : head.length

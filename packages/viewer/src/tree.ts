@@ -22,6 +22,8 @@ export type Tree = {
   /** Every node, parents before children, siblings by start: the order in which they are shown. */
   rows: Node[]
   roots: Node[]
+  /** The nodes of each span id, by start. */
+  byId: Map<string, Node[]>
   /** Nanoseconds from the first start to the last end. */
   total: number
 }
@@ -50,7 +52,7 @@ export function treeOf(spans: readonly Span[]): Tree {
 
   const roots = nodes.filter((node) => !node.parent)
   const total = nodes.reduce((latest, node) => Math.max(latest, node.end), 0)
-  return { rows: preorder(roots), roots, total }
+  return { rows: preorder(roots), roots, byId, total }
 }
 
 function earlier(earliest: bigint | undefined, span: Span): bigint | undefined {

@@ -62,7 +62,7 @@ function block(spans: readonly Span[], width: number): Piece[][] {
   const culprit = tree.rows.length > 1 ? culpritOf(path) : undefined
   const rows = tree.rows.map((node) => rowOf(node, tree, width < narrow ? ' ' : '  '))
   const layout = layoutOf(width, {
-    labels: Math.min(maxLabel, longest(rows.map((row) => widthOf(row.label)))),
+    labels: Math.min(maxLabel, longest(rows.map((row) => widthOf(row.label, maxLabel)))),
     ranges: longest(rows.map((row) => widthOfText(row.range))),
     durations: longest(rows.map((row) => widthOfText(row.duration))) + 2,
   })
