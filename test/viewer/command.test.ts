@@ -1,6 +1,6 @@
 import { EventEmitter, once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { PassThrough } from 'node:stream'
+import { PassThrough, Writable } from 'node:stream'
 import { toOtlpJson, waterfall } from '@throughline/viewer'
 import type { Span } from '@throughline/viewer'
 import { describe, expect, it } from 'vitest'
@@ -41,7 +41,7 @@ function throughline(argv: string[], { env = {}, ...terminal }: Terminal = {}) {
     expect(answer.status).toBe(200)
   }
 
-  return { code, signals, stdout, written, says, send }
+  return { code, signals, stdout, stderr, written, says, send }
 }
 
 const anyPort = ['--port', '0']
@@ -129,6 +129,37 @@ describe('throughline', () => {
     expect(await code).toBe(0)
     expect(written.err).not.toContain('EPIPE')
     await expect(send(checkout())).rejects.toThrow('fetch failed')
+  })
+
+  it('says why it ends when what it prints cannot be written', async () => {
+    const { code, stdout, written, says } = throughline(anyPort)
+    await says('err', 'listening on')
+    stdout.destroy(Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' }))
+    expect(await code).toBe(1)
+    expect(written.err).toContain('throughline: cannot write to stdout: ENOSPC: no space left on device')
+  })
+
+  it('goes on when nobody reads what it says on stderr', async () => {
+    const { code, signals, stderr, written, says, send } = throughline([...anyPort, '--json'])
+    await says('err', 'listening on')
+    stderr.destroy(Object.assign(new Error('write EPIPE'), { code: 'EPIPE' }))
+    await send(checkout())
+    signals.emit('SIGINT')
+    expect(await code).toBe(0)
+    expect(written.out).toContain(traceId)
+  })
+
+  it.each([
+    ['EPIPE', 0, ''],
+    ['ENOSPC', 1, 'throughline: cannot write to stdout: no write\n'],
+  ])('whose help meets %s ends with %i', async (reason, expectedCode, said) => {
+    const stdout = new Writable({
+      write: (_chunk, _encoding, done) => done(Object.assign(new Error('no write'), { code: reason })),
+    })
+    const stderr = new PassThrough()
+    const off = () => {}
+    expect(await main(['--help'], { stdout, stderr, env: {}, on: off, off })).toBe(expectedCode)
+    expect(stderr.read()?.toString() ?? '').toBe(said)
   })
 })
 

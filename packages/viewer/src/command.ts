@@ -12,7 +12,7 @@ type Signal = 'SIGINT' | 'SIGTERM'
 /** What the command needs of a process; `process` is one. */
 export type Host = {
   stdout: NodeJS.WritableStream & { isTTY?: boolean; columns?: number }
-  stderr: { write: (text: string) => unknown }
+  stderr: { write: (text: string) => unknown; on: (event: 'error', listener: () => void) => unknown }
   env: Record<string, string | undefined>
   on: (signal: Signal, listener: () => void) => unknown
   off: (signal: Signal, listener: () => void) => unknown
@@ -43,10 +43,12 @@ const maxQuiet = 2 ** 31 - 1
 
 /**
  * The command `throughline`, given its arguments without node and script. Traces go to stdout, everything else to
- * stderr. Resolves to the exit code: 0 after SIGINT, SIGTERM or when stdout was closed, 1 when it cannot listen,
+ * stderr. Resolves to the exit code: 0 after SIGINT, SIGTERM or when stdout was closed, 1 when it cannot listen or write,
  * 2 for arguments that it does not know.
  */
 export async function main(argv: readonly string[], host: Host): Promise<number> {
+  // Who has closed stderr wants to hear no more; the traces go on.
+  host.stderr.on('error', () => {})
   let settings: Settings | string
   try {
     settings = settingsOf(argv)
@@ -55,8 +57,18 @@ export async function main(argv: readonly string[], host: Host): Promise<number>
     return 2
   }
   if (typeof settings !== 'string') return view(settings, host)
-  host.stdout.write(settings)
-  return 0
+  host.stdout.on('error', () => {})
+  const failure = await new Promise<WriteError>((resolve) => host.stdout.write(settings, resolve))
+  return codeOf(failure, host)
+}
+
+type WriteError = NodeJS.ErrnoException | null | undefined
+
+/** To have stdout closed by its reader is an end like any other (`| head`); a full disk is said. */
+function codeOf(failure: WriteError, host: Host): number {
+  if (!failure || failure.code === 'EPIPE') return 0
+  host.stderr.write(`throughline: cannot write to stdout: ${failure.message}\n`)
+  return 1
 }
 
 /** The settings, or the text that was asked for instead. Throws an Error that says how to do it right. */
@@ -129,7 +141,8 @@ async function view(settings: Settings, host: Host): Promise<number> {
     host.stderr.write(`throughline: listening on ${receiver.url}/v1/traces, Ctrl-C ends\n`)
     const reason = await ended.promise
     await receiver.close()
-    if (reason === 'signal') collector.flush()
+    if (reason !== 'signal') return codeOf(reason, host)
+    collector.flush()
     return 0
   } catch (error) {
     host.stderr.write(`throughline: ${reasonOf(error)}\n`)
@@ -141,20 +154,20 @@ async function view(settings: Settings, host: Host): Promise<number> {
 }
 
 /**
- * Resolves at the first signal, and when stdout is closed at its other end (`| head`). The first signal takes our
- * listeners off, so that a second one ends the process at once.
+ * Resolves at the first signal, and with the error when stdout takes no more. The first signal takes our listeners off, so
+ * that a second one ends the process at once.
  */
-function ending(host: Host): { promise: Promise<'signal' | 'closed'>; stop: () => void } {
+function ending(host: Host): { promise: Promise<'signal' | WriteError>; stop: () => void } {
   const signaled = new AbortController()
   const onSignal = (): void => signaled.abort()
   const stop = (): void => {
     host.off('SIGINT', onSignal)
     host.off('SIGTERM', onSignal)
   }
-  const promise = new Promise<'signal' | 'closed'>((resolve) => {
+  const promise = new Promise<'signal' | WriteError>((resolve) => {
     signaled.signal.addEventListener('abort', () => resolve('signal'))
     // The listener stays for good: what is written after the end fails too, and would end the process noisily.
-    host.stdout.on('error', () => resolve('closed'))
+    host.stdout.on('error', resolve)
   })
   signaled.signal.addEventListener('abort', stop)
   host.on('SIGINT', onSignal)
