@@ -1,3 +1,5 @@
+import { callback, limit, validated, whole } from './options.ts'
+import type { Shape } from './options.ts'
 import type { Span } from './span.ts'
 
 /** What has arrived of one trace. */
@@ -17,15 +19,15 @@ export type Trace = {
 
 export type CollectOptions = {
   /** Called with a trace when no span of it came for `quiet` ms, and again when late spans came. */
-  onTrace?: (trace: Trace) => void
+  onTrace?: ((trace: Trace) => void) | undefined
   /** Milliseconds. Default 6000: exporters send every 5 s. */
-  quiet?: number
+  quiet?: number | undefined
   /** How many traces are held, for their late spans. Default 1000. */
-  maxTraces?: number
+  maxTraces?: number | undefined
   /** Default 10 000. */
-  maxSpansPerTrace?: number
+  maxSpansPerTrace?: number | undefined
   /** In all traces together. Default 200 000. */
-  maxSpans?: number
+  maxSpans?: number | undefined
 }
 
 export type Collector = {
@@ -37,11 +39,25 @@ export type Collector = {
    * The first trace, held or still to come, for which `predicate` is true; it is asked each time that a trace gets
    * spans. Rejects when `signal` aborts (with its reason), when the predicate throws, and at `close()`.
    */
-  when: (predicate: (trace: Trace) => boolean, options?: { signal?: AbortSignal }) => Promise<Trace>
+  when: (
+    predicate: (trace: Trace) => boolean,
+    options?: { signal?: AbortSignal | undefined },
+  ) => Promise<Trace>
   /** Hands over at once what waits for its quiet time. */
   flush: () => void
   /** Stops all timers and lets everything go; nothing more is handed over. */
   close: () => void
+}
+
+/** What setTimeout can wait at most. */
+export const maxQuiet = 2 ** 31 - 1
+
+const shape: Shape<CollectOptions> = {
+  onTrace: callback('onTrace: (trace) => console.log(waterfall(trace.spans))'),
+  quiet: whole('quiet', 0, maxQuiet, 500),
+  maxTraces: limit('maxTraces', 1000),
+  maxSpansPerTrace: limit('maxSpansPerTrace', 10_000),
+  maxSpans: limit('maxSpans', 200_000),
 }
 
 type Entry = Omit<Trace, 'spans'> & {
@@ -62,10 +78,16 @@ const maxForgotten = 10_000
 /**
  * Gathers spans into traces, whichever request brought them, and says when a trace has been quiet. Memory is
  * bounded: when there are too many, traces that were handed over already are let go first, oldest first; one that
- * was not is handed over early, so that nothing goes unseen.
+ * was not is handed over early, so that nothing goes unseen. Throws a TypeError for options that are unknown or wrong.
  */
 export function collect(options: CollectOptions = {}): Collector {
-  const { onTrace, quiet = 6000, maxTraces = 1000, maxSpansPerTrace = 10_000, maxSpans = 200_000 } = options
+  const {
+    onTrace,
+    quiet = 6000,
+    maxTraces = 1000,
+    maxSpansPerTrace = 10_000,
+    maxSpans = 200_000,
+  } = validated('collect()', shape, options)
   const entries = new Map<string, Entry>()
   const forgotten = new Set<string>()
   const waiters = new Set<Waiter>()
@@ -160,7 +182,7 @@ export function collect(options: CollectOptions = {}): Collector {
 
   function when(
     predicate: (trace: Trace) => boolean,
-    { signal }: { signal?: AbortSignal } = {},
+    { signal }: { signal?: AbortSignal | undefined } = {},
   ): Promise<Trace> {
     return new Promise((resolve, reject) => {
       signal?.throwIfAborted()

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { collect } from './collector.ts'
+import { collect, maxQuiet } from './collector.ts'
 import type { Trace } from './collector.ts'
 import { toOtlpJson } from './otlp-json.ts'
 import { receive } from './receiver.ts'
@@ -37,9 +37,6 @@ Options:
 `
 
 const defaults = { port: '4318', host: '127.0.0.1', quiet: '6000' }
-
-/** What setTimeout can wait at most. */
-const maxQuiet = 2 ** 31 - 1
 
 /**
  * The command `throughline`, given its arguments without node and script. Traces go to stdout, everything else to

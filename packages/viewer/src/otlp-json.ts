@@ -1,3 +1,4 @@
+import { checkSpans } from './options.ts'
 import { spanKinds, statusCodes } from './span.ts'
 import type { Attributes, AttributeValue, Resource, Scope, Span, SpanEvent, SpanLink } from './span.ts'
 
@@ -7,6 +8,7 @@ import type { Attributes, AttributeValue, Resource, Scope, Span, SpanEvent, Span
  * fraction is written as an integer. (opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding)
  */
 export function toOtlpJson(spans: readonly Span[]): string {
+  checkSpans('toOtlpJson', spans)
   const byResource = groupBy(spans, (span) => writeResource(span.resource))
   const resourceSpans = byResource.map(([resource, ofResource]) => {
     const byScope = groupBy(ofResource, (span) => writeScope(span.scope))

@@ -1,6 +1,8 @@
 import { createServer } from 'node:http'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import { createGunzip } from 'node:zlib'
+import { callback, limit, mistake, validated, whole } from './options.ts'
+import type { Shape } from './options.ts'
 import { encodeStatus } from './protobuf.ts'
 import { spansFromJson, spansFromProtobuf } from './request.ts'
 import type { Span } from './span.ts'
@@ -9,11 +11,11 @@ export type ReceiveOptions = {
   /** Called once per request with its spans, before the sender gets its 200. */
   onSpans: (spans: Span[]) => void
   /** Default 4318, where exporters send when nothing is configured; 0 takes a free one. */
-  port?: number
+  port?: number | undefined
   /** Default 127.0.0.1: nobody but this machine. */
-  host?: string
+  host?: string | undefined
   /** The largest body in bytes, before and after decompression. Default 64 MiB. */
-  maxBytes?: number
+  maxBytes?: number | undefined
 }
 
 export type Receiver = {
@@ -28,6 +30,17 @@ type Format = 'application/x-protobuf' | 'application/json'
 
 /** Why a request was refused: status, text for a person, and headers that the status asks for. */
 type Refusal = { status: number; message: string; headers?: OutgoingHttpHeaders }
+
+const shape: Shape<ReceiveOptions> = {
+  onSpans: callback('onSpans: (spans) => collector.add(spans)'),
+  port: whole('port', 0, 65_535, 4318),
+  host: {
+    wanted: 'an address',
+    example: "host: '127.0.0.1'",
+    accepts: (value) => typeof value === 'string' && value !== '',
+  },
+  maxBytes: limit('maxBytes', 64 * 1024 * 1024),
+}
 
 /** What the OTLP specification has exporters send at most. */
 const maxBytesDefault = 64 * 1024 * 1024
@@ -53,11 +66,20 @@ const NO_NAME = /^(?:(?:.+\.)?localhost|\[.+\]|\d+(?:\.\d+){3})$/
 
 /**
  * Listens for OTLP/HTTP at POST /v1/traces, protobuf or JSON, plain or gzip, and hands every request's spans to
- * `onSpans`. Rejects when it cannot listen, with a message that names the port and the way out.
+ * `onSpans`. Rejects when it cannot listen, with a message that names the port and the way out, and with a TypeError for
+ * options that are unknown or wrong.
  * (opentelemetry.io/docs/specs/otlp/#otlphttp)
  */
-export function receive(options: ReceiveOptions): Promise<Receiver> {
-  const { onSpans, port = 4318, host = '127.0.0.1', maxBytes = maxBytesDefault } = options
+export async function receive(options: ReceiveOptions): Promise<Receiver> {
+  const {
+    onSpans,
+    port = 4318,
+    host = '127.0.0.1',
+    maxBytes = maxBytesDefault,
+  } = validated('receive()', shape, options)
+  if (onSpans === undefined) {
+    throw mistake('receive()', 'onSpans to be a function', 'none', `{ ${shape.onSpans.example} }`)
+  }
   const isPrivate = LOOPBACK.test(host)
   const server = createServer({ requestTimeout }, (request, response) => {
     void handle(request, response, onSpans, maxBytes, isPrivate)

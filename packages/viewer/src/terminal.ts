@@ -1,5 +1,3 @@
-import type { WaterfallOptions } from './waterfall.ts'
-
 const defaultWidth = 100
 
 /**
@@ -9,7 +7,7 @@ const defaultWidth = 100
 export function terminal(
   stdout: { isTTY?: boolean; columns?: number },
   env: Record<string, string | undefined>,
-): Required<WaterfallOptions> {
+): { width: number; color: boolean } {
   return { width: stdout.columns || defaultWidth, color: isColorful(stdout, env) }
 }
 

@@ -7,6 +7,8 @@ import { gap, layoutOf } from './layout.ts'
 import type { Layout } from './layout.ts'
 import { notesOf } from './note.ts'
 import type { Note } from './note.ts'
+import { checkSpans, validated } from './options.ts'
+import type { Shape } from './options.ts'
 import type { Span } from './span.ts'
 import { clip, fit, paint, piece, width as widthOfText, widthOf, wrap } from './text.ts'
 import type { Piece, Style } from './text.ts'
@@ -15,9 +17,18 @@ import type { Node, Tree } from './tree.ts'
 
 export type WaterfallOptions = {
   /** Columns; no line is wider. Default 100; Infinity clips nothing. */
-  width?: number
+  width?: number | undefined
   /** ANSI colours. Default false; the text is the same with and without. */
-  color?: boolean
+  color?: boolean | undefined
+}
+
+const shape: Shape<WaterfallOptions> = {
+  width: {
+    wanted: 'a number of columns',
+    example: 'width: 80',
+    accepts: (value) => typeof value === 'number',
+  },
+  color: { wanted: 'true or false', example: 'color: true', accepts: (value) => typeof value === 'boolean' },
 }
 
 /** Columns when nobody knows better. */
@@ -41,10 +52,11 @@ const maxLabel = 60
 /**
  * Spans as text, one block per trace, in the order in which they come: a header, a ruler, a row per span (tree, bar
  * to scale, range, duration), and what was slow, idle and failed. Pure; without a newline at its end. Everything
- * that came from outside is made harmless to a terminal.
+ * that came from outside is made harmless to a terminal. Throws a TypeError for what is no list, and for wrong options.
  */
 export function waterfall(spans: readonly Span[], options: WaterfallOptions = {}): string {
-  const { width = defaultWidth, color = false } = options
+  checkSpans('waterfall', spans)
+  const { width = defaultWidth, color = false } = validated('waterfall()', shape, options)
   const columns = width >= 1 ? Math.floor(width) : defaultWidth
   const traces = new Map<string, Span[]>()
   for (const span of spans) {
