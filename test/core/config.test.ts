@@ -715,6 +715,28 @@ describe('an option', () => {
     )
   })
 
+  test.each([
+    ['RegExp', /health/],
+    ['Date', new Date(0)],
+    ['Promise', Promise.resolve({ serviceName: 'orders' })],
+    ['Error', new Error('no settings')],
+  ])('is none of a %s, which has no options in it', (name, given) => {
+    const received = new RegExp(`, received an object of ${name}; example: `)
+    expect(() => read({}, given as StartOptions)).toThrow(received)
+    expect(() => read({}, { batch: given as object })).toThrow(received)
+    expect(() => read({}, { resource: given as never })).toThrow(received)
+  })
+
+  test('of a function or a class whose name is a symbol is shown', () => {
+    const named = <T extends object>(value: T) =>
+      Object.defineProperty(value, 'name', { value: Symbol('own') })
+    const own = { constructor: named(() => {}) }
+    expect(() => read({}, { serviceName: named(() => {}) as never })).toThrow(
+      /received a function \(Symbol\(own\)\);/,
+    )
+    expect(() => read({}, { serviceName: own as never })).toThrow(/received an object of Symbol\(own\);/)
+  })
+
   test('for a share that is none has a share for an example', () => {
     expect(() => read({}, { sampling: 10 })).toThrow(/, received 10; example: \{ sampling: 0\.1 \}$/)
   })

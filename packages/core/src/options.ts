@@ -83,10 +83,11 @@ export const CAPTURE = entries(
 
 /**
  * Whether a value is an object with properties as options, of whichever class. A list, a Map or a Headers keeps its content
- * elsewhere, and would pass for empty options.
+ * elsewhere, and would pass for empty options; so would a RegExp, or the promise of options that nobody awaits.
  */
 export function isRecord(value: unknown): value is object {
-  return typeof value === 'object' && value !== null && !(Symbol.iterator in value)
+  if (typeof value !== 'object' || value === null || Symbol.iterator in value) return false
+  return Object.prototype.toString.call(value) === '[object Object]' || Object.keys(value).length > 0
 }
 
 /** Whether a value is an object with all of these methods, of whichever class. */
@@ -168,10 +169,10 @@ export function dropOptions(
 /** A value as an error message shows it; a connection string without its password. */
 export function show(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(redactUrl(value))
-  if (typeof value === 'function') return `a function${value.name === '' ? '' : ` (${value.name})`}`
+  if (typeof value === 'function') return `a function${value.name === '' ? '' : ` (${String(value.name)})`}`
   if (Array.isArray(value)) return 'an array'
   if (typeof value === 'object' && value !== null)
-    return `an object of ${value.constructor?.name ?? 'no class'}`
+    return `an object of ${String(value.constructor?.name ?? 'no class')}`
   return String(value)
 }
 
