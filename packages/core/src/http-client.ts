@@ -26,6 +26,7 @@ import {
   expected,
   FUNCTION,
   guarded,
+  type HeadersToCapture,
   isStrings,
   MATCH,
   matcher,
@@ -46,7 +47,7 @@ export type UrlMatch = string | RegExp | readonly (string | RegExp)[] | ((url: s
 /** `ignore` gets `(url, method)`; `attributes` gets the request and, unless it failed, the response. */
 export interface HttpClientOptions extends SendingOptions<Subject, Outcome> {
   /** Headers to record, by name. */
-  capture?: { requestHeaders?: string[]; responseHeaders?: string[] } | undefined
+  capture?: HeadersToCapture | undefined
   /** Whether our headers take the place of trace headers that a request has already (the default), or those are kept. */
   headers?: HeadersRule | undefined
   /** The URLs that get our headers; by default all. */

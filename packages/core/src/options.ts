@@ -74,11 +74,16 @@ export function entries(
   )
 }
 
-/** Headers to record: `capture` of all that speak HTTP. */
+/** Headers to record, by name: `capture` of all that speak HTTP. */
+export interface HeadersToCapture {
+  readonly requestHeaders?: readonly string[] | undefined
+  readonly responseHeaders?: readonly string[] | undefined
+}
+
 export const CAPTURE = entries(
   'lists of header names',
   "capture: { requestHeaders: ['x-request-id'], responseHeaders: ['content-type'] }",
-  (key, names) => /^(request|response)Headers$/.test(key) && isStrings(names),
+  (key, names) => /^(request|response)Headers$/.test(key) && (names === undefined || isStrings(names)),
 )
 
 /**

@@ -45,6 +45,7 @@ import {
   matcher,
   show,
   validated,
+  type HeadersToCapture,
   type Match,
   type Shape,
 } from './options.ts'
@@ -68,7 +69,7 @@ export interface ReceivingOptions<Subject, Given extends unknown[]> {
   /** Attributes to add when the span ends. */
   attributes?: ((...given: Given) => Attributes) | undefined
   /** Headers to record, by name. */
-  capture?: { requestHeaders?: string[]; responseHeaders?: string[] } | undefined
+  capture?: HeadersToCapture | undefined
   /** The span's name, asked when the span ends. */
   spanName?: ((...given: Given) => string) | undefined
   /** `'continue'` the trace that comes in, `'restart'` with a new one linked to it, or `'ignore'` it. */

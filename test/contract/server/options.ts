@@ -208,6 +208,14 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
       })
     })
 
+    test('capture takes options that nobody can change, and a list that is not given', async () => {
+      const recording = record()
+      const capture = Object.freeze({ requestHeaders: ['x-tenant'], responseHeaders: undefined } as const)
+      const serving = await served(ok, Object.freeze({ capture }))
+      await ask(serving, '/', { headers: { 'x-tenant': 'acme' } })
+      expect((await theOnly(recording)).attributes['http.request.header.x-tenant']).toEqual(['acme'])
+    })
+
     test('capture has the headers that the app set, one value for each', async () => {
       const span = await spanOf(
         ({ response, answer }) => {
