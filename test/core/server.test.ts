@@ -98,6 +98,17 @@ describe('traceRequest', () => {
     }
   })
 
+  test.each([undefined, null, 'GET /'])(
+    'given %j for a request, throws a TypeError in its own name',
+    (request) => {
+      const misuse = () => traceRequest(request as never, undefined as never, () => 'answered')
+      expect(misuse).toThrow(TypeError)
+      expect(misuse).toThrow(
+        /^@throughline\/core: traceRequest\(\): expected a request of a server, received .*; example: /,
+      )
+    },
+  )
+
   test('returns what the handler returns, at once where that is at once', async () => {
     const seen: unknown[] = []
     record()

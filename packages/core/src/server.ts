@@ -301,8 +301,8 @@ const NO_OPTIONS = {}
  * inside the request's SERVER span and returns what it returns. An error that it throws or rejects with is recorded.
  *
  * @param options are read once for each object: keep it outside of the handler.
- * @throws TypeError where `run` is no function, and for an option that is unknown or of the wrong shape: in each
- *   request, for there is no earlier call.
+ * @throws TypeError where `run` is no function or there is no request, and for an option that is unknown or of the wrong
+ *   shape: in each request, for there is no earlier call.
  * @example
  * createServer((req, res) => traceRequest(req, res, () => handle(req, res)))
  */
@@ -312,11 +312,8 @@ export function traceRequest<T>(
   run: () => T,
   options: PlainOptions = NO_OPTIONS,
 ): T {
-  if (typeof run !== 'function') {
-    throw new TypeError(
-      `${plain.scope.name}: traceRequest(): expected a function to run, received ${show(run)}; example: createServer((req, res) => traceRequest(req, res, () => res.end('hello')))`,
-    )
-  }
+  if (typeof run !== 'function') throw misused('a function to run', run)
+  if (typeof request !== 'object' || request === null) throw misused('a request of a server', request)
   let receive = receivers.get(options)
   if (receive === undefined) {
     receive = receiver(plain, options, 'traceRequest()')
@@ -335,6 +332,12 @@ export function traceRequest<T>(
       throw error
     }
   })
+}
+
+function misused(wanted: string, received: unknown): TypeError {
+  return new TypeError(
+    `${plain.scope.name}: traceRequest(): expected ${wanted}, received ${show(received)}; example: createServer((req, res) => traceRequest(req, res, () => res.end('hello')))`,
+  )
 }
 
 /** A framework that there is a package for. */
