@@ -122,6 +122,19 @@ describe('throughline', () => {
     expect(written.out.trimEnd().split('\n')).toHaveLength(2)
   })
 
+  it('prints a trace that is full no more, but says what it lost', async () => {
+    const { code, signals, written, says, send } = throughline([...anyPort, '--quiet', '1', '--json'])
+    const more = (id: number) => span(id, 'worker', 'poll', [id, id + 1])
+    await send(Array.from({ length: 10_001 }, (_, id) => more(id + 1)))
+    await says('out', '\n')
+    await send([more(10_002)])
+    await says('err', `throughline: trace ${traceId}: too large, 2 spans dropped\n`)
+    signals.emit('SIGINT')
+    await code
+    expect(written.out.trimEnd().split('\n')).toHaveLength(1)
+    expect(written.err).not.toContain('updated')
+  })
+
   it('ends quietly when nobody reads any more', async () => {
     const { code, stdout, written, says, send } = throughline([...anyPort, '--quiet', '1'])
     await says('err', 'listening on')

@@ -178,6 +178,8 @@ function print(trace: Trace, json: boolean, host: Host): void {
     if (json) host.stderr.write(line)
     else host.stdout.write(line)
   }
+  // Of a trace that was full already there is nothing new to be seen.
+  if (trace.revision > 1 && trace.lateSpans === 0) return
   if (json) host.stdout.write(`${toOtlpJson(trace.spans)}\n`)
   else host.stdout.write(`${waterfall(trace.spans, terminal(host.stdout, host.env))}\n\n`)
 }
@@ -186,7 +188,7 @@ function print(trace: Trace, json: boolean, host: Host): void {
 function remarks({ revision, lateSpans, droppedSpans, forgotten }: Trace): string[] {
   return [
     forgotten && 'earlier spans of it are no longer held; these are the late ones',
-    revision > 1 && `updated, ${lateSpans} late ${lateSpans === 1 ? 'span' : 'spans'}`,
+    revision > 1 && lateSpans > 0 && `updated, ${lateSpans} late ${lateSpans === 1 ? 'span' : 'spans'}`,
     droppedSpans > 0 && `too large, ${droppedSpans} ${droppedSpans === 1 ? 'span' : 'spans'} dropped`,
   ].filter((remark) => remark !== false)
 }
