@@ -701,6 +701,23 @@ describe('an option', () => {
     )
   })
 
+  test('is as right or wrong by the getter of a class', () => {
+    class Right {
+      get serviceName() {
+        return 'orders'
+      }
+    }
+    class Wrong {
+      get endpoint() {
+        return 'collector:4318'
+      }
+    }
+    expect(read({}, new Right()).resource.attributes['service.name']).toBe('orders')
+    expect(() => read({}, new Wrong())).toThrow(
+      /^start\(\): expected endpoint to be an http or https URL, received "collector:4318"; example: /,
+    )
+  })
+
   test('that is unknown in an object of a class of options is named', () => {
     class Settings {
       serviceName = 'orders'

@@ -120,15 +120,16 @@ export function validated<T extends object>(caller: string, shape: Shape<T>, giv
   const noOptions = (): TypeError => mistake('an object of options', show(given))
 
   if (!isRecord(given)) throw noOptions()
-  for (const [key, value] of Object.entries(given)) {
-    const expectation = (shape as Record<string, Expectation>)[key]
-    if (expectation === undefined || !Object.hasOwn(shape, key)) {
-      // Of a class, and with none of ours, it may be an app or an agent.
-      const isOptions = Object.keys(given).some((each) => Object.hasOwn(shape, each))
-      if (!isOptions && (given.constructor?.name ?? 'Object') !== 'Object') throw noOptions()
-      throw mistake(`options among ${Object.keys(shape).join(', ')}`, `an unknown one, "${key}"`)
-    }
-    const { wanted, example, accepts, shows } = expectation
+  for (const key of Object.keys(given)) {
+    if (Object.hasOwn(shape, key)) continue
+    // Of a class, and with none of ours, it may be an app or an agent.
+    const isOptions = Object.keys(given).some((each) => Object.hasOwn(shape, each))
+    if (!isOptions && (given.constructor?.name ?? 'Object') !== 'Object') throw noOptions()
+    throw mistake(`options among ${Object.keys(shape).join(', ')}`, `an unknown one, "${key}"`)
+  }
+  // Not by the keys of what is given: a class may have an option by a getter.
+  for (const [key, { wanted, example, accepts, shows }] of Object.entries<Expectation>(shape)) {
+    const value: unknown = given[key as keyof T]
     if (value !== undefined && !accepts(value)) throw mistake(`${key} to be ${wanted}`, shows(value), example)
   }
   return given
