@@ -1159,6 +1159,30 @@ describe('as a process of its own', () => {
     expect([stdout, stderr]).toEqual(['bye', ''])
   })
 
+  test('the process ends where the app has replaced Promise by one whose callbacks keep it alive', async () => {
+    const collector = await receiver()
+    const { code, stdout, stderr } = await app(
+      `
+      // As bluebird does, by setImmediate.
+      globalThis.Promise = class extends Promise {
+        then(...given) {
+          setImmediate(() => {})
+          return super.then(...given)
+        }
+      }
+      const { span } = await import('@throughline/core')
+      span('work', () => {})
+      let rounds = 0
+      process.on('beforeExit', () => {
+        if ((rounds += 1) === 100) process.exit(1)
+      })
+      process.on('exit', () => console.log(rounds))`,
+      at(collector.url),
+    ).ended
+    expect([code, stdout, stderr]).toEqual([0, '2', ''])
+    expect(collector.spans().map(({ name }) => name)).toEqual(['work'])
+  })
+
   test.each([{ NODE_ENV: 'test' }, { VITEST: 'true' }, { JEST_WORKER_ID: '1' }])(
     'a test run reaches a collector only where one was named: %o',
     async (environment) => {

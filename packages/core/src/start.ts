@@ -408,8 +408,7 @@ function onExit(
       hasSent = true
       void send()
     }
-    // After the app's listeners and their microtasks, but before Node checks whether to end.
-    void Promise.resolve().then(() => process.nextTick(look))
+    void inLastTick(look)
   }
   onHeld(send)
   process.prependListener('beforeExit', listener)
@@ -420,6 +419,15 @@ function onExit(
     process.off('beforeExit', listener)
     process.off('exit', abandon)
   }
+}
+
+/**
+ * After the app's listeners of `beforeExit` and their microtasks, but before Node checks whether to end. Not by `Promise`: an app
+ * may have put another one in its place, as bluebird, whose callbacks take a turn of the loop. Node would ask again after each.
+ */
+async function inLastTick(act: () => void): Promise<void> {
+  await undefined
+  process.nextTick(act)
 }
 
 /**
