@@ -1516,6 +1516,27 @@ describe('as a process of its own', () => {
     expect(collector.spans().map(({ name }) => name)).toEqual(['work', 'while draining'])
   })
 
+  // As @godaddy/terminus does.
+  test('and also where all has been sent and nothing keeps the process alive any more', async () => {
+    const collector = await receiver()
+    const process = app(
+      `import { flush, span } from '@throughline/core'
+      const alive = setInterval(() => {}, 1000)
+      span('work', () => {})
+      await flush()
+      process.once('SIGTERM', () => setTimeout(() => {
+        clearInterval(alive)
+        process.kill(process.pid, 'SIGTERM')
+      }, 100))
+      console.log('ready')`,
+      at(collector.url),
+    )
+    await process.printed('ready')
+    process.kill('SIGTERM')
+    expect(await process.ended).toMatchObject({ code: null, signal: 'SIGTERM' })
+    expect(collector.spans().map(({ name }) => name)).toEqual(['work'])
+  })
+
   test('a library that ends the process only if nobody else listens is not kept from it by us', async () => {
     const collector = await receiver()
     const process = app(

@@ -156,9 +156,11 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   const finishExit = (within: number) => finish('brief', within)
   // Whoever sends a signal is waiting.
   const finishSignal = () => finish('once', EXIT_DEADLINE_MS)
-  const unhook = [unregister, onExit(provider, finishExit, abandon, onHeld)]
+  const { unhookExit, expectSignal } = onExit(provider, finishExit, abandon, onHeld)
+  const unhook = [unregister, unhookExit]
   const begin = () => {
     hasten()
+    expectSignal()
     void provider.forceFlush().catch(sayFailed)
   }
   const unhookSignals = config.signals ? onSignals(finishSignal, begin, abandon) : () => {}
@@ -378,8 +380,10 @@ function onExit(
   finish: (within: number) => Promise<void>,
   abandon: () => void,
   onHeld: Pipeline['onHeld'],
-): () => void {
+): { unhookExit: () => void; expectSignal: () => void } {
   let isOn = true
+  /** Whether the app may be draining, and send itself the signal again when it has: as its last act, to die of it. */
+  let isExpected = false
   let seen = 0
   let left = EXIT_DEADLINE_MS
   let looked = 0
@@ -394,6 +398,9 @@ function onExit(
   const listener = () => {
     // A listener before ours has shut us down.
     if (!isOn) return
+    // With us listening, `process.kill()` returns: the signal is heard in the next turn of the loop, which there would not be.
+    if (isExpected) setImmediate(() => {})
+    isExpected = false
     const before = provider.endedCount
     // Before all others next time: spans that have ended by then are not theirs.
     if (process.listeners('beforeExit')[0] !== listener) {
@@ -414,11 +421,12 @@ function onExit(
   process.prependListener('beforeExit', listener)
   // `process.exit()` waits for nothing.
   process.on('exit', abandon)
-  return () => {
+  const unhookExit = () => {
     isOn = false
     process.off('beforeExit', listener)
     process.off('exit', abandon)
   }
+  return { unhookExit, expectSignal: () => (isExpected = true) }
 }
 
 /**
