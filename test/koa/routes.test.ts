@@ -1,3 +1,4 @@
+import { tracing } from '@throughline/koa'
 import mount from 'koa-mount'
 import type Koa from 'koa'
 import { tmpdir } from 'node:os'
@@ -298,6 +299,38 @@ describe.each(withRouters)('%s', (name, Application, Router) => {
       await expect(asked).rejects.toThrow('aborted')
       const [span] = await recording.all(1)
       expect(span?.name).toBe('GET /api/v1/users/:id')
+    })
+
+    test('is a part of it, and of the path, also where tracing is inside of it', async () => {
+      const application = new Application().use(mount('/api', mount('/v1', app().use(users()))))
+      // The second request finds what the first one has left.
+      for (const id of [1, 2]) {
+        const span = await expectRoute(application, `/api/v1/users/${id}?page=2`, '/api/v1/users/:id')
+        expect(span.attributes).toMatchObject({ 'url.path': `/api/v1/users/${id}`, 'url.query': 'page=2' })
+      }
+      const root = app().use(new Router().get('/', ok).routes() as Koa.Middleware)
+      await expectRoute(new Application().use(mount('/api', root)), '/api', '/api')
+    })
+
+    test('is a part of it when tracing is behind one that has passed the request on', async () => {
+      const application = new Application().use(mount('/api', pass)).use(tracing())
+      await expectRoute(application.use(mount('/api', users())), '/api/users/1', '/api/users/:id')
+    })
+
+    test('shows what is inside of it the path as ever', async () => {
+      const seen: unknown[] = []
+      const inner = traced(Application, {
+        ignore: (ctx) => {
+          seen.push(ctx.url, ctx.path)
+          return false
+        },
+      })
+      inner.use((ctx, next) => {
+        seen.push(ctx.url, ctx.originalUrl, 'originalUrl' in ctx.req, ctx['mountPath'])
+        return next()
+      })
+      await trace1(new Application().use(mount('/api', inner)), '/api/x?y=1')
+      expect(seen).toEqual(['/x?y=1', '/x', '/x?y=1', '/api/x?y=1', false, '/api'])
     })
 
     test('leaves its path on the context, as ever', async () => {

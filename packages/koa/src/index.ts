@@ -13,7 +13,7 @@ import type { Context, Middleware } from 'koa'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { hearErrors } from './failure.ts'
 import { endLayers, layered, rejoined, type Downstream } from './layers.ts'
-import { noteMounts, routeOf } from './route.ts'
+import { noteEarlier, noteMounts, routeOf } from './route.ts'
 
 /** What `tracing()` takes: `ignore` and `inbound` are asked with `(ctx)`, `attributes` and `spanName` too. */
 export type TracingOptions = ReceivingOptions<Context, [Context]>
@@ -58,7 +58,7 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
     // Express and Fastify call it with something else, and have a third argument.
     if (req === undefined) return handOn(scope, 'Koa', [ctx, next, done])
     if (app !== lastApp) {
-      isHeard = watch(app)
+      isHeard = watch(app, ctx)
       chain = isHeard ? rejoined(app.middleware, tracing) : undefined
       lastApp = app
     }
@@ -71,12 +71,21 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
         const through = isRecorded(req) ? (downstream ?? chain) : chain
         return through === undefined ? next() : through(ctx, next)
       }
-    const answered = receive(req, res, ctx, run)
+    const answered = isAsAsked(ctx) ? receive(req, res, ctx, run) : receiveAsAsked(req, res, ctx, run)
     // An error that leaves the outermost middleware is heard by `hearErrors`. A promise of ours would cost 1 to 3 µs.
     if ((isHeard && app.middleware[0] === tracing) || !isRecorded(req)) return answered
     return answered instanceof Promise ? recordRejection(req, answered) : answered
   }
   return tracing
+
+  /** The span gets the URL that the client asked for, the app the one that koa-mount or the app itself has made of it. */
+  function receiveAsAsked(req: Mounted, res: ServerResponse, ctx: Context, run: () => unknown): unknown {
+    req.originalUrl = ctx.originalUrl
+    return receive(req, res, ctx, () => {
+      delete req.originalUrl
+      return run()
+    })
+  }
 
   /** Asked when the request has closed. */
   function endRoute(ctx: Context): string | undefined {
@@ -85,15 +94,24 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
   }
 }
 
+/** Express keeps there what was asked for, also for a Koa app that is mounted in one. */
+type Mounted = IncomingMessage & { originalUrl?: string }
+
+function isAsAsked({ originalUrl, req }: Context): boolean {
+  if (originalUrl === req.url || typeof originalUrl !== 'string') return true
+  return 'originalUrl' in req || !Object.isExtensible(req)
+}
+
 const apps = new WeakMap<Application, boolean>()
 
 /** Whether all errors of the app are heard. */
-function watch(app: Application): boolean {
+function watch(app: Application, ctx: Context): boolean {
   let isHeard = apps.get(app)
   if (isHeard === undefined) {
     isHeard = false
     try {
       noteMounts(app.context)
+      noteEarlier(ctx)
       isHeard = hearErrors(app)
     } catch (error) {
       reportOnce('koa app', 'warn', 'the errors that an app tells could not be heard', error)

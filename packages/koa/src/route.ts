@@ -69,21 +69,41 @@ export function noteMounts(context: object): void {
         })
         return
       }
-      const mounts: Mount[] = []
-      hasMounts = true
-      Object.defineProperty(this, MOUNTS, { value: mounts })
-      Object.defineProperty(this, 'mountPath', {
-        configurable: true,
-        enumerable: true,
-        get: () => prefix,
-        set(this: Context, next: unknown) {
-          prefix = next
-          note(this, mounts, next)
-        },
-      })
-      note(this, mounts, prefix)
+      note(this, mountsOf(this, prefix), prefix)
     },
   })
+}
+
+function mountsOf(ctx: Context & Routed, prefix: unknown): Mount[] {
+  const mounts: Mount[] = []
+  hasMounts = true
+  Object.defineProperty(ctx, MOUNTS, { value: mounts })
+  Object.defineProperty(ctx, 'mountPath', {
+    configurable: true,
+    enumerable: true,
+    get: () => prefix,
+    set(this: Context, next: unknown) {
+      prefix = next
+      note(this, mounts, next)
+    },
+  })
+  return mounts
+}
+
+/**
+ * Notes the mounts that the first request of an app went through on its way to `tracing()`, which is inside of them: as one, since
+ * there are no parameters in them.
+ */
+export function noteEarlier(ctx: Context & Routed): void {
+  if (!Object.hasOwn(ctx, 'mountPath') || ctx[MOUNTS] !== undefined) return
+  const { path } = ctx
+  const [whole = ''] = ctx.originalUrl.split('?')
+  const mounts = mountsOf(ctx, ctx['mountPath'])
+  // '/api' has become '/'.
+  const isRoot = path === '/' && !whole.endsWith('/')
+  if (!isRoot && !whole.endsWith(path)) return
+  const prefix = isRoot ? whole : whole.slice(0, -path.length)
+  if (prefix !== '') mounts.push({ prefix, path: whole })
 }
 
 function note({ path }: Context, mounts: Mount[], prefix: unknown): void {
