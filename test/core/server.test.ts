@@ -148,6 +148,24 @@ describe('traceRequest', () => {
     expect(span?.events).toHaveLength(1)
   })
 
+  test('records what an async function rejects with, also where the app has replaced Promise', async () => {
+    // The promise of an async function is of the class that was there first.
+    vi.stubGlobal('Promise', class extends Promise<unknown> {})
+    onTestFinished(() => void vi.unstubAllGlobals())
+    const bug = new RangeError('it broke')
+    const recording = record()
+    const serving = await serve(async (request, response) => {
+      const handled = traceRequest(request, response, async () => {
+        throw bug
+      })
+      await expect(handled).rejects.toBe(bug)
+      response.writeHead(500).end()
+    })
+    await ask(serving, '/')
+    const [span] = await recording.all(1)
+    expect(span?.attributes['error.type']).toBe('RangeError')
+  })
+
   test('a rejection that nobody handles surfaces as ever, once', async () => {
     const bug = new RangeError('it broke')
     const before = process.listeners('unhandledRejection')

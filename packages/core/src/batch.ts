@@ -5,7 +5,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { DEPTH_LIMIT, VALUES_LIMIT } from './attribute.ts'
 import { root, suppressTracing } from './context.ts'
 import { MOST_TIMER_MS } from './environment.ts'
-import { messageOf } from './exception.ts'
+import { isPromise, messageOf } from './exception.ts'
 import { report, reportOnce, shownName, spansOf, spansWere } from './report.ts'
 import type { Resource } from './resource.ts'
 import { ignoreStart, isOurs, isSampled, type ReadableSpan, type SpanProcessor } from './span.ts'
@@ -326,7 +326,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
     return new Promise((resolve, reject) => {
       const result: unknown = exporter.export(spans, resolve, late, parts)
       // Foreign exporters may have an async `export`.
-      if (result instanceof Promise) result.catch(reject)
+      if (isPromise(result)) result.catch(reject)
     })
   }
 

@@ -186,6 +186,11 @@ function isText(value: unknown): value is string | number | bigint | boolean {
   return ['string', 'number', 'bigint', 'boolean'].includes(typeof value)
 }
 
+/** Whether its `catch` tells what went wrong. An app may have replaced the Promise that async functions still return. */
+export function isPromise(value: unknown): value is Promise<unknown> {
+  return value instanceof Promise || types.isPromise(value)
+}
+
 /** Whether it is an error, of this realm or of another: in jest, those of Node are of another than what a test imports. */
 export function isError(value: unknown): value is Error {
   try {

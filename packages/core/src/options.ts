@@ -1,5 +1,6 @@
 import type { Attributes } from '@opentelemetry/api'
 import { isDeepStrictEqual } from 'node:util'
+import { isPromise } from './exception.ts'
 import { REDACTED, redactUrl } from './redact.ts'
 import { reportOnce } from './report.ts'
 
@@ -236,7 +237,7 @@ export function guarded<A extends unknown[], R>(
   return (...args) => {
     try {
       const answer = fn(...args)
-      if (!(answer instanceof Promise)) return answer
+      if (!isPromise(answer)) return answer
       // A promise settles too late. An unhandled rejection would end the process.
       reportOnce(
         `promise:${name}`,

@@ -26,6 +26,7 @@ import {
   type RpcMetadata,
 } from './context.ts'
 import { tracerFor } from './current.ts'
+import { isPromise } from './exception.ts'
 import { Exchange, NODES_FINISH_LISTENERS, type AnyExchange, type Framework, type Seam } from './exchange.ts'
 import { lowerCased, pathOf, spanName, targetOf } from './http.ts'
 import { RANDOM_FLAG, randomIds } from './ids.ts'
@@ -325,7 +326,7 @@ export function traceRequest<T>(
     try {
       const result = run()
       // The returned promise settles like `run`'s: an unhandled rejection still surfaces, once.
-      if (result instanceof Promise) return recordRejection(incoming, result) as T
+      if (isPromise(result)) return recordRejection(incoming, result) as T
       return result
     } catch (error) {
       recordError(incoming, error)

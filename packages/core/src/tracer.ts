@@ -17,6 +17,7 @@ import {
 import { plainCopy, soundCopy, textOf } from './attribute.ts'
 import { isSuppressed, spanIn, withSpan } from './context.ts'
 import { NOBODY, registeredProvider } from './current.ts'
+import { isPromise } from './exception.ts'
 import {
   guardedIds,
   isValid,
@@ -519,7 +520,7 @@ function failed(step: string, error: unknown): void {
 
 /** The app's method may be async: an unhandled rejection would end the process. */
 function handleRejection(step: string, result: unknown): void {
-  if (result instanceof Promise) result.catch((error: unknown) => failed(step, error))
+  if (isPromise(result)) result.catch((error: unknown) => failed(step, error))
 }
 
 // A processor that throws or returns no promise does not keep the others from theirs.
