@@ -1183,6 +1183,23 @@ describe('as a process of its own', () => {
     expect(collector.spans().map(({ name }) => name)).toEqual(['work'])
   })
 
+  test('what looks for resources that keep a process alive finds none of ours', async () => {
+    const collector = await receiver()
+    const { stdout, stderr } = await app(
+      `
+      import { createHook } from 'node:async_hooks'
+      const open = new Map()
+      createHook({ init: (id, type) => open.set(id, type), destroy: (id) => open.delete(id) }).enable()
+      const { flush, span } = await import('@throughline/core')
+      span('work', () => {})
+      await flush()
+      process.on('exit', () => console.log([...open.values()].includes('Throughline')))`,
+      at(collector.url),
+    ).ended
+    expect([stdout, stderr]).toEqual(['false', ''])
+    expect(collector.spans()).toHaveLength(1)
+  })
+
   test.each([{ NODE_ENV: 'test' }, { VITEST: 'true' }, { JEST_WORKER_ID: '1' }])(
     'a test run reaches a collector only where one was named: %o',
     async (environment) => {
