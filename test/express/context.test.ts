@@ -1,4 +1,5 @@
 import { context, propagation, ROOT_CONTEXT, trace } from '@opentelemetry/api'
+import { span } from '@throughline/core'
 import { AsyncResource } from 'node:async_hooks'
 import { once } from 'node:events'
 import { createServer, request as httpRequest } from 'node:http'
@@ -280,6 +281,26 @@ test.each(versions)(
       sampled?.spanContext(),
       expect.objectContaining({ traceId: 'a'.repeat(32), traceFlags: 0 }),
     ])
+  },
+)
+
+test.each(versions)(
+  '%s: a middleware that is called back by what was made in a span of the app’s start hands on to its own request',
+  async (_name, create) => {
+    const recording = record()
+    const seen: unknown[] = []
+    const connection = span('start', () => new AsyncResource('connection'))
+    const application = traced(create).use((_request, _response, next) => {
+      connection.runInAsyncScope(next)
+    })
+    application.get('/:name', (_request, response) => {
+      seen.push(trace.getActiveSpan()?.spanContext())
+      response.end()
+    })
+    const serving = await serve(application)
+    for (const path of ['/before', '/7']) await ask(serving, path)
+    const [, , request] = await recording.all(3)
+    expect(seen[1]).toEqual(request?.spanContext())
   },
 )
 

@@ -195,9 +195,11 @@ export function isOrdinary(of: Context): boolean {
   return isSlotted(of) && of.others === undefined && of.suppressed === undefined
 }
 
-/** Whether nothing is current there: a root, ours or the API's own. */
+/** Whether nothing is current there any more: a root, ours or the API's own, or a span that has ended, as of the app's start. */
 export function isEmpty(of: Context): boolean {
-  return of === root || of === ROOT_CONTEXT
+  if (of === root || of === ROOT_CONTEXT) return true
+  const span = spanIn(of) as (Span & { readonly ended?: unknown }) | undefined
+  return span?.ended === true
 }
 
 /** Whether only its span goes on the wire. */

@@ -227,7 +227,8 @@ export function forgetError(request: IncomingMessage, error: unknown): void {
 /**
  * Calls `next`. If another request triggered it (a released queue, a busy pool's callback), it would run in that one's context,
  * and if something older than all requests did (a connection or a timer made at start-up, an AsyncResource made before ours), in
- * none; here it runs in its own. A context that belongs to no request, with anything in it, is the app's choice.
+ * none, or in a span of the app's start that is over; here it runs in its own. A context that belongs to no request, with anything
+ * else in it, is the app's choice.
  */
 export function rejoin<G extends unknown[], T>(
   request: IncomingMessage,
