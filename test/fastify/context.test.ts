@@ -355,6 +355,45 @@ test.each(versions)(
   },
 )
 
+test.each(
+  versions.flatMap(([name, create]) => [
+    [name, 'resolves', create] as const,
+    [name, 'rejects', create] as const,
+  ]),
+)(
+  '%s: a hook whose promise %s in the context of another request hands on in its own',
+  async (_name, end, create) => {
+    const recording = record()
+    const seen: Record<string, unknown[]> = { '/first': [], '/second': [] }
+    const note = ({ url }: { url: string }) => seen[url]?.push(trace.getActiveSpan()?.spanContext())
+    // As bluebird's, which calls back in one turn all those that wait.
+    const waiting: (() => void)[] = []
+    const app = traced(create)
+    app.addHook('preHandler', ({ url }) => {
+      const then: Promise<void>['then'] = (resolve, reject) => {
+        waiting.push(() => void (end === 'resolves' ? resolve?.() : reject?.(new Error('no'))))
+        if (url === '/second') for (const settle of waiting.splice(0)) settle()
+        return new Promise(() => {})
+      }
+      // oxlint-disable-next-line unicorn/no-thenable -- a promise of another class
+      return { then } as Promise<void>
+    })
+    app.setErrorHandler((_error, request, reply) => {
+      note(request)
+      reply.code(500).send('failed')
+    })
+    app.get('/:name', (request, reply) => {
+      note(request)
+      reply.send('ok')
+    })
+    const first = ask(app, '/first')
+    await vi.waitUntil(() => waiting.length === 1)
+    await Promise.all([first, ask(app, '/second')])
+    for (const span of await recording.all(2))
+      expect(seen[String(span.attributes['url.path'])]).toEqual([span.spanContext()])
+  },
+)
+
 test.each(versions)('%s: a hook with the arguments that its done gets', async (_name, create) => {
   record()
   const app = traced(create)

@@ -1,4 +1,6 @@
 import { rejoin } from '@throughline/core'
+import type { IncomingMessage } from 'node:http'
+import { types } from 'node:util'
 import { HOOKS, notFoundOf, type Done, type Route, type Step } from './route.ts'
 
 // Shared by all registrations.
@@ -39,12 +41,30 @@ function joinedHook(hook: Step, isOfAnswer: boolean): Step {
     if (isAsync) return rejoin(raw, hook, request, reply, ...rest)
     const done = rest.pop() as Done
     const next = (...given: Parameters<Done>): void => rejoin(raw, done, ...given)
-    return isOfAnswer ? rejoin(raw, hook, request, reply, ...rest, next) : hook(request, reply, ...rest, next)
+    const result = isOfAnswer
+      ? rejoin(raw, hook, request, reply, ...rest, next)
+      : hook(request, reply, ...rest, next)
+    // Nearly always it is undefined. A reply is itself thenable.
+    if (result === undefined || result === reply || types.isPromise(result) || !isThenable(result))
+      return result
+    return joinedPromise(raw, result)
   }
   likened(step, hook)
   joined.add(step)
   if (traced.has(hook)) traced.add(step)
   return step
+}
+
+/** A promise of another class, as bluebird's, calls back in the context in which it is settled, or in that of another one's. */
+function joinedPromise(raw: IncomingMessage, result: PromiseLike<unknown>): PromiseLike<unknown> {
+  const joinedTo = (step: ((value: unknown) => unknown) | null | undefined) =>
+    step && ((value: unknown) => rejoin(raw, step, value) as never)
+  // oxlint-disable-next-line unicorn/no-thenable -- it stands for one
+  return { then: (fulfilled, rejected) => result.then(joinedTo(fulfilled), joinedTo(rejected)) }
+}
+
+export function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function'
 }
 
 /** The name of a hook or handler before Fastify has bound it to its instance. */

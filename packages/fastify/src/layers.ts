@@ -7,7 +7,7 @@ import {
   type LayerSpan,
 } from '@throughline/core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { likened, nameOf, traced } from './hook.ts'
+import { isThenable, likened, nameOf, traced } from './hook.ts'
 import { HOOKS, notFoundOf, type Done, type Route, type Step } from './route.ts'
 
 /** The layers that a request is in, on its raw request. */
@@ -153,8 +153,4 @@ function watched(result: PromiseLike<unknown>, end: End): PromiseLike<unknown> {
         },
       ),
   }
-}
-
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function'
 }
