@@ -255,6 +255,34 @@ test.each(versions)(
 )
 
 test.each(versions)(
+  '%s: so does an error handler of a request that is not sampled',
+  async (_name, create) => {
+    const recording = record()
+    const waiting: (() => void)[] = []
+    const seen: unknown[] = []
+    const limit: ErrorRequestHandler = (error, { path }, _response, next) => {
+      if (path === '/unsampled') return void waiting.push(() => next(error))
+      waiting.pop()?.()
+      next(error)
+    }
+    const answer: ErrorRequestHandler = (_error, { path }, response, _next) => {
+      if (path === '/unsampled') seen.push(trace.getActiveSpan()?.spanContext())
+      response.end()
+    }
+    const application = traced(create).use((_request, _response, next) => next(new Error('no')))
+    const serving = await serve(application.use(limit).use(answer))
+    // Layers are watched from the first request on whose route is wanted.
+    await ask(serving, '/before')
+    const traceparent = `00-${'a'.repeat(32)}-${'b'.repeat(16)}-00`
+    const unsampled = ask(serving, '/unsampled', { headers: { traceparent } })
+    await vi.waitUntil(() => waiting.length === 1)
+    await Promise.all([unsampled, ask(serving, '/sampled')])
+    expect(seen).toEqual([expect.objectContaining({ traceId: 'a'.repeat(32), traceFlags: 0 })])
+    await recording.all(2)
+  },
+)
+
+test.each(versions)(
   '%s: a middleware that is called back by what is older than all requests hands on to its own request',
   async (_name, create) => {
     const recording = record()

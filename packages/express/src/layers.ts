@@ -347,7 +347,10 @@ function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorReq
   return function handleError(this: Layer, error, request, response, next) {
     recordError(request, error)
     const way = layer.handle.length === 4 ? knownWay(request) : undefined
-    if (way === undefined) return handle.call(this, error, request, response, next)
+    if (way === undefined) {
+      const isOurs = layer.handle.length === 4 && carriedBy(request) === null
+      return handle.call(this, error, request, response, isOurs ? rejoining(request, next) : next)
+    }
     const { spans } = way
     const name = kind === 'route' ? `handler ${routeOf(way) ?? layer.name}` : `middleware ${layer.name}`
     const isKept = request.next === next
