@@ -127,7 +127,7 @@ const GIVEN_UP: ExportResult = { code: 1, error: new Error('the time to send the
 
 const quiet = suppressTracing(root)
 const outside = new AsyncResource('Throughline')
-// It keeps nothing alive: what looks for that, as `jest --detectOpenHandles`, takes each that is not destroyed for a culprit.
+// `jest --detectOpenHandles` takes each that is not for what keeps the process alive.
 outside.emitDestroy()
 
 /** Runs an exporter's work untraced, and outside of any request: it must not keep a request's context alive. */

@@ -186,7 +186,7 @@ function isText(value: unknown): value is string | number | bigint | boolean {
   return ['string', 'number', 'bigint', 'boolean'].includes(typeof value)
 }
 
-/** Whether its `catch` tells what went wrong. An app may have replaced the Promise that async functions still return. */
+/** Also one of Node's where the app has replaced Promise: async functions still return it. */
 export function isPromise(value: unknown): value is Promise<unknown> {
   return value instanceof Promise || types.isPromise(value)
 }

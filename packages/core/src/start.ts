@@ -382,7 +382,7 @@ function onExit(
   onHeld: Pipeline['onHeld'],
 ): { unhookExit: () => void; expectSignal: () => void } {
   let isOn = true
-  /** Whether the app may be draining, and send itself the signal again when it has: as its last act, to die of it. */
+  /** Whether the app may send itself a signal again, to die of it, as its last act. */
   let isExpected = false
   let seen = 0
   let left = EXIT_DEADLINE_MS
@@ -398,7 +398,7 @@ function onExit(
   const listener = () => {
     // A listener before ours has shut us down.
     if (!isOn) return
-    // With us listening, `process.kill()` returns: the signal is heard in the next turn of the loop, which there would not be.
+    // With us listening it is heard in the next turn of the loop, which there would not be.
     if (isExpected) setImmediate(() => {})
     isExpected = false
     const before = provider.endedCount
@@ -430,8 +430,8 @@ function onExit(
 }
 
 /**
- * After the app's listeners of `beforeExit` and their microtasks, but before Node checks whether to end. Not by `Promise`: an app
- * may have put another one in its place, as bluebird, whose callbacks take a turn of the loop. Node would ask again after each.
+ * After the app's listeners of `beforeExit` and their microtasks, but before Node checks whether to end. Not by the global `Promise`:
+ * bluebird's in its place takes a turn of the loop, after which Node asks again.
  */
 async function inLastTick(act: () => void): Promise<void> {
   await undefined

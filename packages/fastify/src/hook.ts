@@ -1,5 +1,4 @@
 import { rejoin } from '@throughline/core'
-import type { IncomingMessage } from 'node:http'
 import { types } from 'node:util'
 import { HOOKS, notFoundOf, type Done, type Route, type Step } from './route.ts'
 
@@ -44,10 +43,10 @@ function joinedHook(hook: Step, isOfAnswer: boolean): Step {
     const result = isOfAnswer
       ? rejoin(raw, hook, request, reply, ...rest, next)
       : hook(request, reply, ...rest, next)
-    // Nearly always it is undefined. A reply is itself thenable.
+    // A reply is itself thenable.
     if (result === undefined || result === reply || types.isPromise(result) || !isThenable(result))
       return result
-    return joinedPromise(raw, result)
+    return settled(result)
   }
   likened(step, hook)
   joined.add(step)
@@ -55,12 +54,9 @@ function joinedHook(hook: Step, isOfAnswer: boolean): Step {
   return step
 }
 
-/** A promise of another class, as bluebird's, calls back in the context in which it is settled, or in that of another one's. */
-function joinedPromise(raw: IncomingMessage, result: PromiseLike<unknown>): PromiseLike<unknown> {
-  const joinedTo = (step: ((value: unknown) => unknown) | null | undefined) =>
-    step && ((value: unknown) => rejoin(raw, step, value) as never)
-  // oxlint-disable-next-line unicorn/no-thenable -- it stands for one
-  return { then: (fulfilled, rejected) => result.then(joinedTo(fulfilled), joinedTo(rejected)) }
+/** Settles in the context in which it is asked for: bluebird's promises call back in that of another one. */
+async function settled(result: PromiseLike<unknown>): Promise<unknown> {
+  return result
 }
 
 export function isThenable(value: unknown): value is PromiseLike<unknown> {

@@ -90,20 +90,15 @@ function mountsOf(ctx: Context & Routed, prefix: unknown): Mount[] {
   return mounts
 }
 
-/**
- * Notes the mounts that the first request of an app went through on its way to `tracing()`, which is inside of them: as one, since
- * there are no parameters in them.
- */
+/** Notes, as one, the mounts that an app's first request went through before `tracing()`, which is inside of them. */
 export function noteEarlier(ctx: Context & Routed): void {
   if (!Object.hasOwn(ctx, 'mountPath') || ctx[MOUNTS] !== undefined) return
   const { path } = ctx
   const [whole = ''] = ctx.originalUrl.split('?')
   const mounts = mountsOf(ctx, ctx['mountPath'])
   // '/api' has become '/'.
-  const isRoot = path === '/' && !whole.endsWith('/')
-  if (!isRoot && !whole.endsWith(path)) return
-  const prefix = isRoot ? whole : whole.slice(0, -path.length)
-  if (prefix !== '') mounts.push({ prefix, path: whole })
+  const cut = whole.endsWith(path) ? whole.length - path.length : path === '/' ? whole.length : 0
+  if (cut > 0) mounts.push({ prefix: whole.slice(0, cut), path: whole })
 }
 
 function note({ path }: Context, mounts: Mount[], prefix: unknown): void {
