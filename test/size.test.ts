@@ -23,7 +23,7 @@ const MOST_GZIP_BYTES = 142_000
 /** The same with a room of its own: what clients of databases have in common, or those of HTTP. */
 const MOST_GZIP_BYTES_WITH_ROOM = 160_000
 /** All packages in one app: core is there once. */
-const MOST_GZIP_BYTES_OF_ALL = 232_000
+const MOST_GZIP_BYTES_OF_ALL = 234_000
 
 /** What hangs has failed. */
 const MOST_MS = 20_000
