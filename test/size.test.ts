@@ -19,11 +19,11 @@ const MOST_BYTES_OF_A_FILE = 200_000
  * has is less than half of it. Some hundredths more than is needed, so that a dependency or a table that slips in is seen,
  * and an edit is not.
  */
-const MOST_GZIP_BYTES = 142_000
+const MOST_GZIP_BYTES = 145_000
 /** The same with a room of its own: what clients of databases have in common, or those of HTTP. */
-const MOST_GZIP_BYTES_WITH_ROOM = 160_000
+const MOST_GZIP_BYTES_WITH_ROOM = 163_000
 /** All packages in one app: core is there once. */
-const MOST_GZIP_BYTES_OF_ALL = 234_000
+const MOST_GZIP_BYTES_OF_ALL = 236_000
 
 /** What hangs has failed. */
 const MOST_MS = 20_000
