@@ -229,32 +229,34 @@ function traceFlagsAt(value: string, at: number): number {
   return (NIBBLES[value.charCodeAt(at + 54)] as number) & KNOWN_FLAGS
 }
 
-/** A lower-case hex digit's value by its byte; any other byte has a bit above the digits'. */
-const NIBBLES = new Uint8Array(256).fill(0x80)
+/** A bit above those of digits. */
+const NO_NIBBLE = 0x80
+/** A lower-case hex digit's value by its code. */
+const NIBBLES = new Uint8Array(256).fill(NO_NIBBLE)
 for (let digit = 0; digit < 16; digit++) NIBBLES[digit.toString(16).charCodeAt(0)] = digit
 
-/** Where a traceparent is read. */
-const scratch = Buffer.allocUnsafeSlow(TRACEPARENT_LENGTH + 1)
-
-/** All digits that were read between two places or-ed together: from 1 to 15 for an id, 0 for one of zeros. */
-function digitsOf(from: number, to: number): number {
+/** The digits between two places or-ed together: from 1 to 15 for an id, 0 for one of zeros; more if one is no digit. */
+function digitsOf(value: string, from: number, to: number): number {
   let bits = 0
-  for (let i = from; i < to; i++) bits |= NIBBLES[scratch[i] as number] as number
+  for (let i = from; i < to; i++) {
+    const code = value.charCodeAt(i)
+    bits |= code < NIBBLES.length ? (NIBBLES[code] as number) : NO_NIBBLE
+  }
   return bits
 }
 
 /**
- * Whether it is the usual traceparent: version 00, nothing around it. Checked as bytes, by table: V8 looks up a string's
- * representation for each character, and on Node 24 bytes take half as long, also in a server with clients. (On Node 20, which
- * writes strings more slowly, they take 0.5 µs more.) Non-ASCII text takes more bytes than characters.
+ * Whether it is the usual traceparent: version 00, nothing around it. By table, without a branch for each digit. Written to a Buffer
+ * first it is faster in a loop, and half as fast in a server, where all that this calls must come from memory: 0.5 µs a request.
  */
 function isCommon(value: string): boolean {
-  if (value.length !== TRACEPARENT_LENGTH || scratch.write(value) !== TRACEPARENT_LENGTH) return false
-  if (scratch[0] !== ZERO || scratch[1] !== ZERO || scratch[2] !== DASH) return false
-  if (scratch[35] !== DASH || scratch[52] !== DASH) return false
-  const traceId = digitsOf(3, 35)
-  const spanId = digitsOf(36, 52)
-  return traceId > 0 && traceId < 16 && spanId > 0 && spanId < 16 && digitsOf(53, 55) < 16
+  if (value.length !== TRACEPARENT_LENGTH) return false
+  if (value.charCodeAt(0) !== ZERO || value.charCodeAt(1) !== ZERO || value.charCodeAt(2) !== DASH)
+    return false
+  if (value.charCodeAt(35) !== DASH || value.charCodeAt(52) !== DASH) return false
+  const traceId = digitsOf(value, 3, 35)
+  const spanId = digitsOf(value, 36, 52)
+  return traceId > 0 && traceId < 16 && spanId > 0 && spanId < 16 && digitsOf(value, 53, 55) < 16
 }
 
 /** Where the version starts, or -1 if the value is not exactly one valid traceparent between blanks. */
