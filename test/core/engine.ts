@@ -26,6 +26,10 @@ export class LazyOptions extends DeferredOptions {
     this.kind = kind
     this.build = build
   }
+
+  override name(): string {
+    return 'work'
+  }
 }
 
 export interface TestEngine {

@@ -50,12 +50,7 @@ describe('plain changes of headers are those that the propagator makes', () => {
   test.each(CALLERS)('for %s', (_, caller, isPlain) => {
     propagation.setGlobalPropagator(w3cPropagator)
     const { tracer } = engine({ sampler: parentBased(alwaysOn) })
-    const span = tracer.startDeferred(
-      'work',
-      new LazyOptions(SpanKind.CLIENT, () => ({})),
-      caller,
-      SpanKind.CLIENT,
-    )
+    const span = tracer.startDeferred(new LazyOptions(SpanKind.CLIENT, () => ({})), caller, SpanKind.CLIENT)
     const plain = plainChanges(caller, span)
     expect(plain !== undefined).toBe(isPlain)
     if (plain !== undefined)

@@ -102,16 +102,11 @@ describe('a span of a seam is the same as one that is started by the API', () =>
     ['one that is none', () => trace.wrapSpanContext({ ...remote(1), traceId: '0'.repeat(32) })],
     ['one with capitals', () => trace.wrapSpanContext({ ...remote(1), traceId: TRACE.toUpperCase() })],
     ['one of ours', (tracer) => tracer.startSpan('outer')],
-    ['one of a seam', (tracer) => tracer.startDeferred('outer', options(), root, SpanKind.SERVER)],
+    ['one of a seam', (tracer) => tracer.startDeferred(options(), root, SpanKind.SERVER)],
     [
       'a child of a seam',
       (tracer) =>
-        tracer.startDeferred(
-          'outer',
-          options(),
-          withSpan(root, trace.wrapSpanContext(remote(0))),
-          SpanKind.SERVER,
-        ),
+        tracer.startDeferred(options(), withSpan(root, trace.wrapSpanContext(remote(0))), SpanKind.SERVER),
     ],
   ]
 
@@ -121,7 +116,7 @@ describe('a span of a seam is the same as one that is started by the API', () =>
         const { tracer, ended } = engine({ sampler, idGenerator })
         const parent = parentBy(tracer)
         const within = parent === undefined ? root : withSpan(root, parent)
-        const bySeam = tracer.startDeferred('work', options(), within, SpanKind.SERVER)
+        const bySeam = tracer.startDeferred(options(), within, SpanKind.SERVER)
         const byApi = tracer.startSpan(
           'work',
           { kind: SpanKind.SERVER, attributes: { ...ATTRIBUTES } },
@@ -168,14 +163,14 @@ describe('a span of a seam is the same as one that is started by the API', () =>
     })
     const outer = tracer.startSpan('outer') as unknown as OurSpan
     const within = withSpan(root, outer)
-    const span = tracer.startDeferred('work', options(), within, SpanKind.SERVER) as unknown as OurSpan
+    const span = tracer.startDeferred(options(), within, SpanKind.SERVER) as unknown as OurSpan
     expect(given.at(-1)).toBe(within)
     // An hour later by the wall clock, and a second by the monotonic one: somebody has set it.
     const [wall, monotonic] = [Date.now() + 3_600_000, performance.now() + 1000]
     vi.spyOn(Date, 'now').mockReturnValue(wall)
     vi.spyOn(performance, 'now').mockReturnValue(monotonic)
     onTestFinished(() => void vi.restoreAllMocks())
-    const later = tracer.startDeferred('work', options(), within, SpanKind.SERVER) as unknown as OurSpan
+    const later = tracer.startDeferred(options(), within, SpanKind.SERVER) as unknown as OurSpan
     expect(later.anchor).toBe(outer.anchor)
     expect(span.anchor).toBe(outer.anchor)
     const elsewhere = tracer.startSpan('elsewhere') as unknown as OurSpan
@@ -185,7 +180,7 @@ describe('a span of a seam is the same as one that is started by the API', () =>
   test('where tracing is suppressed there is none', () => {
     const { tracer, ended } = engine({ sampler: parentBased(alwaysOn) })
     const within = suppressTracing(withSpan(root, trace.wrapSpanContext(remote(1))))
-    const span = tracer.startDeferred('work', options(), within, SpanKind.SERVER)
+    const span = tracer.startDeferred(options(), within, SpanKind.SERVER)
     span.end()
     expect([span.isRecording(), ended]).toEqual([false, []])
   })
@@ -204,13 +199,16 @@ describe('a span of a seam is the same as one that is started by the API', () =>
     expect(told).toEqual([])
   })
 
-  test('an unsampled one makes no attributes', () => {
+  test('an unsampled one makes no attributes, and no name', () => {
     const { tracer } = engine({ sampler: parentBased(alwaysOn) })
     const within = withSpan(root, trace.wrapSpanContext(remote(0)))
-    const build = () => {
+    const unasked = options(() => {
       throw new Error('nobody has asked')
-    }
-    expect(tracer.startDeferred('work', options(build), within, SpanKind.SERVER).isRecording()).toBe(false)
+    })
+    unasked.name = unasked.build as never
+    const dropped = tracer.startDeferred(unasked, within, SpanKind.SERVER)
+    // What throws gives a span of the API's own.
+    expect(dropped.constructor.name).toBe('DroppedSpan')
   })
 })
 
@@ -256,7 +254,7 @@ describe('a span’s id', () => {
     span.end()
     expect(span.spanContext().spanId).toBe('0000000000000001')
     expect(encodeJson(ended).toString()).toContain('"spanId":"0000000000000001"')
-    const dropped = tracer.startDeferred('work', options(), within(0), SpanKind.SERVER)
+    const dropped = tracer.startDeferred(options(), within(0), SpanKind.SERVER)
     expect(dropped.spanContext().spanId).toBe('0000000000000001')
   })
 
@@ -265,9 +263,8 @@ describe('a span’s id', () => {
     const within = withSpan(root, trace.wrapSpanContext(remote(2, 'a=1')))
     const dropped = () =>
       tracer.startDeferred(
-        'work',
         options(),
-        withSpan(root, tracer.startDeferred('outer', options(), within, SpanKind.SERVER)),
+        withSpan(root, tracer.startDeferred(options(), within, SpanKind.SERVER)),
         SpanKind.SERVER,
       )
     const deeplyFrozen = dropped()
@@ -312,7 +309,6 @@ describe('the limit of attributes', () => {
       const built = Object.fromEntries(Array.from({ length: 12 }, (_, index) => [`own.${index}`, index]))
       const within = withSpan(root, trace.wrapSpanContext(remote(1)))
       const span = tracer.startDeferred(
-        'work',
         options(() => ({ ...built })),
         within,
         SpanKind.SERVER,

@@ -93,8 +93,6 @@ export abstract class Call<
     return putNamed(this.span, write, first, second)
   }
 
-  /** The name of the span. */
-  abstract name(): string
   /**
    * The attributes of its duration metric, if its library measures calls: those with few distinct values, without `error.type`.
    */
@@ -215,12 +213,9 @@ export function sender<
       const parent = spanIn(call.caller)
       if (parent === undefined && (requireParent ?? call.needsParent())) return call.isOpen
       const maker = tracer()
-      if (!isOurTracer(maker)) call.span = maker.startSpan(call.name(), call, call.caller)
-      else {
-        // A span that will be dropped needs no name.
-        const isDropped = parent !== undefined && !isOurs(parent) && maker.dropsUnder(parent)
-        call.span = maker.startDeferred(isDropped ? '' : call.name(), call, call.caller, SpanKind.CLIENT)
-      }
+      call.span = isOurTracer(maker)
+        ? maker.startDeferred(call, call.caller, SpanKind.CLIENT)
+        : maker.startSpan(call.name(), call, call.caller)
       return call.isOpen
     } catch (error) {
       sayUntraced(error)

@@ -151,6 +151,10 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     return attributes
   }
 
+  override name(): string {
+    return spanName(this.method, this.route)
+  }
+
   get transport(): Transport {
     return (this.knownTransport ??= transportOf(this.request))
   }

@@ -28,7 +28,7 @@ import {
 import { tracerFor } from './current.ts'
 import { isPromise } from './exception.ts'
 import { Exchange, NODES_FINISH_LISTENERS, type AnyExchange, type Framework, type Seam } from './exchange.ts'
-import { lowerCased, pathOf, spanName, targetOf } from './http.ts'
+import { lowerCased, pathOf, targetOf } from './http.ts'
 import { RANDOM_FLAG, randomIds } from './ids.ts'
 import { bindListeners, endAtHandshake, exchangeOf, recordError, recordRejection } from './listeners.ts'
 import { isMetered, requestMeasurements } from './metrics.ts'
@@ -219,10 +219,9 @@ export function receiver<Subject, Given extends unknown[], Carried = Subject>(
     if (ignores?.(request, carried) === true) return attach(exchange, ignoredScope(extracted, maker, request))
     const parent = treatment === 'continue' ? extracted : base
     exchange.route = framework.routeAtStart?.(carried)
-    const name = spanName(exchange.method, exchange.route)
     const span = isOurTracer(maker)
-      ? maker.startDeferred(name, exchange, parent, SpanKind.SERVER)
-      : maker.startSpan(name, exchange, parent)
+      ? maker.startDeferred(exchange, parent, SpanKind.SERVER)
+      : maker.startSpan(exchange.name(), exchange, parent)
     exchange.span = span
     if (serverTiming || isMetered()) prepare(exchange)
     return attach(exchange, withRequestSpan(parent, span))

@@ -85,6 +85,9 @@ export abstract class DeferredOptions implements SpanOptions {
 
   abstract build(): Attributes
 
+  /** The span's name, asked only for one that may be kept. */
+  abstract name(): string
+
   get attributes(): Attributes {
     return (this.built ??= this.build())
   }
@@ -285,22 +288,22 @@ export class Tracer implements ApiTracer, SpanMaker {
    * `startSpan` for our own options, which have links only where there is no parent. Nearly all spans follow their parent's
    * decision and take this shorter path. `kind` is passed because reading it from options of many shapes is a megamorphic load.
    */
-  startDeferred(name: string, options: DeferredOptions, parentContext: Context, kind: SpanKind): ApiSpan {
+  startDeferred(options: DeferredOptions, parentContext: Context, kind: SpanKind): ApiSpan {
     const provider = this.home
     try {
       if (!provider.followsParents || provider.isStopped || isSuppressed(parentContext))
-        return this.startSpan(name, options, parentContext)
+        return this.startSpan(options.name(), options, parentContext)
       const outer = spanIn(parentContext)
       const parent = validContextOf(outer)
-      if (parent === undefined) return this.startSpan(name, options, parentContext)
+      if (parent === undefined) return this.startSpan(options.name(), options, parentContext)
       if (!isKeptWith(parent)) {
         return provider.hasRandomIds && isDroppedWith(parent)
           ? (new DroppedSpan(parent) as DroppedSpan & ApiSpan)
-          : this.startSpan(name, options, parentContext)
+          : this.startSpan(options.name(), options, parentContext)
       }
       const span = beginSpan(
         this,
-        name,
+        options.name(),
         kind,
         parent.traceId,
         provider.hasRandomIds ? undefined : provider.idGenerator.generateSpanId(),
