@@ -1,4 +1,5 @@
-import { SpanKind } from '@opentelemetry/api'
+import { SpanKind, trace } from '@opentelemetry/api'
+import { BasicTracerProvider } from '@opentelemetry/sdk-trace-base'
 import { span } from '@throughline/core'
 import { tracing } from '@throughline/express'
 import { tracePg } from '@throughline/pg'
@@ -8,6 +9,7 @@ import { createServer, type AddressInfo } from 'node:net'
 import { Client, Pool, type ClientBase, type ClientConfig } from 'pg'
 import request from 'supertest'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { processor, said } from '../core/engine.ts'
 import { record } from '../recording.ts'
 import { connected, open, tableOf, url } from './database.ts'
 
@@ -57,6 +59,23 @@ describe('a client that could not connect', () => {
     const [call] = await recording.all(1)
     expect(call).toMatchObject({ name: 'SELECT', status: { code: 0 } })
     expect(call?.attributes).toMatchObject({ 'throughline.incomplete': true, 'db.namespace': 'x' })
+  })
+
+  test('takes what it is asked also where a processor of another SDK throws', async () => {
+    const throwing = processor({
+      onEnd() {
+        throw new Error('of the processor')
+      },
+    })
+    trace.setGlobalTracerProvider(new BasicTracerProvider({ spanProcessors: [throwing] }))
+    onTestFinished(() => trace.disable())
+    const reports = said()
+    const client = tracePg(new Client({ host: '127.0.0.1', port: 1 }))
+    const ended = once(client, 'end')
+    await expect(client.connect()).rejects.toThrow('ECONNREFUSED')
+    await ended
+    expect(client.query('SELECT 1')).toBeInstanceOf(Promise)
+    expect(reports.lines).toEqual([expect.stringContaining('the end of a call could not be recorded')])
   })
 
   test('and was closed refuses what it is asked, as an error', async () => {

@@ -1,4 +1,4 @@
-import { context, holdOptions, isTraced, override, ROOT_CONTEXT, semconv } from '@throughline/core'
+import { context, holdOptions, isTraced, override, ROOT_CONTEXT } from '@throughline/core'
 import { yieldsTo } from '@throughline/core/client'
 import type { ClientBase } from 'pg'
 import type { Connected } from './connection.ts'
@@ -75,8 +75,7 @@ export function traceClient(client: Connected, owner: object): void {
       const first = args[0]
       const call = begin(tracing, args, client)
       // What is asked of a connection that could not be made pg keeps for ever.
-      if (client._ended && client._queryable && !client._ending)
-        call?.span.setAttribute(semconv.INCOMPLETE, true).end()
+      if (client._ended && client._queryable && !client._ending) call?.abandon()
       if (isSubmittable(first)) {
         watch(first, call, call?.caller ?? context.active())
         return Reflect.apply(original, this, args)
