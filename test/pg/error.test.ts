@@ -61,6 +61,21 @@ describe('a client that could not connect', () => {
     expect(call?.attributes).toMatchObject({ 'throughline.incomplete': true, 'db.namespace': 'x' })
   })
 
+  test.each([
+    ['of its own', {}, { query_timeout: 20 }],
+    ['of the client', { query_timeout: 20 }, {}],
+  ])('answers a query with a timeout %s, by an error', async (_title, config, more) => {
+    const recording = record()
+    const client = tracePg(new Client({ host: '127.0.0.1', port: 1, ...config }))
+    const ended = once(client, 'end')
+    await expect(client.connect()).rejects.toThrow('ECONNREFUSED')
+    await ended
+    await expect(client.query({ text: 'SELECT 1', ...more })).rejects.toThrow('Query read timeout')
+    const [call] = await recording.all(1)
+    expect(call?.attributes).not.toHaveProperty('throughline.incomplete')
+    expect(call?.status).toEqual({ code: 2, message: 'Query read timeout' })
+  })
+
   test('takes what it is asked also where a processor of another SDK throws', async () => {
     const throwing = processor({
       onEnd() {

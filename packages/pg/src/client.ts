@@ -74,8 +74,7 @@ export function traceClient(client: Connected, owner: object): void {
       if (tracing === undefined) return Reflect.apply(original, this, args)
       const first = args[0]
       const call = begin(tracing, args, client)
-      // What is asked of a connection that could not be made pg keeps for ever.
-      if (client._ended && client._queryable && !client._ending) call?.abandon()
+      if (call !== undefined && isKeptForEver(client, first)) call.abandon()
       if (isSubmittable(first)) {
         watch(first, call, call?.caller ?? context.active())
         return Reflect.apply(original, this, args)
@@ -94,6 +93,13 @@ export function traceClient(client: Connected, owner: object): void {
         : Reflect.apply(original, this, args)
     }
   })
+}
+
+/** What is asked of a connection that could not be made, pg never answers, unless by a timeout of the query. */
+function isKeptForEver(client: Connected, query: unknown): boolean {
+  if (!client._ended || !client._queryable || client._ending) return false
+  const { query_timeout: own } = Object(query) as { query_timeout?: unknown }
+  return !own && !client.connectionParameters?.query_timeout
 }
 
 /** Runs a pool's query on its client, and ends the span with it. */

@@ -11,7 +11,12 @@ export interface Place {
 
 /** A client, with properties that its typings lack. */
 export type Connected = ClientBase &
-  Place & { readonly _ended?: boolean; readonly _ending?: boolean; readonly _queryable?: boolean }
+  Place & {
+    readonly _ended?: boolean
+    readonly _ending?: boolean
+    readonly _queryable?: boolean
+    readonly connectionParameters?: { readonly query_timeout?: unknown }
+  }
 
 /** A Pool, with properties that its typings lack. */
 export type OpenPool = Pool & {
