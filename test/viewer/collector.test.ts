@@ -127,6 +127,7 @@ describe('memory', () => {
   describe('of long texts', () => {
     // One text in the memory of the test, counted wherever it is.
     const long = 'x'.repeat(8 * 2 ** 20)
+    const { resource, scope } = oneOf(1)
     const places: [string, Partial<Span>][] = [
       ['an attribute', { attributes: { prompt: [{ long }] } }],
       [
@@ -135,6 +136,8 @@ describe('memory', () => {
       ],
       ['bytes', { attributes: { bytes: new Uint8Array(long.length) } }],
       ['a message', { status: { code: 'error', message: long } }],
+      ['the resource', { resource: { ...resource, attributes: { long } } }],
+      ['the scope', { scope: { ...scope, attributes: { long } } }],
     ]
 
     it.each(places)('is bounded too: %s', (_place, more) => {
@@ -150,6 +153,18 @@ describe('memory', () => {
       vi.advanceTimersByTime(100)
       expect(handed).toMatchObject([{ droppedSpans: 3 }])
       expect(handed[0]?.spans).toHaveLength(7)
+    })
+
+    it('counts once what the spans of one request share', () => {
+      const { collector } = collected()
+      const shared = {
+        resource: { ...resource, attributes: { long } },
+        scope: { ...scope, attributes: { long } },
+      }
+      collector.add(
+        Array.from({ length: 10 }, (_, index) => ({ ...oneOf(1), spanId: hex(index + 1), ...shared })),
+      )
+      expect(collector.traces()).toMatchObject([{ droppedSpans: 0 }])
     })
 
     it('has room again when they were let go', () => {

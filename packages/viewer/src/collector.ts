@@ -62,8 +62,10 @@ const shape: Shape<CollectOptions> = {
 
 type Entry = Omit<Trace, 'spans'> & {
   bySpan: Map<string, Span>
-  /** How much text is in its spans. */
+  /** How much text is in its spans, and in what made them. */
   text: number
+  /** The last span that was put: what made it is counted once for those that share it. */
+  last: Span | undefined
   timer: NodeJS.Timeout | undefined
 }
 type Waiter = { look: (trace: Trace) => void; reject: (reason: unknown) => void }
@@ -114,6 +116,7 @@ export function collect(options: CollectOptions = {}): Collector {
       traceId,
       bySpan: new Map(),
       text: 0,
+      last: undefined,
       revision: 0,
       lateSpans: 0,
       droppedSpans: 0,
@@ -129,7 +132,10 @@ export function collect(options: CollectOptions = {}): Collector {
     const { spanId, kind, serviceName, startTimeUnixNano, endTimeUnixNano } = span
     const key = [spanId, kind, startTimeUnixNano, endTimeUnixNano, serviceName].join()
     if (entry.bySpan.has(key)) return false
-    const text = textIn([span.name, span.status, span.traceState, span.attributes, span.events, span.links])
+    const { resource, scope } = span
+    let text = textIn([span.name, span.status, span.traceState, span.attributes, span.events, span.links])
+    if (resource !== entry.last?.resource) text += textIn(resource)
+    if (scope !== entry.last?.scope) text += textIn(scope)
     if (entry.bySpan.size >= maxSpansPerTrace || entry.text + text > maxTextPerTrace) {
       entry.droppedSpans++
       return true
@@ -137,6 +143,7 @@ export function collect(options: CollectOptions = {}): Collector {
     entry.bySpan.set(key, span)
     entry.lateSpans++
     entry.text += text
+    entry.last = span
     held++
     heldText += text
     return true
