@@ -152,6 +152,17 @@ describe('throughline', () => {
     expect(written.err).toContain('throughline: cannot write to stdout: ENOSPC: no space left on device')
   })
 
+  it('says so too when that is what was still waiting at the signal', async () => {
+    const { code, signals, stdout, written, says, send } = throughline(anyPort)
+    await says('err', 'listening on')
+    await send(checkout())
+    stdout._transform = (_chunk, _encoding, done) =>
+      done(Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' }))
+    signals.emit('SIGINT')
+    expect(await code).toBe(1)
+    expect(written.err).toContain('throughline: cannot write to stdout: ENOSPC: no space left on device')
+  })
+
   it('goes on when nobody reads what it says on stderr', async () => {
     const { code, signals, stderr, written, says, send } = throughline([...anyPort, '--json'])
     await says('err', 'listening on')

@@ -55,11 +55,15 @@ export async function main(argv: readonly string[], host: Host): Promise<number>
   }
   if (typeof settings !== 'string') return view(settings, host)
   host.stdout.on('error', () => {})
-  const failure = await new Promise<WriteError>((resolve) => host.stdout.write(settings, resolve))
-  return codeOf(failure, host)
+  return codeOf(await written(settings, host), host)
 }
 
 type WriteError = NodeJS.ErrnoException | null | undefined
+
+/** Writes to stdout; resolves when that and all before it has been written, or with why not. */
+function written(text: string, host: Host): Promise<WriteError> {
+  return new Promise((resolve) => host.stdout.write(text, resolve))
+}
 
 /** To have stdout closed by its reader is an end like any other (`| head`); a full disk is said. */
 function codeOf(failure: WriteError, host: Host): number {
@@ -140,7 +144,7 @@ async function view(settings: Settings, host: Host): Promise<number> {
     await receiver.close()
     if (reason !== 'signal') return codeOf(reason, host)
     collector.flush()
-    return 0
+    return codeOf(await written('', host), host)
   } catch (error) {
     host.stderr.write(`throughline: ${reasonOf(error)}\n`)
     return 1
