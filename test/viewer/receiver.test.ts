@@ -506,6 +506,13 @@ describe('what a web page sends', () => {
     expect(spans).toHaveLength(10)
   })
 
+  it.each(['127.1', 'LOCALHOST'])('gets 403 also where this machine was given as %s', async (host) => {
+    const { receiver, spans } = await receiving({ host })
+    const headers = { ...json, origin: 'http://evil.example' }
+    const answer = await send(receiver, { headers, body: toOtlpJson(checkout()) })
+    expect([answer.status, spans]).toEqual([403, []])
+  })
+
   it('is taken where others than this machine are to reach the viewer', async () => {
     const { receiver, spans } = await receiving({ host: '0.0.0.0' })
     const origin = 'http://shop.example'

@@ -1,5 +1,6 @@
 import { createServer } from 'node:http'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { createGunzip } from 'node:zlib'
 import { callback, limit, mistake, validated, whole } from './options.ts'
 import type { Shape } from './options.ts'
@@ -60,7 +61,7 @@ const rpcCodes = new Map([
 ])
 
 /** An address that nobody but this machine reaches. */
-const LOOPBACK = /^(?:localhost|::1|127(?:\.\d+){3})$/
+const LOOPBACK = /^(?:::1|(?:::ffff:)?127(?:\.\d+){3})$/
 /** A page's host that no name server answers for: `localhost` and addresses. */
 const NO_NAME = /^(?:(?:.+\.)?localhost|\[.+\]|\d+(?:\.\d+){3})$/
 
@@ -80,7 +81,7 @@ export async function receive(options: ReceiveOptions): Promise<Receiver> {
   if (onSpans === undefined) {
     throw mistake('receive()', 'onSpans to be a function', 'none', `{ ${shape.onSpans.example} }`)
   }
-  const isPrivate = LOOPBACK.test(host)
+  let isPrivate = true
   const server = createServer({ requestTimeout }, (request, response) => {
     void handle(request, response, onSpans, maxBytes, isPrivate)
   })
@@ -95,8 +96,9 @@ export async function receive(options: ReceiveOptions): Promise<Receiver> {
   return new Promise((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => reject(cannotListen(error, host, port)))
     server.listen(port, host, () => {
-      const address = server.address()
-      const listening = typeof address === 'object' && address !== null ? address.port : port
+      // What the name or the short form of the host stands for.
+      const { address, port: listening } = server.address() as AddressInfo
+      isPrivate = LOOPBACK.test(address)
       resolve({
         url: `http://${host.includes(':') ? `[${host}]` : host}:${listening}`,
         port: listening,
