@@ -820,7 +820,8 @@ describe('an option', () => {
     expect(read({}, { exporter: exporting }).exporters).toEqual([exporting])
     const own = processor({})
     expect(Object.keys(own).toSorted()).toEqual(PROCESSOR_METHODS)
-    expect(read({}, { spanProcessors: [own] }).spanProcessors).toEqual([own])
+    const given = { spanProcessors: [own] } as const
+    expect(read({}, given).spanProcessors).toEqual([own])
     expect(() => read({}, { exporter: { export() {} } as never })).toThrow('with export() and shutdown()')
     expect(() => read({}, { spanProcessors: [{ onEnd() {} }] as never })).toThrow(
       'with onStart(), onEnd(), forceFlush() and shutdown()',

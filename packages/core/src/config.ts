@@ -78,7 +78,7 @@ export interface StartOptions {
   /** Takes the place of OTLP, behind our batch. */
   exporter?: SpanExporter | undefined
   /** Take the place of our whole pipeline. */
-  spanProcessors?: SpanProcessor[] | undefined
+  spanProcessors?: readonly SpanProcessor[] | undefined
   sampler?: Sampler | undefined
   /**
    * The share of all new traces that is kept, 0 to 1, by consistent probability sampling; or rules, of which the first that
@@ -99,7 +99,7 @@ export interface Config {
   otlp: OtlpOptions
   /** Each has a queue of its own; none of them: nothing is exported. */
   exporters: (SpanExporter | (typeof EXPORTERS)[number])[]
-  spanProcessors: SpanProcessor[] | undefined
+  spanProcessors: readonly SpanProcessor[] | undefined
   batch: BatchOptions
   limits: SpanLimits
   sampler: Sampler

@@ -245,7 +245,7 @@ function strictest(paces: readonly Pace[]): Patience {
 const anyPace = (): void => {}
 
 interface Pipeline {
-  processors: SpanProcessor[]
+  processors: readonly SpanProcessor[]
   setPatience: OtlpExporter['setPatience']
   /** What has not been sent by now is lost. */
   giveUp: () => Promise<void>
