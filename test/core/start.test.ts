@@ -1554,6 +1554,27 @@ describe('as a process of its own', () => {
     expect(collector.spans().map(({ name }) => name)).toEqual(['work'])
   })
 
+  test('and also where it does its last work at the end of the loop', async () => {
+    const collector = await receiver()
+    const process = app(
+      `import { flush, span } from '@throughline/core'
+      import { access } from 'node:fs/promises'
+      const alive = setInterval(() => {}, 1000)
+      span('work', () => {})
+      await flush()
+      process.once('SIGTERM', () => clearInterval(alive))
+      process.once('beforeExit', async () => {
+        await access('.')
+        process.kill(process.pid, 'SIGTERM')
+      })
+      console.log('ready')`,
+      at(collector.url),
+    )
+    await process.printed('ready')
+    process.kill('SIGTERM')
+    expect(await process.ended).toMatchObject({ code: null, signal: 'SIGTERM' })
+  })
+
   test('a library that ends the process only if nobody else listens is not kept from it by us', async () => {
     const collector = await receiver()
     const process = app(

@@ -395,12 +395,17 @@ function onExit(
     await finish(left)
     left = Math.max(0, left - (performance.now() - began))
   }
+  /** With us listening a signal is heard in the next turn of the loop, which there would not be. */
+  const giveTurn = () => {
+    const idle = process.getActiveResourcesInfo().length
+    setImmediate(() => {})
+    // The app's last act may also come after what its own listeners have begun.
+    void inLastTick(() => (isExpected = process.getActiveResourcesInfo().length > idle + 1))
+  }
   const listener = () => {
     // A listener before ours has shut us down.
     if (!isOn) return
-    // With us listening it is heard in the next turn of the loop, which there would not be.
-    if (isExpected) setImmediate(() => {})
-    isExpected = false
+    if (isExpected) giveTurn()
     const before = provider.endedCount
     // Before all others next time: spans that have ended by then are not theirs.
     if (process.listeners('beforeExit')[0] !== listener) {
@@ -433,7 +438,7 @@ function onExit(
  * After the app's listeners of `beforeExit` and their microtasks, but before Node checks whether to end. Not by the global `Promise`:
  * bluebird's in its place takes a turn of the loop, after which Node asks again.
  */
-async function inLastTick(act: () => void): Promise<void> {
+async function inLastTick(act: () => unknown): Promise<void> {
   await undefined
   process.nextTick(act)
 }
