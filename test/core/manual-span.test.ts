@@ -244,7 +244,7 @@ test('a span that the function ends itself is ended once, without a word, also w
   expect(said).toEqual([])
 })
 
-describe('on the official SDK the app gets what its function returned or threw', () => {
+describe('on another SDK the app gets what its function returned or threw', () => {
   afterEach(() => trace.disable())
 
   test.each(['onStart', 'onEnd'] as const)('where a processor throws in %s: that is said', async (step) => {
@@ -263,6 +263,18 @@ describe('on the official SDK the app gets what its function returned or threw',
     expect(() => span('work', fail)).toThrow('of the app')
     await expect(span('work', async () => fail())).rejects.toThrow('of the app')
     expect(reports.lines).toHaveLength(1)
+  })
+
+  test('and where a tracer gives no span, for which one stands in', async () => {
+    const reports = said()
+    trace.setGlobalTracerProvider({ getTracer: () => ({ startSpan() {} }) as never })
+    const fail = () => {
+      throw new Error('of the app')
+    }
+    expect(span('work', (made) => made.setAttribute('a', 1).isRecording())).toBe(false)
+    expect(() => span('work', fail)).toThrow('of the app')
+    await expect(span('work', async () => fail())).rejects.toThrow('of the app')
+    expect(reports.lines).toEqual([expect.stringContaining('a span could not be started')])
   })
 })
 

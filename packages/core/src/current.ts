@@ -292,7 +292,10 @@ function attributesIn(given: unknown): Attributes {
 /** `fn` must be called: if its span could not be started, the parent's context passes through. */
 function begun(name: string, attributes: Attributes, parent: Context): Span {
   try {
-    return manualTracer().startSpan(name, { attributes }, parent)
+    const made = manualTracer().startSpan(name, { attributes }, parent)
+    // What another provider gives may be no span: this throws then.
+    made.isRecording()
+    return made
   } catch (error) {
     reportOnce('startSpan', 'error', 'a span could not be started', error)
     return trace.wrapSpanContext(trace.getSpanContext(parent) ?? INVALID_SPAN_CONTEXT)
