@@ -5,7 +5,7 @@ import { AsyncResource } from 'node:async_hooks'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { describe, expect, test, vi } from 'vitest'
 import { record } from '../recording.ts'
-import { applications, ask, listen, pass, traced, withRouters } from './apps.ts'
+import { applications, ask, listen, ok, pass, traced, withRouters } from './apps.ts'
 
 /** As koa-connect runs the middleware of Express in Koa: `next()` is called by its callback. */
 function connected(
@@ -113,6 +113,26 @@ describe.each(applications)('%s: a middleware that is called back', (_name, Appl
     const app = new Application().use(note('first')).use((ctx, next) => line(ctx, next))
     await ask(await listen(app.use(note('second')).use(note('third'))), '/')
     expect(seen).toEqual(['first', 'second', 'third'])
+  })
+
+  test('runs as koa-compose has it where the app’s list has lists in it', async () => {
+    record()
+    const answers: unknown[] = []
+    for (const app of [
+      new Application(),
+      traced(Application),
+      traced(Application, { middlewareSpans: true }),
+    ]) {
+      app.use(pass).use(pass)
+      app.middleware.push([pass, ok] as unknown as Koa.Middleware)
+      const { status, body } = await ask(await listen(app), '/')
+      answers.push([status, body])
+    }
+    expect(answers).toEqual([
+      [200, 'ok'],
+      [200, 'ok'],
+      [200, 'ok'],
+    ])
   })
 
   test('runs with what the app has when it is asked first; what is added later runs as it did', async () => {

@@ -57,11 +57,10 @@ export function layered(begin: BeginLayer, first: () => Middleware): Downstream 
     const { app } = ctx
     let chain = chains.get(app)
     if (chain === undefined || !isSame(chain.of, app.middleware)) {
-      const index = app.middleware.indexOf(first())
-      if (index === -1) return next()
+      const behind = behindOf(app.middleware, first())
+      if (behind === undefined) return next()
       const { compose = composed } = app as { compose?: typeof composed }
-      const behind = app.middleware.slice(index + 1).map(spannedInApp)
-      chain = { of: [...app.middleware], run: compose(behind) }
+      chain = { of: [...app.middleware], run: compose(behind.map(spannedInApp)) }
       chains.set(app, chain)
     }
     return chain.run(ctx, resolved)
@@ -204,10 +203,9 @@ function nameOf(fn: Named): string {
  * koa-connect does, is neither.
  */
 export function rejoined(middleware: readonly Named[], first: Middleware): Downstream | undefined {
-  const index = middleware.indexOf(first)
-  if (index === -1) return undefined
+  const behind = behindOf(middleware, first)
+  if (behind === undefined) return undefined
   const of = [...middleware]
-  const behind = of.slice(index + 1)
   const entered = behind.map((fn, at): Middleware => {
     const before = behind[at - 1]
     if (before === undefined || before.router !== undefined || types.isAsyncFunction(before)) return fn
@@ -217,6 +215,14 @@ export function rejoined(middleware: readonly Named[], first: Middleware): Downs
   const run = composed(entered)
   // What is added later runs as Koa has it, or not.
   return (ctx, next) => (isSame(of, middleware) ? run(ctx, resolved) : next())
+}
+
+/** Undefined where `first` is not in the list, or has a list behind it, which koa-compose 4.2 takes for its middleware. */
+function behindOf(middleware: readonly Named[], first: Middleware): readonly Named[] | undefined {
+  const index = middleware.indexOf(first)
+  if (index === -1) return undefined
+  const behind = middleware.slice(index + 1)
+  return behind.every((each) => typeof each === 'function') ? behind : undefined
 }
 
 function isSame(a: readonly unknown[], b: readonly unknown[]): boolean {
