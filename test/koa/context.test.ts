@@ -135,6 +135,18 @@ describe.each(applications)('%s: a middleware that is called back', (_name, Appl
     ])
   })
 
+  test('runs with what the app had at first, also where two apps have the same tracing', async () => {
+    record()
+    const shared = tracing()
+    const app = new Application().use(shared).use(pass).use(pass)
+    const other = await listen(new Application().use(shared))
+    const server = await listen(app)
+    await ask(server, '/')
+    app.use(ok)
+    await ask(other, '/')
+    expect((await ask(server, '/')).status).toBe(404)
+  })
+
   test('runs with what the app has when it is asked first; what is added later runs as it did', async () => {
     record()
     const answers: number[][] = []

@@ -51,6 +51,7 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
   let lastApp: Application | undefined
   let isHeard = false
   let chain: Downstream | undefined
+  const chains = new WeakMap<Application, Downstream | undefined>()
 
   // With a default the third parameter does not count: Koa's middleware has two.
   const tracing = (ctx: Context, next: () => Promise<unknown>, done: unknown = null): unknown => {
@@ -59,7 +60,8 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
     if (req === undefined) return handOn(scope, 'Koa', [ctx, next, done])
     if (app !== lastApp) {
       isHeard = watch(app, ctx)
-      chain = isHeard ? rejoined(app.middleware, tracing) : undefined
+      if (isHeard && !chains.has(app)) chains.set(app, rejoined(app.middleware, tracing))
+      chain = chains.get(app)
       lastApp = app
     }
     const res = ctx.res as ServerResponse | undefined
