@@ -61,6 +61,8 @@ interface Cost {
   framework: string
   /** Promises for each request. */
   promises: number
+  /** The same where the request is recorded, if that has others. */
+  promisesOfRecorded?: number
   /** How many times something is run in the storage: the app, and what the app hears outside of what it was called from. */
   runs: number
   /** Headers that are looked at beside those of the context. */
@@ -77,6 +79,8 @@ const costs: Cost[] = [
   { framework: 'express', promises: 0, runs: 1, reads: ['upgrade'], keys: OWN_EMIT },
   // It answers when it has left us, so that the app hears the close of its response there.
   { framework: 'koa', promises: 0, runs: 2, keys: OWN_EMIT },
+  // Where it is not the app's outermost middleware, it waits for the error to record.
+  { framework: 'koa in koa-mount', promises: 0, promisesOfRecorded: 1, runs: 2, keys: OWN_EMIT },
   { framework: 'fastify', promises: 0, runs: 1, keys: OWN_EMIT },
   { framework: 'node:http', promises: 0, runs: 1, keys: OWN_EMIT },
   { framework: 'node:http with an async handler', promises: 1, runs: 1, keys: OWN_EMIT },
@@ -168,89 +172,96 @@ function madeMore(
   return Object.fromEntries(more.filter(([, count]) => count !== 0))
 }
 
-describe.each(costs)('a request to $framework', ({ framework, promises, runs, reads = [], keys }) => {
-  test.each(unsampled)('%s is asked for its context, and for nothing to describe it by', async (phase) => {
-    const { bare, traced } = await both(framework)
-    const context = ['baggage', 'traceparent', 'tracestate'].filter(
-      // There is no tracestate without a traceparent (Trace Context, 3.3).
-      (name) => name !== 'tracestate' || 'traceparent' in ASKED[phase],
-    )
-    expect(beyond(traced.phases[phase].reads, bare.phases[phase].reads)).toEqual([...context, ...reads])
-  })
-
-  test('that is sampled is asked for what its span says', async () => {
-    const { bare, traced } = await both(framework)
-    const phase = 'that is sampled'
-    expect(beyond(traced.phases[phase].reads, bare.phases[phase].reads)).toEqual(
-      expect.arrayContaining(['host', 'socket.remoteAddress', 'traceparent', 'user-agent']),
-    )
-  })
-
-  test.each(asked)(
-    '%s finds no listener of ours on it, its answer, its connection or the server',
-    async (phase) => {
+describe.each(costs)(
+  'a request to $framework',
+  ({ framework, promises, promisesOfRecorded = promises, runs, reads = [], keys }) => {
+    test.each(unsampled)('%s is asked for its context, and for nothing to describe it by', async (phase) => {
       const { bare, traced } = await both(framework)
-      const listeners = ({ phases }: Observed) => {
-        const { handled, closed } = phases[phase].shapes
-        return { handled: handled.listeners, closed: closed.listeners }
+      const context = ['baggage', 'traceparent', 'tracestate'].filter(
+        // There is no tracestate without a traceparent (Trace Context, 3.3).
+        (name) => name !== 'tracestate' || 'traceparent' in ASKED[phase],
+      )
+      expect(beyond(traced.phases[phase].reads, bare.phases[phase].reads)).toEqual([...context, ...reads])
+    })
+
+    test('that is sampled is asked for what its span says', async () => {
+      const { bare, traced } = await both(framework)
+      const phase = 'that is sampled'
+      expect(beyond(traced.phases[phase].reads, bare.phases[phase].reads)).toEqual(
+        expect.arrayContaining(['host', 'socket.remoteAddress', 'traceparent', 'user-agent']),
+      )
+    })
+
+    test.each(asked)(
+      '%s finds no listener of ours on it, its answer, its connection or the server',
+      async (phase) => {
+        const { bare, traced } = await both(framework)
+        const listeners = ({ phases }: Observed) => {
+          const { handled, closed } = phases[phase].shapes
+          return { handled: handled.listeners, closed: closed.listeners }
+        }
+        expect(listeners(traced)).toEqual(listeners(bare))
+        const [before, after] = traced.phases[phase].listeners
+        expect(after).toEqual(before)
+      },
+    )
+
+    const counted = asked.map(
+      (phase) => [phase, phase === 'that is sampled' ? promisesOfRecorded : promises] as const,
+    )
+
+    test.each(counted)('%s costs %i promises, and no timer, no handle and no tick', async (phase, count) => {
+      const apps = await both(framework)
+      // The app itself has one for each request: they are counted.
+      expect(apps.traced.phases[phase].made['Immediate']).toBeGreaterThanOrEqual(REQUESTS)
+      expect(madeMore(apps, phase)).toEqual(count === 0 ? {} : { PROMISE: count })
+    })
+
+    test.each(asked)('%s has these properties more, and no others', async (phase) => {
+      const { bare, traced } = await both(framework)
+      // Node keeps the address of the other side when it has been asked for it.
+      const expected = phase === 'that is sampled' ? [...keys, 'socket: _peername'] : keys
+      for (const moment of ['handled', 'closed'] as const) {
+        const untracedKeys = bare.phases[phase].shapes[moment].keys
+        const tracedKeys = traced.phases[phase].shapes[moment].keys
+        expect({
+          moment,
+          more: beyond(tracedKeys, untracedKeys),
+          less: beyond(untracedKeys, tracedKeys),
+        }).toEqual({
+          moment,
+          more: expected,
+          less: [],
+        })
       }
-      expect(listeners(traced)).toEqual(listeners(bare))
-      const [before, after] = traced.phases[phase].listeners
-      expect(after).toEqual(before)
-    },
-  )
+    })
 
-  test.each(asked)(`%s costs ${promises} promises, and no timer, no handle and no tick`, async (phase) => {
-    const apps = await both(framework)
-    // The app itself has one for each request: they are counted.
-    expect(apps.traced.phases[phase].made['Immediate']).toBeGreaterThanOrEqual(REQUESTS)
-    expect(madeMore(apps, phase)).toEqual(promises === 0 ? {} : { PROMISE: promises })
-  })
+    test.each(asked)('%s meets no object that V8 has to search because of us', async (phase) => {
+      const { bare, traced } = await both(framework)
+      for (const moment of ['handled', 'closed'] as const) {
+        const [slow, slowWithout] = [traced, bare].map(({ phases }) => phases[phase].shapes[moment].slow)
+        expect(beyond(slow ?? [], slowWithout ?? [])).toEqual([])
+      }
+    })
 
-  test.each(asked)('%s has these properties more, and no others', async (phase) => {
-    const { bare, traced } = await both(framework)
-    // Node keeps the address of the other side when it has been asked for it.
-    const expected = phase === 'that is sampled' ? [...keys, 'socket: _peername'] : keys
-    for (const moment of ['handled', 'closed'] as const) {
-      const untracedKeys = bare.phases[phase].shapes[moment].keys
-      const tracedKeys = traced.phases[phase].shapes[moment].keys
-      expect({
-        moment,
-        more: beyond(tracedKeys, untracedKeys),
-        less: beyond(untracedKeys, tracedKeys),
-      }).toEqual({
-        moment,
-        more: expected,
-        less: [],
-      })
-    }
-  })
+    test('runs in one AsyncLocalStorage, the same for all', async () => {
+      const { bare, traced } = await both(framework)
+      const more = asked.map((phase) => traced.phases[phase].storages - bare.phases[phase].storages)
+      expect(more).toEqual([1, 1, 1])
+    })
 
-  test.each(asked)('%s meets no object that V8 has to search because of us', async (phase) => {
-    const { bare, traced } = await both(framework)
-    for (const moment of ['handled', 'closed'] as const) {
-      const [slow, slowWithout] = [traced, bare].map(({ phases }) => phases[phase].shapes[moment].slow)
-      expect(beyond(slow ?? [], slowWithout ?? [])).toEqual([])
-    }
-  })
+    // Where nobody but Node and the framework listens, nothing is run.
+    test.each(asked)(`%s is run in it ${runs} times`, async (phase) => {
+      const { bare, traced } = await both(framework)
+      expect((traced.phases[phase].runs - bare.phases[phase].runs) / REQUESTS).toBe(runs)
+    })
 
-  test('runs in one AsyncLocalStorage, the same for all', async () => {
-    const { bare, traced } = await both(framework)
-    const more = asked.map((phase) => traced.phases[phase].storages - bare.phases[phase].storages)
-    expect(more).toEqual([1, 1, 1])
-  })
-
-  // Where nobody but Node and the framework listens, nothing is run.
-  test.each(asked)(`%s is run in it ${runs} times`, async (phase) => {
-    const { bare, traced } = await both(framework)
-    expect((traced.phases[phase].runs - bare.phases[phase].runs) / REQUESTS).toBe(runs)
-  })
-
-  test('is not held by its span, which waits for its batch when it has ended', async () => {
-    const { bare, traced } = await both(framework)
-    // A request and a response each; and a span each, beside that of the first request of all.
-    const watched = 2 * REQUESTS
-    expect(bare.collected).toEqual({ watched, held: 0, sentBefore: 0, sent: 0 })
-    expect(traced.collected).toEqual({ watched, held: 0, sentBefore: 0, sent: 1 + REQUESTS })
-  })
-})
+    test('is not held by its span, which waits for its batch when it has ended', async () => {
+      const { bare, traced } = await both(framework)
+      // A request and a response each; and a span each, beside that of the first request of all.
+      const watched = 2 * REQUESTS
+      expect(bare.collected).toEqual({ watched, held: 0, sentBefore: 0, sent: 0 })
+      expect(traced.collected).toEqual({ watched, held: 0, sentBefore: 0, sent: 1 + REQUESTS })
+    })
+  },
+)

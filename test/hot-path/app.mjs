@@ -158,7 +158,13 @@ const apps = {
     return createServer(app)
   },
 
-  koa: () => koa(),
+  koa: async () => createServer((await koa()).callback()),
+
+  async 'koa in koa-mount'() {
+    const { default: Koa } = await import('koa')
+    const { default: mount } = await import('koa-mount')
+    return createServer(new Koa().use(mount('/users', await koa())).callback())
+  },
 
   async fastify() {
     const { default: fastify } = await import('fastify')
@@ -187,16 +193,15 @@ const apps = {
   },
 }
 
-async function koa(setUp = () => {}) {
+async function koa() {
   const { default: Koa } = await import('koa')
   const app = new Koa()
-  setUp(app)
   if (isTraced) app.use((await import('@throughline/koa')).tracing())
   app.use((ctx) => {
     handled(ctx.req, ctx.res, { context: ctx })
     ctx.body = { id: 7 }
   })
-  return createServer(app.callback())
+  return app
 }
 
 async function plain(handler) {

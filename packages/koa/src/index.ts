@@ -2,6 +2,7 @@ import {
   carriedBy,
   endRequest,
   handOn,
+  inheritedEmit,
   middlewareSpans,
   receiver,
   recordRejection,
@@ -82,6 +83,8 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
 
   /** The span gets the URL that the client asked for, the app the one that koa-mount or the app itself has made of it. */
   function receiveAsAsked(req: Mounted, res: ServerResponse, ctx: Context, run: () => unknown): unknown {
+    // First, as the seam adds it: V8 puts a request into a dictionary that loses another property than the last that it got.
+    if (!Object.hasOwn(req, 'emit')) req.emit = inheritedEmit
     req.originalUrl = ctx.originalUrl
     return receive(req, res, ctx, () => {
       delete req.originalUrl

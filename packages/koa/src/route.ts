@@ -13,6 +13,12 @@ interface Mount {
   readonly path: string
 }
 
+interface Mounts {
+  /** What koa-mount has set last. */
+  prefix: unknown
+  readonly list: Mount[]
+}
+
 const MOUNTS = Symbol('throughline.mounts')
 
 /** What the routers leave on the context; and the mounts that the request went through. */
@@ -20,7 +26,7 @@ interface Routed {
   readonly matched?: readonly Layer[]
   readonly _matchedRoute?: Layer['path']
   readonly captures?: readonly (string | undefined)[]
-  [MOUNTS]?: Mount[]
+  [MOUNTS]?: Mounts
 }
 
 const NONE: readonly never[] = []
@@ -75,19 +81,26 @@ export function noteMounts(context: object): void {
 }
 
 function mountsOf(ctx: Context & Routed, prefix: unknown): Mount[] {
-  const mounts: Mount[] = []
+  const mounts: Mounts = { prefix, list: [] }
   hasMounts = true
   Object.defineProperty(ctx, MOUNTS, { value: mounts })
-  Object.defineProperty(ctx, 'mountPath', {
-    configurable: true,
-    enumerable: true,
-    get: () => prefix,
-    set(this: Context, next: unknown) {
-      prefix = next
-      note(this, mounts, next)
-    },
-  })
-  return mounts
+  Object.defineProperty(ctx, 'mountPath', MOUNT_PATH)
+  return mounts.list
+}
+
+/** One for all contexts: V8 keeps one that has an accessor of its own in a dictionary. */
+const MOUNT_PATH: PropertyDescriptor & ThisType<Context & Routed> = {
+  configurable: true,
+  enumerable: true,
+  get() {
+    return this[MOUNTS]?.prefix
+  },
+  set(next: unknown) {
+    const mounts = this[MOUNTS]
+    if (mounts === undefined) return
+    mounts.prefix = next
+    note(this, mounts.list, next)
+  },
 }
 
 /** Notes, as one, the mounts that an app's first request went through before `tracing()`, which is inside of them. */
@@ -107,7 +120,7 @@ function note({ path }: Context, mounts: Mount[], prefix: unknown): void {
 
 // The route's mount is known by the path that is left there: the route matches it, and has taken the same from it.
 function mountOf(ctx: Context & Routed, layer: Layer): string {
-  const mounts = hasMounts ? ctx[MOUNTS] : undefined
+  const mounts = hasMounts ? ctx[MOUNTS]?.list : undefined
   if (mounts === undefined) return ''
   const { captures = NONE } = ctx
   let likely: string | undefined
