@@ -1,4 +1,4 @@
-import { context, propagation, ROOT_CONTEXT, trace } from '@opentelemetry/api'
+import { context, createContextKey, propagation, ROOT_CONTEXT, trace } from '@opentelemetry/api'
 import { span } from '@throughline/core'
 import { AsyncResource } from 'node:async_hooks'
 import { once } from 'node:events'
@@ -336,16 +336,22 @@ test.each(versions)(
   '%s: a context that the app has chosen to go on in is left alone',
   async (_name, create) => {
     record()
-    let seen: unknown
-    const application = traced(create).use((_request, _response, next) => {
-      const chosen = propagation.setBaggage(ROOT_CONTEXT, propagation.createBaggage({ a: { value: '1' } }))
-      setImmediate(() => context.with(chosen, next))
-    })
-    application.get('/', (_request, response) => {
-      seen = propagation.getActiveBaggage()?.getEntry('a')?.value
-      response.end()
-    })
-    await ask(await serve(application), '/')
-    expect(seen).toBe('1')
+    const key = createContextKey('of the app')
+    // Also one that the app has made at its start, in a span that is over.
+    for (const base of [ROOT_CONTEXT, span('start', () => context.active())]) {
+      const withBaggage = propagation.setBaggage(base, propagation.createBaggage({ a: { value: '1' } }))
+      for (const chosen of [withBaggage, base.setValue(key, '1')]) {
+        let seen: unknown
+        const application = traced(create).use((_request, _response, next) => {
+          setImmediate(() => context.with(chosen, next))
+        })
+        application.get('/', (_request, response) => {
+          seen = context.active()
+          response.end()
+        })
+        await ask(await serve(application), '/')
+        expect(seen).toBe(chosen)
+      }
+    }
   },
 )
