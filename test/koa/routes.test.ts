@@ -1,6 +1,9 @@
 import { tracing } from '@throughline/koa'
 import mount from 'koa-mount'
 import type Koa from 'koa'
+import { once } from 'node:events'
+import { get, type IncomingMessage } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { mkdtempSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -310,6 +313,18 @@ describe.each(withRouters)('%s', (name, Application, Router) => {
       }
       const root = app().use(new Router().get('/', ok).routes() as Koa.Middleware)
       await expectRoute(new Application().use(mount('/api', root)), '/api', '/api')
+    })
+
+    test('is a part of it, without the host of a request that a proxy sends with its whole URL', async () => {
+      const recording = record()
+      const server = await listen(new Application().use(mount('/api', app().use(users()))))
+      const { port } = server.address() as AddressInfo
+      const [response] = (await once(get({ port, path: 'http://a.example/api/users/1' }), 'response')) as [
+        IncomingMessage,
+      ]
+      response.resume()
+      const [span] = await recording.all(1)
+      expect(span?.name).toBe('GET /api/users/:id')
     })
 
     test('is a part of it when tracing is behind one that has passed the request on', async () => {

@@ -103,11 +103,14 @@ const MOUNT_PATH: PropertyDescriptor & ThisType<Context & Routed> = {
   },
 }
 
+/** A proxy may send the whole URL. */
+const ORIGIN = /^[a-z][a-z0-9+.-]*:\/\/[^/?]*/i
+
 /** Notes, as one, the mounts that an app's first request went through before `tracing()`, which is inside of them. */
 export function noteEarlier(ctx: Context & Routed): void {
   if (!Object.hasOwn(ctx, 'mountPath') || ctx[MOUNTS] !== undefined) return
   const { path } = ctx
-  const [whole = ''] = ctx.originalUrl.split('?')
+  const [whole = ''] = ctx.originalUrl.replace(ORIGIN, '').split('?')
   const mounts = mountsOf(ctx, ctx['mountPath'])
   // '/api' has become '/'.
   const cut = whole.endsWith(path) ? whole.length - path.length : path === '/' ? whole.length : 0
