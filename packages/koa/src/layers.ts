@@ -225,8 +225,11 @@ function behindOf(middleware: readonly Named[], first: Middleware): readonly Nam
   return behind.every((each) => typeof each === 'function') ? behind : undefined
 }
 
+/** Asked in each request. */
 function isSame(a: readonly unknown[], b: readonly unknown[]): boolean {
-  return a.length === b.length && a.every((each, index) => each === b[index])
+  if (a.length !== b.length) return false
+  for (let index = 0; index < a.length; index++) if (a[index] !== b[index]) return false
+  return true
 }
 
 const resolved: Next = () => Promise.resolve()
