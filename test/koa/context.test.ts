@@ -1,7 +1,6 @@
 import { trace } from '@opentelemetry/api'
-import { tracing, type TracingOptions } from '@throughline/koa'
+import { tracing } from '@throughline/koa'
 import type Koa from 'koa'
-import { AsyncResource } from 'node:async_hooks'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { describe, expect, test, vi } from 'vitest'
 import { record } from '../recording.ts'
@@ -19,8 +18,7 @@ function connected(
 
 /** A pool of one: the first is let in when the second comes, by the second's own call. */
 function limiter(waiting: (() => void)[]): Koa.Middleware {
-  return connected((request, _response, done) => {
-    if (request.url === '/before') return done()
+  return connected((_request, _response, done) => {
     const first = waiting.pop()
     if (first === undefined) return void waiting.push(done)
     first()
@@ -28,54 +26,31 @@ function limiter(waiting: (() => void)[]): Koa.Middleware {
   })
 }
 
-describe.each(withRouters)('%s: what another request calls back', (_name, Application, Router) => {
-  const settings: [string, TracingOptions][] = [
-    ['', {}],
-    [', with middlewareSpans', { middlewareSpans: true }],
-  ]
-
-  test.each(settings)('hands on to its own request%s', async (_title, options) => {
-    const recording = record()
-    const waiting: (() => void)[] = []
-    const seen = new Map<string, unknown>()
-    const router = new Router().get('/:name', (ctx) => {
-      seen.set(ctx.path, trace.getActiveSpan()?.spanContext().traceId)
-      ctx.body = 'ok'
+describe.each(withRouters)(
+  '%s, with middlewareSpans: what another request calls back',
+  (_name, Application, Router) => {
+    test('hands on to its own request', async () => {
+      const recording = record()
+      const waiting: (() => void)[] = []
+      const seen = new Map<string, unknown>()
+      const router = new Router().get('/:name', (ctx) => {
+        seen.set(ctx.path, trace.getActiveSpan()?.spanContext().traceId)
+        ctx.body = 'ok'
+      })
+      const app = traced(Application, { middlewareSpans: true }).use(limiter(waiting)).use(router.routes())
+      const server = await listen(app)
+      const first = ask(server, '/first')
+      await vi.waitUntil(() => waiting.length === 1)
+      await Promise.all([first, ask(server, '/second')])
+      for (const path of ['/first', '/second']) {
+        const span = await recording.span(({ attributes }) => attributes['url.path'] === path)
+        expect(seen.get(path)).toBe(span.spanContext().traceId)
+      }
     })
-    const app = traced(Application, options).use(limiter(waiting)).use(router.routes())
-    const server = await listen(app)
-    const first = ask(server, '/first')
-    await vi.waitUntil(() => waiting.length === 1)
-    await Promise.all([first, ask(server, '/second')])
-    for (const path of ['/first', '/second']) {
-      const span = await recording.span(({ attributes }) => attributes['url.path'] === path)
-      expect(seen.get(path)).toBe(span.spanContext().traceId)
-    }
-  })
-})
+  },
+)
 
 describe.each(applications)('%s: a middleware that is called back', (_name, Application) => {
-  test('by what is older than all requests hands on to its own request, sampled or not', async () => {
-    record()
-    const seen: unknown[] = []
-    // As what a connection that was opened at start-up calls back.
-    const connection = new AsyncResource('connection')
-    const app = traced(Application).use(
-      connected((_request, _response, done) => connection.runInAsyncScope(done)),
-    )
-    app.use((ctx) => {
-      seen.push(trace.getActiveSpan()?.spanContext())
-      ctx.body = 'ok'
-    })
-    const server = await listen(app)
-    for (const flags of ['01', '00'])
-      await ask(server, '/', { headers: { traceparent: `00-${'a'.repeat(32)}-${'b'.repeat(16)}-${flags}` } })
-    expect(seen).toMatchObject([
-      { traceId: 'a'.repeat(32), traceFlags: 1 },
-      { traceId: 'a'.repeat(32), traceFlags: 0 },
-    ])
-  })
-
   test('with an error answers as it did, and so does a second call of next()', async () => {
     record()
     const failures: unknown[] = []

@@ -13,7 +13,7 @@ import type Application from 'koa'
 import type { Context, Middleware } from 'koa'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { hearErrors } from './failure.ts'
-import { endLayers, layered, rejoined, type Downstream } from './layers.ts'
+import { endLayers, layered } from './layers.ts'
 import { noteEarlier, noteMounts, routeOf } from './route.ts'
 
 /** What `tracing()` takes: `ignore` and `inbound` are asked with `(ctx)`, `attributes` and `spanName` too. */
@@ -51,8 +51,6 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
   // Nearly always there is one app: it need not be looked up.
   let lastApp: Application | undefined
   let isHeard = false
-  let chain: Downstream | undefined
-  const chains = new WeakMap<Application, Downstream | undefined>()
 
   // With a default the third parameter does not count: Koa's middleware has two.
   const tracing = (ctx: Context, next: () => Promise<unknown>, done: unknown = null): unknown => {
@@ -61,19 +59,14 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
     if (req === undefined) return handOn(scope, 'Koa', [ctx, next, done])
     if (app !== lastApp) {
       isHeard = watch(app, ctx)
-      if (isHeard && !chains.has(app)) chains.set(app, rejoined(app.middleware, tracing))
-      chain = chains.get(app)
       lastApp = app
     }
     const res = ctx.res as ServerResponse | undefined
     if (res === undefined) return upgraded(req, () => receive(req, unsent(req), ctx, next))
 
     let run: () => unknown = next
-    if ((downstream ?? chain) !== undefined && carriedBy(req) === undefined)
-      run = () => {
-        const through = isRecorded(req) ? (downstream ?? chain) : chain
-        return through === undefined ? next() : through(ctx, next)
-      }
+    if (downstream !== undefined && carriedBy(req) === undefined)
+      run = () => (isRecorded(req) ? downstream(ctx, next) : next())
     const answered = isAsAsked(ctx) ? receive(req, res, ctx, run) : receiveAsAsked(req, res, ctx, run)
     // An error that leaves the outermost middleware is heard by `hearErrors`. A promise of ours would cost 1 to 3 µs.
     if ((isHeard && app.middleware[0] === tracing) || !isRecorded(req)) return answered

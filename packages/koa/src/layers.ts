@@ -9,7 +9,6 @@ import {
 import type Application from 'koa'
 import type { Context, Middleware, Next } from 'koa'
 import { setImmediate } from 'node:timers'
-import { types } from 'node:util'
 import type { Layer } from './route.ts'
 
 /** koa-convert keeps the name of what it has converted; a router says which parameter a handler is for. */
@@ -41,7 +40,7 @@ interface Chain {
   readonly run: Middleware
 }
 
-export type Downstream = (ctx: Context, next: Next) => unknown
+type Downstream = (ctx: Context, next: Next) => unknown
 
 const ANONYMOUS = '<anonymous>'
 
@@ -195,26 +194,6 @@ function isThenable(value: unknown): boolean {
 function nameOf(fn: Named): string {
   const name = fn._name ?? fn.name
   return name === '' ? ANONYMOUS : name
-}
-
-/**
- * Enters what is mounted behind `first` in its own request, whoever has called the `next()` that leads to it. Undefined where that
- * is sure: an async function awaits what it waits for, and a router runs its layers itself. What makes a promise of callbacks, as
- * koa-connect does, is neither.
- */
-export function rejoined(middleware: readonly Named[], first: Middleware): Downstream | undefined {
-  const behind = behindOf(middleware, first)
-  if (behind === undefined) return undefined
-  const of = [...middleware]
-  const entered = behind.map((fn, at): Middleware => {
-    const before = behind[at - 1]
-    if (before === undefined || before.router !== undefined || types.isAsyncFunction(before)) return fn
-    return (ctx, next) => rejoin(ctx.req, fn, ctx, next)
-  })
-  if (isSame(entered, behind)) return undefined
-  const run = composed(entered)
-  // What is added later runs as Koa has it, or not.
-  return (ctx, next) => (isSame(of, middleware) ? run(ctx, resolved) : next())
 }
 
 /** Undefined where `first` is not in the list, or has a list behind it, which koa-compose 4.2 takes for its middleware. */
