@@ -2,8 +2,8 @@ import { context, SpanStatusCode, trace as api } from '@opentelemetry/api'
 import { span } from '@throughline/core'
 import { traceUndici } from '@throughline/undici'
 import { once } from 'node:events'
-import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { createServer, IncomingMessage, type RequestListener, type Server } from 'node:http'
+import { Socket, type AddressInfo } from 'node:net'
 import { Readable, Writable } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import * as undici from 'undici'
@@ -280,6 +280,22 @@ for (const [version, library] of [
         (await pool.request({ method: 'POST', path: '/', body: body as string })).body.text()
       await Promise.all([post(make('one')), post(make('two'))])
       expect(bodies).toEqual([expect.stringContaining('one'), expect.stringContaining('two')])
+    })
+
+    test('a request that is passed on as the body has nothing of ours', async () => {
+      record()
+      const { url } = await served()
+      const pool = traceUndici(new library.Pool(url))
+      closing.push(() => pool.close())
+      const passed = new IncomingMessage(new Socket())
+      passed.push('a')
+      passed.push(null)
+      const before = Reflect.ownKeys(passed)
+      const { body } = await pool.request({ method: 'POST', path: '/', body: passed })
+      await body.text()
+      const more = Reflect.ownKeys(passed).filter((key) => !before.includes(key))
+      expect(more.map(String)).not.toContain('_read')
+      expect(more.map(String)).not.toContain('Symbol(throughline.patches)')
     })
 
     test('a generator that the app gives up, or that fails, is ended as ever', async () => {

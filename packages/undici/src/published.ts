@@ -233,8 +233,9 @@ function isOfFetch(handler: object): boolean {
  */
 export function sendFrom(request: PublishedRequest, caller: Context): void {
   const { body } = request
-  // A form runs nothing, and must be one.
-  if (typeof body !== 'object' || body === null || ArrayBuffer.isView(body) || 'append' in body) return
+  if (typeof body !== 'object' || body === null || ArrayBuffer.isView(body)) return
+  // A form runs nothing, and must be one; nor does a request or an answer of Node's that is passed on, or a connection.
+  if ('append' in body || 'httpVersion' in body || 'remoteAddress' in body) return
   if ('_read' in body)
     override(body as Record<'_read', Answer>, '_read', (read) => context.bind(caller, read))
   else if (Symbol.asyncIterator in body || Symbol.iterator in body) request.body = within(caller, body)
