@@ -227,6 +227,11 @@ export const LINES = [
             reason: 'pg 8.0 knows no pipeline mode',
           },
           {
+            titles:
+              /^a client that could not connect (?:.* never answers what it is asked|takes what it is asked also)/,
+            reason: 'pg 8.0 does not keep that a connection has ended',
+          },
+          {
             titles: /^Prisma’s adapter on a traced Pool/,
             reason: 'the adapter knows the pools of its own pg, which is a newer one',
           },
