@@ -232,6 +232,10 @@ export const LINES = [
             reason: 'pg 8.0 does not keep that a connection has ended',
           },
           {
+            titles: /^a client that could not connect answers a query with a timeout of its own/,
+            reason: 'pg 8.0 takes the timeout of the client only',
+          },
+          {
             titles: /^Prisma’s adapter on a traced Pool/,
             reason: 'the adapter knows the pools of its own pg, which is a newer one',
           },
