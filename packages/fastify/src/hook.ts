@@ -4,8 +4,6 @@ import { HOOKS, notFoundOf, type Done, type Route, type Step } from './route.ts'
 
 // Shared by all registrations.
 const seen = new WeakSet<Route>()
-/** Often it is the same route again: it need not be looked up. */
-let latest: Route | undefined
 const joined = new WeakSet<Step>()
 /** Hooks and handlers that have a span, as layers.ts gives them one. */
 export const traced = new WeakSet<Step>()
@@ -19,8 +17,6 @@ const OF_ANSWER: ReadonlySet<string> = new Set(['preSerialization', 'onSend', 'o
  * by the name `own` is left as it is.
  */
 export function joinHooks(route: Route, own: string): void {
-  if (route === latest) return
-  latest = route
   if (seen.has(route)) return
   seen.add(route)
   for (const hook of [...HOOKS, 'onError'] as const) {

@@ -90,11 +90,15 @@ async function plugIn(fastify: FastifyInstance, options: TracingOptions): Promis
   const begin = middlewareSpans(scope, own.middlewareSpans)
   const trace = begin && layersOf(begin, scope.name)
 
+  // Often it is the same route again: its hooks need not be looked up.
+  let latest: unknown
+
   function onRequest(request: FastifyRequest, reply: FastifyReply, done: () => void): void {
     const route = routeOf(request)
     try {
       trace?.(route)
-      joinHooks(route, scope.name)
+      if (route !== latest) joinHooks(route, scope.name)
+      latest = route
     } catch (error) {
       reportOnce('fastify route', 'warn', 'the hooks of a route could not be followed', error)
     }
