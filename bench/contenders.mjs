@@ -6,7 +6,8 @@ const ONE_PERCENT = { OTEL_TRACES_SAMPLER: 'parentbased_traceidratio', OTEL_TRAC
  * decides itself, as the first service of a trace does; an unsampled request brings the decision of another along.
  *
  * @param {{ name: string, folder: string, version: string }[]} staged our packages
- * @returns {(import('./start-server.mjs').Contender & { isQuick: boolean })[]}
+ * @returns {(import('./start-server.mjs').Contender & { isQuick: boolean, isFarOff?: boolean })[]} `isQuick`: of the quick run, too;
+ *   `isFarOff`: so far from the targets that one process of it tells
  */
 export function contenders(staged) {
   const ours = staged.flatMap(({ name, ...settings }) => [
@@ -18,7 +19,7 @@ export function contenders(staged) {
     { name: 'bare', contender: 'bare', isQuick: true },
     { name: 'floor', contender: 'floor', flags: '01', isQuick: true },
     ...ours,
-    { name: 'OpenTelemetry', contender: 'opentelemetry', flags: '01', isQuick: true },
+    { name: 'OpenTelemetry', contender: 'opentelemetry', flags: '01', isQuick: true, isFarOff: true },
     { name: 'OpenTelemetry, 1 %', contender: 'opentelemetry', env: ONE_PERCENT, isQuick: false },
     { name: 'dd-trace', contender: 'dd-trace', flags: '01', isQuick: false },
     { name: 'Sentry', contender: 'sentry', flags: '01', isQuick: false },

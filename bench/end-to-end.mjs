@@ -48,7 +48,8 @@ const BUSIEST = 0.6
  * @param {string} options.install
  * @param {string} options.node
  * @param {number} options.processes of each contender, one after the other
- * @param {number} [options.mostSeconds] after which no further processes are begun
+ * @param {number} [options.mostSeconds] after which no further processes are begun; then those that are far off have one alone,
+ *   since theirs take the most of the time
  * @param {number} options.warmUpRounds before them: V8 compiles until then
  * @param {number} options.rounds of each process
  * @param {number} options.requests per round
@@ -69,12 +70,12 @@ export async function endToEnd(options) {
     lost: [],
   }))
   const began = performance.now()
+  const isShort = mostSeconds < Infinity
   for (let process = 1; process <= processes; process++) {
-    const left = alive(rows)
-    if (left.length > 0) await generation(left, { ...options, isFirst: process === 1 })
-    // The next ones will take about as long as those so far did.
-    const seconds = (performance.now() - began) / 1000
-    if (seconds + seconds / process > mostSeconds) break
+    const isFirst = process === 1
+    const left = alive(rows).filter(({ contender }) => isFirst || !(isShort && contender.isFarOff))
+    if (left.length > 0) await generation(left, { ...options, isFirst })
+    if ((performance.now() - began) / 1000 > mostSeconds) break
   }
   for (const { result, cpu, added, rss, lost } of rows) {
     if (result.error !== undefined) continue
