@@ -253,9 +253,9 @@ describe('a traceparent', () => {
   })
 
   test('has digits only, not the characters beside them', () => {
-    for (const code of [0x2f, 0x3a, 0x60, 0x67, 0x100 + 0x30, 0x100 + 0x61]) {
+    for (const code of [0x2f, 0x3a, 0x60, 0x67, 0xff, 0x100 + 0x2d, 0x100 + 0x30, 0x100 + 0x61]) {
       const char = String.fromCharCode(code)
-      for (const at of [0, 1, 3, 34, 36, 51, 53, 54]) {
+      for (let at = 0; at < traceparent.length; at++) {
         expect(parseTraceparent(traceparent.slice(0, at) + char + traceparent.slice(at + 1))).toBeUndefined()
       }
     }

@@ -10,7 +10,6 @@ const TAB = 0x09
 const SPACE = 0x20
 const COMMA = 0x2c
 const DASH = 0x2d
-const ZERO = 0x30
 const EQUALS = 0x3d
 
 /** `version "-" trace-id "-" parent-id "-" trace-flags`: the whole of version 00, the known part of the others. */
@@ -150,17 +149,10 @@ function foreignList(state: TraceState): string {
  */
 export function parseTraceContext(traceparent: unknown, tracestate: unknown): SpanContext | undefined {
   // Nearly always; the other checks are then skipped.
-  const isUsual = typeof traceparent === 'string' && isCommon(traceparent)
-  const value = isUsual ? traceparent : soleField(traceparent)
-  if (value === undefined) return undefined
-  const at = isUsual ? 0 : findTraceparent(value)
-  if (at < 0) return undefined
-  const context: SpanContext = {
-    traceId: traceIdAt(value, at),
-    spanId: spanIdAt(value, at),
-    traceFlags: traceFlagsAt(value, at),
-    isRemote: true,
-  }
+  const usual = typeof traceparent === 'string' ? usualFlags(traceparent) : UNUSUAL
+  const context =
+    usual === UNUSUAL ? readTraceparent(traceparent) : contextAt(traceparent as string, 0, usual)
+  if (context === undefined) return undefined
   if (tracestate === undefined) return context
   const list = combineFields(tracestate)
   const state = list === undefined ? undefined : parseTracestate(list)
@@ -216,47 +208,68 @@ function fieldText(value: unknown): string | undefined {
 
 // --- traceparent: where things lie, counted from the first character of the version
 
-function traceIdAt(value: string, at: number): string {
-  return value.slice(at + 3, at + 35)
-}
-
-function spanIdAt(value: string, at: number): string {
-  return value.slice(at + 36, at + 52)
-}
-
-/** All known flags are in the last digit, so the first has been checked and is not needed. */
-function traceFlagsAt(value: string, at: number): number {
-  return (NIBBLES[value.charCodeAt(at + 54)] as number) & KNOWN_FLAGS
-}
-
-/** A bit above those of digits. */
-const NO_NIBBLE = 0x80
-/** A lower-case hex digit's value by its code. */
-const NIBBLES = new Uint8Array(256).fill(NO_NIBBLE)
-for (let digit = 0; digit < 16; digit++) NIBBLES[digit.toString(16).charCodeAt(0)] = digit
-
-/** The digits between two places or-ed together: from 1 to 15 for an id, 0 for one of zeros; more if one is no digit. */
-function digitsOf(value: string, from: number, to: number): number {
-  let bits = 0
-  for (let i = from; i < to; i++) {
-    const code = value.charCodeAt(i)
-    bits |= code < NIBBLES.length ? (NIBBLES[code] as number) : NO_NIBBLE
+function contextAt(value: string, at: number, flags: number): SpanContext {
+  return {
+    traceId: value.slice(at + 3, at + 35),
+    spanId: value.slice(at + 36, at + 52),
+    traceFlags: flags & KNOWN_FLAGS,
+    isRemote: true,
   }
-  return bits
+}
+
+/** Any that is valid, however it came. */
+function readTraceparent(given: unknown): SpanContext | undefined {
+  const value = soleField(given)
+  if (value === undefined) return undefined
+  const at = findTraceparent(value)
+  return at < 0 ? undefined : contextAt(value, at, hexPair(value, at + 53))
+}
+
+/** The usual traceparent, of version 00 and with nothing around it; t, p and f stand for any digits. */
+const USUAL = `00-${'t'.repeat(32)}-${'p'.repeat(16)}-ff`
+const UNUSUAL = -1
+
+/** The places of the usual traceparent that take the same characters have one row in a table, a column for each. */
+const ROWS = '0-tpf'
+const COLUMNS = 32
+const DASH_COLUMN = 16
+const OTHER_COLUMN = 31
+/** What a character at a place tells of the whole. */
+const NO_ZERO_TRACE_ID = 1
+const NO_ZERO_SPAN_ID = 2
+const INVALID = 4
+
+const columnOf = new Uint8Array(256).fill(OTHER_COLUMN)
+for (let digit = 0; digit < 16; digit++) columnOf[digit.toString(16).charCodeAt(0)] = digit
+columnOf[DASH] = DASH_COLUMN
+
+const rowAt = Uint8Array.from(USUAL, (place) => ROWS.indexOf(place) * COLUMNS)
+
+const told = new Uint8Array(ROWS.length * COLUMNS).fill(INVALID)
+told[ROWS.indexOf('0') * COLUMNS] = 0
+told[ROWS.indexOf('-') * COLUMNS + DASH_COLUMN] = 0
+for (let digit = 0; digit < 16; digit++) {
+  told[ROWS.indexOf('t') * COLUMNS + digit] = digit === 0 ? 0 : NO_ZERO_TRACE_ID
+  told[ROWS.indexOf('p') * COLUMNS + digit] = digit === 0 ? 0 : NO_ZERO_SPAN_ID
+  told[ROWS.indexOf('f') * COLUMNS + digit] = 0
 }
 
 /**
- * Whether it is the usual traceparent: version 00, nothing around it. By table, without a branch for each digit. Written to a Buffer
- * first it is faster in a loop, and half as fast in a server, where all that this calls must come from memory: 0.5 µs a request.
+ * The flags of the usual traceparent, their last digit, or UNUSUAL.
+ *
+ * In one loop that reads the string at one place, by tables: V8 makes 1 KB of machine code of each `charCodeAt`, and what is run once
+ * a request comes from memory each time. With a check for each part it was 12 KB, now it is 3.
  */
-function isCommon(value: string): boolean {
-  if (value.length !== TRACEPARENT_LENGTH) return false
-  if (value.charCodeAt(0) !== ZERO || value.charCodeAt(1) !== ZERO || value.charCodeAt(2) !== DASH)
-    return false
-  if (value.charCodeAt(35) !== DASH || value.charCodeAt(52) !== DASH) return false
-  const traceId = digitsOf(value, 3, 35)
-  const spanId = digitsOf(value, 36, 52)
-  return traceId > 0 && traceId < 16 && spanId > 0 && spanId < 16 && digitsOf(value, 53, 55) < 16
+function usualFlags(value: string): number {
+  if (value.length !== TRACEPARENT_LENGTH) return UNUSUAL
+  let all = 0
+  let column = 0
+  for (let at = 0; at < TRACEPARENT_LENGTH; at++) {
+    const code = value.charCodeAt(at)
+    column = code < columnOf.length ? (columnOf[code] as number) : OTHER_COLUMN
+    all |= told[(rowAt[at] as number) | column] as number
+  }
+  return all === (NO_ZERO_TRACE_ID | NO_ZERO_SPAN_ID) ? column : UNUSUAL
 }
 
 /** Where the version starts, or -1 if the value is not exactly one valid traceparent between blanks. */

@@ -104,16 +104,12 @@ export class ResponseReader {
       if (!HTTP.startsWith(begin) || BARE_LINE_FEED.test(said)) throw otherProtocol(said)
       return false
     }
-    const [first = '', ...lines] = this.#pending.toString('latin1', 0, end).split(LINE_END)
+    const { fields, status, isNewer } = headOf(this.#pending.toString('latin1', 0, end))
     this.#pending = this.#pending.subarray(end + HEAD_END.length)
-    const [, minor, digits] = STATUS_LINE.exec(first) ?? []
-    if (digits === undefined) throw otherProtocol(first)
-    const fields = fieldsOf(lines)
-    const status = Number(digits)
     if (status === 101) throw new NoHttpError('another protocol, which nobody asked for')
     // Interim responses come before the answer (RFC 9110, 15.2).
     if (status < 200) return true
-    this.#begin(fields, minor === '1', status)
+    this.#begin(fields, isNewer, status)
     this.status = status
     this.retryAfter = fields.get('retry-after')
     this.contentType = fields.get('content-type')
@@ -232,6 +228,38 @@ function otherProtocol(said: string): NoHttpError {
   if (said.startsWith(SETTINGS, SETTINGS_AT))
     return new NoHttpError('OTLP over HTTP is as a rule at port 4318', 'HTTP/2, which gRPC speaks')
   return new NoHttpError(`"${said.slice(0, SHOWN)}"`)
+}
+
+/** What the head of a response says. */
+interface Head {
+  readonly status: number
+  /** Of HTTP/1.1, and not 1.0. */
+  readonly isNewer: boolean
+  readonly fields: ReadonlyMap<string, string>
+}
+
+let latestText = ''
+let latest: Head | undefined
+
+/**
+ * The head that came last is remembered: those of one collector differ by their date, once a second. Reading one takes 80 µs where
+ * it is read once for 512 spans, since V8 does not compile that.
+ *
+ * @throws NoHttpError for one that is invalid
+ */
+function headOf(text: string): Head {
+  if (latest === undefined || text !== latestText) {
+    latest = readHead(text)
+    latestText = text
+  }
+  return latest
+}
+
+function readHead(text: string): Head {
+  const [first = '', ...lines] = text.split(LINE_END)
+  const [, minor, digits] = STATUS_LINE.exec(first) ?? []
+  if (digits === undefined) throw otherProtocol(first)
+  return { status: Number(digits), isNewer: minor === '1', fields: fieldsOf(lines) }
 }
 
 function fieldsOf(lines: readonly string[]): Map<string, string> {
