@@ -600,21 +600,16 @@ function writeSpanId(tag: number, id: string, at: number): number {
   return at + 10
 }
 
-/**
- * An id that is not hexadecimal or not of that many bytes is written as zeros: collectors refuse any other length. The string is read
- * at one place: V8 makes 1 KB of machine code of each `charCodeAt`.
- */
+/** An id that is not hexadecimal or not of that many bytes is written as zeros: collectors refuse any other length. */
 function writeHex(id: string, count: number, at: number): void {
   if (id.length === count * 2) {
     const buffer = bytes
     let seen = 0
-    let digits = 0
-    for (let index = 0; index < id.length; index++) {
-      const nibble = NIBBLES[id.charCodeAt(index)] ?? 0x80
-      seen |= nibble
-      digits = (digits << 4) | nibble
-      // Of its two digits the second one overwrites what the first one alone was.
-      buffer[at + (index >> 1)] = digits
+    for (let index = 0; index < count; index++) {
+      const high = NIBBLES[id.charCodeAt(index * 2)] ?? 0x80
+      const low = NIBBLES[id.charCodeAt(index * 2 + 1)] ?? 0x80
+      seen |= high | low
+      buffer[at + index] = (high << 4) | low
     }
     if (seen < 0x80) return
   }
