@@ -5,7 +5,6 @@ import {
   isHeader,
   isHttpUrl,
   isPem,
-  isRatio,
   isWholeNumber,
   MOST_TIMER_MS,
   reader,
@@ -20,6 +19,7 @@ import {
   entries,
   expected,
   hasMethods,
+  isRatio,
   isRecord,
   type Expectation,
   type Shape,
@@ -148,7 +148,11 @@ const DEFAULT_QUEUE_SIZE = 16_384
 const DEFAULT_BATCH_SIZE = 512
 
 const SHAPE: Shape<StartOptions> = {
-  serviceName: expected('a non-empty string', "serviceName: 'orders'", (value) => isText(value)),
+  serviceName: expected(
+    'a non-empty string',
+    "serviceName: 'orders'",
+    (value) => typeof value === 'string' && value !== '',
+  ),
   resource: expected(
     'an object of attributes or a Resource',
     "resource: { 'service.version': '1.4.0' }",
@@ -491,8 +495,4 @@ function pem(name: keyof Credentials, wanted: string, parse: (pem: Pem) => unkno
   const accepts = (value: unknown) =>
     (typeof value === 'string' || Buffer.isBuffer(value)) && isPem(value, parse)
   return expected(`${wanted} as PEM`, `tls: { ${name}: readFileSync('${name}.pem') }`, accepts, showType)
-}
-
-function isText(value: unknown): value is string {
-  return typeof value === 'string' && value !== ''
 }

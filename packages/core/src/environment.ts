@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { show, showNoUrl } from './options.ts'
+import { isRatio, show, showNoUrl } from './options.ts'
 import { reportOnce } from './report.ts'
 
 export type Environment = Record<string, string | undefined>
@@ -171,10 +171,6 @@ function decimal(text: string): number {
 
 export function isWholeNumber(value: unknown, least: number): boolean {
   return Number.isSafeInteger(value) && (value as number) >= least
-}
-
-export function isRatio(value: unknown): boolean {
-  return typeof value === 'number' && value >= 0 && value <= 1
 }
 
 export function isHttpUrl(value: unknown): boolean {

@@ -105,6 +105,11 @@ export function hasMethods(value: unknown, ...methods: string[]): boolean {
   )
 }
 
+/** Whether a value is a share of something: a number from 0 to 1. */
+export function isRatio(value: unknown): boolean {
+  return typeof value === 'number' && value >= 0 && value <= 1
+}
+
 export function isStrings(value: unknown): boolean {
   return Array.isArray(value) && value.every((each) => typeof each === 'string')
 }

@@ -15,7 +15,16 @@ import { isPlain, isPrimitive } from './attribute.ts'
 import { isUndecided } from './b3.ts'
 import { spanIn } from './context.ts'
 import { RANDOM_FLAG, validContextOf } from './ids.ts'
-import { expected, hasMethods, MATCH, matcher, validated, type Match, type Shape } from './options.ts'
+import {
+  expected,
+  hasMethods,
+  isRatio,
+  MATCH,
+  matcher,
+  validated,
+  type Match,
+  type Shape,
+} from './options.ts'
 import { reportOnce } from './report.ts'
 import * as semconv from './semconv.ts'
 import { emptyTraceState, ownState } from './trace-context.ts'
@@ -33,21 +42,21 @@ export interface Sampler {
   toString(): string
 }
 
-/** A sampler that says it never looks at attributes: for it none are built before the decision. */
-export interface HeadSampler extends Sampler {
-  readonly ignoresAttributes: true
-}
-
-/** A sampler whose tracestate says by which threshold a trace was kept. */
-export interface ConsistentSampler extends Sampler {
-  readonly setsThreshold: true
+/** A sampler with what it may say of itself. */
+interface MarkedSampler extends Sampler {
+  /** It never looks at attributes: for it none are built before the decision. */
+  readonly ignoresAttributes?: boolean
+  /** Its tracestate says by which threshold a trace was kept. */
+  readonly setsThreshold?: boolean
+  /** It follows the parent's decision, if there is one, for every span. */
+  readonly followsParents?: boolean
 }
 
 // The verdicts are shared: a decision allocates nothing.
 const KEEP: SamplingResult = { decision: SamplingDecision.RECORD_AND_SAMPLED }
 const DROP: SamplingResult = { decision: SamplingDecision.NOT_RECORD }
 
-export const alwaysOn: HeadSampler = {
+export const alwaysOn: MarkedSampler = {
   ignoresAttributes: true,
   shouldSample(context) {
     const parent = parentIn(context)
@@ -56,7 +65,7 @@ export const alwaysOn: HeadSampler = {
   toString: () => 'AlwaysOnSampler',
 }
 
-export const alwaysOff: HeadSampler = {
+export const alwaysOff: MarkedSampler = {
   ignoresAttributes: true,
   shouldSample: (context) => dropped(trace.getSpanContext(context)?.traceState),
   toString: () => 'AlwaysOffSampler',
@@ -67,7 +76,7 @@ export const alwaysOff: HeadSampler = {
  * higher ratio keeps all that a lower one keeps (OpenTelemetry trace SDK, TraceIdRatioBased). It says nothing of the ratio
  * in the tracestate, where `probability` does, and lets nobody else's threshold stand for it.
  */
-export function traceIdRatio(ratio: number): HeadSampler {
+export function traceIdRatio(ratio: number): MarkedSampler {
   const threshold = exactThreshold(ratio)
   return {
     ignoresAttributes: true,
@@ -92,7 +101,7 @@ export function traceIdRatio(ratio: number): HeadSampler {
  * ProbabilitySampler): by the trace's `rv`, else by its id. A kept trace carries its threshold as `ot=th:…` in the tracestate;
  * a dropped one none.
  */
-export function probability(ratio: number): HeadSampler & ConsistentSampler {
+export function probability(ratio: number): MarkedSampler {
   const threshold = roundedThreshold(ratio)
   const keptRoot: SamplingResult = {
     decision: SamplingDecision.RECORD_AND_SAMPLED,
@@ -128,10 +137,11 @@ function warnOfPresumption(parent: SpanContext): void {
  * Where the root sampler sets thresholds, one that comes from elsewhere is checked: if it cannot be why the trace is
  * sampled, or the trace is not, it is not passed on. To the others the member `ot` is as opaque as any (Trace Context §3.3).
  */
-export function parentBased(rootSampler: Sampler): Sampler {
-  const isChecking = 'setsThreshold' in rootSampler
-  const sampler: Sampler & { readonly followsParents: true } = {
+export function parentBased(rootSampler: MarkedSampler): MarkedSampler {
+  const isChecking = rootSampler.setsThreshold === true
+  return {
     followsParents: true,
+    ignoresAttributes: ignoresAttributes(rootSampler),
     shouldSample(context, traceId, spanName, spanKind, attributes, links) {
       // Not with the API's function, which would validate both ids again for each child of a span: 1,600 instructions.
       const parent = validContextOf(spanIn(context))
@@ -146,9 +156,6 @@ export function parentBased(rootSampler: Sampler): Sampler {
     toString: () =>
       `ParentBased{root=${String(rootSampler)}, remoteParentSampled=AlwaysOnSampler, remoteParentNotSampled=AlwaysOffSampler, localParentSampled=AlwaysOnSampler, localParentNotSampled=AlwaysOffSampler}`,
   }
-  return ignoresAttributes(rootSampler)
-    ? Object.assign(sampler, { ignoresAttributes: true as const })
-    : sampler
 }
 
 /** Whether a sampler that follows parents keeps the children of this one, with its tracestate unchanged. */
@@ -204,9 +211,10 @@ function withoutThreshold(verdict: SamplingResult, state: TraceState | undefined
  * later, far from their cause. If it decides against the parent without giving a tracestate, or drops the span, the parent's
  * threshold is not passed on.
  */
-export function guardedSampler(given: Sampler): Sampler {
+export function guardedSampler(given: Sampler): MarkedSampler {
   const isHead = ignoresAttributes(given)
-  const sampler: Sampler = {
+  return {
+    ignoresAttributes: isHead,
     shouldSample(context, traceId, spanName, spanKind, known, links) {
       // Copies: the sampler may keep and change the list and the attributes.
       const asked = [isHead ? {} : known, Array.isArray(links) ? [...links] : []] as const
@@ -237,7 +245,6 @@ export function guardedSampler(given: Sampler): Sampler {
     },
     toString: () => String(given),
   }
-  return isHead ? Object.assign(sampler, { ignoresAttributes: true as const }) : sampler
 }
 
 /** A number from 0 to 1 in decimal notation, which `String` gives only down to a millionth. */
@@ -247,13 +254,12 @@ function decimal(ratio: number): string {
   return `0.${'0'.repeat(Number(exponent) - 1)}${mantissa.replace('.', '')}`
 }
 
-/** Whether this sampler follows the parent's decision, if there is one, for every span. */
-export function followsParents(sampler: Sampler): boolean {
-  return (sampler as { followsParents?: unknown }).followsParents === true
+export function followsParents(sampler: MarkedSampler): boolean {
+  return sampler.followsParents === true
 }
 
-export function ignoresAttributes(sampler: Sampler): sampler is HeadSampler {
-  return (sampler as Partial<HeadSampler>).ignoresAttributes === true
+export function ignoresAttributes(sampler: MarkedSampler): boolean {
+  return sampler.ignoresAttributes === true
 }
 
 /** Whether this sampler may read the attributes of a span with this parent. */
@@ -428,11 +434,7 @@ const KINDS = ['internal', 'server', 'client', 'producer', 'consumer'] as const
 
 const RULE: Shape<SamplingRule> = {
   match: expected('a plain object', "match: { path: '/health' }", isPlain),
-  rate: expected(
-    'a number from 0 to 1',
-    'rate: 0.1',
-    (value) => typeof value === 'number' && value >= 0 && value <= 1,
-  ),
+  rate: expected('a number from 0 to 1', 'rate: 0.1', isRatio),
 }
 
 const ANY_TEXT = MATCH("'app.tier': 'free'")
@@ -455,7 +457,7 @@ const MATCHES: Shape<RuleMatch> = {
  * route at the start. There it is an attribute like any other.
  * @throws TypeError for a rule of the wrong shape.
  */
-export function ruleBased(rules: readonly SamplingRule[]): ConsistentSampler {
+export function ruleBased(rules: readonly SamplingRule[]): MarkedSampler {
   // A hole in the list is not a rule either.
   const compiled = Array.from(rules, (rule) => {
     const { match, rate } = validated('start(): a rule of sampling', RULE, rule)
@@ -470,20 +472,17 @@ export function ruleBased(rules: readonly SamplingRule[]): ConsistentSampler {
     return { test: testOf(match), sampler: probability(rate) }
   })
 
-  const sampler: ConsistentSampler = {
+  return {
     setsThreshold: true,
+    ignoresAttributes: rules.every(
+      ({ match }) => !('method' in match || 'path' in match || 'attributes' in match),
+    ),
     shouldSample(context, traceId, name, kind, attributes, links) {
       const rule = compiled.find(({ test }) => test(name, kind, attributes))
       return (rule?.sampler ?? everything).shouldSample(context, traceId, name, kind, attributes, links)
     },
     toString: () => `RuleBased{${rules.map(({ rate }) => rate).join(', ')}}`,
   }
-  const isByName = rules.every(
-    ({ match }) => !('method' in match || 'path' in match || 'attributes' in match),
-  )
-  return isByName
-    ? Object.assign(sampler, { ignoresAttributes: true } satisfies Partial<HeadSampler>)
-    : sampler
 }
 
 const everything = probability(1)
