@@ -275,7 +275,7 @@ export function sender<
     try {
       const counted = call.dimensions()
       const attributes = errorType === undefined ? counted : { ...counted, [semconv.ERROR_TYPE]: errorType }
-      measurement.end(attributes, call.span, endTicks, call.context)
+      measurement.end(attributes, call.span, call.context, endTicks)
     } catch (error) {
       reportOnce(`measure:${library.scope.name}`, 'error', 'a call could not be measured', error)
     }

@@ -138,7 +138,7 @@ export class CallMeasurement {
   }
 
   /** Records the call, whose span, where it has one, has just ended. */
-  end(attributes: Attributes, span: Span, endTicks: Ticks = now(), within: Context): void {
+  end(attributes: Attributes, span: Span, within: Context, endTicks: Ticks = now()): void {
     this.#durations.record(secondsOf(span, this.#startTicks, endTicks), attributes, within)
   }
 }
