@@ -198,6 +198,7 @@ describe('the summary that names a span', () => {
     'CREATE RULE r AS ON INSERT TO t DO (DELETE FROM u; DELETE FROM v); SELECT 1 FROM w':
       'CREATE RULE r SELECT w',
     'REFRESH MATERIALIZED VIEW CONCURRENTLY v': 'REFRESH VIEW v',
+    'CREATE TEXT SEARCH CONFIGURATION c (COPY = english)': 'CREATE CONFIGURATION c',
     'ALTER TABLE IF EXISTS ONLY t ADD COLUMN a int, ADD b int': 'ALTER TABLE t',
   }
   for (const [query, summary] of Object.entries(summaries)) {

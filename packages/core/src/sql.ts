@@ -44,7 +44,8 @@ function copyOf(text: string): string {
 
 function kept(text: string): SqlDescription {
   const description = described(text)
-  if (cache.size >= CACHE_ENTRIES) forgetOldest()
+  const [oldest] = cache.keys()
+  if (oldest !== undefined && cache.size >= CACHE_ENTRIES) cache.delete(oldest)
   cache.set(text, description)
   return description
 }
@@ -52,27 +53,20 @@ function kept(text: string): SqlDescription {
 function described(text: string): SqlDescription {
   const read = text.length > READ_LENGTH ? text.slice(0, READ_LENGTH) : text
   const sanitized = sanitizer(read)
-  const summary = summarizer(read)
+  const summarized = summarizer(read)
   let isPlain = read.length === text.length
   eachToken(read, (kind, start, end) => {
     if (kind === 'comment' || kind === 'hidden') isPlain = false
     sanitized.visit(kind, start, end)
-    summary.visit(kind, start, end)
+    summarized.visit(kind, start, end)
   })
   const shown = sanitized.finish()
-  const described = summary.finish()
+  const summary = summarized.finish()
   return {
     // The same string where nothing changed, so that the cache holds it once.
     text: read.length < text.length ? `${shown}?` : shown === text ? text : shown,
-    summary: described,
+    summary,
     // Where nothing is asked there is nothing to comment on.
-    isPlain: isPlain && described !== '',
-  }
-}
-
-function forgetOldest(): void {
-  for (const text of cache.keys()) {
-    cache.delete(text)
-    return
+    isPlain: isPlain && summary !== '',
   }
 }

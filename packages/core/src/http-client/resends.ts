@@ -76,12 +76,8 @@ function expect(caller: Context, key: string, count: number): void {
     if (counts.length < MOST_EXPECTED) counts.push(count)
     return
   }
-  if (known.size >= MOST_EXPECTED) {
-    for (const oldest of known.keys()) {
-      known.delete(oldest)
-      break
-    }
-  }
+  const [oldest] = known.keys()
+  if (oldest !== undefined && known.size >= MOST_EXPECTED) known.delete(oldest)
   known.set(key, [count])
 }
 

@@ -4,7 +4,7 @@ import type { TokenKind, TokenVisitor } from './token.ts'
 const SUMMARY_LENGTH = 255
 
 /** No longer word is a keyword below. */
-const KEYWORD_LENGTH = 'MATERIALIZED'.length + 4
+const KEYWORD_LENGTH = 'CONFIGURATION'.length
 
 /** Nested parentheses. Queries have some ten; deeper ones are not read for the summary, which ends there. */
 const DEPTH_LIMIT = 500
@@ -256,7 +256,7 @@ export function summarizer(text: string): { visit: TokenVisitor; finish: () => s
       recursive = true
       return
     }
-    level.common = folded(start, end)
+    level.common = foldedName(text.slice(start, end))
     level.with = 'body'
     // Only a recursive definition can name itself; in another one the name is a table of that name.
     if (recursive) commons.add(level.common)
@@ -334,10 +334,6 @@ export function summarizer(text: string): { visit: TokenVisitor; finish: () => s
     silent = kindNext = routine = arm = false
     body = 0
     last = ''
-  }
-
-  function folded(start: number, end: number): string {
-    return foldedName(text.slice(start, end))
   }
 
   function finish(): string {
