@@ -1,5 +1,9 @@
-import { baggageEntryMetadataFromString, propagation } from '@opentelemetry/api'
-import type { Baggage, BaggageEntry } from '@opentelemetry/api'
+import {
+  baggageEntryMetadataFromString,
+  propagation,
+  type Baggage,
+  type BaggageEntry,
+} from '@opentelemetry/api'
 import { combineFields, trimBlanks } from './trace-context.ts'
 
 // The header `baggage` ⇄ the API's Baggage, by W3C Baggage (https://www.w3.org/TR/baggage/). Values are the
@@ -163,7 +167,7 @@ function encodeBytes(role: number, bytes: Buffer): string {
   let encoded = ''
   for (const byte of bytes) {
     if (mayBe(role, byte)) encoded += String.fromCharCode(byte)
-    else encoded += byte < 16 ? `%0${byte.toString(16).toUpperCase()}` : `%${byte.toString(16).toUpperCase()}`
+    else encoded += `%${byte.toString(16).padStart(2, '0').toUpperCase()}`
   }
   return encoded
 }

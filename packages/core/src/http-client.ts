@@ -1,5 +1,5 @@
 import { context, SpanKind, type Attributes, type Context } from '@opentelemetry/api'
-import { sender, SENDING_SHAPE, type Sender, type SendingOptions } from './client.ts'
+import { sender, SENDING_SHAPE, type SendingOptions } from './client.ts'
 import { captureHeaders, lowerCased, withOldNames } from './http.ts'
 import {
   HttpAttempt,
@@ -30,7 +30,7 @@ import {
   isStrings,
   MATCH,
   matcher,
-  type Expectation,
+  type Match,
   type Shape,
 } from './options.ts'
 import * as semconv from './semconv.ts'
@@ -42,7 +42,7 @@ export { headerValue } from './http-client/headers.ts'
 export type { HttpRequest } from './http-client/origin.ts'
 
 /** Selects URLs: a string by their beginning, with the scheme, a RegExp, a list of both, or a function. */
-export type UrlMatch = string | RegExp | readonly (string | RegExp)[] | ((url: string) => boolean)
+export type UrlMatch = Match<[url: string]>
 
 /** `ignore` gets `(url, method)`; `attributes` gets the request and, unless it failed, the response. */
 export interface HttpClientOptions extends SendingOptions<Subject, Outcome> {
@@ -107,7 +107,7 @@ const HTTP_CLIENT_SHAPE: Shape<HttpClientOptions> = {
   redactQueryKeys: expected('a list of query keys', "redactQueryKeys: ['token', 'sig']", isStrings),
   urlTemplate: FUNCTION("urlTemplate: (url) => (url.includes('/users/') ? '/users/{id}' : undefined)"),
   firstByteEvent: BOOLEAN('firstByteEvent'),
-} satisfies Record<string, Expectation>
+}
 
 const DURATION: DurationMetric = {
   name: semconv.HTTP_CLIENT_REQUEST_DURATION,
@@ -131,7 +131,7 @@ export function httpClient(
   options: HttpClientOptions,
   watchBody?: WatchBody,
 ): HttpClient {
-  const send: Sender<Subject, Outcome> = sender<Subject, Outcome, HttpClientOptions>(
+  const send = sender<Subject, Outcome, HttpClientOptions>(
     { scope, text: (url) => url, isText: isUrl, duration: DURATION },
     wrapper,
     options,

@@ -241,9 +241,6 @@ function strictest(paces: readonly Pace[]): Patience {
   return (['once', 'brief'] as const).find((patience) => wanted.has(patience)) ?? 'patient'
 }
 
-/** A foreign exporter cannot be told to hurry. */
-const anyPace = (): void => {}
-
 interface Pipeline {
   processors: readonly SpanProcessor[]
   setPatience: OtlpExporter['setPatience']
@@ -260,12 +257,13 @@ interface Pipeline {
 }
 
 function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline {
-  let setPatience: Pipeline['setPatience'] = anyPace
-  let sayRejected = () => {}
-  let held = () => {}
+  const nothing = () => {}
+  // A foreign exporter cannot be told to hurry.
+  let setPatience: Pipeline['setPatience'] = nothing
+  let sayRejected = nothing
+  let held = nothing
   const onHeld: Pipeline['onHeld'] = (listener) => (held = listener)
   if (spanProcessors !== undefined) {
-    const nothing = () => {}
     return {
       processors: spanProcessors,
       setPatience,

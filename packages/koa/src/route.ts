@@ -39,7 +39,7 @@ export function routeOf(ctx: Context & Routed): string | undefined {
   const layer = layerOf(ctx)
   if (layer === undefined) return undefined
   const mount = mountOf(ctx, layer)
-  const path = typeof layer.path === 'string' ? layer.path : String(layer.path)
+  const path = String(layer.path)
   return path === '/' && mount !== '' ? mount : mount + path
 }
 

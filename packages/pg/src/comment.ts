@@ -50,7 +50,7 @@ function encoded(text: string): string {
   )
 }
 
-/** The arguments of a query with this text in place of theirs; the app's config object stays as it is. */
+/** The first argument of a query with this text in place of its own; the app's config object stays as it is. */
 export function withText(first: unknown, text: string): unknown {
   if (typeof first !== 'object' || first === null) return text
   return Object.create(Object.getPrototypeOf(first) as object, {

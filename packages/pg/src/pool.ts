@@ -95,9 +95,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
       return result
 
       function acquired(error: unknown, client: Connected | undefined, release: unknown): unknown {
-        // Nearly always it is the next one: so the pool takes them out, too.
-        if (queued[0] === call) queued.shift()
-        else if (isQueued) unqueue(call as QueryCall)
+        if (call && isQueued) unqueue(call)
         if (askedAt !== undefined) call?.waited(performance.now() - askedAt)
         if (error) call?.end(error)
         else call?.on(client)
@@ -165,7 +163,7 @@ export function tracePool(pool: OpenPool, tracing: Tracing): void {
   }
 
   function unqueue(call: QueryCall | ConnectCall): void {
-    // The first in the queue is nearly always the next one: so the pool takes them out, too.
+    // Nearly always the first, as in the pool's own queue.
     const index = queued.indexOf(call)
     if (index === 0) queued.shift()
     else if (index !== -1) queued.splice(index, 1)

@@ -62,15 +62,15 @@ export function noticeUpgrade(request: PublishedRequest, attempt: HttpAttempt): 
   }
 }
 
-type OnData = (this: unknown, ...given: unknown[]) => unknown
+type Answer = (this: unknown, ...given: unknown[]) => unknown
 
 /** Calls `came` with each part of a request's body from now on, which not every version publishes. */
 export function noticeData(request: PublishedRequest, came: () => void): void {
-  const open = request as unknown as Record<'onData' | 'onResponseData', OnData | undefined>
+  const open = request as unknown as Record<'onData' | 'onResponseData', Answer | undefined>
   for (const name of ['onData', 'onResponseData'] as const) {
     const original = open[name]
     if (original === undefined) continue
-    const noticing: OnData = function (...given) {
+    const noticing: Answer = function (...given) {
       came()
       return original.apply(this, given)
     }
@@ -200,8 +200,6 @@ const ANSWERS = [
   'onError',
   'onResponseError',
 ] as const
-
-type Answer = (this: unknown, ...given: unknown[]) => unknown
 
 /**
  * Has an answer heard in the current context, the caller's: by who listens to its body, by interceptors, and by who dispatches by
