@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { collect, maxQuiet } from './collector.ts'
 import type { Trace } from './collector.ts'
+import { reasonOf } from './options.ts'
 import { toOtlpJson } from './otlp-json.ts'
 import { receive } from './receiver.ts'
 import { terminal } from './terminal.ts'
@@ -195,8 +196,4 @@ function remarks({ revision, lateSpans, droppedSpans, forgotten }: Trace): strin
     revision > 1 && lateSpans > 0 && `updated, ${lateSpans} late ${lateSpans === 1 ? 'span' : 'spans'}`,
     droppedSpans > 0 && `too large, ${droppedSpans} ${droppedSpans === 1 ? 'span' : 'spans'} dropped`,
   ].filter((remark) => remark !== false)
-}
-
-function reasonOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }

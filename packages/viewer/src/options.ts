@@ -70,6 +70,11 @@ export function mistake(caller: string, wanted: string, received: string, exampl
   return new TypeError(`${caller}: expected ${wanted}, received ${received}; example: ${example}`)
 }
 
+/** What an error says, or whatever else was thrown. */
+export function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
+
 function show(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value)
   if (typeof value === 'function') return 'a function'

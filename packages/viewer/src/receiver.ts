@@ -2,7 +2,7 @@ import { createServer } from 'node:http'
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { createGunzip } from 'node:zlib'
-import { callback, limit, mistake, validated, whole } from './options.ts'
+import { callback, limit, mistake, reasonOf, validated, whole } from './options.ts'
 import type { Shape } from './options.ts'
 import { encodeStatus } from './protobuf.ts'
 import { spansFromJson, spansFromProtobuf } from './request.ts'
@@ -32,6 +32,9 @@ type Format = 'application/x-protobuf' | 'application/json'
 /** Why a request was refused: status, text for a person, and headers that the status asks for. */
 type Refusal = { status: number; message: string; headers?: OutgoingHttpHeaders }
 
+/** What the OTLP specification has exporters send at most. */
+const maxBytesDefault = 64 * 1024 * 1024
+
 const shape: Shape<ReceiveOptions> = {
   onSpans: callback('onSpans: (spans) => collector.add(spans)'),
   port: whole('port', 0, 65_535, 4318),
@@ -40,11 +43,8 @@ const shape: Shape<ReceiveOptions> = {
     example: "host: '127.0.0.1'",
     accepts: (value) => typeof value === 'string' && value !== '',
   },
-  maxBytes: limit('maxBytes', 64 * 1024 * 1024),
+  maxBytes: limit('maxBytes', maxBytesDefault),
 }
-
-/** What the OTLP specification has exporters send at most. */
-const maxBytesDefault = 64 * 1024 * 1024
 
 /** A sender that takes longer than this for one body is cut off; exporters give up after 10 s by default. */
 const requestTimeout = 60_000
@@ -253,10 +253,6 @@ function decode(body: Buffer, format: Format | undefined): Span[] | Refusal {
     const message = `not an OTLP trace request in ${isJson ? 'JSON' : 'protobuf'}: ${reasonOf(error)}`
     return { status: 400, message }
   }
-}
-
-function reasonOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }
 
 /** In the encoding of the request, and in JSON when that is not known. */

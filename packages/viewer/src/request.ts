@@ -1,3 +1,4 @@
+import { reasonOf } from './options.ts'
 import { decodeRequest } from './protobuf.ts'
 import { spanKinds, statusCodes } from './span.ts'
 import type { Attributes, AttributeValue, Resource, Scope, Span, SpanEvent, SpanLink } from './span.ts'
@@ -173,9 +174,7 @@ function list<T>(raw: Raw, key: string, read: (item: Raw) => T): T[] {
     try {
       return read(item)
     } catch (error) {
-      throw new Error(`${key}[${index}].${error instanceof Error ? error.message : String(error)}`, {
-        cause: error,
-      })
+      throw new Error(`${key}[${index}].${reasonOf(error)}`, { cause: error })
     }
   })
 }

@@ -1,4 +1,5 @@
-const defaultWidth = 100
+/** Columns when nobody knows better. */
+export const defaultWidth = 100
 
 /**
  * How a waterfall is printed to this stream: its columns, or 100 where it has none, and colour by no-color.org first,

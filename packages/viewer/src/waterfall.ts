@@ -10,6 +10,7 @@ import type { Note } from './note.ts'
 import { checkSpans, validated } from './options.ts'
 import type { Shape } from './options.ts'
 import type { Span } from './span.ts'
+import { defaultWidth } from './terminal.ts'
 import { clip, fit, paint, piece, width as widthOfText, widthOf, wrap } from './text.ts'
 import type { Piece, Style } from './text.ts'
 import { treeOf } from './tree.ts'
@@ -30,9 +31,6 @@ const shape: Shape<WaterfallOptions> = {
   },
   color: { wanted: 'true or false', example: 'color: true', accepts: (value) => typeof value === 'boolean' },
 }
-
-/** Columns when nobody knows better. */
-const defaultWidth = 100
 
 /** A row before it is laid out. */
 type Row = { node: Node; indent: string; label: Piece[]; range: string; duration: string; notes: Note[] }
