@@ -191,14 +191,16 @@ export function carriesOneTrace({ name, gaps, traced, untraced }: Contract): voi
 
     test('that a propagator of the app makes and nobody can send cost themselves, not the request', async () => {
       const propagator = {
-        inject: (_from: unknown, carrier: object) => void Object.assign(carrier, { 'x-trace': 'a\nb' }),
+        inject: (_from: unknown, carrier: object) =>
+          void Object.assign(carrier, { 'x-trace': 'a\nb', 'x-trace-id': '7' }),
         extract: <C>(into: C) => into,
         fields: () => [],
       }
       record({ propagator })
-      const { url } = await served()
+      const { url, requests } = await served()
       const ask = await traced()
       expect(await read(ask({ url }))).toBe('hello')
+      expect(valuesOf(requests[0] as never, 'x-trace-id')).toEqual(['7'])
     })
   })
 }
