@@ -244,15 +244,6 @@ test('an ignored request, and one that nobody traces, carry the trace of their c
   expect(requests.map((each) => traceparents(each))).toEqual([[sentFor(caller)], [sentFor(caller)]])
 })
 
-test('only those named by propagateTo get our headers, and the span is made all the same', async () => {
-  const recording = record()
-  const { url, requests } = await served()
-  traced({ propagateTo: [`${url}/ours`, /\/also$/] })
-  for (const path of ['/ours/a', '/also', '/theirs']) await answerTo(http.get(url + path))
-  await recording.all(3)
-  expect(requests.map((each) => traceparents(each).length)).toEqual([1, 1, 0])
-})
-
 test('a request that is too late to be changed is refused in the words of Node', async () => {
   record()
   const { url } = await served()
