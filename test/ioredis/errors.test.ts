@@ -107,7 +107,7 @@ describe.each(versions)('%s', (version, Redis) => {
       expect(said).toEqual([])
       traceIORedis(twin, { ignore: 'GET' })
       expect(said).toEqual([
-        expect.stringMatching(/^throughline: traceIORedis: .* received others: ignore; /),
+        expect.stringMatching(/^throughline: traceIORedis\(\): .* received others: ignore; /),
       ])
     })
 
@@ -127,7 +127,7 @@ describe.each(versions)('%s', (version, Redis) => {
       [
         'undefined',
         undefined,
-        /^@throughline\/ioredis: traceIORedis: expected a Redis or a Cluster of ioredis, received undefined; example: traceIORedis\(new Redis\(\)\)/,
+        /^@throughline\/ioredis: traceIORedis\(\): expected a Redis or a Cluster of ioredis, received undefined; example: traceIORedis\(new Redis\(\)\)/,
       ],
       ['the class', Redis, /received a function \(Redis\)/],
       ['a pipeline', new Redis({ lazyConnect: true }).pipeline(), /expected a Redis/],

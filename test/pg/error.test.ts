@@ -208,7 +208,7 @@ describe('errors surface as before', () => {
     [
       'undefined',
       undefined,
-      /^@throughline\/pg: tracePg: expected a Pool or a Client of pg, received undefined; example: tracePg\(new Pool\(\)\)/,
+      /^@throughline\/pg: tracePg\(\): expected a Pool or a Client of pg, received undefined; example: tracePg\(new Pool\(\)\)/,
     ],
     ['the class', Pool, /received a function \(BoundPool\)/],
     ['a connection string', url, /received "postgres/],

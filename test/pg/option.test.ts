@@ -29,7 +29,7 @@ test('a client of a pool may be traced again by the options of its pool, and by 
   expect(said).toEqual([])
   tracePg(client, { ignore: 'SELECT 2' })
   client.release()
-  expect(said).toEqual([expect.stringMatching(/^throughline: tracePg: .* received others: ignore; /)])
+  expect(said).toEqual([expect.stringMatching(/^throughline: tracePg\(\): .* received others: ignore; /)])
 })
 
 test('with parameters: true, the values of parameters are shown as text, whatever they are', async () => {

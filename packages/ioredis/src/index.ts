@@ -43,19 +43,19 @@ export function traceIORedis<
 >(redis: Target, options: IORedisOptions = {}): Target {
   if (!isClient(redis)) {
     throw new TypeError(
-      `${SCOPE.name}: traceIORedis: expected a Redis or a Cluster of ioredis, received ${show(redis)}; example: traceIORedis(new Redis())`,
+      `${SCOPE.name}: traceIORedis(): expected a Redis or a Cluster of ioredis, received ${show(redis)}; example: traceIORedis(new Redis())`,
     )
   }
   const tracing: Tracing = {
     options,
-    send: sender<Subject, Outcome, IORedisOptions>(LIBRARY, 'traceIORedis', options, SHAPE),
+    send: sender<Subject, Outcome, IORedisOptions>(LIBRARY, 'traceIORedis()', options, SHAPE),
     text: textOf(options.queryText),
     commandSpans: options.commandSpans === true,
   }
   const client: Client = redis
   if (isTraced(client)) {
     const example = 'untrace(redis); traceIORedis(redis, { requireParent: true })'
-    dropOptions(client, options, 'traceIORedis', example)
+    dropOptions(client, options, 'traceIORedis()', example)
   } else if (!isOfOthers(client)) traceClient(tracing, client)
   return redis
 }

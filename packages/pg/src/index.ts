@@ -19,13 +19,13 @@ export type { PgOptions, Query } from './options.ts'
 export function tracePg<Target extends Pool | ClientBase>(target: Target, options: PgOptions = {}): Target {
   if (typeof target?.query !== 'function' || typeof target.connect !== 'function') {
     throw new TypeError(
-      `${SCOPE.name}: tracePg: expected a Pool or a Client of pg, received ${show(target)}; example: tracePg(new Pool())`,
+      `${SCOPE.name}: tracePg(): expected a Pool or a Client of pg, received ${show(target)}; example: tracePg(new Pool())`,
     )
   }
   const tracing = tracingBy(options)
   const clients = isPool(target) ? clientsOf(target) : undefined
   if (isTraced(target)) {
-    dropOptions(target, options, 'tracePg', 'untrace(pool); tracePg(pool, { requireParent: true })')
+    dropOptions(target, options, 'tracePg()', 'untrace(pool); tracePg(pool, { requireParent: true })')
     return target
   }
   if (isOfOthers(clients?.query === undefined ? target : clients)) return target

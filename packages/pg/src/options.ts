@@ -62,7 +62,7 @@ export interface Tracing {
 export function tracingBy(options: PgOptions): Tracing {
   const send = sender<[text: string], Outcome, PgOptions>(
     { scope: SCOPE, isSilent: true, duration: DATABASE_DURATION, text: (text) => text },
-    'tracePg',
+    'tracePg()',
     options,
     SHAPE,
   )
@@ -75,7 +75,7 @@ export function tracingBy(options: PgOptions): Tracing {
     comment: commenter(sqlcomment),
     connects:
       options.connectSpans === true
-        ? sender<[], []>({ scope: SCOPE, isSilent: true, text: () => '' }, 'tracePg', { requireParent })
+        ? sender<[], []>({ scope: SCOPE, isSilent: true, text: () => '' }, 'tracePg()', { requireParent })
         : undefined,
   }
 }
