@@ -44,7 +44,7 @@ export function parseB3(field: unknown): B3 | undefined {
 }
 
 /** The fields of the other form, as a carrier holds them. */
-export interface B3Fields {
+interface B3Fields {
   traceId: unknown
   spanId: unknown
   sampled: unknown

@@ -528,7 +528,7 @@ function resourcesOf(spans: readonly ReadableSpan[]): Resource[] {
   return resources
 }
 
-export interface LossPeriod {
+interface LossPeriod {
   /** Whether a period begins now; false while one lasts. */
   open(): boolean
   /** Ends the period that lasts, if one does. */

@@ -17,7 +17,7 @@ interface Shown {
 const SHOWN = Symbol.for('throughline.shown-messages')
 
 /** Tells the message of an error without the values in it; undefined for an error that is not of its library. */
-export type Mask = (error: object) => string | undefined
+type Mask = (error: object) => string | undefined
 
 /** Shared by all copies, too. */
 const MASKS = Symbol.for('throughline.masks')

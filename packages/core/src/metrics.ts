@@ -81,7 +81,7 @@ interface OldDurationMetric {
 }
 
 /** A duration metric of the app's meter. `record` never throws. */
-export interface Durations {
+interface Durations {
   record(seconds: number, attributes: Attributes, within: Context): void
 }
 
@@ -185,7 +185,7 @@ export function requestMeasurements(
 }
 
 /** What is known of a request when it is over, with the values of its span. */
-export interface RequestOutcome {
+interface RequestOutcome {
   readonly status: number | undefined
   readonly errorType: string | undefined
   readonly route: string | undefined

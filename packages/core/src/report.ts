@@ -100,7 +100,7 @@ export function globalVersion(): string {
 }
 
 /** What is registered with the API, by whichever of its copies. */
-export interface Registered {
+interface Registered {
   readonly version?: string
   readonly diag?: DiagLogger
   readonly trace?: TracerProvider

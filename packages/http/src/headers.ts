@@ -4,7 +4,7 @@ import { validateHeaderName, validateHeaderValue, type ClientRequest } from 'nod
 import { hide } from './hidden.ts'
 
 /** Answers what is to be changed in the headers that can be read there. */
-export type Complete = <From>(from: From, read: HeaderReader<From>) => HeaderChanges
+type Complete = <From>(from: From, read: HeaderReader<From>) => HeaderChanges
 
 /** What Node keeps of the headers of a request from when they are written as text until that is handed to the socket. */
 interface Written {

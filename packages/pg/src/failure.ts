@@ -33,7 +33,7 @@ const BARE_VALUE = /(?<![\w(.$"]|position )-?(?:0x[0-9a-f]{2}(?: 0x[0-9a-f]{2})*
 const APPS_OWN = /^(pl_exec|plpy|plperl|pltcl|plv8)/
 
 /** What a span may say of an error. */
-export interface Failure {
+interface Failure {
   /** The SQLSTATE of what the server reported. */
   readonly status: string | undefined
   /** `error.type`: the SQLSTATE, or what went wrong before the server could answer. */

@@ -6,7 +6,7 @@ const units = [
   { name: 'ns', ns: 1 },
 ] as const
 
-export type Unit = (typeof units)[number]
+type Unit = (typeof units)[number]
 
 /** The largest unit of which `ns` holds at least one. */
 export function unitOf(ns: number): Unit {

@@ -8,7 +8,7 @@ import { ResponseReader, type NoHttpError } from './response.ts'
  * Why there was no answer: no connection could be made; it broke; it was idle and had been closed; its certificate is not
  * trusted, or it speaks no TLS; or the answer was not valid HTTP. A retry would not help with the last two.
  */
-export type Cause = 'absent' | 'dropped' | 'stale' | 'untrusted' | 'unread'
+type Cause = 'absent' | 'dropped' | 'stale' | 'untrusted' | 'unread'
 
 export type Answer =
   | {

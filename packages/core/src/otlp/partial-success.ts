@@ -8,7 +8,7 @@ export interface PartialSuccess {
 }
 
 /** How messages are written, as ours say it. */
-export type Form = 'protobuf' | 'JSON'
+type Form = 'protobuf' | 'JSON'
 
 const OPENING_BRACE = 0x7b
 const FORMS = new Map<string, Form>([
