@@ -1,9 +1,9 @@
 /**
- * The real servers that tests and examples need: PostgreSQL, Redis, RabbitMQ.
+ * The real servers that tests and examples need: PostgreSQL and Redis; and RabbitMQ for who names it.
  *
  * As a module: `const { urls, stop } = await startServices(['postgres', 'redis'])`.
  * As a command: `node scripts/services.mjs [postgres] [redis] [rabbitmq]` prints the URLs as environment
- * lines and keeps the services up until Ctrl-C.
+ * lines and keeps the services up until Ctrl-C; without names, PostgreSQL and Redis.
  *
  * A keeper process does the work (services/keeper.mjs). It lives as long as its channel to us is open, so
  * whatever we die of, SIGKILL included, what it started is stopped and what it created is removed; and our own
@@ -90,7 +90,7 @@ const entry = process.argv[1] ?? ''
 if (existsSync(entry) && realpathSync(entry) === fileURLToPath(import.meta.url)) {
   const named = /** @type {ServiceName[]} */ (process.argv.slice(2))
   try {
-    const { urls, stop } = await startServices(named.length > 0 ? named : everyService)
+    const { urls, stop } = await startServices(named.length > 0 ? named : ['postgres', 'redis'])
     const told = Promise.race(['SIGINT', 'SIGTERM', 'SIGHUP'].map((signal) => once(process, signal)))
     // Signal handlers alone do not keep a process alive.
     const alive = setInterval(() => {}, 2 ** 31 - 1)

@@ -285,6 +285,19 @@ describe.skipIf(!hasRedis)('a Redis server that is running', () => {
     expect(await once(child, 'exit')).toEqual([0, null])
     expect(await redis(cache, (client) => client.info('keyspace'))).not.toContain('db')
   })
+
+  it('is printed beside PostgreSQL where the command is given no names: those are what tests and the demo need', async () => {
+    const unnamed = { ...env, REDIS_URL: cache, AMQP_URL: 'amqp://127.0.0.1:1' }
+    const child = spawn(process.execPath, [script], { env: unnamed })
+    let lines = ''
+    for await (const chunk of child.stdout) {
+      lines += String(chunk)
+      if (lines.split('\n').length > 2) break
+    }
+    expect(lines).toMatch(/^DATABASE_URL=postgres:.*\nREDIS_URL=redis:.*\n$/)
+    child.kill('SIGINT')
+    expect(await once(child, 'exit')).toEqual([0, null])
+  })
 })
 
 const broker = await startServices(['rabbitmq'], { env, ways: ['running'], log }).catch(() => undefined)
