@@ -44,7 +44,7 @@ export const BOOLEAN = (name: string): Expectation =>
 export const FUNCTION = (example: string): Expectation =>
   expected('a function', example, (value) => typeof value === 'function')
 
-/** Other texts could never match, and would do so in silence. */
+/** Texts that do not fit `pattern` could never match, so they are refused: else nobody would notice. */
 export const MATCH = (example: string, texts = 'a string', pattern = /^/): Expectation => {
   const isRight = (test: unknown) => (typeof test === 'string' ? pattern.test(test) : test instanceof RegExp)
   const wrong = (value: unknown) => [value].flat().filter((test) => !isRight(test))

@@ -123,7 +123,7 @@ interface Known {
 
 /** A value that no app expects, in the place of another. */
 const PROBE = 'throughline0'
-/** A longer text waits for a shorter one of the same path: the search below is quadratic. */
+/** In a longer text no pattern is searched for, since the search is quadratic: a shorter one of the same path will show it. */
 const LONGEST = 256
 
 /**

@@ -17,7 +17,7 @@ const END = {
   mount: /^\^([^]*?)(?:\\\/\?)?\(\?=\\\/\|\$\)$/,
 }
 
-/** What is made of a parameter begins so: with its dot or slash, and in it the group for the value. */
+/** How the RegExp of a parameter begins: with its dot or slash, and then the group for the value. */
 const PARAMETER = /^\(\?:(?:\\\.)?(?:\\\/)?\((?!\?)/
 const CAPTURE = /^\((?:\?<(?![=!])|(?!\?))/
 

@@ -49,7 +49,7 @@ function portOf(request: ClientRequest, isNoted: boolean): string | undefined {
   return typeof header === 'string' ? /:(\d+)$/.exec(header)?.[1] : undefined
 }
 
-/** Where a request of Node's goes to, as it is when that is asked: nobody does for one that is dropped. */
+/** Where a request of Node's goes. Found out when asked: mostly nobody asks for one whose span is dropped. */
 export class Destination implements HttpRequest {
   readonly #request: ClientRequest
   readonly #port: string | undefined

@@ -17,7 +17,7 @@ import { tracePipeline, type Pipeline } from './pipeline.ts'
 
 const SUBSCRIBES = new Set(['subscribe', 'psubscribe', 'ssubscribe'])
 
-/** The root in the place of somebody's span and of what goes with it; a context without one is the app's own choice. */
+/** The current context, or the root where a span is current: a context without one is the app's own choice. */
 function outsideOfSpans(): Context {
   const active = context.active()
   return trace.getSpan(active) === undefined ? active : ROOT_CONTEXT

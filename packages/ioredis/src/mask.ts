@@ -186,7 +186,7 @@ function withoutArguments(message: string, command: Given | undefined): string {
     if (shown?.(index, args) !== true && lengthOf(arg) <= message.length * MOST_BYTES)
       values.push(worded(arg))
   }
-  // A script may have it begin with a value, which is in capitals then.
+  // A script may begin its message with a value in capitals, which is then no code of the server's.
   const isOwn = !values.some(
     (value) => value !== '' && message.startsWith(value) && !isOfWord(message, value.length),
   )

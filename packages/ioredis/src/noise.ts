@@ -23,8 +23,8 @@ const LOST = new Set(['close', 'reconnecting', 'end'])
 export function ownCommands(client: Client): (command: Command) => boolean {
   let isResuming = false
   let isChecking = false
-  // The context in which it sets up its connection: that of whoever had it connect, which may be neither the app's nor an
-  // earlier one's. A client that is at it when it is traced was most likely made just now.
+  // The context in which ioredis sets up its connection: that of whoever made it connect. A client that is already connecting
+  // when it is traced was most likely made just now, in this one.
   let setUpScope = context.active()
 
   // When a connection is ready, ioredis restores the last one's state at once, before anybody can be told.

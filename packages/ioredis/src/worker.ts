@@ -1,4 +1,4 @@
-/** Commands that wait for work, or ask for it, and scripts, which take it; what asks for the server; and the end of it all. */
+/** What the loops of workers are made of: commands that wait for jobs or ask for them, scripts, questions about the server, and QUIT. */
 const OF_LOOPS = new Set(
   `BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN CLIENT EVAL EVALSHA EVALSHA_RO EVAL_RO FCALL FCALL_RO
    INFO QUIT RPOPLPUSH`.split(/\s+/),

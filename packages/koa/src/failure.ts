@@ -40,9 +40,9 @@ function isReset(ctx: Context, error: unknown): boolean {
 type Handler = (this: Context, ...args: unknown[]) => unknown
 
 /**
- * Hears what the app's `onerror` is called with: Koa's, one that the app puts in its place, or one request's own. Where the
- * app's context inherits it, so it does afterwards, from an object of ours in between: as the context's own it would be one
- * key more, or, not to be seen, would hide Koa's from `for (key in ctx)`.
+ * Hears what the app's `onerror` is called with: Koa's, one that the app puts in its place, or one request's own. A context
+ * that inherits it still does so afterwards, from an object of ours in between: an own property would be one more key, or, if it
+ * were not enumerable, would hide Koa's from `for (key in ctx)`.
  */
 function hearHandler(context: object & { onerror?: unknown }): boolean {
   const before = descriptorOf(context, 'onerror')

@@ -29,7 +29,7 @@ interface RouterLayer extends Layer {
   readonly stack: readonly Named[]
 }
 
-/** How the layers of a router are to be run that is entered just now. */
+/** How to run the layers of the router that is being entered. */
 interface Gate {
   replace: ((layer: RouterLayer) => RouterLayer) | undefined
 }

@@ -202,9 +202,9 @@ const ANSWERS = [
 ] as const
 
 /**
- * Has an answer heard in the current context, the caller's: by who listens to its body, by interceptors, and by who dispatches by
- * hand. undici tells them in that of whoever opened the connection, from which they would send what they repeat or are redirected
- * to. The promises of `fetch` know its caller.
+ * Runs what hears of an answer (listeners of its body, interceptors, the app's own handlers) in the current context, the caller's.
+ * undici calls it in that of whoever opened the connection, and retries and redirects would begin there. `fetch` needs none of
+ * this: its promises keep the caller's context.
  */
 export function answerHere(request: PublishedRequest): void {
   const handler = handlerOf(request)
@@ -226,8 +226,8 @@ function isOfFetch(handler: object): boolean {
 }
 
 /**
- * Has a body run the app's code (a generator, what a stream reads by) in its caller's context. undici begins when the connection
- * is free, in that of whoever opened it.
+ * Runs the app's code in a body (a generator, the `_read` of a stream) in its caller's context. undici begins to read when the
+ * connection is free, in the context of whoever opened it.
  */
 export function sendFrom(request: PublishedRequest, caller: Context): void {
   const { body } = request

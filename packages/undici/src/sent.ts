@@ -12,7 +12,7 @@ export function pathOf({ path, query }: Options): string {
   return written === '' ? path : `${path}?${written}`
 }
 
-/** The headers of a request as they can be read more than once: what can be gone through but once is a flat list from here on. */
+/** The headers of a request in a form that can be read more than once: an iterator becomes a flat list. */
 export function readable(given: Headers): Headers {
   if (typeof given !== 'object' || given === null || Array.isArray(given)) return given
   if (!(Symbol.iterator in given)) return given

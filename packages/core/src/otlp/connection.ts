@@ -193,7 +193,7 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
           fail(error as NoHttpError, 'unread')
           return
         }
-        // Of what may pass the head is all that is needed, and it may be all that ever comes.
+        // Of a response that asks for a retry the head is all that is needed, and may be all that ever comes.
         if (!reader.isComplete && !RETRYABLE.has(reader.status)) return
         answered()
         // What is not sent yet must still arrive.

@@ -7,7 +7,7 @@ export interface PartialSuccess {
   errorMessage: string
 }
 
-/** How messages are written, as ours say it. */
+/** How messages are encoded, by the name that our reports use. */
 type Form = 'protobuf' | 'JSON'
 
 const OPENING_BRACE = 0x7b
@@ -20,7 +20,7 @@ const FORMS = new Map<string, Form>([
 const SHOWN_BYTES = 400
 
 /**
- * Reads an ExportTraceServiceResponse that says of what form it is (OTLP/HTTP, response); else it is of `form`, as the request was.
+ * Reads an ExportTraceServiceResponse in the form that its Content-Type names (OTLP/HTTP, response), else in that of the request.
  * @returns undefined when it says nothing: a full success
  * @throws TypeError when it is not such a message
  */
@@ -42,8 +42,8 @@ export function readPartialSuccess(
 }
 
 /**
- * Reads why a collector refuses: the message of a `google.rpc.Status` (OTLP/HTTP, failures), of the form that it says it is of,
- * or the first line of a text. Empty where it is none of these, as the page of a proxy.
+ * Reads why a collector refuses: the message of a `google.rpc.Status` (OTLP/HTTP, failures) in the form that its Content-Type
+ * names, or the first line of a text. Empty for anything else, such as the page of a proxy.
  */
 export function readRefusal(body: Buffer, contentType: string | undefined, form: Form): string {
   const type = mediaType(contentType)
@@ -56,7 +56,7 @@ export function readRefusal(body: Buffer, contentType: string | undefined, form:
   }
 }
 
-/** Servers that do not say what they write have their library guess: to those JSON is a text. No message of protobuf begins so. */
+/** A server that sets no Content-Type leaves it to its library, which may call JSON a text. No protobuf message begins with a brace. */
 function formOf(body: Buffer, type: string, form: Form): Form {
   return FORMS.get(type) ?? (body[0] === OPENING_BRACE ? 'JSON' : form)
 }

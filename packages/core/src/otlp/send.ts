@@ -57,7 +57,7 @@ export interface OtlpExporter extends SpanExporter {
   sayRejected(): void
 }
 
-/** Said of what a request holds: the others of its batch may be taken. Of who we are or where we ask it is said to all. */
+/** Statuses about the content of one request: the others of its batch may be taken. What is about us, or the URL, holds for all. */
 const REFUSED = new Set([400, 413, 422, 500])
 // One policy for all failures that may pass: exponential, with jitter.
 const MOST_RETRIES = 5
