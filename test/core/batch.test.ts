@@ -1,4 +1,5 @@
 import { context, SpanStatusCode, type Attributes } from '@opentelemetry/api'
+import { resourceFromAttributes } from '@opentelemetry/resources'
 import * as fc from 'fast-check'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { EventEmitter, once } from 'node:events'
@@ -275,21 +276,8 @@ describe('a batch leaves', () => {
 
   test('when its resource is complete: a detector may still be asking', async () => {
     const { exporter, processor } = setUp(quick())
-    let pending = true
-    let complete = () => {}
-    const waiting = new Promise<void>((resolve) => {
-      complete = () => {
-        pending = false
-        resolve()
-      }
-    })
-    const resource = {
-      attributes: {},
-      get asyncAttributesPending() {
-        return pending
-      },
-      waitForAsyncAttributes: () => waiting,
-    }
+    let answer = (_zone: string) => {}
+    const resource = resourceFromAttributes({ zone: new Promise<string>((resolve) => (answer = resolve)) })
     engine({ processors: [processor], resource })
       .tracer.startSpan('work')
       .end()
@@ -297,7 +285,7 @@ describe('a batch leaves', () => {
     await turn()
     await turn()
     expect(exporter.sizes).toEqual([])
-    complete()
+    answer('eu-1')
     await flushed
     expect(exporter.sizes).toEqual([1])
   })

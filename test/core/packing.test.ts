@@ -1,3 +1,4 @@
+import { resourceFromAttributes } from '@opentelemetry/resources'
 import * as fc from 'fast-check'
 import { EventEmitter, once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
@@ -207,28 +208,15 @@ describe('an exporter that can pack', () => {
   test('is not asked while a detector of the resource is at work', async () => {
     const exporter = new Packer()
     const processor = batchProcessor(exporter, { ...OPTIONS, maxExportBatchSize: 100 })
-    let complete = () => {}
-    let asyncAttributesPending = true
-    const waiting = new Promise<void>((resolve) => {
-      complete = () => {
-        asyncAttributesPending = false
-        resolve()
-      }
-    })
-    const resource = {
-      attributes: {},
-      get asyncAttributesPending() {
-        return asyncAttributesPending
-      },
-      waitForAsyncAttributes: () => waiting,
-    }
+    let answer = (_zone: string) => {}
+    const resource = resourceFromAttributes({ zone: new Promise<string>((resolve) => (answer = resolve)) })
     const { tracer } = engine({ processors: [processor], resource })
     for (let index = 0; index < 100; index += 1) tracer.startSpan('work').end()
     await turn()
     await turn()
     await turn()
     expect([exporter.parcels, exporter.exports]).toEqual([[], []])
-    complete()
+    answer('eu-1')
     expect(await exporter.nth(1)).toMatchObject({ packed: 0, names: { length: 100 } })
   })
 
