@@ -1,5 +1,11 @@
 import { once } from 'node:events'
-import { request as httpRequest, type Agent, type IncomingHttpHeaders, type IncomingMessage } from 'node:http'
+import {
+  request,
+  type Agent,
+  type ClientRequest,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+} from 'node:http'
 import { connect } from 'node:net'
 import type { Serving } from './app.ts'
 
@@ -17,40 +23,27 @@ export interface Answer {
   readonly body: string
 }
 
-/** A request that is on its way; with a `part` of its body, which it never completes. */
-export function asking(
-  serving: Serving,
+function requestOf(
+  { port }: Serving,
   path: string,
-  { method = 'GET', headers, agent }: Asking = {},
-  part?: string,
-) {
-  const asked = httpRequest({
-    host: '127.0.0.1',
-    port: serving.port,
-    path,
-    method,
-    headers: { ...headers },
-    agent: agent ?? false,
-  })
-  asked.on('error', () => {})
-  if (part === undefined) asked.end()
-  else asked.write(part)
-  return asked
+  { method = 'GET', headers, agent }: Asking,
+): ClientRequest {
+  return request({ host: '127.0.0.1', port, path, method, headers: { ...headers }, agent: agent ?? false })
+}
+
+/** A request that is on its way; with a `part` of its body, which it never completes. */
+export function asking(serving: Serving, path: string, asked: Asking = {}, part?: string): ClientRequest {
+  const sending = requestOf(serving, path, asked).on('error', () => {})
+  if (part === undefined) sending.end()
+  else sending.write(part)
+  return sending
 }
 
 /** Sends a request and reads the answer; where it has a connection of its own, until that is closed. */
 export async function ask(serving: Serving, path: string, asked: Asking = {}): Promise<Answer> {
-  const { method = 'GET', headers, body, agent } = asked
-  const sending = httpRequest({
-    host: '127.0.0.1',
-    port: serving.port,
-    path,
-    method,
-    headers: { ...headers },
-    agent: agent ?? false,
-  })
-  const closed = agent === undefined ? once(sending, 'close') : undefined
-  sending.end(body)
+  const sending = requestOf(serving, path, asked)
+  const closed = asked.agent === undefined ? once(sending, 'close') : undefined
+  sending.end(asked.body)
   const [response] = (await once(sending, 'response')) as [IncomingMessage]
   let text = ''
   for await (const chunk of response.setEncoding('utf8')) text += String(chunk)
