@@ -182,27 +182,8 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
     return isInTime
   }
 
-  let current: Promise<unknown> | undefined
-  let next: Promise<unknown> | undefined
-  function flushAll(): Promise<unknown> {
-    // Who waits for it keeps the process alive, for as long as they wait.
-    current = hurry('brief', FLUSH_DEADLINE_MS, { keepsAlive: false })
-    void current.then(() => (current = undefined))
-    return current
-  }
-  /**
-   * Who comes while a flush is at work shares the one behind it, which begins no later than their spans could leave. An app may
-   * flush at the end of each request: one for each of them would cost the more the more there are, and keep 6 KB until the
-   * collector answers.
-   */
-  function flushShared(): Promise<unknown> {
-    if (current === undefined) return flushAll()
-    next ??= current.then(() => {
-      next = undefined
-      return flushAll()
-    })
-    return next
-  }
+  // Who waits for it keeps the process alive, for as long as they wait.
+  const flushShared = shared(() => hurry('brief', FLUSH_DEADLINE_MS, { keepsAlive: false }))
 
   async function stop(): Promise<void> {
     undoGlobals()
@@ -227,6 +208,29 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
   }
   running = engine
   return engine
+}
+
+/**
+ * Who comes while a flush is at work shares the one behind it, which begins no later than their spans could leave. An app may
+ * flush at the end of each request: one for each of them would cost the more the more there are, and keep 6 KB until the
+ * collector answers.
+ */
+function shared(flush: () => Promise<unknown>): () => Promise<unknown> {
+  let current: Promise<unknown> | undefined
+  let next: Promise<unknown> | undefined
+  function begin(): Promise<unknown> {
+    current = flush()
+    void current.then(() => (current = undefined))
+    return current
+  }
+  return () => {
+    if (current === undefined) return begin()
+    next ??= current.then(() => {
+      next = undefined
+      return begin()
+    })
+    return next
+  }
 }
 
 /** Of one who waits for the spans. */
