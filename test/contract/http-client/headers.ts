@@ -1,5 +1,5 @@
 import { context, createTraceState, propagation, trace, type Context } from '@opentelemetry/api'
-import { span } from '@throughline/core'
+import { b3MultiPropagator, b3Propagator, span } from '@throughline/core'
 import { createServer } from 'node:net'
 import { describe, expect, test } from 'vitest'
 import { record } from '../../recording.ts'
@@ -16,6 +16,19 @@ import {
 
 const FOREIGN = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'
 const FORMS = Object.keys(HEADER_FORMS) as HeaderForm[]
+
+/** Another trace, in each form of B3. */
+const FOREIGN_B3 = { b3: '4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1' }
+const FOREIGN_FIELDS_OF_B3 = {
+  'X-B3-TraceId': '4bf92f3577b34da6a3ce929d0e0e4736',
+  'X-B3-SpanId': '00f067aa0ba902b7',
+  'X-B3-Sampled': '1',
+}
+/** With a propagator of one form, headers of the other. */
+const OTHER_FORMS_OF_B3 = [
+  ['one header of B3', 'several', b3MultiPropagator, FOREIGN_B3],
+  ['several headers of B3', 'one', b3Propagator, FOREIGN_FIELDS_OF_B3],
+] as const
 
 /** The current context with baggage. */
 function carrying(): Context {
@@ -134,6 +147,38 @@ export function carriesOneTrace({ name, gaps, traced, untraced }: Contract): voi
       const [span] = await recording.all(1)
       expect(valuesOf(requests[0] as never, 'traceparent')).toEqual([traceparentOf(span)])
     })
+
+    test.each(OTHER_FORMS_OF_B3)(
+      'name no other trace by %s where ours is named by %s',
+      async (_theirs, _ours, propagator, headers) => {
+        const recording = record({ propagator })
+        const { url, requests } = await served()
+        const ask = await traced()
+        await read(ask({ url, headers }))
+        const [span] = await recording.all(1)
+        const { traceId, spanId } = span!.spanContext()
+        const arrived = Object.entries(requests[0]!.headers).filter(([name]) => /b3/.test(name))
+        expect(Object.fromEntries(arrived)).toEqual(
+          propagator === b3Propagator
+            ? { b3: `${traceId}-${spanId}-1` }
+            : { 'x-b3-traceid': traceId, 'x-b3-spanid': spanId, 'x-b3-sampled': '1' },
+        )
+      },
+    )
+
+    test.each(OTHER_FORMS_OF_B3)(
+      'of the app name its trace by %s where it says so, and ours is not named beside it by %s',
+      async (_theirs, _ours, propagator, headers) => {
+        const recording = record({ propagator })
+        const { url, requests } = await served()
+        const ask = await traced({ headers: 'keep' })
+        await read(ask({ url, headers }))
+        await recording.all(1)
+        const arrived = Object.entries(requests[0]!.headers).filter(([name]) => /b3/.test(name))
+        const own = Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value])
+        expect(Object.fromEntries(arrived)).toEqual(Object.fromEntries(own))
+      },
+    )
 
     test.each([
       ['replace', 'tenant=acme'],

@@ -27,13 +27,13 @@ export const NO_CHANGES: HeaderChanges = {}
 const TRACEPARENT = 'traceparent'
 const BAGGAGE = 'baggage'
 
-/** What says more of the trace that `x-b3-traceid` names, and nothing of any other. Of Trace Context that is a tracestate. */
+/** What says more of the trace that B3 names, and nothing of any other. Of Trace Context that is a tracestate. */
 const OF_B3 = ['x-b3-spanid', 'x-b3-parentspanid', 'x-b3-sampled', 'x-b3-flags'] as const
 
 /**
  * The changes to a request's headers for this context, so that there is one trace on the wire. With `replace` it is ours:
- * headers of the caller or another tracer are replaced, and a `tracestate` removed if we only send a `traceparent`. With `keep`
- * it is the request's own, if it has one; baggage, which is no part of a trace, is kept separately.
+ * headers of the caller or another tracer are replaced, and a `tracestate` removed if we only send a `traceparent`, as is the other
+ * form of B3 if we send one. With `keep` it is the request's own, if it has one; baggage, which is no part of a trace, is kept separately.
  */
 export function headerChanges<From>(
   within: Context,
@@ -45,10 +45,20 @@ export function headerChanges<From>(
   // Not `in`: an app may have put something into Object.prototype.
   for (const name of Object.keys(changes))
     if (name !== TRACEPARENT && !canBeSent(name, changes[name])) delete changes[name]
+  // Before the request's own are looked for: they may name their trace in the other form.
+  if (namesB3(changes)) {
+    changes['b3'] ??= undefined
+    changes['x-b3-traceid'] ??= undefined
+  }
   if (rule === 'keep') dropKept(changes, from, read)
   if (changes[TRACEPARENT] !== undefined) changes['tracestate'] ??= undefined
-  if (changes['x-b3-traceid'] !== undefined) for (const name of OF_B3) changes[name] ??= undefined
+  if (namesB3(changes)) for (const name of OF_B3) changes[name] ??= undefined
   return changes
+}
+
+/** In one header or in several. Who receives both goes by the one. */
+function namesB3(changes: HeaderChanges): boolean {
+  return changes['b3'] !== undefined || changes['x-b3-traceid'] !== undefined
 }
 
 /** A header of the app's propagator that cannot be sent is left out; the request goes on. */
