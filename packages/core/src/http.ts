@@ -131,7 +131,8 @@ export function captureHeaders(
 ): void {
   for (const name of names) {
     const value = header(name)
-    if (value !== undefined) into[prefix + name] = Array.isArray(value) ? value : [String(value)]
+    // An app may set a list of anything: Node sends the text of each.
+    if (value !== undefined) into[prefix + name] = [value].flat().map(String)
   }
 }
 

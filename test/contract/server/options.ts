@@ -222,16 +222,18 @@ export function takesOptions({ name, gaps, served, spanOf }: Contract): void {
           response.setHeader('x-count', 3)
           response.setHeader('x-many', ['a', 'b'])
           // Node sends the text of anything.
+          response.setHeader('x-all', ['a', 1] as string[])
           response.setHeader('x-hit', true as unknown as string)
           answer(200, 'ok')
         },
         '/',
         {},
-        { capture: { responseHeaders: ['x-count', 'x-many', 'x-hit'] } },
+        { capture: { responseHeaders: ['x-count', 'x-many', 'x-all', 'x-hit'] } },
       )
       expect(span.attributes).toMatchObject({
         'http.response.header.x-count': ['3'],
         'http.response.header.x-many': ['a', 'b'],
+        'http.response.header.x-all': ['a', '1'],
         'http.response.header.x-hit': ['true'],
       })
     })
