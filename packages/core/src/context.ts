@@ -53,7 +53,7 @@ function metadataOf(span: Span | undefined): RpcMetadata | undefined {
  * An immutable Context with a field for each value that a request sets. The API's own Context copies a Map for every
  * `setValue`; a request does three or four of them.
  */
-export class SlottedContext implements Context {
+class SlottedContext implements Context {
   readonly span: Span | undefined
   readonly baggage: Baggage | undefined
   readonly rpcMetadata: RpcMetadata | typeof OURS | undefined

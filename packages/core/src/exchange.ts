@@ -289,7 +289,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   private measure(measurement: RequestMeasurement, ended: Span | undefined): void {
     const isComplete = this.isAllOut()
     const status = this.statusSent(isComplete)
-    const errorType = this.errorType(isComplete, status)
+    const errorType = this.failureType(isComplete, status)
     const route = this.route ?? this.matchedRoute()
     measurement.end({ status, errorType, route }, ended, this.responseScope, this.endTicks)
   }
@@ -361,7 +361,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   }
 
   /** Undefined unless it is a failure. */
-  private errorType(isComplete: boolean, status: number | undefined): string | undefined {
+  private failureType(isComplete: boolean, status: number | undefined): string | undefined {
     if (!isComplete) return errorType(this.failure()) ?? ABORTED
     return status === undefined || status < FIRST_FAILURE
       ? undefined
@@ -393,7 +393,7 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     if (this.theirs === undefined && !isComplete) span.setAttribute(semconv.INCOMPLETE, true)
     if (seam.responseHeaders.length > 0) this.describeHeaders(span)
     if (!isComplete || (status !== undefined && status >= FIRST_FAILURE)) {
-      const failure = this.errorType(isComplete, status)
+      const failure = this.failureType(isComplete, status)
       if (failure !== undefined) this.fail(span, failure)
     }
     if (seam.moreAttributes !== undefined || seam.nameOf !== undefined) this.ask(span)

@@ -67,7 +67,7 @@ export interface TimedEvent {
 }
 
 /** A link on a span, with the count of attributes dropped at its limit. */
-export interface RecordedLink extends Link {
+interface RecordedLink extends Link {
   droppedAttributesCount?: number
 }
 
