@@ -39,16 +39,3 @@ test('two copies of our package for undici make one CLIENT span of a request', a
   const { traceId, spanId } = only(told.spans, { scope: '@throughline/undici' })
   expect(told.traceparents).toEqual([[`00-${traceId}-${spanId}-03`]])
 })
-
-test('each file of tests has its own traceparent on the wire, though those before it still listen', async () => {
-  const told = await run<Told & { made: (PlainSpan & { file: string })[] }>('registries.mjs', undefined, {
-    NODE_OPTIONS: '--experimental-vm-modules --no-warnings',
-  })
-  const wanted = ['first', 'second'].map((file) => {
-    const own = told.made.filter((each) => each.file === file)
-    const caller = only(own, { name: file })
-    const { traceId, spanId } = only(own, { kind: SpanKind.CLIENT, parentSpanId: caller.spanId })
-    return [`00-${traceId}-${spanId}-03`]
-  })
-  expect(told.traceparents).toEqual(wanted)
-})

@@ -1,6 +1,6 @@
 import { reportOnce } from '@throughline/core'
 import { headerValue, type HeaderChanges, type HeaderReader } from '@throughline/core/http-client'
-import { validateHeaderName, validateHeaderValue, type ClientRequest } from 'node:http'
+import { ClientRequest, validateHeaderName, validateHeaderValue } from 'node:http'
 import { hide } from './hidden.ts'
 
 /** Answers what is to be changed in the headers that can be read there. */
@@ -16,6 +16,9 @@ interface Written {
 }
 
 const LINE = '\r\n'
+
+/** Node's own. Another one is of a copy of ours, of which each file of jest's tests has its own: it has headers in the text. */
+const WRITE_HEADER = (ClientRequest.prototype as unknown as Written)._implicitHeader
 
 /**
  * Changes the headers that a request sends, when they are complete. Mostly that is when its first byte is to be sent, so
@@ -41,7 +44,8 @@ export function changeHeaders(request: ClientRequest, complete: Complete): void 
     })
     writeHeader.call(this)
     guardedly(() => {
-      const isNew = Object.keys(changes).every((name) => !request.hasHeader(name))
+      const isNew =
+        writeHeader === WRITE_HEADER && Object.keys(changes).every((name) => !request.hasHeader(name))
       if (isNew) append(this, changes)
       else rewrite(this, changes)
     })

@@ -1,12 +1,13 @@
 // Files of tests in one process, as jest runs them: each has a registry of modules and a global object of its own, in a
 // vm context, but Node's modules are the process's. None ends its tracing.
 import { readFileSync } from 'node:fs'
+import http from 'node:http'
 import { builtinModules, createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import vm from 'node:vm'
 
 const require = createRequire(import.meta.url)
-const { headers, plain, tell, wire } = require('./app.cjs')
+const { asked, headers, plain, tell, wire } = require('./app.cjs')
 
 /** What imports a module into a global object of its own. */
 function registry() {
@@ -72,17 +73,29 @@ function registry() {
   }
 }
 
+const clients = {
+  undici: [async (url) => (await fetch(url)).text()],
+  // Headers in an array are text as soon as the request is made.
+  http: [undefined, ['x-app', 'shop']].map(
+    (headers) => (url) =>
+      new Promise((resolve, reject) => {
+        const request = http.request(url, { headers }, (response) => response.resume().on('end', resolve))
+        request.on('error', reject).end()
+      }),
+  ),
+}
+
 const server = await wire()
 const made = []
 for (const file of ['first', 'second']) {
   const importHere = registry()
   const { span, start } = await importHere('@throughline/core')
-  const { traceUndici } = await importHere('@throughline/undici')
+  const { traceHttp, traceUndici } = await importHere(`@throughline/${asked.client}`)
   const onEnd = (each) => made.push({ ...plain(each), file })
   const processor = { onStart() {}, onEnd, forceFlush: async () => {}, shutdown: async () => {} }
   start({ signals: false, spanProcessors: [processor] })
-  traceUndici()
-  await span(file, async () => (await fetch(`${server.url}/${file}`)).text())
+  ;(traceHttp ?? traceUndici)()
+  for (const ask of clients[asked.client]) await span(file, () => ask(`${server.url}/${file}`))
 }
 server.close()
 tell({ made, traceparents: server.heads.map((head) => headers(head, 'traceparent')) })
