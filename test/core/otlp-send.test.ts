@@ -1,4 +1,5 @@
 import { context, trace } from '@opentelemetry/api'
+import dns from 'node:dns'
 import { readFileSync } from 'node:fs'
 import * as http from 'node:http'
 import * as https from 'node:https'
@@ -49,6 +50,26 @@ test('at the default endpoint a collector that has answered once is one, and wha
     expect.stringMatching(/^throughline: spans are being lost: .* could not be reached: /),
     'throughline: spans are exported again; 2 were lost',
     expect.stringContaining('3 spans were lost'),
+  ])
+})
+
+test('at the default endpoint a connection that --permission forbids is no collector that is not there', async () => {
+  const denied = Object.assign(new Error('getaddrinfo ERR_ACCESS_DENIED localhost'), {
+    code: 'ERR_ACCESS_DENIED',
+    syscall: 'getaddrinfo',
+  })
+  vi.spyOn(dns, 'lookup').mockImplementation(((
+    _host: string,
+    _options: object,
+    done: (error: Error) => void,
+  ) => process.nextTick(done, denied)) as unknown as typeof dns.lookup)
+  const reports = said()
+  const { processor, ended } = batched(exporterTo('http://localhost:4318', { isDefault: true }))
+  await ended(1)
+  await processor.shutdown()
+  expect(reports.lines).toEqual([
+    'throughline: spans are being lost: http://localhost:4318/v1/traces could not be reached: getaddrinfo ERR_ACCESS_DENIED localhost',
+    expect.stringContaining('1 span was lost'),
   ])
 })
 

@@ -5,10 +5,11 @@ import { isHeader, MOST_TIMER_MS } from '../environment.ts'
 import { ResponseReader, type NoHttpError } from './response.ts'
 
 /**
- * Why there was no answer: no connection could be made; it broke; it was idle and had been closed; its certificate is not
- * trusted, or it speaks no TLS; or the answer was not valid HTTP. A retry would not help with the last two.
+ * Why there was no answer: no connection could be made; it broke; it was idle and had been closed; Node's `--permission` forbids
+ * it; its certificate is not trusted, or it speaks no TLS; or the answer was not valid HTTP. A retry would not help with the last
+ * three.
  */
-type Cause = 'absent' | 'dropped' | 'stale' | 'untrusted' | 'unread'
+type Cause = 'absent' | 'dropped' | 'stale' | 'denied' | 'untrusted' | 'unread'
 
 export type Answer =
   | {
@@ -233,7 +234,8 @@ export function connectionTo(url: URL, headers: Headers, credentials?: Credentia
 }
 
 function causeOf(error: NodeJS.ErrnoException, socket: Socket, isUnanswered: boolean): Cause {
-  const { syscall } = error
+  const { code, syscall } = error
+  if (code === 'ERR_ACCESS_DENIED') return 'denied'
   // A host with several addresses fails with one error that holds theirs, and says no more itself.
   if (error instanceof AggregateError || syscall === 'connect' || syscall === 'getaddrinfo') return 'absent'
   // An untrusted certificate will still be untrusted at the next try, and a port of http one of http.
