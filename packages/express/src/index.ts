@@ -7,8 +7,10 @@ import {
   type ReceivingOptions,
 } from '@throughline/core'
 import type { NextFunction, Request, RequestHandler, Response } from 'express'
-import { subscribe } from 'node:diagnostics_channel'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import type { EventEmitter } from 'node:events'
+import type { Server } from 'node:net'
+import { setImmediate } from 'node:timers'
 import { endWay, ours, startWay, wayOf, withoutSuffix, type Way } from './layers.ts'
 
 /** `ignore` and `inbound` get the request; `attributes` and `spanName` get request and response when it has closed. */
@@ -78,8 +80,13 @@ function isOfFastify(request: object): boolean {
  */
 const makesClasses = Number.parseInt(process.versions.v8, 10) < 13
 
+const STARTS = 'http.server.request.start'
+
 /** The servers whose requests reach `tracing`. */
-let servers: WeakSet<object> | undefined
+const servers = new WeakSet<object>()
+
+/** The last one that was added, while their requests are prepared. */
+let newest: WeakRef<object> | undefined
 
 /** Prepares further requests of this request's server. */
 function expectMore(request: Request): void {
@@ -88,11 +95,10 @@ function expectMore(request: Request): void {
     // A made-up request has no socket, or one that no server has accepted.
     const { server } = (request.socket ?? {}) as { server?: unknown }
     if (typeof server !== 'object' || server === null) return
-    if (servers === undefined) {
-      servers = new WeakSet()
-      subscribe('http.server.request.start', makeRoom)
-    }
+    if (newest === undefined) subscribe(STARTS, makeRoom)
+    else if (servers.has(server)) return
     servers.add(server)
+    newest = new WeakRef(server)
   } catch (error) {
     sayUnprepared(error)
   }
@@ -101,12 +107,28 @@ function expectMore(request: Request): void {
 function makeRoom(arrival: unknown): void {
   try {
     const { request, response, server } = arrival as Record<'request' | 'response' | 'server', EventEmitter>
-    if (servers?.has(server) !== true) return
+    if (!servers.has(server)) {
+      if (newest !== undefined && !isListening(newest.deref())) endRoom()
+      return
+    }
     if (!Object.hasOwn(request, 'emit')) request.emit = inheritedEmit
     if (!Object.hasOwn(response, 'emit')) response.emit = inheritedEmit
   } catch (error) {
     sayUnprepared(error)
   }
+}
+
+function isListening(server: object | undefined): boolean {
+  return (server as Server | undefined)?.listening === true
+}
+
+/**
+ * When the servers are closed, as those of a file of jest's tests, all that it has loaded would be kept as long as the process
+ * lives. Not at once: whoever listens behind us would not be told of this request.
+ */
+function endRoom(): void {
+  newest = undefined
+  setImmediate(() => unsubscribe(STARTS, makeRoom))
 }
 
 function sayUnprepared(error: unknown): void {
