@@ -69,10 +69,15 @@ interface Cost {
   reads?: string[]
   /** Properties that the objects of a request have more than without tracing. */
   keys: string[]
+  /** Which of those objects V8 keeps in a dictionary because of us. */
+  slow?: string[]
 }
 
 /** Each tells its listeners their context, and the request's keeps the exchange: V8 makes a hidden class for each of these. */
 const OWN_EMIT = ['request: emit', 'response: emit']
+
+/** V8 before 13 (Node 20, 22) takes back the property that an object got last; later ones make a dictionary of what loses any. */
+const TAKES_BACK = Number.parseInt(process.versions.v8, 10) < 13
 
 const costs: Cost[] = [
   // What routes WebSockets in Express makes requests of them.
@@ -80,7 +85,15 @@ const costs: Cost[] = [
   // It answers when it has left us, so that the app hears the close of its response there.
   { framework: 'koa', promises: 0, runs: 2, keys: OWN_EMIT },
   // Where it is not the app's outermost middleware, it waits for the error to record.
-  { framework: 'koa in koa-mount', promises: 0, promisesOfRecorded: 1, runs: 2, keys: OWN_EMIT },
+  {
+    framework: 'koa in koa-mount',
+    promises: 0,
+    promisesOfRecorded: 1,
+    runs: 2,
+    keys: OWN_EMIT,
+    // It has the URL that was asked for while its span begins.
+    slow: TAKES_BACK ? [] : ['request'],
+  },
   { framework: 'fastify', promises: 0, runs: 1, keys: OWN_EMIT },
   { framework: 'node:http', promises: 0, runs: 1, keys: OWN_EMIT },
   { framework: 'node:http with an async handler', promises: 1, runs: 1, keys: OWN_EMIT },
@@ -174,7 +187,7 @@ function madeMore(
 
 describe.each(costs)(
   'a request to $framework',
-  ({ framework, promises, promisesOfRecorded = promises, runs, reads = [], keys }) => {
+  ({ framework, promises, promisesOfRecorded = promises, runs, reads = [], keys, slow = [] }) => {
     test.each(unsampled)('%s is asked for its context, and for nothing to describe it by', async (phase) => {
       const { bare, traced } = await both(framework)
       const context = ['baggage', 'traceparent', 'tracestate'].filter(
@@ -236,11 +249,12 @@ describe.each(costs)(
       }
     })
 
-    test.each(asked)('%s meets no object that V8 has to search because of us', async (phase) => {
+    const searched = slow.length === 0 ? 'no object' : 'one object alone'
+    test.each(asked)(`%s meets ${searched} that V8 has to search because of us`, async (phase) => {
       const { bare, traced } = await both(framework)
       for (const moment of ['handled', 'closed'] as const) {
-        const [slow, slowWithout] = [traced, bare].map(({ phases }) => phases[phase].shapes[moment].slow)
-        expect(beyond(slow ?? [], slowWithout ?? [])).toEqual([])
+        const [found, foundWithout] = [traced, bare].map(({ phases }) => phases[phase].shapes[moment].slow)
+        expect(beyond(found ?? [], foundWithout ?? [])).toEqual(slow)
       }
     })
 
