@@ -3,6 +3,7 @@ import { span as manualSpan, type ReadableSpan } from '@throughline/core'
 import { tracing } from '@throughline/fastify'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { request as asked } from 'node:http'
+import { connect } from 'node:net'
 import { Readable } from 'node:stream'
 import { describe, expect, test } from 'vitest'
 import { record } from '../recording.ts'
@@ -297,6 +298,26 @@ describe.each(versions)('%s: spans of hooks and handlers', (_name, create) => {
     client.destroy()
     const [first, second] = await recording.all(2)
     expect([first?.name, second?.name].toSorted()).toEqual(['GET /', 'handler /'])
+  })
+
+  test.each([
+    ['the registration', on],
+    ['the second registration', {}],
+  ])('that %s asks for end when the client leaves a request behind another one', async (_which, options) => {
+    const app = traced(create, options)
+    app.register(tracing, on)
+    const arrived = signal()
+    const preHandler = (): Promise<void> => (arrived.give(), new Promise(() => {}))
+    app.get('/', () => new Promise(() => {}))
+    app.get('/behind', { preHandler }, ok)
+    const recording = record()
+    const client = connect(Number(new URL(await origin(app)).port), '127.0.0.1').on('error', () => {})
+    client.write('GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /behind HTTP/1.1\r\nHost: x\r\n\r\n')
+    await arrived.given
+    client.destroy()
+    const names = (await recording.all(4)).map(({ name }) => name)
+    expect(names.toSorted()).toEqual(['GET /', 'GET /behind', 'handler /', 'hook preHandler preHandler'])
+    expect(names.indexOf('hook preHandler preHandler')).toBeLessThan(names.indexOf('GET /behind'))
   })
 
   test('cost the app none of its context: what a hook sets is there in the handler', async () => {

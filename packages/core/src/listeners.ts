@@ -290,11 +290,7 @@ function answered(exchange: AnyExchange, sent: unknown): void {
   const status = Number(digits)
   // What only precedes the answer, as 103 Early Hints, is written past the response, too.
   if (status < FIRST_FINAL && status !== SWITCHING_PROTOCOLS) return watchSocket(request.socket, exchange)
-  try {
-    exchange.seam.framework.handedOver?.(exchange.carried)
-  } finally {
-    endRequest(request, status)
-  }
+  endRequest(request, status)
 }
 
 /** Looks at what is sent next on the socket. What is sent after that goes the way that it went. */

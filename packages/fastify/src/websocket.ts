@@ -2,7 +2,6 @@ import { beforeEvent, context, endRequest, reportOnce, type Context } from '@thr
 import type { FastifyRequest } from 'fastify'
 import { EventEmitter } from 'node:events'
 import type { IncomingMessage } from 'node:http'
-import { endLayers } from './layers.ts'
 
 /** The contexts of requests that ask to become a WebSocket. */
 const scopes = new WeakMap<IncomingMessage, Context>()
@@ -32,7 +31,6 @@ function opened(socket: unknown, request: unknown): void {
     const raw = request as IncomingMessage
     const scope = scopes.get(raw)
     if (scope === undefined) return
-    endLayers(raw)
     endRequest(raw, 101)
     context.bind(scope, socket)
   } catch (error) {
