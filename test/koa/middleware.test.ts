@@ -167,6 +167,23 @@ describe.each(applications)('%s: with middlewareSpans', (name, Application) => {
     expect(spans.map(({ status }) => status.code)).toEqual([0, 0])
   })
 
+  test('an error that cannot be read is handed on as it is, and makes it one', async () => {
+    const app = traced(Application, ALL)
+    const { proxy: unreadable, revoke } = Proxy.revocable({}, {})
+    let caught: unknown
+    app.use(async function recovering(ctx, next) {
+      await next().catch((error: unknown) => ([caught, ctx.body] = [error, 'recovered']))
+    })
+    app.use(function failing() {
+      revoke()
+      throw unreadable
+    })
+    const [failing, recovering] = await spansOf(app, '/')
+    expect(caught === unreadable).toBe(true)
+    expect(failing).toMatchObject({ name: 'middleware failing', status: { code: 2 } })
+    expect(recovering).toMatchObject({ name: 'middleware recovering', status: { code: 0 } })
+  })
+
   test('those that are not slow have none', async () => {
     const app = traced(Application, { middlewareSpans: { slowerThan: 60_000 } })
       .use(pass)

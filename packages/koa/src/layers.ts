@@ -183,8 +183,13 @@ function settled(span: LayerSpan, ctx: Context, run: () => unknown): unknown {
 
 /** `ctx.throw(404)` is an answer: no failure of the middleware, nor of the request. */
 function failureOf(error: unknown): unknown {
-  const { status } = (error ?? {}) as { status?: unknown }
-  return typeof status === 'number' && status < 500 ? undefined : error
+  try {
+    const { status } = (error ?? {}) as { status?: unknown }
+    return typeof status === 'number' && status < 500 ? undefined : error
+  } catch {
+    // An app may throw anything, and what is above gets that very thing.
+    return error
+  }
 }
 
 function isThenable(value: unknown): boolean {
