@@ -356,6 +356,29 @@ describe.each(versions)('%s', (name, create) => {
       expect(spans.map(({ name: shown }) => shown)).toEqual(['GET', 'GET /late/:x/a', 'GET /late/:x/b/:y/c'])
     })
 
+    test('of which tracing is a handler itself, but for the first request', async () => {
+      const tracer = tracing({ middlewareSpans: true })
+      const router = create.Router({ mergeParams: true }).get('/b/:y', tracer, ok)
+      const application = quiet(create())
+        .get('/a/:x', tracer, ok)
+        .get('/left', tracer, (_request, _response, next) => next())
+        .use('/in/:z', router)
+      application.get('/twice', tracer, tracer, ok)
+      const recording = record()
+      const serving = await serve(application)
+      for (const path of ['/a/1', '/a/2', '/in/1/b/2', '/left', '/twice']) await ask(serving, path)
+      await recording.span(({ attributes }) => attributes['url.path'] === '/twice')
+      const shown = recording.spans.map(({ name }) => name)
+      expect(shown.filter((name) => name.startsWith('GET'))).toEqual([
+        'GET',
+        'GET /a/:x',
+        'GET /in/:z/b/:y',
+        'GET',
+        'GET /twice',
+      ])
+      expect(shown.filter((name) => name === 'handler /twice')).toHaveLength(1)
+    })
+
     test('of a router that is mounted at two places', async () => {
       const router = create.Router().get('/:id', ok)
       const application = app().use('/users', router).use('/orgs/:org', router)

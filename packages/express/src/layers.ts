@@ -107,11 +107,11 @@ function routeOf({ isUpgraded, route }: Way): string | undefined {
   return route !== undefined && isUpgraded ? withoutSuffix(route) : route
 }
 
-/** The way of a request that has reached the tracing, or is below a mount path on its way there. */
-function knownWay(request: Request): Way | undefined {
+/** The way of a request that has reached the tracing, or is on its way there: below a mount path, or in the route of it. */
+function knownWay(request: Request, isNear = false): Way | undefined {
   const carried = carriedBy(request)
   if (carried !== undefined) return isWay(carried) ? carried : undefined
-  if (request.baseUrl === '') return undefined
+  if (request.baseUrl === '' && !isNear) return undefined
   let way = early.get(request)
   if (way === undefined) early.set(request, (way = newWay(request)))
   hasEarly = true
@@ -208,7 +208,7 @@ function isSeen(stack: Layer[]): boolean {
 function watchHandlers(stack: Layer[]): void {
   if (isSeen(stack)) return
   for (const layer of stack) {
-    if (watched.has(layer)) continue
+    if (watched.has(layer) || isTracing(layer)) continue
     watched.add(layer)
     replace(layer, 'handleRequest', 'handle_request', (handle) => handled(layer, handle))
     replace(layer, 'handleError', 'handle_error', (handle) => failed(layer, 'route', handle))
@@ -238,16 +238,21 @@ function kindOf({ route, handle, name, regexp }: Layer, index: number): Kind {
   return isMount || ours.has(handle) ? 'mount' : 'middleware'
 }
 
+function isTracing({ handle }: Layer): boolean {
+  return ours.has(handle)
+}
+
 /**
  * Express keeps the current layer's `next` in `req.next`, for `res.format`, `res.render` and `res.sendFile`: it must be the
  * `next` that the layer was given.
  */
 function entered(layer: Layer, kind: Kind, handle: RequestHandler): RequestHandler {
   const isRoute = kind === 'route'
+  const isTraced = isRoute && Array.isArray(layer.route?.stack) && layer.route.stack.some(isTracing)
   const hasSpan = kind === 'middleware' && layer.handle.length <= 3
 
   return function handleRequest(this: Layer, request, response, next) {
-    const way = knownWay(request)
+    const way = knownWay(request, isTraced)
     if (way === undefined) {
       const isOurs = kind === 'middleware' && carriedBy(request) === null
       return handle.call(this, request, response, isOurs ? rejoining(request, next) : next)
