@@ -379,6 +379,16 @@ describe.each(versions)('%s', (name, create) => {
       expect(shown.filter((name) => name === 'handler /twice')).toHaveLength(1)
     })
 
+    test('of what is behind a middleware whose properties cannot be read', async () => {
+      const lazy = new Proxy(pass, {
+        get(target, key) {
+          if (key === 'stack') throw new Error('not ready')
+          return Reflect.get(target, key) as unknown
+        },
+      })
+      await expectRoute(app().use(lazy).get('/users/:id', ok), '/users/1', '/users/:id')
+    })
+
     test('of a router that is mounted at two places', async () => {
       const router = create.Router().get('/:id', ok)
       const application = app().use('/users', router).use('/orgs/:org', router)

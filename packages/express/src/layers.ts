@@ -161,13 +161,21 @@ function watchAll(stack: Layer[]): void {
   for (const [index, layer] of stack.entries()) {
     if (watched.has(layer)) continue
     watched.add(layer)
-    const kind = kindOf(layer, index)
-    replace(layer, 'handleRequest', 'handle_request', (handle) => {
-      const enter = entered(layer, kind, handle)
-      return hasParameters(layer) ? afterParameters(enter) : enter
-    })
-    replace(layer, 'handleError', 'handle_error', (handle) => failed(layer, kind, handle))
+    // One whose function cannot be read costs the others nothing.
+    try {
+      watchLayer(layer, kindOf(layer, index))
+    } catch (error) {
+      sayUnknown(error)
+    }
   }
+}
+
+function watchLayer(layer: Layer, kind: Kind): void {
+  replace(layer, 'handleRequest', 'handle_request', (handle) => {
+    const enter = entered(layer, kind, handle)
+    return hasParameters(layer) ? afterParameters(enter) : enter
+  })
+  replace(layer, 'handleError', 'handle_error', (handle) => failed(layer, kind, handle))
 }
 
 /** Whether functions of `app.param()` may be called before the layer. */
