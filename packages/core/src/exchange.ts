@@ -37,7 +37,7 @@ export interface Framework<Subject, Given extends unknown[], Carried = Subject> 
   routeAtStart?(carried: Carried): string | undefined
   /** Called when a request has its span, if its route will be wanted. */
   following?(carried: Carried): void
-  /** Called before the span ends, whatever ends it. */
+  /** Called before a recorded span ends, whatever ends it. */
   ending?(carried: Carried): void
   /**
    * The SERVER span that somebody else's plugin has made for the request without leaving a trace of it in the context. The
@@ -267,10 +267,10 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const { span, theirs, seam, measurement } = this
     const isRecorded = span?.isRecording() === true
     try {
-      seam.framework.ending?.(this.carried)
       if (theirs !== undefined) this.tellTheirs(theirs)
       if (isRecorded) {
         try {
+          seam.framework.ending?.(this.carried)
           this.describe(span)
         } finally {
           if (theirs === undefined) span.end(this.endTicks)
