@@ -1,8 +1,10 @@
 import { context, createContextKey, ROOT_CONTEXT } from '@opentelemetry/api'
 import { span } from '@throughline/core'
 import { traceIORedis } from '@throughline/ioredis'
+import { Redis as Redis6 } from 'ioredis'
 import { once } from 'node:events'
-import { describe, expect, test, vi } from 'vitest'
+import { createServer, type AddressInfo } from 'node:net'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { record } from '../recording.ts'
 import { clientsOf, namesOf, versions } from './redis.ts'
 
@@ -67,3 +69,56 @@ describe.each(versions)('%s: what sets up a connection has no spans', (version, 
     expect(namesOf(await recording.all(1))).toEqual(['PING'])
   })
 })
+
+describe('what ioredis 6 prepares for HIMPORT has no spans', () => {
+  test('when it connects, nor where the server has forgotten it', async () => {
+    const recording = record()
+    const server = await startImporting()
+    const fieldsets = [
+      { name: 'text', fields: ['a'] },
+      { name: Buffer.from('bytes'), fields: ['b'] },
+    ]
+    const redis = traceIORedis(
+      new Redis6({ port: server.port, protocol: 2, himportFieldsets: fieldsets, retryStrategy: () => null }),
+    )
+    onTestFinished(() => redis.disconnect())
+    await once(redis, 'ready')
+    for (const { name } of fieldsets) {
+      server.prepared.clear()
+      await span('caller', () => redis.himport('SET', 'key', name, 1))
+    }
+    await span('caller', () => redis.himport('PREPARE', 'another', 'c'))
+    expect(server.preparations).toEqual(['text', 'bytes', 'text', 'bytes', 'another'])
+    const each = ['HIMPORT', 'caller']
+    expect(namesOf(await recording.all(6))).toEqual([...each, ...each, ...each])
+  })
+})
+
+/** Stands for Redis 8.10, which knows HIMPORT, to a client with RESP2. */
+async function startImporting(): Promise<{ port: number; prepared: Set<string>; preparations: string[] }> {
+  const prepared = new Set<string>()
+  const preparations: string[] = []
+  const answers = (name: string, subcommand: string, first: string, second: string): string => {
+    if (name === 'info') return '$9\r\nloading:0\r\n'
+    if (subcommand === 'PREPARE') {
+      prepared.add(first)
+      preparations.push(first)
+    }
+    return subcommand === 'SET' && !prepared.has(second) ? '-ERR no such fieldset\r\n' : '+OK\r\n'
+  }
+  const server = createServer((socket) => {
+    socket.setEncoding('utf8').on('data', (chunk: string) => {
+      for (const command of chunk.split(/^\*\d+\r\n/m).slice(1)) {
+        const [name = '', subcommand = '', first = '', second = ''] = command
+          .split('\r\n')
+          .filter((line) => !line.startsWith('$'))
+        socket.write(answers(name.toLowerCase(), subcommand, first, second))
+      }
+    })
+    onTestFinished(() => void socket.destroy())
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  onTestFinished(() => void server.close())
+  return { port: (server.address() as AddressInfo).port, prepared, preparations }
+}

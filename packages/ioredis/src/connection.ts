@@ -34,6 +34,8 @@ export interface Client {
     connectionName?: string
     autoResendUnfulfilledCommands?: boolean
     maxRetriesPerRequest?: number | null
+    /** What ioredis 6 prepares for HIMPORT. */
+    himportFieldsets?: readonly { readonly name: unknown }[]
     /** Of a Cluster: the options of its nodes. */
     redisOptions?: { readonly maxRetriesPerRequest?: number | null }
   }>

@@ -70,7 +70,7 @@ export function ownCommands(client: Client): (command: Command) => boolean {
 
   // The app's own commands come from another context.
   const isOfSetUp = (): boolean => context.active() === setUpScope
-  return (command) => {
+  const isOwn = (command: Command): boolean => {
     const { name } = command
     const { status } = client
     if (isChecking || name === REDIRECTION) return true
@@ -78,6 +78,15 @@ export function ownCommands(client: Client): (command: Command) => boolean {
     if (isResuming) return RESUMPTION.has(name)
     return isClientInfo(command) && LOST.has(status) && isOfSetUp()
   }
+  const { himportFieldsets = [] } = client.options
+  if (himportFieldsets.length === 0) return isOwn
+  const fieldsets = new Set(himportFieldsets.map(({ name }) => name))
+  return (command) => isPreparation(command, fieldsets) || isOwn(command)
+}
+
+/** What ioredis 6 prepares for HIMPORT, also later, in whatever context, where the server has forgotten it. */
+function isPreparation({ name, args }: Command, fieldsets: ReadonlySet<unknown>): boolean {
+  return name === 'himport' && args[0] === 'PREPARE' && fieldsets.has(args[1])
 }
 
 /** What ioredis 5 tells of itself, which it reads from a file first. */
