@@ -129,6 +129,21 @@ test('TypeORM with its pool traced once it is connected: repositories and transa
   ])
 })
 
+test('TypeORM with replication reads by pools of their own, traced each', async () => {
+  const recording = record()
+  const replication = { master: { url }, slaves: [{ url }, { url }] }
+  const source = await new DataSource({ type: 'postgres', replication }).initialize()
+  after(() => source.destroy())
+  const { master, slaves } = source.driver as PostgresDriver
+  for (const pool of [master, ...slaves]) tracePg(pool)
+  const calls = await within(recording, async () => {
+    const reading = source.createQueryBuilder().select('relname').from('pg_class', 'c').limit(1)
+    expect(await reading.getRawMany()).toHaveLength(1)
+    await source.query('SELECT 1')
+  })
+  expect(names(calls)).toEqual(['SELECT "pg_class"', 'SELECT'])
+})
+
 test('Prisma’s adapter on a traced Pool: queries and transactions', async () => {
   const recording = record()
   const adapter = await new PrismaPg(tracePg(open())).connect()
