@@ -166,8 +166,12 @@ export function carriesOneTrace({ name, gaps, traced, untraced }: Contract): voi
       },
     )
 
-    test.each(OTHER_FORMS_OF_B3)(
-      'of the app name its trace by %s where it says so, and ours is not named beside it by %s',
+    test.each([
+      ...OTHER_FORMS_OF_B3,
+      // B3 lets a decision be passed on without a trace.
+      ['what B3 has decided, alone', 'one', b3Propagator, { 'X-B3-Sampled': '0' }] as const,
+    ])(
+      'of the app stay as they are where it says so, and ours is not named beside them: %s, ours in %s',
       async (_theirs, _ours, propagator, headers) => {
         const recording = record({ propagator })
         const { url, requests } = await served()

@@ -27,8 +27,15 @@ export const NO_CHANGES: HeaderChanges = {}
 const TRACEPARENT = 'traceparent'
 const BAGGAGE = 'baggage'
 
-/** What says more of the trace that B3 names, and nothing of any other. Of Trace Context that is a tracestate. */
-const OF_B3 = ['x-b3-spanid', 'x-b3-parentspanid', 'x-b3-sampled', 'x-b3-flags'] as const
+/** Both forms of B3: who receives both goes by the first of these. */
+const OF_B3 = [
+  'b3',
+  'x-b3-traceid',
+  'x-b3-spanid',
+  'x-b3-parentspanid',
+  'x-b3-sampled',
+  'x-b3-flags',
+] as const
 
 /**
  * The changes to a request's headers for this context, so that there is one trace on the wire. With `replace` it is ours:
@@ -45,20 +52,12 @@ export function headerChanges<From>(
   // Not `in`: an app may have put something into Object.prototype.
   for (const name of Object.keys(changes))
     if (name !== TRACEPARENT && !canBeSent(name, changes[name])) delete changes[name]
-  // Before the request's own are looked for: they may name their trace in the other form.
-  if (namesB3(changes)) {
-    changes['b3'] ??= undefined
-    changes['x-b3-traceid'] ??= undefined
-  }
+  // Before the request's own are looked for, which may be of the other form.
+  if (changes['b3'] !== undefined || changes['x-b3-traceid'] !== undefined)
+    for (const name of OF_B3) changes[name] ??= undefined
   if (rule === 'keep') dropKept(changes, from, read)
   if (changes[TRACEPARENT] !== undefined) changes['tracestate'] ??= undefined
-  if (namesB3(changes)) for (const name of OF_B3) changes[name] ??= undefined
   return changes
-}
-
-/** In one header or in several. Who receives both goes by the one. */
-function namesB3(changes: HeaderChanges): boolean {
-  return changes['b3'] !== undefined || changes['x-b3-traceid'] !== undefined
 }
 
 /** A header of the app's propagator that cannot be sent is left out; the request goes on. */
