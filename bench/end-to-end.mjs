@@ -48,8 +48,8 @@ const BUSIEST = 0.6
  * @param {string} options.install
  * @param {string} options.node
  * @param {number} options.processes of each contender, one after the other
- * @param {number} [options.mostSeconds] after which no further processes are begun; then those that are far off have one alone,
- *   since theirs take the most of the time
+ * @param {number} [options.mostSeconds] after which no further processes are begun; those that are far off have one alone then,
+ *   since their rounds are the longest
  * @param {number} options.warmUpRounds before them: V8 compiles until then
  * @param {number} options.rounds of each process
  * @param {number} options.requests per round
@@ -112,8 +112,8 @@ async function generation(rows, options) {
       for (const server of shuffled(alive(servers))) await attempt(server, () => measure(server, round >= 0))
     }
     for (const server of alive(servers)) await attempt(server, settle)
-    const [bare] = servers
-    if (isFirst && latencyRounds > 0 && bare.result.error === undefined) {
+    const bare = alive(servers).find(({ name }) => name === 'bare')
+    if (isFirst && latencyRounds > 0 && bare !== undefined) {
       // The load generator shares the core with it, and its clock readings must not wait.
       await sink.stepBack()
       const perSecond = median(bare.throughput) * RATE_SHARE
@@ -129,7 +129,7 @@ async function generation(rows, options) {
     for (const { row, result, cpu } of alive(servers)) {
       result.rounds.push(cpu)
       row.cpu.push(median(cpu))
-      row.added.push(median(cpu.map((one, round) => one - bare.cpu[round])))
+      if (bare !== undefined) row.added.push(median(cpu.map((one, round) => one - bare.cpu[round])))
     }
   } finally {
     await Promise.all(servers.map(({ child }) => child?.stop()))

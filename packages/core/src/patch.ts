@@ -9,7 +9,7 @@ const PATCHES = Symbol.for('throughline.patches')
 type Method = (this: unknown, ...args: never[]) => unknown
 
 /** Whether an override is in force still. */
-interface Override {
+export interface Override {
   readonly isOn: boolean
 }
 
