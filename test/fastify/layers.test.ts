@@ -1,8 +1,8 @@
-import { context, propagation, ROOT_CONTEXT, trace } from '@opentelemetry/api'
-import { span as manualSpan, type ReadableSpan } from '@throughline/core'
+import { context, propagation, ROOT_CONTEXT, SpanKind, trace } from '@opentelemetry/api'
+import { span as manualSpan, traceRequest, type ReadableSpan } from '@throughline/core'
 import { tracing } from '@throughline/fastify'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { request as asked } from 'node:http'
+import { createServer, request as asked, type RequestListener, type Server } from 'node:http'
 import { connect } from 'node:net'
 import { Readable } from 'node:stream'
 import { describe, expect, test } from 'vitest'
@@ -10,6 +10,11 @@ import { record } from '../recording.ts'
 import { ask, ok, origin, signal, traced, versions } from './app.ts'
 
 const on = { middlewareSpans: true } as const
+
+/** What makes the server of an app, inside a span of another's for each request. */
+function around(handle: RequestListener): Server {
+  return createServer((request, response) => traceRequest(request, response, () => handle(request, response)))
+}
 
 describe.each(versions)('%s: spans of hooks and handlers', (_name, create) => {
   test('are not there unless they are asked for', async () => {
@@ -286,18 +291,38 @@ describe.each(versions)('%s: spans of hooks and handlers', (_name, create) => {
     expect(server.events).toHaveLength(1)
   })
 
-  test('of a hook or handler that never answers end when the client leaves', async () => {
-    const app = traced(create, on)
-    const arrived = signal()
-    app.get('/', () => (arrived.give(), new Promise(() => {})))
+  test.each([
+    ['the plugin', {}],
+    ['traceRequest() around the app', { serverFactory: around }],
+  ])(
+    'of a handler that never answers end with the span of %s when the client leaves',
+    async (_whose, server) => {
+      const app = traced(create, on, server)
+      const arrived = signal()
+      app.get('/', () => (arrived.give(), new Promise(() => {})))
+      const recording = record()
+      const client = asked(await origin(app))
+        .on('error', () => {})
+        .end()
+      await arrived.given
+      client.destroy()
+      const spans = await recording.all(2)
+      expect(spans.map(({ kind, name }) => (kind === SpanKind.SERVER ? 'request' : name))).toEqual([
+        'handler /',
+        'request',
+      ])
+    },
+  )
+
+  test('of a handler that answers past Fastify end with the span of traceRequest() around the app', async () => {
+    const app = traced(create, on, { serverFactory: around })
+    app.get('/', (_request, reply) => {
+      reply.hijack()
+      reply.raw.end('ok')
+    })
     const recording = record()
-    const client = asked(await origin(app))
-      .on('error', () => {})
-      .end()
-    await arrived.given
-    client.destroy()
-    const [first, second] = await recording.all(2)
-    expect([first?.name, second?.name].toSorted()).toEqual(['GET /', 'handler /'])
+    await ask(app, '/')
+    expect((await recording.all(2)).map(({ name }) => name)).toEqual(['handler /', 'GET'])
   })
 
   test.each([

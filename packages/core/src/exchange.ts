@@ -37,8 +37,6 @@ export interface Framework<Subject, Given extends unknown[], Carried = Subject> 
   routeAtStart?(carried: Carried): string | undefined
   /** Called when a request has its span, if its route will be wanted. */
   following?(carried: Carried): void
-  /** Called before a recorded span ends, whatever ends it. */
-  ending?(carried: Carried): void
   /**
    * The SERVER span that somebody else's plugin has made for the request without leaving a trace of it in the context. The
    * plugin ends it once there is an answer; without one, we do.
@@ -117,6 +115,8 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
   status: number | undefined = undefined
   error: unknown = undefined
   errorTicks = 0
+  /** What is to be called before the span ends. */
+  ending: (() => void) | undefined = undefined
 
   private knownTransport: Transport | undefined = undefined
   /** The requests that wait for the end of the same connection, this one among them. */
@@ -268,15 +268,13 @@ export class Exchange<Given extends unknown[], Carried> extends DeferredOptions 
     const isRecorded = span?.isRecording() === true
     try {
       if (theirs !== undefined) this.tellTheirs(theirs)
-      if (isRecorded) {
-        try {
-          seam.framework.ending?.(this.carried)
-          this.describe(span)
-        } finally {
-          if (theirs === undefined) span.end(this.endTicks)
-          if (measurement !== undefined) this.measure(measurement, span)
-        }
-      } else if (measurement !== undefined) this.measure(measurement, undefined)
+      try {
+        this.ending?.()
+        if (isRecorded) this.describe(span)
+      } finally {
+        if (isRecorded && theirs === undefined) span.end(this.endTicks)
+        if (measurement !== undefined) this.measure(measurement, isRecorded ? span : undefined)
+      }
     } catch (error) {
       reportOnce(
         `conclude:${seam.framework.scope.name}`,

@@ -14,6 +14,7 @@ export { traceRequest } from './server.ts'
 export { beforeEvent } from './context.ts'
 export type { Framework } from './exchange.ts'
 export {
+  beforeEnd,
   carriedBy,
   endRequest,
   forgetError,

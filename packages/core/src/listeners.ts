@@ -256,6 +256,21 @@ export function endRequest(request: IncomingMessage, status?: number): void {
   exchange.end()
 }
 
+/** Calls `act` before the request's SERVER span ends, whatever ends it: it may be of another framework that has the request, too. */
+export function beforeEnd(request: IncomingMessage, act: () => void): void {
+  const exchange = exchangeOf(request)
+  if (exchange === undefined) return
+  const { ending } = exchange
+  const all =
+    ending === undefined
+      ? act
+      : () => {
+          ending()
+          act()
+        }
+  exchange.ending = all
+}
+
 // ---- Handshakes ----
 
 /** What is sent on a socket is sent by. */

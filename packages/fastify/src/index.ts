@@ -11,7 +11,7 @@ import {
 } from '@throughline/core'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RegisterOptions } from 'fastify'
 import { joinHooks } from './hook.ts'
-import { endAllLayers, layersOf } from './layers.ts'
+import { layersOf } from './layers.ts'
 import { routeReader } from './route.ts'
 import { endsAtHandshake, isUpgrade } from './websocket.ts'
 
@@ -80,7 +80,6 @@ async function plugIn(fastify: FastifyInstance, options: TracingOptions): Promis
     given: (reply) => [reply.request, reply],
     route: urlOf,
     routeAtStart: urlOf,
-    ending: endAllLayers,
     ...(fastify.hasRequestDecorator('opentelemetry') && { madeSpan: spanOfOfficial }),
   }
   // Spans of hooks and handlers are there if any registration asks for them.

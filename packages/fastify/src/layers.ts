@@ -1,4 +1,11 @@
-import { isError, semconv, type Attributes, type BeginLayer, type LayerSpan } from '@throughline/core'
+import {
+  beforeEnd,
+  isError,
+  semconv,
+  type Attributes,
+  type BeginLayer,
+  type LayerSpan,
+} from '@throughline/core'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { isThenable, likened, nameOf, traced } from './hook.ts'
 import { HOOKS, notFoundOf, type Done, type Route, type Step } from './route.ts'
@@ -9,9 +16,6 @@ const OPEN = Symbol('throughline.layers')
 // Shared by all registrations, so that registering twice makes no second span.
 const seen = new WeakSet<Route>()
 
-/** Whether any registration has asked for layers. Looking for a symbol that no request has costs 0.2 µs. */
-let areWanted = false
-
 type Carrier = object & { [OPEN]?: Set<LayerSpan> }
 
 /**
@@ -19,7 +23,6 @@ type Carrier = object & { [OPEN]?: Set<LayerSpan> }
  * those that were added before the plugin had loaded are among them. A hook by the name `own` is left as it is.
  */
 export function layersOf(begin: BeginLayer, own: string): (route: Route) => void {
-  areWanted = true
   return function trace(route) {
     if (seen.has(route)) return
     seen.add(route)
@@ -91,6 +94,7 @@ function opened(layer: LayerSpan, { raw }: FastifyRequest, reply: FastifyReply):
   if (carrier[OPEN] === undefined) {
     carrier[OPEN] = new Set()
     watchSend(reply, raw)
+    beforeEnd(raw, () => void endLayers(raw))
   }
   const open = carrier[OPEN]
   open.add(layer)
@@ -99,13 +103,8 @@ function opened(layer: LayerSpan, { raw }: FastifyRequest, reply: FastifyReply):
   }
 }
 
-/** The span of the request is about to end; another registration than its own may have asked for layers. */
-export function endAllLayers({ request }: FastifyReply): void {
-  if (areWanted) endLayers(request.raw)
-}
-
 /** Ends the layers that a request is in, and returns the innermost. */
-export function endLayers(raw: Carrier, error?: unknown): LayerSpan | undefined {
+function endLayers(raw: Carrier, error?: unknown): LayerSpan | undefined {
   const open = [...(raw[OPEN] ?? [])]
   raw[OPEN]?.clear()
   for (const layer of open) layer.end(error)
