@@ -503,6 +503,24 @@ describe.each(versions)('%s', (name, create) => {
   })
 
   describe('there is no route', () => {
+    test.each(['', '/in'])(
+      'where one below %j has failed in front of tracing, and the app has recovered',
+      async (mount) => {
+        const tracer = tracing()
+        const failing: RequestHandler = (_request, _response, next) => next(new Error('of a route'))
+        const recover: ErrorRequestHandler = (_error, _request, _response, next) => next()
+        const router = create.Router().get('/a', failing, tracer, ok)
+        const application = quiet(create())
+        if (mount === '') application.get('/a', failing, tracer, ok)
+        else application.use(mount, router)
+        application.use(recover, tracer, ok)
+        const recording = record()
+        const serving = await serve(application)
+        for (const _ of [1, 2, 3]) await ask(serving, `${mount}/a`)
+        expect((await recording.all(3)).map(({ name: shown }) => shown)).toEqual(['GET', 'GET', 'GET'])
+      },
+    )
+
     test('for a 404 below a mount path', async () => {
       const router = create.Router().use((_request, _response, next) => next())
       router.get('/users/:id', ok)

@@ -111,9 +111,10 @@ function routeOf({ isUpgraded, route }: Way): string | undefined {
 function knownWay(request: Request, isNear = false): Way | undefined {
   const carried = carriedBy(request)
   if (carried !== undefined) return isWay(carried) ? carried : undefined
-  if (request.baseUrl === '' && !isNear) return undefined
-  let way = early.get(request)
-  if (way === undefined) early.set(request, (way = newWay(request)))
+  let way = hasEarly ? early.get(request) : undefined
+  if (way !== undefined || (request.baseUrl === '' && !isNear)) return way
+  way = newWay(request)
+  early.set(request, way)
   hasEarly = true
   return way
 }
