@@ -1,7 +1,8 @@
+import type { RequestHandler } from 'express'
 import { channel } from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { createServer as createTcpServer, type AddressInfo } from 'node:net'
 import { setImmediate } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { ask, listening, type Serving } from '../contract/server.ts'
@@ -57,6 +58,27 @@ describe.runIf(MAKES_CLASSES).each(versions)('%s', (_name, create) => {
       expect(starts.hasSubscribers).toBe(false)
     }
     expect((await recording.all(4)).map(({ name }) => name)).toEqual(Array.from({ length: 4 }, () => 'GET /'))
+  })
+
+  test('a server that never listens, as one behind a server that passes its connections on, is prepared as any', async () => {
+    record()
+    const prepared: boolean[] = []
+    const seen: RequestHandler = (request, _response, next) => {
+      prepared.push(Object.hasOwn(request, 'emit'))
+      next()
+    }
+    const inner = createServer(quiet(create()).use(seen, tracing()).get('/', ok))
+    const outer = createTcpServer((socket) => void inner.emit('connection', socket)).listen(0, '127.0.0.1')
+    await once(outer, 'listening')
+    const { port } = outer.address() as AddressInfo
+    for (const _ of [1, 2, 3]) {
+      await asked({ port, close: async () => {} })
+      await askAnother()
+    }
+    expect(prepared).toEqual([false, true, true])
+    inner.closeAllConnections()
+    outer.close()
+    await once(outer, 'close')
   })
 })
 

@@ -82,8 +82,8 @@ const makesClasses = Number.parseInt(process.versions.v8, 10) < 13
 
 const STARTS = 'http.server.request.start'
 
-/** The servers whose requests reach `tracing`. */
-const servers = new WeakSet<object>()
+/** The servers whose requests reach `tracing`. Whether they were listening: one that is handed its connections never is. */
+const servers = new WeakMap<object, boolean>()
 
 /** The last one that was added, while their requests are prepared. */
 let newest: WeakRef<object> | undefined
@@ -97,7 +97,7 @@ function expectMore(request: Request): void {
     if (typeof server !== 'object' || server === null) return
     if (newest === undefined) subscribe(STARTS, makeRoom)
     else if (servers.has(server)) return
-    servers.add(server)
+    servers.set(server, servers.get(server) === true || isListening(server))
     newest = new WeakRef(server)
   } catch (error) {
     sayUnprepared(error)
@@ -108,7 +108,7 @@ function makeRoom(arrival: unknown): void {
   try {
     const { request, response, server } = arrival as Record<'request' | 'response' | 'server', EventEmitter>
     if (!servers.has(server)) {
-      if (newest !== undefined && !isListening(newest.deref())) endRoom()
+      if (newest !== undefined && isClosed(newest.deref())) endRoom()
       return
     }
     if (!Object.hasOwn(request, 'emit')) request.emit = inheritedEmit
@@ -118,8 +118,12 @@ function makeRoom(arrival: unknown): void {
   }
 }
 
-function isListening(server: object | undefined): boolean {
-  return (server as Server | undefined)?.listening === true
+function isListening(server: object): boolean {
+  return (server as Server).listening
+}
+
+function isClosed(server: object | undefined): boolean {
+  return server === undefined || (!isListening(server) && servers.get(server) === true)
 }
 
 /**
