@@ -5,7 +5,7 @@ import type { ErrorRequestHandler, Express, RequestHandler } from 'express'
 import { describe, expect, test } from 'vitest'
 import { ask, type Asking } from '../contract/server.ts'
 import { record } from '../recording.ts'
-import { fail, ok, pass, serve, stackOf, traced, versions, wrapped } from './app.ts'
+import { fail, ok, pass, quiet, serve, stackOf, traced, versions, wrapped } from './app.ts'
 
 describe.each(versions)('%s: middlewareSpans', (_name, create) => {
   test('are off: one request is one span, whatever it passes', async () => {
@@ -45,6 +45,22 @@ describe.each(versions)('%s: middlewareSpans', (_name, create) => {
       expect(layer.status).toEqual({ code: 0 })
       expect(layer.attributes).not.toHaveProperty('throughline.incomplete')
     }
+  })
+
+  test('are there if the first of two tracing() in a route asks for them', async () => {
+    const application = quiet(create())
+      .get('/without', tracing(), tracing({ middlewareSpans: true }), ok)
+      .get('/with', tracing({ middlewareSpans: true }), tracing(), ok)
+    const recording = record()
+    const serving = await serve(application)
+    for (const path of ['/without', '/without', '/with']) await ask(serving, path)
+    await recording.span(({ attributes }) => attributes['url.path'] === '/with')
+    expect(recording.spans.map(({ name }) => name)).toEqual([
+      'GET',
+      'GET /without',
+      'handler /with',
+      'GET /with',
+    ])
   })
 
   test('leave out what Express puts in a mounted app, the app itself, and tracing that is mounted twice', async () => {

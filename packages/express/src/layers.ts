@@ -71,7 +71,8 @@ let hasEarly = false
 export function wayOf(request: Request, begin: BeginLayer | undefined): Way {
   const way = (hasEarly ? early.get(request) : undefined) ?? newWay(request)
   way.isUpgraded = isUpgraded(request)
-  if (begin !== undefined) way.spans = spansOf(begin)
+  // The options of the first call hold: a second one, in the same route, finds the request known.
+  if (begin !== undefined && carriedBy(request) === undefined) way.spans = spansOf(begin)
   return way
 }
 
