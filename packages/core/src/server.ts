@@ -415,8 +415,9 @@ function ignoredScope(extracted: Context, maker: Tracer, request: IncomingMessag
 }
 
 /**
- * Passes the headers themselves on, if they say what the context says: another propagator may have read it. A traceparent of
- * another version, and a tracestate that is invalid or so long that the next server may refuse it, are passed on as parsed.
+ * Passes the headers themselves on, if they say what the context says: another propagator may have read it. A traceparent that is
+ * longer, as later versions may be, and a tracestate that is invalid or so long that the next server may refuse it, are passed on as
+ * parsed.
  */
 function asItCame(scope: Context, parent: Span, request: IncomingMessage): Context {
   try {
