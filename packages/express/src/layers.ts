@@ -161,8 +161,7 @@ function watch(stack: Layer[]): void {
 
 function watchAll(stack: Layer[]): void {
   for (const [index, layer] of stack.entries()) {
-    // Nobody is on the way to anything yet who enters tracing at the root of a router: to watch it would cost each request 0.1 µs.
-    if (watched.has(layer) || isTracingAtRoot(layer)) continue
+    if (watched.has(layer)) continue
     watched.add(layer)
     // One whose function cannot be read costs the others nothing.
     try {
@@ -251,11 +250,6 @@ function kindOf({ route, handle, name, regexp }: Layer, index: number): Kind {
 
 function isTracing({ handle }: Layer): boolean {
   return ours.has(handle)
-}
-
-/** Whether it is mounted without a path. */
-function isTracingAtRoot(layer: Layer): boolean {
-  return (layer.slash === true || layer.regexp?.fast_slash === true) && isTracing(layer)
 }
 
 /**
