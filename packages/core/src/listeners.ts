@@ -260,15 +260,11 @@ export function endRequest(request: IncomingMessage, status?: number): void {
 export function beforeEnd(request: IncomingMessage, act: () => void): void {
   const exchange = exchangeOf(request)
   if (exchange === undefined) return
-  const { ending } = exchange
-  const all =
-    ending === undefined
-      ? act
-      : () => {
-          ending()
-          act()
-        }
-  exchange.ending = all
+  const { ending: earlier } = exchange
+  exchange.ending = () => {
+    earlier?.()
+    act()
+  }
 }
 
 // ---- Handshakes ----

@@ -76,8 +76,7 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
 
   /** The span gets the URL that the client asked for, the app the one that koa-mount or the app itself has made of it. */
   function receiveAsAsked(req: Mounted, res: ServerResponse, ctx: Context, run: () => unknown): unknown {
-    // First, as the seam adds it: V8 before 13 (Node 20, 22) takes back the last property that a request got. One that loses
-    // another, or any in later ones, it puts into a dictionary.
+    // First, as the seam adds it: V8 before 13 (Node 20, 22) makes no dictionary of a request that loses its last property.
     if (!Object.hasOwn(req, 'emit')) req.emit = inheritedEmit
     req.originalUrl = ctx.originalUrl
     return receive(req, res, ctx, () => {
