@@ -216,8 +216,12 @@ export class Span implements ApiSpan, ReadableSpan, Checked {
   spanContext(): SpanContext {
     if (this.context !== undefined) return this.context
     const made = contextOf(this.traceId, this.spanId, this.traceFlags, undefined)
-    // Not by an assignment: where the span is frozen, that throws.
-    Reflect.set(this, 'context', made)
+    // Not by `Reflect.set`, which does not throw but takes 0.3 µs.
+    try {
+      this.context = made
+    } catch {
+      // It is frozen: made anew each time.
+    }
     return made
   }
 

@@ -461,12 +461,17 @@ Object.setPrototypeOf(DroppedSpan.prototype, NON_RECORDING)
 const unkept = new WeakMap<Kept, SpanContext>()
 
 function contextUnder({ traceId, traceFlags, traceState }: SpanContext, kept: Kept): SpanContext {
-  const known = unkept.get(kept)
-  if (known !== undefined) return known
   const context = contextOf(traceId, randomIds.generateSpanId(), traceFlags & RANDOM_FLAG, traceState)
-  // An assignment would throw where it is frozen.
-  if (!Reflect.set(kept, 'context', context) || kept.context !== context) unkept.set(kept, context)
-  return context
+  // Not by `Reflect.set`, which does not throw but takes 0.3 µs.
+  try {
+    kept.context = context
+    if (kept.context === context) return context
+  } catch {
+    // It is frozen.
+  }
+  const known = unkept.get(kept)
+  if (known === undefined) unkept.set(kept, context)
+  return known ?? context
 }
 
 /** Whether it is one of ours. Not by `instanceof`: see `isSlotted` in context.ts. */

@@ -89,6 +89,8 @@ export class Connection {
   readonly #places = new WeakMap<Stream, Place>()
   #stream: Stream | null | undefined = undefined
   #place: Place | undefined = undefined
+  #selected: unknown = undefined
+  #namespaceName = ''
   #trouble: { readonly error: unknown; readonly epoch: number | undefined } | undefined = undefined
 
   constructor(client: Client) {
@@ -179,7 +181,13 @@ export class Connection {
   #namespace(): string {
     if (this.isCluster) return ONLY_DATABASE
     const { condition, options } = this.client
-    return String(condition?.select ?? options.db ?? 0)
+    const selected = condition?.select ?? options.db ?? 0
+    // To make text of a number costs 0.1 µs.
+    if (selected !== this.#selected) {
+      this.#namespaceName = String(selected)
+      this.#selected = selected
+    }
+    return this.#namespaceName
   }
 
   #withOldNamesIfWanted(attributes: Attributes): Attributes {

@@ -7,8 +7,9 @@ import { endWith, isOwn } from './failure.ts'
 import {
   answerHere,
   FINAL,
+  handlerOf,
   headerOf,
-  makerOf,
+  isMaker,
   noticeUpgrade,
   readHeaders,
   sendFrom,
@@ -55,9 +56,9 @@ export function onAttempts(options: HttpClientOptions, tracer: HttpClient): () =
     sendFrom(request, attempt.isTraced ? attempt.caller : attempt.context)
   }
 
-  function enter(request: Message['request']): void {
+  function enter(request: Message['request'], handler: unknown): void {
     begin(request)
-    answerHere(request)
+    answerHere(request, handler)
   }
 
   const listeners: Record<string, (message: Message) => void> = {
@@ -66,9 +67,9 @@ export function onAttempts(options: HttpClientOptions, tracer: HttpClient): () =
       if (request.method === 'CONNECT') return
       // Its dispatcher is traced too, and has made the span already.
       if (yieldsToOfficial() || coveredBy(request) !== undefined) return
-      const maker = makerOf(request)
-      if (maker !== undefined) maker.runInAsyncScope(enter, undefined, request)
-      else enter(request)
+      const handler = handlerOf(request)
+      if (isMaker(handler)) handler.runInAsyncScope(enter, undefined, request, handler)
+      else enter(request, handler)
     },
     'client:sendHeaders'({ request, socket }) {
       tellPeer(request[ATTEMPT], socket)

@@ -170,7 +170,8 @@ function isNamed(given: unknown, name: string): boolean {
 // Each copy of undici has a symbol of its own.
 let handlerKey: symbol | undefined
 
-function handlerOf(request: PublishedRequest): unknown {
+/** Who is to hear of the answer. */
+export function handlerOf(request: PublishedRequest): unknown {
   const from = request as unknown as Record<symbol, unknown>
   if (handlerKey === undefined || !(handlerKey in from)) {
     handlerKey = symbolOf(from, 'handler')
@@ -179,12 +180,11 @@ function handlerOf(request: PublishedRequest): unknown {
 }
 
 /**
- * The call that made a request, where undici keeps it as an AsyncResource (`request`, `stream`, `pipeline`, `connect`,
- * `upgrade`): on a busy pool the request is created in the context of whoever frees a connection.
+ * Whether the handler is the call that made a request, which undici keeps as an AsyncResource (`request`, `stream`, `pipeline`,
+ * `connect`, `upgrade`): on a busy pool the request is created in the context of whoever frees a connection.
  */
-export function makerOf(request: PublishedRequest): AsyncResource | undefined {
-  const handler = handlerOf(request)
-  return handler instanceof AsyncResource ? handler : undefined
+export function isMaker(handler: unknown): handler is AsyncResource {
+  return handler instanceof AsyncResource
 }
 
 /** What a request is answered by, in either of undici's interfaces. */
@@ -206,8 +206,7 @@ const ANSWERS = [
  * undici calls it in that of whoever opened the connection, and retries and redirects would begin there. `fetch` needs none of
  * this: its promises keep the caller's context.
  */
-export function answerHere(request: PublishedRequest): void {
-  const handler = handlerOf(request)
+export function answerHere(request: PublishedRequest, handler: unknown): void {
   if (typeof handler !== 'object' || handler === null || isOfFetch(handler)) return
   const caller = context.active()
   const open = request as unknown as Record<(typeof ANSWERS)[number], Answer | undefined>

@@ -3,10 +3,9 @@ import type { NamedAttributes, NamedWriter } from '../attribute.ts'
 import { Call, type Sender } from '../client.ts'
 import { errorType, isError, messageOf } from '../exception.ts'
 import { captureHeaders, headerIn, methodAttribute, spanName, wantsOldNames, withOldNames } from '../http.ts'
-import { redactUrl, withCredentials } from '../redact.ts'
 import * as semconv from '../semconv.ts'
 import { NO_CHANGES } from './headers.ts'
-import { serverOf, urlOf, type HttpRequest } from './origin.ts'
+import { serverOf, shownUrlOf, urlOf, type HttpRequest } from './origin.ts'
 import { answeredWith, failedBefore, FIRST_TO_REPEAT, resendsOf } from './resends.ts'
 import type { Answered, Unread } from './unread.ts'
 
@@ -89,8 +88,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
   }
 
   #shownUrl(): string {
-    const url = redactUrl(this.#urlOf(), this.#settings.redactedKeys)
-    return this.#request.hasCredentials === true ? withCredentials(url) : url
+    return shownUrlOf(this.#request, this.#urlOf(), this.#settings.redactedKeys)
   }
 
   override outcome(): Outcome {
