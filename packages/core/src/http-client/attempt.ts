@@ -1,5 +1,5 @@
 import { SpanKind, type Attributes, type AttributeValue, type Context } from '@opentelemetry/api'
-import type { NamedAttributes, NamedWriter } from '../attribute.ts'
+import { roomFor, type NamedAttributes, type NamedWriter } from '../attribute.ts'
 import { Call, type Sender } from '../client.ts'
 import { errorType, isError, messageOf } from '../exception.ts'
 import { captureHeaders, headerIn, methodAttribute, spanName, wantsOldNames, withOldNames } from '../http.ts'
@@ -38,6 +38,22 @@ export type WatchBody = (request: HttpRequest, came: () => void) => void
 const FIRST_ERROR = 400
 /** The event for the beginning of the response; it has only its time. */
 const FIRST_BYTE = 'http.response.first_byte'
+
+/** What nearly every request has, its keys written out: see NamedAttributes. */
+const ClientAttributes = roomFor(
+  function (method: string, url: string, address: string, port: number | undefined) {
+    this['http.request.method'] = method
+    this['url.full'] = url
+    this['server.address'] = address
+    this['server.port'] = port
+  },
+  {
+    'network.peer.address': '',
+    'network.peer.port': 80,
+    'http.response.status_code': 200,
+    'network.protocol.version': '',
+  },
+)
 
 const writePeer: NamedWriter = (into, address, port) => {
   into['network.peer.address'] = address
@@ -113,16 +129,10 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
     const known = methodAttribute(method)
     const url = this.#shownUrl()
     const { address, port } = serverOf(request)
-    // One literal with what nearly every request has, its keys written out: see NamedAttributes.
     const attributes: Attributes =
       address === undefined
         ? ({ 'http.request.method': known, 'url.full': url } satisfies NamedAttributes)
-        : ({
-            'http.request.method': known,
-            'url.full': url,
-            'server.address': address,
-            'server.port': port,
-          } satisfies NamedAttributes)
+        : new ClientAttributes(known, url, address, port)
     if (known !== method) attributes[semconv.HTTP_REQUEST_METHOD_ORIGINAL] = method
     const template = this.#templated()
     if (template !== undefined) attributes[semconv.URL_TEMPLATE] = template
