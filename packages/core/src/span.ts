@@ -42,6 +42,7 @@ import {
   writeElapsed,
   writeHrTime,
   type Anchor,
+  type Clock,
   type Elapsed,
   type Ticks,
 } from './clock.ts'
@@ -666,6 +667,11 @@ function putField(
 /** Whether it is one of ours, or a view of one. Not by `instanceof`: see `isSlotted` in context.ts. */
 export function isOurs(span: object | undefined): span is Span {
   return span?.constructor === Span
+}
+
+/** The clock of a span's trace, as `Anchor` has it. */
+export function clockOf(span: ApiSpan): Clock {
+  return isOurs(span) ? span.anchor.clock : currentClock()
 }
 
 // The engine's own: an app may replace it later, on the class or on a span.

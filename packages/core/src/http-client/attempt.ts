@@ -4,6 +4,7 @@ import { Call, type Sender } from '../client.ts'
 import { errorType, isError, messageOf } from '../exception.ts'
 import { captureHeaders, headerIn, methodAttribute, spanName, wantsOldNames, withOldNames } from '../http.ts'
 import * as semconv from '../semconv.ts'
+import { clockOf } from '../span.ts'
 import { NO_CHANGES } from './headers.ts'
 import { serverOf, shownUrlOf, urlOf, type HttpRequest } from './origin.ts'
 import { answeredWith, failedBefore, FIRST_TO_REPEAT, resendsOf } from './resends.ts'
@@ -215,6 +216,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
         },
       }
     }
+    this.heardAt = clockOf(this.span).now()
     unread.remove(this)
     unread.add(this)
   }
@@ -242,7 +244,7 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
 
   /** Something of the body has come. */
   dataCame(): void {
-    if (this.isWatched) this.heardAt = performance.now()
+    if (this.isWatched) this.heardAt = clockOf(this.span).now()
   }
 
   watchBody(): void {

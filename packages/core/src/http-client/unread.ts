@@ -32,8 +32,8 @@ export class Unread {
   #isLooking = true
   readonly #timer = setTimeout(() => this.#look(), LOOK_EVERY_MS).unref()
 
+  /** `heardAt` is set already. */
   add(answered: Answered): void {
-    answered.heardAt = performance.now()
     answered.isWatched = false
     if (this.#latest !== undefined) this.#append(this.#latest)
     this.#latest = answered
