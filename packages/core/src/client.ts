@@ -185,17 +185,17 @@ export function sender<
       const active = activeContext()
       // The usual case: nothing else to decide.
       if (isOrdinary(active) && isOurs(spanIn(active))) return active
-      return callerNow()
+      return callerOf(active)
     } catch (error) {
       sayUntraced(error)
       return undefined
     }
   }
 
-  function callerNow(): Context | undefined {
+  function callerOf(current: Context): Context | undefined {
     // First: the default start registers the context manager and the propagator, which calls without a span need too.
     const maker = tracer()
-    const active = activeContext()
+    const active = spanIn(current) === undefined ? activeContext() : current
     if (isSuppressed(active) || isIgnored(active)) return undefined
     // A call without a span is measured too.
     if (durationsNow?.() !== undefined) return active
