@@ -1,6 +1,8 @@
 import { trace, type Attributes, type AttributeValue } from '@opentelemetry/api'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { afterEach, expect, test } from 'vitest'
-import type { NamedWriter } from '../../packages/core/src/attribute.ts'
+import { roomFor, type NamedWriter } from '../../packages/core/src/attribute.ts'
 import { putNamed, Span } from '../../packages/core/src/span.ts'
 import { engine, LIMITS, processor, said } from './engine.ts'
 
@@ -148,4 +150,35 @@ test.each<[name: string, attributes: unknown]>([
   expect(putNamed(span, writeRoute, '/')).toBe(true)
   expect(report.lines).toHaveLength(1)
   expect(report.lines[0]).toContain('attributes')
+})
+
+const LATER = { 'server.port': 1, 'http.route': '/', 'http.response.status_code': 200, 'db.namespace': 'app' }
+
+const Path = roomFor(function (path: string) {
+  this['url.path'] = path
+}, LATER)
+
+test('attributes with room for more are a plain object of those that are there', () => {
+  const attributes = new Path('/')
+  expect(attributes).toStrictEqual({ 'url.path': '/' })
+  expect(Object.getPrototypeOf(attributes)).toBe(Object.prototype)
+  expect(Object.assign(attributes, LATER)).toStrictEqual({ 'url.path': '/', ...LATER })
+})
+
+test('and take no second object for those that come, though nothing came to the first ones', () => {
+  for (let index = 0; index < 100; index++) expect(new Path('/')).toBeDefined()
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const count = 20_000
+  const bytesOf = (make: () => Attributes): number => {
+    const made: Attributes[] = Array.from({ length: count })
+    collect()
+    const before = process.memoryUsage().heapUsed
+    for (let index = 0; index < count; index++) made[index] = Object.assign(make(), LATER)
+    collect()
+    return (process.memoryUsage().heapUsed - before) / made.length
+  }
+  const literal = bytesOf(() => ({ 'url.path': '/' }))
+  // A second object has a head of 16 bytes, and room for three at a time.
+  expect(bytesOf(() => new Path('/'))).toBeLessThan(literal - 16)
 })
