@@ -154,11 +154,13 @@ test.each<[name: string, attributes: unknown]>([
 
 const LATER = { 'server.port': 1, 'http.route': '/', 'http.response.status_code': 200, 'db.namespace': 'app' }
 
-const Path = roomFor(function (path: string) {
-  this['url.path'] = path
-}, LATER)
+const pathWithRoom = () =>
+  roomFor(function (path: string) {
+    this['url.path'] = path
+  }, LATER)
 
 test('attributes with room for more are a plain object of those that are there', () => {
+  const Path = pathWithRoom()
   const attributes = new Path('/')
   expect(attributes).toStrictEqual({ 'url.path': '/' })
   expect(Object.getPrototypeOf(attributes)).toBe(Object.prototype)
@@ -166,19 +168,22 @@ test('attributes with room for more are a plain object of those that are there',
 })
 
 test('and take no second object for those that come, though nothing came to the first ones', () => {
+  const Path = pathWithRoom()
   for (let index = 0; index < 100; index++) expect(new Path('/')).toBeDefined()
   setFlagsFromString('--expose-gc')
   const collect = runInNewContext('gc') as () => void
-  const count = 20_000
   const bytesOf = (make: () => Attributes): number => {
-    const made: Attributes[] = Array.from({ length: count })
+    const made: Attributes[] = Array.from({ length: 20_000 })
     collect()
     const before = process.memoryUsage().heapUsed
-    for (let index = 0; index < count; index++) made[index] = Object.assign(make(), LATER)
+    for (let index = 0; index < made.length; index++) made[index] = Object.assign(make(), LATER)
     collect()
     return (process.memoryUsage().heapUsed - before) / made.length
   }
-  const literal = bytesOf(() => ({ 'url.path': '/' }))
-  // A second object has a head of 16 bytes, and room for three at a time.
-  expect(bytesOf(() => new Path('/'))).toBeLessThan(literal - 16)
+  const more = Array.from({ length: 9 }, () => {
+    const literal = bytesOf(() => ({ 'url.path': '/' }))
+    return literal - bytesOf(() => new Path('/'))
+  })
+  // Its head alone has 16 bytes, and there is room for three at a time. The median, since others work in this process, too.
+  expect(more.toSorted((one, other) => one - other)[4]).toBeGreaterThan(16)
 })
