@@ -17,6 +17,7 @@ function answered(abandoned: () => void): Answered {
     isWatched: false,
     previous: undefined,
     next: undefined,
+    now: () => performance.now(),
     watchBody: () => {},
     abandoned,
   }

@@ -1,6 +1,7 @@
 import { SpanKind, type Attributes, type AttributeValue, type Context } from '@opentelemetry/api'
 import { roomFor, type NamedAttributes, type NamedWriter } from '../attribute.ts'
 import { Call, type Sender } from '../client.ts'
+import type { Ticks } from '../clock.ts'
 import { errorType, isError, messageOf } from '../exception.ts'
 import { captureHeaders, headerIn, methodAttribute, spanName, wantsOldNames, withOldNames } from '../http.ts'
 import * as semconv from '../semconv.ts'
@@ -216,7 +217,6 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
         },
       }
     }
-    this.heardAt = clockOf(this.span).now()
     unread.remove(this)
     unread.add(this)
   }
@@ -244,7 +244,11 @@ export class HttpAttempt extends Call<Subject, Outcome> implements Answered {
 
   /** Something of the body has come. */
   dataCame(): void {
-    if (this.isWatched) this.heardAt = clockOf(this.span).now()
+    if (this.isWatched) this.heardAt = this.now()
+  }
+
+  now(): Ticks {
+    return clockOf(this.span).now()
   }
 
   watchBody(): void {

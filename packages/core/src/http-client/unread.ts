@@ -13,6 +13,8 @@ export interface Answered {
   isWatched: boolean
   previous: Answered | undefined
   next: Answered | undefined
+  /** Tells the time, as `heardAt` has it. */
+  now(): number
   /** Called for a long-running one: it must update `heardAt` from now on. */
   watchBody(): void
   /** Called when nothing more is expected. */
@@ -32,8 +34,8 @@ export class Unread {
   #isLooking = true
   readonly #timer = setTimeout(() => this.#look(), LOOK_EVERY_MS).unref()
 
-  /** `heardAt` is set already. */
   add(answered: Answered): void {
+    answered.heardAt = answered.now()
     answered.isWatched = false
     if (this.#latest !== undefined) this.#append(this.#latest)
     this.#latest = answered
@@ -68,10 +70,9 @@ export class Unread {
   #look(): void {
     if (this.#latest !== undefined) this.#append(this.#latest)
     this.#latest = undefined
-    const before = performance.now() - UNREAD_MS
     for (let answered = this.#oldest; answered !== undefined;) {
       const { next } = answered
-      if (answered.heardAt <= before) {
+      if (answered.heardAt <= answered.now() - UNREAD_MS) {
         this.remove(answered)
         answered.abandoned()
       } else if (!answered.isWatched) {
