@@ -306,6 +306,26 @@ test('one of a class of the app’s that is frozen is run as before', async () =
   await recording.all(2)
 })
 
+test('one that throws as it is submitted ends its span there, though pg keeps it until the connection ends', async () => {
+  const recording = record()
+  const client = tracePg(await connected())
+  const pool = tracePg(open())
+  // As a cursor does on a client of pg.native.
+  const thrower = {
+    text: 'SELECT 1',
+    submit() {
+      throw new TypeError('parse is not a function')
+    },
+    handleError() {},
+    handleReadyForQuery() {},
+  }
+  expect(() => client.query(thrower as never)).toThrow('parse is not a function')
+  await pool.query('SELECT 1')
+  await expect(pool.query({ ...thrower } as never)).rejects.toThrow('parse is not a function')
+  const failed = { name: 'SELECT', status: { code: 2 }, attributes: { 'error.type': 'TypeError' } }
+  expect(recording.spans).toMatchObject([failed, { status: { code: 0 } }, failed])
+})
+
 test('what the app adds gets the result of what submits itself', async () => {
   const recording = record()
   const client = tracePg(await connected(), {

@@ -67,7 +67,7 @@ export function traceClient(client: Connected, owner: object): void {
         passing = undefined
         passingCall = undefined
         return call === undefined || isSubmittable(args[0])
-          ? Reflect.apply(original, this, args)
+          ? submit(call, original, this, args)
           : runOfPool(call, original, this, args)
       }
       const tracing = isTraced(owner) ? tracings.get(owner) : undefined
@@ -77,7 +77,7 @@ export function traceClient(client: Connected, owner: object): void {
       if (call !== undefined && isKeptForEver(client, first)) call.abandon()
       if (isSubmittable(first)) {
         watch(first, call, call?.caller ?? context.active())
-        return Reflect.apply(original, this, args)
+        return submit(call, original, this, args)
       }
       // Without a span, only the callback's context matters.
       if (call === undefined && !isQuery(first)) return Reflect.apply(original, this, args)
@@ -100,6 +100,16 @@ function isKeptForEver(client: Connected, query: unknown): boolean {
   if (!client._ended || !client._queryable || client._ending) return false
   const { query_timeout: own } = Object(query) as { query_timeout?: unknown }
   return !own && !client.connectionParameters?.query_timeout
+}
+
+/** A cursor throws on a client of pg.native. */
+function submit(call: QueryCall | undefined, original: Method, self: unknown, args: unknown[]): unknown {
+  try {
+    return Reflect.apply(original, self, args)
+  } catch (error) {
+    call?.end(error)
+    throw error
+  }
 }
 
 /** Runs a pool's query on its client, and ends the span with it. */
