@@ -269,6 +269,46 @@ describe.each([
     expect(call?.attributes['http.response.status_code']).toBe(200)
   })
 
+  test.each([
+    [
+      'puts it off',
+      () => {
+        let isReady = false
+        class Later extends library.Agent {
+          override dispatch(...given: Dispatch): boolean {
+            if (isReady) return super.dispatch(...given)
+            isReady = true
+            setImmediate(() => this.dispatch(...given))
+            return true
+          }
+        }
+        return new Later()
+      },
+    ],
+    [
+      'leads to another one that is traced',
+      () => {
+        const inner = traceUndici(new library.Agent())
+        class Leading extends library.Agent {
+          override dispatch(...given: Dispatch): boolean {
+            return inner.dispatch(...given)
+          }
+        }
+        return new Leading()
+      },
+    ],
+  ])('a request has one span where its dispatcher %s', async (_title, make) => {
+    const recording = record()
+    const { url, requests } = await served()
+    const dispatcher = traceUndici(make())
+    onTestFinished(() => dispatcher.destroy())
+    await span('caller', async () => (await library.request(url, { dispatcher })).body.text())
+    const [call] = await recording.all(2)
+    expect(requests.map(({ headers }) => String(headers['traceparent']).split('-')[2])).toEqual([
+      call?.spanContext().spanId,
+    ])
+  })
+
   const ofVersion: object = version === 'undici 6' ? old : modern
   const end = version === 'undici 6' ? 'onComplete' : 'onResponseEnd'
   type Handler = Record<string, (...args: unknown[]) => unknown>

@@ -17,7 +17,7 @@ import type {
 import { channel, subscribe } from 'node:diagnostics_channel'
 import type { Dispatcher } from 'undici'
 import { cover, coveredBy, shared, tellServer } from './covered.ts'
-import { watched } from './handler.ts'
+import { isWatched, watched } from './handler.ts'
 import { sendFrom, setHeaders, tellPeer, type PublishedRequest } from './published.ts'
 import { changed, headerIn, pathOf, readable, withHeaders } from './sent.ts'
 
@@ -121,7 +121,7 @@ export function traceDispatcher<D extends Dispatcher>(
     ): boolean {
       // What undici refuses, it refuses in its own words.
       const isWhole = typeof handler === 'object' && handler !== null
-      const prepared = isWhole && !yieldsToOfficial() ? prepare(this, options, tracer) : undefined
+      const prepared = isWhole && !yieldsToOfficial() ? prepare(this, options, handler, tracer) : undefined
       if (prepared === undefined) return original.call(this, options, handler)
       const { request, isLost, attempt, sent } = prepared
       if (!attempt.isTraced) return original.call(this, sent, handler)
@@ -163,12 +163,19 @@ interface Prepared {
 }
 
 /** Undefined for what undici will refuse in its own words. */
-function prepare(dispatcher: Dispatcher, options: Options, tracer: HttpClient): Prepared | undefined {
+function prepare(
+  dispatcher: Dispatcher,
+  options: Options,
+  handler: Dispatcher.DispatchHandler,
+  tracer: HttpClient,
+): Prepared | undefined {
   try {
     if (typeof options?.path !== 'string' || typeof options.method !== 'string') return undefined
     const { method } = options
     // A CONNECT only opens a tunnel; the request goes through it.
     if (method === 'CONNECT') return undefined
+    // It has its span: a SnapshotAgent puts it off, others lead to one that is traced.
+    if (isWatched(handler)) return undefined
     const origin = options.origin ?? originOf(dispatcher)
     const request = { method, path: pathOf(options), origin: origin ?? upstreamOf(dispatcher) }
     const headers = readable(options.headers)

@@ -12,6 +12,13 @@ interface Controller {
   abort: Abort
 }
 
+const WATCHED = Symbol('watched')
+
+/** Not what inherits from one that is watched. */
+export function isWatched(handler: Dispatcher.DispatchHandler): boolean {
+  return (handler as { [WATCHED]?: unknown })[WATCHED] === handler
+}
+
 /**
  * The handler with its end noticed, in either of undici's interfaces: `onHeaders` and so on, or from version 7
  * `onResponseStart` and so on. What it calls runs in the caller's context, not in that of whoever freed a connection.
@@ -77,6 +84,7 @@ export function watched(
   }
 
   function read(name: string | symbol): unknown {
+    if (name === WATCHED) return shown
     const method: unknown = Reflect.get(handler, name, handler)
     if (typeof method !== 'function') return method
     const isConnect = name === 'onConnect'
