@@ -359,6 +359,19 @@ describe('certificates', () => {
     )
     expect(reports.lines.join()).not.toContain('c2VjcmV0')
   })
+
+  test.each([
+    ['as PEM', KEY_PEM.toString()],
+    ['as PEM in one line', KEY_PEM.toString().trim().replaceAll('\n', String.raw`\n`)],
+    ['packed', KEY_PEM.toString('base64')],
+    ['without its frame', KEY_PEM.toString().replaceAll(/-.*-|\s/g, '')],
+  ])('that stand in a variable in place of their file are not shown: a key %s', (_row, key) => {
+    const reports = said()
+    expect(tlsOf({ OTEL_EXPORTER_OTLP_CLIENT_KEY: key })).toBeUndefined()
+    expect(reports.lines).toEqual([
+      'throughline: OTEL_EXPORTER_OTLP_CLIENT_KEY is ignored: expected a file with a private key as PEM, received something else',
+    ])
+  })
 })
 
 describe('a variable', () => {

@@ -9,6 +9,9 @@ export type Pem = string | Buffer
 /** Certificates are also parsed in their binary form, with which no connection can be made. */
 const PEM_BEGIN = '-----BEGIN '
 
+/** What a message may show as the name of a file. A key that stands in its place, in whichever form, is none of these. */
+const PATH = /^(?:[./~]|[a-z]:[\\/]|\w[^\r\n]*\.)[^\r\n]*$/i
+
 /** The longest time that a timer of Node can wait; a longer one would fire at once. */
 export const MOST_TIMER_MS = 2 ** 31 - 1
 
@@ -130,7 +133,8 @@ export function reader(environment: Environment) {
           return undefined
         }
       }
-      const file = (variable: string) => checked(variable, `a file with ${wanted} as PEM`, read)
+      const shows = (value: string) => (PATH.test(value) ? show(value) : 'something else')
+      const file = (variable: string) => checked(variable, `a file with ${wanted} as PEM`, read, shows)
       return file(`OTEL_EXPORTER_OTLP_TRACES_${name}`) ?? file(`OTEL_EXPORTER_OTLP_${name}`)
     },
     /** `k=v,k2=v2`, percent-encoded; one that cannot be decoded discards them all. */
