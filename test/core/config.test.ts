@@ -362,7 +362,12 @@ describe('certificates', () => {
 
   test.each([
     ['as PEM', KEY_PEM.toString()],
-    ['as PEM in one line', KEY_PEM.toString().trim().replaceAll('\n', String.raw`\n`)],
+    [
+      'as PEM in one line',
+      KEY_PEM.toString()
+        .trim()
+        .replaceAll('\n', String.raw`\n`),
+    ],
     ['packed', KEY_PEM.toString('base64')],
     ['without its frame', KEY_PEM.toString().replaceAll(/-.*-|\s/g, '')],
   ])('that stand in a variable in place of their file are not shown: a key %s', (_row, key) => {

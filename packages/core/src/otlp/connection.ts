@@ -6,8 +6,8 @@ import { ResponseReader, type NoHttpError } from './response.ts'
 
 /**
  * Why there was no answer: no connection could be made; it broke; it was idle and had been closed; Node's `--permission` forbids
- * it; its certificate is not trusted, or it speaks no TLS; or the answer was not valid HTTP. A retry would not help with the last
- * three.
+ * it; its certificate is not trusted, it does not take ours, or it speaks no TLS; or the answer was not valid HTTP. A retry would
+ * not help with the last three.
  */
 type Cause = 'absent' | 'dropped' | 'stale' | 'denied' | 'untrusted' | 'unread'
 
@@ -239,9 +239,13 @@ function causeOf(error: NodeJS.ErrnoException, socket: Socket, isUnanswered: boo
   // A host with several addresses fails with one error that holds theirs, and says no more itself.
   if (error instanceof AggregateError || syscall === 'connect' || syscall === 'getaddrinfo') return 'absent'
   // An untrusted certificate will still be untrusted at the next try, and a port of http one of http.
-  if ((socket as Partial<Tls.TLSSocket>).authorizationError || isNoTls(error)) return 'untrusted'
+  if ((socket as Partial<Tls.TLSSocket>).authorizationError || isNoTls(error) || REFUSAL.test(error.message))
+    return 'untrusted'
   return isUnanswered ? 'stale' : 'dropped'
 }
+
+/** What the other end does not take, it says by an alert; one of trouble of its own is 80 (RFC 8446, 6.2). */
+const REFUSAL = /SSL alert number (?!80\b)/
 
 /** OpenSSL's code for an answer that is not TLS; its text is "wrong version number", after a path in its source. */
 const NO_TLS = 'ERR_SSL_WRONG_VERSION_NUMBER'
