@@ -91,3 +91,23 @@ test('a logger whose promise is rejected ends no process', async () => {
   `).ended
   expect([stdout, stderr, code]).toEqual(['the app lives', '', 0])
 })
+
+test('what nobody reads on stderr ends no app, as often as something is said', async () => {
+  const { ended, printed, deafen, kill } = app(`
+    import { reportOnce } from '@throughline/core'
+    const alive = setInterval(() => {}, 1000)
+    process.once('SIGUSR2', () => {
+      for (const key of ['one', 'two']) reportOnce(key, 'error', 'it failed')
+      setTimeout(() => {
+        reportOnce('three', 'error', 'it failed')
+        setTimeout(() => console.log('the app lives', process.stderr.listenerCount('error')), 10)
+        clearInterval(alive)
+      }, 10)
+    })
+    console.log('ready')
+  `)
+  await printed('ready')
+  deafen()
+  kill('SIGUSR2')
+  expect(await ended).toMatchObject({ code: 0, stdout: 'ready\nthe app lives 0' })
+})

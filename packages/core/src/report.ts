@@ -5,6 +5,7 @@ import type {
   TextMapPropagator,
   TracerProvider,
 } from '@opentelemetry/api'
+import { setImmediate } from 'node:timers'
 
 // Trouble of our own is said once, never thrown: to the logger that the app gave the API's `diag`, else on stderr, since
 // `diag` without a logger drops what it is told. `OTEL_LOG_LEVEL=none` silences the latter.
@@ -62,10 +63,31 @@ export function report(level: Level, message: string, cause?: unknown): void {
       // A logger's methods may be async: an unhandled rejection would end the process.
       const logged: unknown = logger[level](line, ...args)
       Promise.resolve(logged).catch(() => {})
-    } else if (RANK[level] <= stderrRank()) console.error(line, ...args)
+    } else if (RANK[level] <= stderrRank()) {
+      takeErrors()
+      console.error(line, ...args)
+    }
   } catch {
     // A logger that throws is not allowed to break the app that is being traced.
   }
+}
+
+let takesErrors = false
+const drop = () => {}
+
+/**
+ * Where nobody reads stderr any more each write to it fails, before the next turn of the loop. Node's console takes only the
+ * first of these errors: another would end an app that itself says nothing there.
+ */
+function takeErrors(): void {
+  if (takesErrors) return
+  const { stderr } = process
+  stderr.on('error', drop)
+  takesErrors = true
+  setImmediate(() => {
+    stderr.off('error', drop)
+    takesErrors = false
+  }).unref()
 }
 
 /** Foreign text with unprintable characters escaped as in JSON, so that nobody can forge a line or clear a terminal by it. */
