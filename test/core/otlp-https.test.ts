@@ -1,10 +1,10 @@
 import { readFileSync } from 'node:fs'
 import * as https from 'node:https'
 import { once } from 'node:events'
-import type { AddressInfo } from 'node:net'
+import { createServer, type AddressInfo } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import { exporterTo, send } from './exporter.ts'
+import { exporterTo, hurried, send } from './exporter.ts'
 import { receiver } from './receiver.ts'
 
 vi.mock('node:timers', () => import('../app-timers.ts'))
@@ -112,5 +112,25 @@ describe('over https', () => {
     expect([code, error?.message]).toEqual([1, expect.stringContaining(`alert ${why}`)])
     // Who we are is what it will be told at the next try, too.
     expect([names, handshakes()]).toEqual([[], 1])
+  })
+
+  test('one that has trouble of its own is asked again', async () => {
+    let count = 0
+    let again = () => {}
+    const asked = new Promise<void>((resolve) => (again = resolve))
+    // A fatal alert, internal_error (RFC 8446, 6.2), in a record of its own.
+    const troubled = createServer((socket) => {
+      count += 1
+      if (count === 2) again()
+      socket.on('error', () => {}).once('data', () => socket.end(Buffer.of(21, 3, 3, 0, 2, 2, 80)))
+    })
+    troubled.listen(0, '127.0.0.1')
+    await once(troubled, 'listening')
+    onTestFinished(() => void troubled.close())
+    const { port } = troubled.address() as AddressInfo
+    const exporter = hurried(exporterTo(`https://127.0.0.1:${port}`))
+    await Promise.race([asked, send(exporter)])
+    await exporter.shutdown()
+    expect(count).toBeGreaterThanOrEqual(2)
   })
 })

@@ -22,11 +22,16 @@ const CREDENTIALS = `${REDACTED}:${REDACTED}`
 export function redactUrl(url: string, keys?: ReadonlySet<string>): string {
   const start = url.indexOf('?')
   if (start === -1) return redactCredentials(url)
-  const fragment = url.indexOf('#', start)
-  const end = fragment === -1 ? url.length : fragment
-  return (
-    redactCredentials(url.slice(0, start + 1)) + redactQuery(url.slice(start + 1, end), keys) + url.slice(end)
-  )
+  return redactCredentials(url.slice(0, start)) + redactTarget(url.slice(start), keys)
+}
+
+/** A path with its query: `/a?sig=x#b` → `/a?sig=REDACTED#b`. */
+export function redactTarget(target: string, keys?: ReadonlySet<string>): string {
+  const start = target.indexOf('?')
+  if (start === -1) return target
+  const fragment = target.indexOf('#', start)
+  const end = fragment === -1 ? target.length : fragment
+  return target.slice(0, start + 1) + redactQuery(target.slice(start + 1, end), keys) + target.slice(end)
 }
 
 /** `a=1&sig=x` → `a=1&sig=REDACTED`. The query stands without its `?`. */

@@ -162,7 +162,7 @@ interface Prepared {
   readonly sent: Options
 }
 
-/** Undefined for what undici will refuse in its own words. */
+/** Undefined for what undici will refuse in its own words, and for what needs no span. */
 function prepare(
   dispatcher: Dispatcher,
   options: Options,

@@ -1,4 +1,4 @@
-import { redactQuery, redactUrl, withCredentials } from '../redact.ts'
+import { redactTarget, redactUrl, withCredentials } from '../redact.ts'
 
 /** A request as the client that sends it knows it. */
 export interface HttpRequest {
@@ -64,11 +64,8 @@ function shownBehind(
   url: string,
   keys: ReadonlySet<string> | undefined,
 ): string {
-  const start = path.indexOf('?')
-  if (start === -1) return shown === base ? url : shown + path
-  const fragment = path.indexOf('#', start)
-  const end = fragment === -1 ? path.length : fragment
-  return shown + path.slice(0, start + 1) + redactQuery(path.slice(start + 1, end), keys) + path.slice(end)
+  const target = redactTarget(path, keys)
+  return shown === base && target === path ? url : shown + target
 }
 
 /** `server.address` and `server.port`, which is there also where it is the scheme's own. */
