@@ -10,8 +10,8 @@ export interface Running {
   /** Resolves when the app has printed this line. */
   printed(line: string): Promise<void>
   kill(signal: NodeJS.Signals): void
-  /** Reads no more of what it says on stderr. */
-  deafen(): void
+  /** Reads no more of what it says there. */
+  deafen(stream: 'stdout' | 'stderr'): void
   /** How the process ended, and all that it said. */
   ended: Promise<{ code: number | null; signal: NodeJS.Signals | null; stdout: string; stderr: string }>
 }
@@ -36,7 +36,7 @@ export function app(code: string, environment: Record<string, string> = {}): Run
       while (!lines.includes(line)) await once(output, 'line')
     },
     kill: (signal) => void child.kill(signal),
-    deafen: () => void child.stderr.destroy(),
+    deafen: (stream) => void child[stream].destroy(),
     ended: once(child, 'close').then(([code, signal]) => ({
       code: code as number | null,
       signal: signal as NodeJS.Signals | null,

@@ -107,7 +107,31 @@ test('what nobody reads on stderr ends no app, as often as something is said', a
     console.log('ready')
   `)
   await printed('ready')
-  deafen()
+  deafen('stderr')
   kill('SIGUSR2')
   expect(await ended).toMatchObject({ code: 0, stdout: 'ready\nthe app lives 0' })
+})
+
+test('spans that nobody reads on stdout end no app, and it is said that they are lost', async () => {
+  const { ended, printed, deafen, kill } = app(
+    `
+    import { flush, span } from '@throughline/core'
+    const alive = setInterval(() => {}, 1000)
+    process.once('SIGUSR2', async () => {
+      for (const name of ['one', 'two']) span(name, () => {})
+      await flush()
+      span('three', () => {})
+      await flush()
+      setImmediate(() => console.error('the app lives', process.stdout.listenerCount('error')))
+      clearInterval(alive)
+    })
+    console.log('ready')`,
+    { OTEL_TRACES_EXPORTER: 'console' },
+  )
+  await printed('ready')
+  deafen('stdout')
+  kill('SIGUSR2')
+  const { code, stderr } = await ended
+  expect([code, stderr]).toEqual([0, expect.stringMatching(/the app lives 0/)])
+  expect(stderr.match(/spans cannot be printed on stdout, and are lost/g)).toHaveLength(1)
 })

@@ -64,7 +64,7 @@ export function report(level: Level, message: string, cause?: unknown): void {
       const logged: unknown = logger[level](line, ...args)
       Promise.resolve(logged).catch(() => {})
     } else if (RANK[level] <= stderrRank()) {
-      takeErrors()
+      takeErrors(process.stderr)
       console.error(line, ...args)
     }
   } catch {
@@ -72,21 +72,20 @@ export function report(level: Level, message: string, cause?: unknown): void {
   }
 }
 
-let takesErrors = false
+const takes = new Set<NodeJS.WriteStream>()
 const drop = () => {}
 
 /**
- * Where nobody reads stderr any more each write to it fails, before the next turn of the loop. Node's console takes only the
- * first of these errors: another would end an app that itself says nothing there.
+ * Where nobody reads stdout or stderr any more each write to it fails, before the next turn of the loop. Node's console takes
+ * only the first of these errors: another would end an app that itself says nothing there. For what is about to be written.
  */
-function takeErrors(): void {
-  if (takesErrors) return
-  const { stderr } = process
-  stderr.on('error', drop)
-  takesErrors = true
+export function takeErrors(stream: NodeJS.WriteStream, hear: (error: Error) => void = drop): void {
+  if (takes.has(stream)) return
+  stream.on('error', hear)
+  takes.add(stream)
   setImmediate(() => {
-    stderr.off('error', drop)
-    takesErrors = false
+    stream.off('error', hear)
+    takes.delete(stream)
   }).unref()
 }
 

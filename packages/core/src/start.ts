@@ -6,7 +6,7 @@ import { hasDestination, readConfig, type Config, type StartOptions } from './co
 import { contextManager } from './context.ts'
 import { onFirstSpan, register, registeredProvider } from './current.ts'
 import { otlpExporter, type OtlpExporter, type Patience } from './otlp/send.ts'
-import { forgetReports, registered, report, reportOnce } from './report.ts'
+import { forgetReports, registered, report, reportOnce, takeErrors } from './report.ts'
 import type { SpanProcessor } from './span.ts'
 import { TracerProvider } from './tracer.ts'
 
@@ -344,6 +344,7 @@ function isHeldByRequests(): boolean {
 /** `OTEL_TRACES_EXPORTER=console`: one span at a time, as objects on stdout. */
 const consoleExporter: SpanExporter = {
   export(spans, done) {
+    takeErrors(process.stdout, sayUnprinted)
     for (const span of spans) {
       const { name, kind, status, attributes, events, links, startTime, duration, parentSpanContext } = span
       const { traceId, spanId } = span.spanContext()
@@ -370,6 +371,10 @@ const consoleExporter: SpanExporter = {
     done({ code: 0 })
   },
   shutdown: async () => {},
+}
+
+function sayUnprinted(error: Error): void {
+  reportOnce('stdout', 'warn', 'spans cannot be printed on stdout, and are lost', error)
 }
 
 /**
