@@ -1,9 +1,9 @@
 /**
- * The real servers that tests and examples need: PostgreSQL and Redis; and RabbitMQ for who names it.
+ * The real servers that tests and examples need: PostgreSQL and Redis.
  *
  * As a module: `const { urls, stop } = await startServices(['postgres', 'redis'])`.
- * As a command: `node scripts/services.mjs [postgres] [redis] [rabbitmq]` prints the URLs as environment
- * lines and keeps the services up until Ctrl-C; without names, PostgreSQL and Redis.
+ * As a command: `node scripts/services.mjs [postgres] [redis]` prints the URLs as environment lines and keeps
+ * the services up until Ctrl-C; without names, both.
  *
  * A keeper process does the work (services/keeper.mjs). It lives as long as its channel to us is open, so
  * whatever we die of, SIGKILL included, what it started is stopped and what it created is removed; and our own
@@ -14,11 +14,11 @@ import { once } from 'node:events'
 import { existsSync, realpathSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
-/** @typedef {'postgres' | 'redis' | 'rabbitmq'} ServiceName */
+/** @typedef {'postgres' | 'redis'} ServiceName */
 /** @typedef {'url' | 'running' | 'installed' | 'npm' | 'compose' | 'apt'} Way */
 
 /** @type {ServiceName[]} */
-const everyService = ['postgres', 'redis', 'rabbitmq']
+const everyService = ['postgres', 'redis']
 
 const keeper = fileURLToPath(new URL('services/keeper.mjs', import.meta.url))
 
@@ -83,14 +83,14 @@ export async function startServices(
 }
 
 /** @type {Record<ServiceName, string>} */
-const variables = { postgres: 'DATABASE_URL', redis: 'REDIS_URL', rabbitmq: 'AMQP_URL' }
+const variables = { postgres: 'DATABASE_URL', redis: 'REDIS_URL' }
 
 const entry = process.argv[1] ?? ''
 
 if (existsSync(entry) && realpathSync(entry) === fileURLToPath(import.meta.url)) {
   const named = /** @type {ServiceName[]} */ (process.argv.slice(2))
   try {
-    const { urls, stop } = await startServices(named.length > 0 ? named : ['postgres', 'redis'])
+    const { urls, stop } = await startServices(named.length > 0 ? named : everyService)
     const told = Promise.race(['SIGINT', 'SIGTERM', 'SIGHUP'].map((signal) => once(process, signal)))
     // Signal handlers alone do not keep a process alive.
     const alive = setInterval(() => {}, 2 ** 31 - 1)

@@ -29,19 +29,12 @@ const hasRedis = spawnSync('redis-server', ['--version']).status === 0
 const isRoot = process.getuid?.() === 0
 
 /** No explicit URLs, whatever the developer has set, and no installing. */
-const {
-  DATABASE_URL: _1,
-  REDIS_URL: _2,
-  AMQP_URL: _3,
-  PGUSER: _4,
-  PGPASSWORD: _5,
-  ...developer
-} = process.env
+const { DATABASE_URL: _1, REDIS_URL: _2, PGUSER: _3, PGPASSWORD: _4, ...developer } = process.env
 const env = { ...developer, THROUGHLINE_INSTALL_SERVICES: '0' }
 /** A machine with nothing on PATH. */
 const bare = { ...env, PATH: '' }
 /** Nobody listens on the port for tcpmux. */
-const nobody = { postgres: 1, redis: 1, rabbitmq: 1 }
+const nobody = { postgres: 1, redis: 1 }
 
 const log = () => {}
 
@@ -286,8 +279,8 @@ describe.skipIf(!hasRedis)('a Redis server that is running', () => {
     expect(await redis(cache, (client) => client.info('keyspace'))).not.toContain('db')
   })
 
-  it('is printed beside PostgreSQL where the command is given no names: those are what tests and the demo need', async () => {
-    const unnamed = { ...env, REDIS_URL: cache, AMQP_URL: 'amqp://127.0.0.1:1' }
+  it('is printed beside PostgreSQL where the command is given no names', async () => {
+    const unnamed = { ...env, REDIS_URL: cache }
     const child = spawn(process.execPath, [script], { env: unnamed })
     let lines = ''
     for await (const chunk of child.stdout) {
@@ -297,23 +290,6 @@ describe.skipIf(!hasRedis)('a Redis server that is running', () => {
     expect(lines).toMatch(/^DATABASE_URL=postgres:.*\nREDIS_URL=redis:.*\n$/)
     child.kill('SIGINT')
     expect(await once(child, 'exit')).toEqual([0, null])
-  })
-})
-
-const broker = await startServices(['rabbitmq'], { env, ways: ['running'], log }).catch(() => undefined)
-
-describe.skipIf(!broker)('a RabbitMQ server that is running', () => {
-  afterAll(() => broker?.stop())
-
-  it('lets us in as guest', () => {
-    expect(broker?.urls.rabbitmq).toBe('amqp://guest:guest@127.0.0.1:5672')
-  })
-
-  it('named in AMQP_URL says why it refuses a login', async () => {
-    const refused = { ...env, AMQP_URL: 'amqp://guest:wrong@127.0.0.1' }
-    expect(await failure(['rabbitmq'], { env: refused })).toMatch(
-      /^AMQP_URL is set to amqp:\/\/guest:\*\*\*@127\.0\.0\.1, which does not serve: ACCESS_REFUSED/,
-    )
   })
 })
 
@@ -439,23 +415,23 @@ describe.concurrent('the error', () => {
     )
   })
 
-  it('names REDIS_URL and AMQP_URL likewise', async () => {
-    const message = await failure(['redis', 'rabbitmq'], {
-      env: { ...env, REDIS_URL: 'redis://127.0.0.1:1', AMQP_URL: 'amqp://127.0.0.1:1' },
+  it('names REDIS_URL likewise, beside it', async () => {
+    const message = await failure(['postgres', 'redis'], {
+      env: { ...env, DATABASE_URL: 'postgres://127.0.0.1:1/mine', REDIS_URL: 'redis://127.0.0.1:1' },
     })
-    expect(message).toMatch(/^REDIS_URL is set to redis:.*\nAMQP_URL is set to amqp:/)
+    expect(message).toMatch(/^DATABASE_URL is set to postgres:.*\nREDIS_URL is set to redis:/)
   })
 
   it('is one, with the one command that gets all that is missing', async () => {
-    const message = await failure(['postgres', 'redis', 'rabbitmq'], {
+    const message = await failure(['postgres', 'redis'], {
       env,
       ports: nobody,
       ways: ['url', 'running', 'compose', 'apt'],
     })
     expect(message.split('\n').slice(0, 3)).toEqual([
-      'PostgreSQL, Redis, and RabbitMQ are needed and nothing here serves. Get it with:',
+      'PostgreSQL and Redis are needed and nothing here serves. Get it with:',
       expect.stringMatching(/^ {2}(brew install|sudo (apt-get|dnf) install|docker compose up -d)/),
-      'or name a server of yours in DATABASE_URL, REDIS_URL, and AMQP_URL. What was tried:',
+      'or name a server of yours in DATABASE_URL and REDIS_URL. What was tried:',
     ])
   })
 
@@ -467,7 +443,7 @@ describe.concurrent('the error', () => {
     // @ts-expect-error there is no such service
     await expect(startServices(['mysql'])).rejects.toThrow(
       new TypeError(
-        "startServices expects names out of postgres, redis, rabbitmq; received mysql. Example: startServices(['postgres'])",
+        "startServices expects names out of postgres, redis; received mysql. Example: startServices(['postgres'])",
       ),
     )
   })
