@@ -1,6 +1,5 @@
-import { redactQuery, redactUrl } from '@throughline/core'
 import { describe, expect, test } from 'vitest'
-import { redactText } from '../../packages/core/src/redact.ts'
+import { redactQuery, redactText, redactUrl } from '../../packages/core/src/redact.ts'
 import { expectNoQuadraticGrowth } from '../growth.ts'
 
 const SECRET_KEYS = [

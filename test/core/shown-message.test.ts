@@ -1,9 +1,10 @@
 import { trace } from '@opentelemetry/api'
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
-import { maskErrors, messageOf, showAs, span, traceRequest } from '@throughline/core'
+import { maskErrors, showAs, span, traceRequest } from '@throughline/core'
 import { createServer } from 'node:http'
 import request from 'supertest'
 import { afterEach, describe, expect, test, vi } from 'vitest'
+import { messageOf } from '../../packages/core/src/exception.ts'
 import { record } from '../recording.ts'
 
 // An adapter that knows what a message holds says what may be shown of it. Whoever tells of the error tells that.

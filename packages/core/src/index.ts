@@ -25,10 +25,10 @@ export {
 } from './listeners.ts'
 export { handOn, receiver, type Inbound, type Receive, type ReceivingOptions } from './server.ts'
 export { middlewareSpans, type BeginLayer, type LayerSpan, type MiddlewareSpans } from './middleware.ts'
-export { methodAttribute, spanName, withOldNames, wantsOldNames } from './http.ts'
+export { wantsOldNames } from './http.ts'
 export { instrumentsFor, type DurationMetric } from './metrics.ts'
 export { isTraced, override, symbolOf } from './patch.ts'
-export { redactQuery, redactUrl } from './redact.ts'
+export { redactUrl } from './redact.ts'
 export {
   BOOLEAN,
   dropOptions,
@@ -43,7 +43,7 @@ export {
 } from './options.ts'
 export { reportOnce } from './report.ts'
 export type { NamedAttributes, NamedWriter } from './attribute.ts'
-export { errorType, isError, maskErrors, messageOf, rawMessageOf, showAs } from './exception.ts'
+export { errorType, isError, maskErrors, rawMessageOf, showAs } from './exception.ts'
 export * as semconv from './semconv.ts'
 
 // What adapters need of the API, so that they depend on this package alone.
