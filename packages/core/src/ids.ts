@@ -43,7 +43,7 @@ function digit(word: number): number {
 // All digits in one call make a string of its own. Slices of one long string of digits are as cheap to make, but each keeps
 // that string alive, 48 bytes a span, and the encoder reads them half as fast.
 
-/** Reserves a fresh span id: two words, read with `upperAt` and `lowerAt`. */
+/** Reserves a fresh span id: two words, read with `wordAt` and `lowerAt`. */
 export function takeSpanId(): number {
   if (used + SPAN_WORDS > POOL_WORDS) refill()
   const at = used
@@ -51,13 +51,13 @@ export function takeSpanId(): number {
   return at
 }
 
-export function upperAt(at: number): number {
+export function wordAt(at: number): number {
   return randomWords[at] as number
 }
 
 /** Never zero: an id of zeros is invalid. */
 export function lowerAt(at: number): number {
-  return (randomWords[at + 1] as number) || 1
+  return wordAt(at + 1) || 1
 }
 
 /** The digits of a span id that is kept as two words. */
@@ -95,12 +95,8 @@ export const randomIds: IdGenerator = {
   },
   generateSpanId() {
     const at = takeSpanId()
-    return spanIdOf(upperAt(at), lowerAt(at))
+    return spanIdOf(wordAt(at), lowerAt(at))
   },
-}
-
-function wordAt(at: number): number {
-  return randomWords[at] as number
 }
 
 /** The app's generator. Where it throws or returns an invalid id, a random one is used, and that is reported once. */

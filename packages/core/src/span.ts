@@ -47,7 +47,7 @@ import {
   type Ticks,
 } from './clock.ts'
 import { exceptionAttributes } from './exception.ts'
-import { lowerAt, spanIdOf, takeSpanId, upperAt, type Checked } from './ids.ts'
+import { lowerAt, spanIdOf, takeSpanId, wordAt, type Checked } from './ids.ts'
 import { reportOnce, shownName } from './report.ts'
 import type { Resource } from './resource.ts'
 import * as semconv from './semconv.ts'
@@ -708,7 +708,7 @@ export function beginSpan(
   let lower = 0
   if (spanId === undefined) {
     const at = takeSpanId()
-    upper = upperAt(at)
+    upper = wordAt(at)
     lower = lowerAt(at)
   }
   const hasContext = spanId !== undefined || traceState !== undefined
