@@ -5,7 +5,7 @@ import * as semconv from '../../packages/core/src/semconv.ts'
 
 const conventions = new Set<unknown>(
   [...Object.entries(stable), ...Object.entries(incubating)]
-    .filter(([name]) => /^(ATTR|EVENT|METRIC)_/.test(name))
+    .filter(([name]) => /^(ATTR|EVENT|METRIC)_|_VALUE_OTHER$/.test(name))
     .flatMap(([, value]) => (typeof value === 'function' ? [value('x')] : [value])),
 )
 

@@ -244,7 +244,7 @@ export function sender<
 
   function fail(
     call: Call<Subject, Outcome>,
-    type = '_OTHER',
+    type: string = semconv.OTHER,
     message?: string,
     hasOutcome = false,
     endTicks?: Ticks,

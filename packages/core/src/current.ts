@@ -316,7 +316,7 @@ function endFailed(failed: Span, error: unknown): void {
   const message = messageOf(error)
   try {
     failed.recordException(isError(error) ? showable(error) : message)
-    failed.setAttribute(semconv.ERROR_TYPE, errorType(error) ?? '_OTHER')
+    failed.setAttribute(semconv.ERROR_TYPE, errorType(error) ?? semconv.OTHER)
   } catch (trouble) {
     reportOnce('manual span', 'error', 'an error could not be recorded on its span', trouble)
   }

@@ -20,8 +20,6 @@ const KNOWN_METHODS = [
 const SLASH = 0x2f
 const NO_HOST: Host = { address: undefined, port: undefined }
 
-const OTHER_METHOD = '_OTHER'
-
 let knownMethods: ReadonlySet<string> | undefined
 let latestKnown: string | undefined
 
@@ -43,7 +41,7 @@ function isListed(method: string): boolean {
 
 /** `http.request.method`: the method where it is a known one, else `_OTHER`. */
 export function methodAttribute(method: string): string {
-  return isKnown(method) ? method : OTHER_METHOD
+  return isKnown(method) ? method : semconv.OTHER
 }
 
 /** Routes and templates come from code; an app that makes them from data only loses this cache. */

@@ -95,7 +95,7 @@ function once(end: (error: unknown) => void): (error?: unknown) => void {
 
 function conclude(span: Span, error: unknown): void {
   if (error !== undefined && error !== null) {
-    span.setAttribute(semconv.ERROR_TYPE, errorType(error) ?? '_OTHER')
+    span.setAttribute(semconv.ERROR_TYPE, errorType(error) ?? semconv.OTHER)
     span.setStatus({ code: SpanStatusCode.ERROR })
   }
   span.end()

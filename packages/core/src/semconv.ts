@@ -1,6 +1,6 @@
 /**
- * The attribute names that Throughline uses, of the OpenTelemetry semantic conventions 1.45 (stable names unless said
- * otherwise). A test holds them against @opentelemetry/semantic-conventions.
+ * The names of the OpenTelemetry semantic conventions 1.45 that Throughline uses (stable ones unless said otherwise). A test holds
+ * them against @opentelemetry/semantic-conventions.
  */
 export const HTTP_REQUEST_METHOD = 'http.request.method'
 export const HTTP_REQUEST_METHOD_ORIGINAL = 'http.request.method_original'
@@ -104,6 +104,9 @@ export const OLD_DB_REDIS_DATABASE_INDEX = 'db.redis.database_index'
 export const OLD_DB_STATEMENT = 'db.statement'
 export const OLD_DB_OPERATION = 'db.operation'
 export const OLD_DB_SQL_TABLE = 'db.sql.table'
+
+/** A method, or a type of an error, that has no name. */
+export const OTHER = '_OTHER'
 
 /** Our own: the span was not ended by what it stands for, but by the close of a socket or of the process. */
 export const INCOMPLETE = 'throughline.incomplete'

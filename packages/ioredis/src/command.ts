@@ -161,7 +161,7 @@ export abstract class RedisCall extends Call<Subject, Outcome> {
 
   /** ioredis reports a failed connection by a plain Error without a code: the type comes from why it failed. */
   #typeOf(error: unknown): string {
-    const type = errorType(error) ?? '_OTHER'
+    const type = errorType(error) ?? semconv.OTHER
     if (type !== 'Error') return type
     const { trouble } = this.connection
     return replyCode(trouble, maskedMessage(trouble)) ?? errorType(trouble) ?? type
