@@ -1,9 +1,10 @@
 import { span } from '@throughline/core'
-import { context, SpanKind, SpanStatusCode, trace, type Span } from '@opentelemetry/api'
+import { context, SpanKind, SpanStatusCode, trace, type Context, type Span } from '@opentelemetry/api'
 import { BasicTracerProvider } from '@opentelemetry/sdk-trace-base'
 import { setImmediate as turn } from 'node:timers/promises'
 import { runInNewContext } from 'node:vm'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, onTestFinished, test } from 'vitest'
+import { AsyncContextManager } from '../../packages/core/src/context.ts'
 import { complaints } from '../contract/server/watch.ts'
 import { record } from '../recording.ts'
 import { processor, said } from './engine.ts'
@@ -274,6 +275,21 @@ describe('on another SDK the app gets what its function returned or threw', () =
     expect(span('work', (made) => made.setAttribute('a', 1).isRecording())).toBe(false)
     expect(() => span('work', fail)).toThrow('of the app')
     await expect(span('work', async () => fail())).rejects.toThrow('of the app')
+    expect(reports.lines).toEqual([expect.stringContaining('a span could not be started')])
+  })
+
+  test('and where the current span cannot be asked for its context, neither by that SDK nor by us', () => {
+    const reports = said()
+    context.setGlobalContextManager(new AsyncContextManager())
+    onTestFinished(() => context.disable())
+    trace.setGlobalTracerProvider({
+      getTracer: () => ({
+        startSpan: (_name: string, _options: unknown, parent: Context) => trace.getSpanContext(parent),
+      }),
+    } as never)
+    const broken = { spanContext: thrower } as unknown as Span
+    const scope = trace.setSpan(context.active(), broken)
+    expect(context.with(scope, () => span('work', () => 'done'))).toBe('done')
     expect(reports.lines).toEqual([expect.stringContaining('a span could not be started')])
   })
 })

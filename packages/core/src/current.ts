@@ -7,6 +7,7 @@ import {
   type Attributes,
   type Context,
   type Span,
+  type SpanContext,
   type Tracer,
   type TracerProvider,
 } from '@opentelemetry/api'
@@ -289,7 +290,6 @@ function attributesIn(given: unknown): Attributes {
 // The app gets what its function returned, or the error as it was thrown: what the spans and processors of another provider throw
 // may not take their place.
 
-/** `fn` must be called: if its span could not be started, the parent's context passes through. */
 function begun(name: string, attributes: Attributes, parent: Context): Span {
   try {
     const made = manualTracer().startSpan(name, { attributes }, parent)
@@ -297,8 +297,22 @@ function begun(name: string, attributes: Attributes, parent: Context): Span {
     made.isRecording()
     return made
   } catch (error) {
-    reportOnce('startSpan', 'error', 'a span could not be started', error)
-    return trace.wrapSpanContext(trace.getSpanContext(parent) ?? INVALID_SPAN_CONTEXT)
+    return unstarted(parent, error)
+  }
+}
+
+/** In place of a span that could not be started: the parent's context passes through, and whoever was to run in it runs. */
+export function unstarted(parentContext: Context | null, error: unknown): Span {
+  reportOnce('startSpan', 'error', 'a span could not be started', error)
+  return trace.wrapSpanContext(spanContextIn(parentContext) ?? INVALID_SPAN_CONTEXT)
+}
+
+function spanContextIn(of: Context | null): SpanContext | undefined {
+  try {
+    return trace.getSpanContext(of ?? context.active())
+  } catch {
+    // The app's own span may be what threw in the first place.
+    return undefined
   }
 }
 

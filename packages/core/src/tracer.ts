@@ -16,7 +16,7 @@ import {
 } from '@opentelemetry/api'
 import { plainCopy, soundCopy, textOf } from './attribute.ts'
 import { isSuppressed, spanIn, withSpan } from './context.ts'
-import { NOBODY, registeredProvider } from './current.ts'
+import { NOBODY, registeredProvider, unstarted } from './current.ts'
 import { isPromise } from './exception.ts'
 import {
   guardedIds,
@@ -477,20 +477,6 @@ function contextUnder({ traceId, traceFlags, traceState }: SpanContext, kept: Ke
 /** Whether it is one of ours. Not by `instanceof`: see `isSlotted` in context.ts. */
 export function isOurTracer(tracer: object | undefined): tracer is Tracer {
   return tracer?.constructor === Tracer
-}
-
-function unstarted(parentContext: Context | null, error: unknown): ApiSpan {
-  reportOnce('startSpan', 'error', 'a span could not be started', error)
-  return trace.wrapSpanContext(spanContextIn(parentContext) ?? INVALID_SPAN_CONTEXT)
-}
-
-function spanContextIn(of: Context | null): SpanContext | undefined {
-  try {
-    return trace.getSpanContext(of ?? context.active())
-  } catch {
-    // The app's own span may be what threw in the first place.
-    return undefined
-  }
 }
 
 /** Like the official SDK, `startActiveSpan` without a function begins no span; JavaScript callers get no error. */
