@@ -267,18 +267,8 @@ function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline 
   let sayRejected = nothing
   let held = nothing
   const onHeld: Pipeline['onHeld'] = (listener) => (held = listener)
-  if (spanProcessors !== undefined) {
-    return {
-      processors: spanProcessors,
-      setPatience,
-      giveUp: async () => {},
-      hasten: nothing,
-      sayLosses: nothing,
-      abandon: nothing,
-      onHeld,
-    }
-  }
-  const processors = exporters.map((exporter): BatchProcessor => {
+  // Processors of the app's take the place of all of ours.
+  const batches = (spanProcessors === undefined ? exporters : []).map((exporter): BatchProcessor => {
     if (exporter === 'console') return batchProcessor(consoleExporter, batch)
     if (exporter !== 'otlp') return batchProcessor(exporter, batch)
     const sending = otlpExporter(otlp)
@@ -289,17 +279,17 @@ function pipeline({ spanProcessors, exporters, otlp, batch }: Config): Pipeline 
       batch,
     )
   })
-  const giveUp = async () => void (await Promise.all(processors.map((each) => each.giveUp())))
+  const giveUp = async () => void (await Promise.all(batches.map((each) => each.giveUp())))
   const hasten = () => {
-    for (const each of processors) each.hasten()
+    for (const each of batches) each.hasten()
   }
   const said = (say: (each: BatchProcessor) => void) => () => {
-    for (const each of processors) say(each)
+    for (const each of batches) say(each)
     sayRejected()
   }
   const sayLosses = said((each) => each.sayLosses())
   const abandon = said((each) => each.abandon())
-  return { processors, setPatience, giveUp, hasten, sayLosses, abandon, onHeld }
+  return { processors: spanProcessors ?? batches, setPatience, giveUp, hasten, sayLosses, abandon, onHeld }
 }
 
 /**
@@ -346,24 +336,21 @@ const consoleExporter: SpanExporter = {
   export(spans, done) {
     takeErrors(process.stdout, sayUnprinted)
     for (const span of spans) {
-      const { name, kind, status, attributes, events, links, startTime, duration, parentSpanContext } = span
       const { traceId, spanId } = span.spanContext()
-      const scope = span.instrumentationScope.name
-      const parentSpanId = parentSpanContext?.spanId
       console.dir(
         {
           traceId,
           spanId,
-          parentSpanId,
-          name,
-          kind,
-          scope,
-          startTime,
-          duration,
-          status,
-          attributes,
-          events,
-          links,
+          parentSpanId: span.parentSpanContext?.spanId,
+          name: span.name,
+          kind: span.kind,
+          scope: span.instrumentationScope.name,
+          startTime: span.startTime,
+          duration: span.duration,
+          status: span.status,
+          attributes: span.attributes,
+          events: span.events,
+          links: span.links,
         },
         { depth: 4 },
       )

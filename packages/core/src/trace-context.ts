@@ -169,7 +169,6 @@ export function parseTraceContext(traceparent: unknown, tracestate: unknown): Sp
  *   way Node reads HTTP headers), or if it is longer than 1048576 characters.
  */
 export function combineFields(value: unknown): string | undefined {
-  if (typeof value === 'string') return value.length > FIELD_LIMIT ? undefined : value
   try {
     return Array.isArray(value) ? combine(value) : fieldText(value)
   } catch {
