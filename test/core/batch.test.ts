@@ -69,6 +69,26 @@ describe('a batch leaves', () => {
     expect((await exporter.nth(2)).spans).toHaveLength(1)
   })
 
+  test('as its span ends for a minute, counted from the last time that the process may be about to exit', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const { exporter, processor, spans } = setUp(quick())
+    const leaves = async () => {
+      const before = exporter.sizes.length
+      spans(1)
+      await turn()
+      return exporter.sizes.length > before
+    }
+    expect(await leaves()).toBe(false)
+    processor.hasten()
+    await vi.advanceTimersByTimeAsync(50_000)
+    expect(await leaves()).toBe(true)
+    processor.hasten()
+    await vi.advanceTimersByTimeAsync(50_000)
+    expect(await leaves()).toBe(true)
+    await vi.advanceTimersByTimeAsync(10_000)
+    expect(await leaves()).toBe(false)
+  })
+
   test('when somebody flushes, together with what is in the queue behind it', async () => {
     const { exporter, processor, spans } = setUp(quick())
     spans(25)

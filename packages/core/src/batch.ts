@@ -165,6 +165,7 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
   // Runs while something is being filled.
   let timer: NodeJS.Timeout | undefined
   let isHastened = false
+  let draining: NodeJS.Timeout | undefined
   let isExporting = false
   // Of the batch that is with the exporter.
   let handover: Handover | undefined
@@ -237,7 +238,8 @@ export function batchProcessor(exporter: SpanExporter, options: BatchOptions): B
 
   function hasten(): void {
     isHastened = true
-    untraced(() => setTimeout(() => (isHastened = false), DRAIN_MS).unref())
+    clearTimeout(draining)
+    draining = untraced(() => setTimeout(() => (isHastened = false), DRAIN_MS).unref())
   }
 
   function flushQueue(): void {
