@@ -99,12 +99,15 @@ export abstract class Call<
   dimensions(): Attributes {
     return {}
   }
+
   /** Whether it gets no span without a parent, unless the app sets `requireParent`. */
   needsParent(): boolean {
     return false
   }
+
   /** What `ignore` is called with. */
   abstract subject(): Subject
+
   /** What the app's `attributes` is called with. */
   abstract outcome(): Outcome
 }

@@ -190,7 +190,7 @@ export function passedIn(of: Context): Passed | undefined {
   return passed !== undefined && passed.span === spanIn(of) ? passed : undefined
 }
 
-/** Whether tracing is neither suppressed nor ignored here. */
+/** Whether tracing is neither suppressed nor ignored here, at one look; false where it takes more. */
 export function isOrdinary(of: Context): boolean {
   return isSlotted(of) && of.others === undefined && of.suppressed === undefined
 }
@@ -203,7 +203,7 @@ export function isEmpty(of: Context): boolean {
   return span?.ended === true
 }
 
-/** Whether only its span goes on the wire. */
+/** Whether only its span goes on the wire, likewise. */
 export function isBare(of: Context): boolean {
   return isOrdinary(of) && (of as SlottedContext).baggage === undefined
 }

@@ -301,7 +301,7 @@ function begun(name: string, attributes: Attributes, parent: Context): Span {
   }
 }
 
-/** In place of a span that could not be started: the parent's context passes through, and whoever was to run in it runs. */
+/** In place of a span that could not be started: the parent's context passes through. */
 export function unstarted(parentContext: Context | null, error: unknown): Span {
   reportOnce('startSpan', 'error', 'a span could not be started', error)
   return trace.wrapSpanContext(spanContextIn(parentContext) ?? INVALID_SPAN_CONTEXT)

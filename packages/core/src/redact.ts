@@ -67,7 +67,7 @@ export function redactText(text: string): string {
 
 // Credentials stand between `//` and the last `@` before the path.
 function redactCredentials(url: string): string {
-  // Nearly no URL holds any: 0.3 µs.
+  // Nearly no URL holds any: saves 0.3 µs.
   if (!url.includes('@')) return url
   const start = startOfAuthority(url)
   if (start === -1) return url

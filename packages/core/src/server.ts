@@ -133,7 +133,7 @@ function shape<Subject, Given extends unknown[]>(): Shape<ReceivingOptions<Subje
  * its context, and ends it when the response has closed, with the route and the status as they are then.
  *
  * @param caller what the app has called with these options, for messages.
- * @param given those of the options that the app gave and that a request has from one call alone.
+ * @param given those of the app's options that only one call can apply to a request.
  * @throws TypeError for an option that is unknown or of the wrong shape.
  */
 export function receiver<Subject, Given extends unknown[], Carried = Subject>(

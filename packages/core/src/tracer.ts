@@ -434,7 +434,7 @@ interface Kept {
 }
 
 /**
- * A span dropped like its parent. Its id is made on demand: 0.04 µs. It inherits what a non-recording span does without extending
+ * A span dropped like its parent. Its id is made on demand, which saves 0.04 µs. It inherits what a non-recording span does without extending
  * its class, for V8 would look for that one's constructor with each span: a tenth of our own share of an unsampled request.
  */
 class DroppedSpan implements Checked, Pick<ApiSpan, 'spanContext'> {
