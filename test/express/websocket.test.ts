@@ -1,7 +1,8 @@
 import { trace } from '@opentelemetry/api'
+import { tracing } from '@throughline/express'
 import type { Express } from 'express'
 import expressWs, { type Application } from 'express-ws'
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { createServer, ServerResponse } from 'node:http'
 import { connect, type Socket } from 'node:net'
 import { afterEach, describe, expect, test } from 'vitest'
@@ -201,6 +202,24 @@ describe.each(versions)('%s: a WebSocket of express-ws', (_name, create) => {
     expect(span?.name).toBe('GET /rooms/:room')
     expect(span?.attributes['http.response.status_code']).toBe(200)
   })
+})
+
+test('a handshake in what takes middleware without being Express, as Socket.IO does, is one span, and goes on', async () => {
+  const recording = record()
+  const middleware = tracing() as (...given: unknown[]) => unknown
+  const server = createServer()
+  const sockets = new WebSocketServer({ noServer: true })
+  server.on('upgrade', (request, stream: Socket, head) => {
+    const response = Object.assign(new EventEmitter(), { req: request, socket: stream })
+    middleware(request, response, () => {
+      expect(request).not.toHaveProperty('originalUrl')
+      sockets.handleUpgrade(request, stream, head, (socket) => socket.close())
+    })
+  })
+  await once(await connected(server, '/engine.io/?EIO=4'), 'close')
+  const [span] = await recording.all(1)
+  expect(span?.name).toBe('GET')
+  expect(span?.attributes).toMatchObject({ 'url.path': '/engine.io/', 'http.response.status_code': 101 })
 })
 
 const open: WebSocket[] = []

@@ -51,7 +51,8 @@ export function tracing(options: TracingOptions = {}, ...uncalled: unknown[]): u
       return handOn(scope, 'Express', [request, response, next])
     if (makesClasses) expectMore(request)
     const way = wayOf(request, begin)
-    if (way.isUpgraded) upgraded(request, response, way, next)
+    // What takes middleware as Express does, such as Socket.IO, has no such URL.
+    if (way.isUpgraded && typeof request.originalUrl === 'string') upgraded(request, response, way, next)
     else receive(request, response, way, next)
     return undefined
   }
