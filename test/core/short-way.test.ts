@@ -6,6 +6,7 @@ import {
   SamplingDecision,
   SpanKind,
   trace,
+  TraceFlags,
   type Attributes,
   type ContextManager,
   type Span as ApiSpan,
@@ -112,8 +113,9 @@ describe('a span of a seam is the same as one that is started by the API', () =>
 
   for (const [samplerName, sampler] of samplers) {
     test.each(parents)(`by ${samplerName}, under %s`, (_name, parentBy) => {
-      for (const idGenerator of [randomIds, { ...randomIds, generateSpanId: () => 'abcdefabcdefabcd' }]) {
-        const { tracer, ended } = engine({ sampler, idGenerator })
+      const ownIds = { ...randomIds, generateSpanId: () => 'abcdefabcdefabcd' }
+      for (const given of [{ idGenerator: randomIds }, { idGenerator: ownIds }, { hidesRandom: true }]) {
+        const { tracer, ended } = engine({ sampler, ...given })
         const parent = parentBy(tracer)
         const within = parent === undefined ? root : withSpan(root, parent)
         const bySeam = tracer.startDeferred(options(), within, SpanKind.SERVER)
@@ -125,7 +127,7 @@ describe('a span of a seam is the same as one that is started by the API', () =>
         const isRoot = byApi.spanContext().traceId !== TRACE
         const known = (span: ApiSpan) => {
           const { traceId, spanId, traceState, ...rest } = span.spanContext()
-          const isOwn = idGenerator === randomIds
+          const isOwn = given.idGenerator !== ownIds
           return {
             ...rest,
             traceId: isRoot && parent?.spanContext().traceId !== traceId ? 'new' : traceId,
@@ -135,6 +137,8 @@ describe('a span of a seam is the same as one that is started by the API', () =>
           }
         }
         expect(known(bySeam)).toEqual(known(byApi))
+        if (given.hidesRandom === true && !isRoot)
+          expect(bySeam.spanContext().traceFlags).toBeLessThanOrEqual(TraceFlags.SAMPLED)
         expect(bySeam.spanContext()).toBe(bySeam.spanContext())
         expect(byApi.isRecording()).toBe(bySeam.isRecording())
         if (!bySeam.isRecording()) {

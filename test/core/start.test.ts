@@ -13,13 +13,15 @@ import {
   DiagLogLevel,
   propagation,
   ProxyTracerProvider,
+  ROOT_CONTEXT,
   SpanKind,
   trace,
+  type TextMapPropagator,
   type TracerProvider,
 } from '@opentelemetry/api'
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks'
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto'
-import { W3CTraceContextPropagator } from '@opentelemetry/core'
+import { CompositePropagator, W3CTraceContextPropagator } from '@opentelemetry/core'
 import { B3Propagator } from '@opentelemetry/propagator-b3'
 import { resourceFromAttributes } from '@opentelemetry/resources'
 import {
@@ -706,6 +708,33 @@ describe('the parts of the official SDK', () => {
     propagation.setGlobalPropagator(new B3Propagator())
     onTestFinished(() => propagation.disable())
     expect(await flagsWith({})).toBe(1)
+  })
+
+  test.each([
+    ['Jaeger', 'uber-trace-id', 1],
+    ['Sentry', 'sentry-trace', 1],
+    ['nobody who takes it for another', 'x-b3-traceid', 3],
+  ])(
+    "the random flag of a caller goes on beside %s's propagator as that one can read it",
+    (_, field, flags) => {
+      const other: TextMapPropagator = { inject() {}, extract: (into) => into, fields: () => [field] }
+      const propagators = [new W3CTraceContextPropagator(), other]
+      started({ spanProcessors: [], propagator: new CompositePropagator({ propagators }) })
+      const ids = `${'a'.repeat(32)}-${'b'.repeat(16)}`
+      const caller = propagation.extract(ROOT_CONTEXT, { traceparent: `00-${ids}-03` })
+      expect(context.with(caller, () => span('work', (work) => work.spanContext()))).toMatchObject({
+        traceId: 'a'.repeat(32),
+        traceFlags: flags,
+      })
+    },
+  )
+
+  test('an app whose propagator does not know its own headers is started as any other', () => {
+    const fields = () => {
+      throw new Error('none')
+    }
+    started({ spanProcessors: [], propagator: { inject() {}, extract: (into) => into, fields } })
+    expect(span('work', (work) => work.isRecording())).toBe(true)
   })
 
   test('a context manager that was registered first stays, and nobody is told of an error', async () => {

@@ -254,8 +254,8 @@ export function readConfig(given: StartOptions, environment: Environment = proce
     sampler: readSampler(options, env),
     propagator: options.propagator ?? readPropagator(env),
     idGenerator: options.idGenerator ?? randomIds,
-    // An app's own generator does not say whether its ids are random. And some other propagators write flags unchanged, where
-    // this bit has another meaning: Jaeger's reads "debug", and Sentry takes only 1 for sampled.
+    // An app's own generator does not say whether its ids are random. And its propagator may take the flag for another one, as
+    // `misreadsFlags` says.
     flagsRandom: (options.idGenerator ?? randomIds) === randomIds && options.propagator === undefined,
     signals: options.signals ?? true,
   }

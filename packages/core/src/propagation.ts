@@ -227,6 +227,22 @@ export function compositePropagator(propagators: readonly TextMapPropagator[]): 
   }
 }
 
+/**
+ * Of propagators for which the random flag is another: Jaeger's writes flags unchanged, and to its readers this bit means "debug";
+ * Sentry takes a span for sampled, and keeps its children, only where that is its one flag.
+ */
+const MISREADING = new Set(['uber-trace-id', 'sentry-trace'])
+
+/** Whether such a propagator is registered, alone or among others. */
+export function misreadsFlags(): boolean {
+  try {
+    return propagation.fields().some((field) => MISREADING.has(field))
+  } catch {
+    // It is the app's, and need not be sound.
+    return false
+  }
+}
+
 // ---- Server-Timing ----
 
 const SERVER_TIMING = 'Server-Timing'

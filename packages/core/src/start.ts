@@ -6,6 +6,7 @@ import { hasDestination, readConfig, type Config, type StartOptions } from './co
 import { contextManager } from './context.ts'
 import { onFirstSpan, register, registeredProvider } from './current.ts'
 import { otlpExporter, type OtlpExporter, type Patience } from './otlp/send.ts'
+import { misreadsFlags } from './propagation.ts'
 import { forgetReports, registered, report, reportOnce, takeErrors } from './report.ts'
 import type { SpanProcessor } from './span.ts'
 import { TracerProvider } from './tracer.ts'
@@ -140,7 +141,7 @@ function launch(config: Config, { isPropagatorGiven = false, isDefault = false }
 
   const { processors, setPatience, giveUp, hasten, sayLosses, abandon, onHeld } = pipeline(config)
   const flagsRandom = config.flagsRandom && (propagator === undefined ? isFirst : isPropagator)
-  const provider = new TracerProvider({ ...config, flagsRandom, processors })
+  const provider = new TracerProvider({ ...config, flagsRandom, hidesRandom: misreadsFlags(), processors })
   const unregister = register(provider)
   if (unregister === undefined) {
     undoGlobals()

@@ -100,6 +100,8 @@ export interface ProviderConfig {
   idGenerator: IdGenerator
   /** Whether new traces say that their ids are random (W3C Trace Context Level 2). */
   flagsRandom: boolean
+  /** Whether those that go on say nothing of it either. */
+  hidesRandom?: boolean
   processors: readonly SpanProcessor[]
 }
 
@@ -110,6 +112,8 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   readonly sampler: Sampler
   readonly idGenerator: IdGenerator
   readonly flagsRandom: boolean
+  /** The flags that a span takes over from its parent. */
+  readonly inheritedFlags: number
   /** Whether spans need not ask the generator for an id. */
   readonly hasRandomIds: boolean
   /** Whether the sampler follows a parent's decision. */
@@ -138,6 +142,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.sampler = config.sampler
     this.idGenerator = guardedIds(config.idGenerator)
     this.flagsRandom = config.flagsRandom
+    this.inheritedFlags = TraceFlags.SAMPLED | (config.hidesRandom === true ? TraceFlags.NONE : RANDOM_FLAG)
     this.hasRandomIds = config.idGenerator === randomIds
     this.followsParents = followsParents(config.sampler)
     // A copy: the app may change its list later.
@@ -297,7 +302,8 @@ export class Tracer implements ApiTracer, SpanMaker {
       const parent = validContextOf(outer)
       if (parent === undefined) return this.startSpan(options.name(), options, parentContext)
       if (!isKeptWith(parent)) {
-        return provider.hasRandomIds && isDroppedWith(parent)
+        const keepsFlags = (parent.traceFlags & ~provider.inheritedFlags) === 0
+        return provider.hasRandomIds && keepsFlags && isDroppedWith(parent)
           ? (new DroppedSpan(parent) as DroppedSpan & ApiSpan)
           : this.startSpan(options.name(), options, parentContext)
       }
@@ -307,7 +313,7 @@ export class Tracer implements ApiTracer, SpanMaker {
         kind,
         parent.traceId,
         provider.hasRandomIds ? undefined : provider.idGenerator.generateSpanId(),
-        parent.traceFlags & (RANDOM_FLAG | TraceFlags.SAMPLED),
+        parent.traceFlags & provider.inheritedFlags,
         parent.traceState,
         parent,
         isOurs(outer) ? outer.anchor : undefined,
@@ -353,7 +359,7 @@ export class Tracer implements ApiTracer, SpanMaker {
     const verdict = decide(sampler, asked, traceId, name, kind, known, options.links ?? NO_LINKS)
     const spanId = provider.hasRandomIds ? undefined : idGenerator.generateSpanId()
     const own = provider.flagsRandom ? RANDOM_FLAG : TraceFlags.NONE
-    const random = parent === undefined ? own : parent.traceFlags & RANDOM_FLAG
+    const random = parent === undefined ? own : parent.traceFlags & provider.inheritedFlags & RANDOM_FLAG
     const isSampled = verdict.decision === SamplingDecision.RECORD_AND_SAMPLED
     const traceFlags = isSampled ? random | TraceFlags.SAMPLED : random
     const traceState = verdict.traceState ?? parent?.traceState
@@ -434,8 +440,8 @@ interface Kept {
 }
 
 /**
- * A span dropped like its parent. Its id is made on demand, which saves 0.04 µs. It inherits what a non-recording span does without extending
- * its class, for V8 would look for that one's constructor with each span: a tenth of our own share of an unsampled request.
+ * A span dropped like its parent. Its id is made on demand, which saves 0.04 µs. It inherits what a non-recording span does without
+ * extending its class, for V8 would look for that one's constructor with each span: a tenth of our own share of an unsampled request.
  */
 class DroppedSpan implements Checked, Pick<ApiSpan, 'spanContext'> {
   private readonly parent: SpanContext
