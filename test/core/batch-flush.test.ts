@@ -29,6 +29,9 @@ describe('a flush', () => {
     spans(3)
     first.done(OK)
     await flushed
+    // In a turn of its own the next batch would leave, were it due.
+    await turn()
+    await turn()
     expect(exporter.exports).toHaveLength(1)
   })
 

@@ -10,6 +10,7 @@ import { JsonTraceSerializer, ProtobufTraceSerializer } from '@opentelemetry/otl
 import { resourceFromAttributes } from '@opentelemetry/resources'
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
 import { describe, expect, it } from 'vitest'
+import { randomIds, type IdGenerator } from '../../packages/core/src/ids.ts'
 import type { ReadableSpan } from '../../packages/core/src/span.ts'
 import { decodeRequest } from '../otlp-definition.ts'
 import { engine, type TestEngine } from './engine.ts'
@@ -188,10 +189,13 @@ describe('a span that was lived', () => {
     attributePerLinkCountLimit: 1,
   }
 
-  it('on our engine arrives as exporters read it', () => {
+  it.each<[string, IdGenerator]>([
+    ['random ids', randomIds],
+    ['ids of a generator of the app’s', { ...randomIds }],
+  ])('on our engine, with %s, arrives as exporters read it', (_, idGenerator) => {
     fc.assert(
       fc.property(fc.array(anyLife, { minLength: 1, maxLength: 6 }), fc.boolean(), (lives, isLimited) => {
-        const { tracer, provider, ended } = engine(isLimited ? { limits } : {})
+        const { tracer, provider, ended } = engine({ idGenerator, ...(isLimited && { limits }) })
         const other = provider.getTracer('other')
         lives.forEach((life, index) => live(index % 3 === 2 ? other : tracer, life))
         expect(ended).toHaveLength(lives.length)

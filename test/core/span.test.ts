@@ -535,6 +535,20 @@ describe('links', () => {
   })
 })
 
+test.each<[string, (span: Span) => void]>([
+  ['attributes', (span) => span.setAttributes({ a: 1, b: 2 })],
+  ['events', (span) => span.addEvent('kept').addEvent('dropped')],
+  ['links', (span) => span.addLinks([link, link])],
+])('the first of %s that are too many is said, and no other', (what, fill) => {
+  const reports = said()
+  const span = started({ attributeCountLimit: 1, eventCountLimit: 1, linkCountLimit: 1 })
+  fill(span)
+  const line = `throughline: a span has more than 1 ${what}; further ones are dropped and counted`
+  expect(reports.lines).toEqual([line])
+  fill(span)
+  expect(reports.lines).toEqual([line])
+})
+
 describe('the status', () => {
   const { UNSET, OK, ERROR } = SpanStatusCode
   const rows: [string, number[], number][] = [
