@@ -109,6 +109,12 @@ describe('a request', () => {
     expect(said).toEqual([`Basic ${Buffer.from('me@home:a:b/c').toString('base64')}`, 'Bearer key'])
   })
 
+  test.each(['key:', ':key'])('brings a user or a password alone, as a key is written: %j', async (alone) => {
+    const { url, requests } = await peer((socket) => socket.write(OK))
+    await connected(new URL(url.href.replace('//', `//${alone}@`))).say('')
+    expect(requests[0]?.text).toContain(`Authorization: Basic ${Buffer.from(alone).toString('base64')}\r\n`)
+  })
+
   test('goes to an address of IPv6', async () => {
     const { url, requests } = await peer((socket) => socket.write(OK), '::1')
     expect(await connected(url).say('')).toMatchObject({ status: 200 })
