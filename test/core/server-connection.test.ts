@@ -53,6 +53,19 @@ test('a request that is handed on with another `emit` has one span', async () =>
   expect(recording.spans).toHaveLength(2)
 })
 
+test("a 'finish' that the app emits itself is no answer", async () => {
+  const recording = record()
+  const { port } = await serve((request, response) =>
+    traceRequest(request, response, () => {
+      response.emit('finish')
+      response.destroy()
+    }),
+  )
+  await fetch(`http://127.0.0.1:${port}/`).catch(() => {})
+  const [span] = await recording.all(1)
+  expect(span?.attributes).toMatchObject({ 'error.type': 'aborted', 'throughline.incomplete': true })
+})
+
 describe('a client that is too slow for the server’s limits', () => {
   /** What it is sent, and the spans that there are then. */
   async function slow(text: string, listener: Listener) {
