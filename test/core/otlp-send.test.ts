@@ -115,6 +115,12 @@ test('at the default endpoint a collector that has answered once is waited for',
   expect(await sent).toEqual({ code: 0 })
 })
 
+const UNREADABLE = {
+  get(): never {
+    throw new Error('no')
+  },
+}
+
 describe('a request', () => {
   test('is a POST of protobuf with its length, to the very URL, with the headers that were asked for', async () => {
     const { url, requests, spans } = await receiver()
@@ -328,14 +334,24 @@ describe('a request', () => {
     },
   )
 
+  test.each(['http/protobuf', 'http/json'] as const)(
+    'of which no span can be encoded is not sent, and says how many are lost: %s',
+    async (protocol) => {
+      const collector = await receiver()
+      const reports = said()
+      const broken = ['one', 'two'].map((name) => Object.defineProperty(finished(name), 'name', UNREADABLE))
+      const exporter = exporterTo(collector.url, { protocol })
+      const result = await new Promise((resolve) => exporter.export(broken, resolve))
+      expect(result).toEqual({ code: 0, lost: 2 })
+      expect(collector.requests).toEqual([])
+      expect(reports.lines).toEqual([expect.stringContaining('a span could not be encoded')])
+    },
+  )
+
   test('of which a span cannot be encoded takes the others along, and says how many are lost', async () => {
     const collector = await receiver()
     const spans = [finished('one'), finished('broken'), finished('two')]
-    Object.defineProperty(spans[1], 'name', {
-      get() {
-        throw new Error('no')
-      },
-    })
+    Object.defineProperty(spans[1], 'name', UNREADABLE)
     const reports = said()
     const processor = batchProcessor(exporterTo(collector.url), {
       maxExportBatchSize: 3,
