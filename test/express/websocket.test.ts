@@ -1,9 +1,9 @@
 import { trace } from '@opentelemetry/api'
 import { tracing } from '@throughline/express'
-import type { Express } from 'express'
+import type { Express, Response } from 'express'
 import expressWs, { type Application } from 'express-ws'
 import { EventEmitter, once } from 'node:events'
-import { createServer, ServerResponse } from 'node:http'
+import { createServer, ServerResponse, type IncomingMessage } from 'node:http'
 import { connect, type Socket } from 'node:net'
 import { afterEach, describe, expect, test } from 'vitest'
 import { WebSocket, WebSocketServer } from 'ws'
@@ -24,6 +24,67 @@ describe.each(versions)('%s: a tunnel', (_name, create) => {
     await once(client.resume(), 'close')
     const [span] = await recording.all(1)
     expect(span?.attributes['http.request.method']).toBe('CONNECT')
+  })
+})
+
+describe.each(versions)('%s: a handshake that the server hands to the app', (_name, create) => {
+  test.each<[string, (answer: () => void) => unknown]>([
+    ['at once', (answer) => answer()],
+    ['when the route has looked who asks', setImmediate],
+  ])('is one span with the status that is answered on the socket %s', async (_when, soon) => {
+    const recording = record()
+    const application = traced(create).get('/rooms/:room', ({ socket }) => {
+      soon(() => socket.end('HTTP/1.1 401 Unauthorized\r\n\r\n'))
+    })
+    const server = createServer(application)
+    server.on('upgrade', (request) => application(request, new ServerResponse(request)))
+    const { port } = await serve(server)
+    const client = new WebSocket(`ws://127.0.0.1:${port}/rooms/1`).on('error', () => {})
+    const [, response] = (await once(client, 'unexpected-response')) as [unknown, IncomingMessage]
+    response.resume()
+    const [span] = await recording.all(1)
+    expect(span?.name).toBe('GET /rooms/:room')
+    expect(span?.attributes['http.response.status_code']).toBe(401)
+  })
+
+  test('does not take the answer of an earlier request of its connection for its own', async () => {
+    const recording = record()
+    let earlier: Response | undefined
+    const application = traced(create)
+      .get('/earlier', (_request, response) => void (earlier = response))
+      .get('/rooms/:room', ({ socket }) => {
+        earlier?.send('ok')
+        socket.end('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n')
+      })
+    const server = createServer(application)
+    server.on('upgrade', (request) => application(request, new ServerResponse(request)))
+    const { port } = await serve(server)
+    const handshake = 'GET /rooms/1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n'
+    const client = connect(port, '127.0.0.1', () =>
+      client.write(`GET /earlier HTTP/1.1\r\nHost: a\r\n\r\n${handshake}`),
+    )
+    await once(client.resume(), 'close')
+    const spans = await recording.all(2)
+    expect(
+      spans.map(({ name, attributes }) => [name, attributes['http.response.status_code']]).toSorted(),
+    ).toEqual([
+      ['GET /earlier', 200],
+      ['GET /rooms/:room', 101],
+    ])
+  })
+
+  test('that was accepted before is one span that ends as soon as a route has it', async () => {
+    const recording = record()
+    const application = traced(create).get('/rooms/:room', () => {})
+    const server = createServer(application)
+    const sockets = new WebSocketServer({ noServer: true })
+    server.on('upgrade', (request, stream: Socket, head) => {
+      sockets.handleUpgrade(request, stream, head, () => application(request, new ServerResponse(request)))
+    })
+    await connected(server, '/rooms/1')
+    const [span] = await recording.all(1)
+    expect(span?.name).toBe('GET /rooms/:room')
+    expect(span?.attributes['http.response.status_code']).toBe(101)
   })
 })
 

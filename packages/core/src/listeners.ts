@@ -292,15 +292,16 @@ export function endAtHandshake(exchange: AnyExchange): void {
 
 function answered(exchange: AnyExchange, sent: unknown): void {
   const { request, response } = exchange
-  // What an earlier request of the connection is answered comes by the same way.
-  if (response.socket !== request.socket || response.headersSent) return
+  const socket = request.socket as Connection
+  // What an earlier request is answered comes by the same way. A response of the app's may have no socket.
+  if ((response.socket !== socket && socket._httpMessage) || response.headersSent) return
   const text =
     sent instanceof Uint8Array ? String.fromCharCode(...sent.subarray(0, STATUS_LINE_LENGTH)) : sent
   const [, digits] = (typeof text === 'string' ? STATUS_LINE.exec(text) : undefined) ?? []
   if (digits === undefined) return
   const status = Number(digits)
   // What only precedes the answer, as 103 Early Hints, is written past the response, too.
-  if (status < FIRST_FINAL && status !== SWITCHING_PROTOCOLS) return watchSocket(request.socket, exchange)
+  if (status < FIRST_FINAL && status !== SWITCHING_PROTOCOLS) return watchSocket(socket, exchange)
   endRequest(request, status)
 }
 

@@ -397,9 +397,10 @@ function failed(layer: Layer, kind: Kind, handle: ErrorRequestHandler): ErrorReq
   }
 }
 
-/** Ends an upgraded request whose route has taken its socket. */
+/** Ends an upgraded request whose route has taken its socket, unless it may still be refused. */
 function socketTaken({ request, route }: Way): void {
-  if (route !== undefined && hasSocketTaken(request)) endRequest(request, 101)
+  const { wsHandled, socket } = request as Upgraded
+  if (route !== undefined && (wsHandled ?? Boolean(socket?.bytesWritten))) endRequest(request, 101)
 }
 
 /** A mounted app is only seen when it has taken a request; the route of that first one is found afterwards. */
@@ -483,17 +484,14 @@ const SUFFIX = /\/\.websocket(?=\?|$)/
 interface Upgraded {
   readonly upgrade?: boolean
   readonly wsHandled?: boolean
+  /** What is made up may have none. */
+  readonly socket?: { readonly bytesWritten: number }
 }
 
 /** Method and headers are read later anyway, so these checks are nearly free. */
 function isUpgraded(request: Request): boolean {
   const mayBe = request.method === 'CONNECT' || request.headers?.upgrade !== undefined
   return mayBe && (request as Upgraded).upgrade === true
-}
-
-/** Whether the route that has an upgraded request is the one that takes its socket. */
-function hasSocketTaken(request: Request): boolean {
-  return (request as Upgraded).wsHandled !== false
 }
 
 /** The path or the pattern as it was before express-ws. */
