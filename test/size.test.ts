@@ -23,7 +23,7 @@ const MOST_GZIP_BYTES = 147_000
 /** The same with a room of its own: what clients of databases have in common, or those of HTTP. */
 const MOST_GZIP_BYTES_WITH_ROOM = 165_000
 /** All packages in one app: core is there once. */
-const MOST_GZIP_BYTES_OF_ALL = 237_000
+const MOST_GZIP_BYTES_OF_ALL = 238_000
 
 /** What hangs has failed. */
 const MOST_MS = 20_000

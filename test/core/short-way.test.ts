@@ -2,6 +2,7 @@ import {
   context,
   createTraceState,
   defaultTextMapGetter,
+  defaultTextMapSetter,
   ROOT_CONTEXT,
   SamplingDecision,
   SpanKind,
@@ -22,12 +23,14 @@ import { registeredProvider } from '../../packages/core/src/current.ts'
 import { randomIds, randomWords } from '../../packages/core/src/ids.ts'
 import { encodeProtobuf } from '../../packages/core/src/otlp/encode.ts'
 import { encodeJson } from '../../packages/core/src/otlp/json.ts'
-import { b3Propagator } from '../../packages/core/src/propagation.ts'
+import { b3Propagator, w3cPropagator } from '../../packages/core/src/propagation.ts'
 import {
   alwaysOff,
   alwaysOn,
   parentBased,
   probability,
+  rootDecisionOf,
+  traceIdRatio,
   type Sampler,
 } from '../../packages/core/src/sampling.ts'
 import type { ReadableSpan, Span as OurSpan } from '../../packages/core/src/span.ts'
@@ -216,6 +219,110 @@ describe('a span of a seam is the same as one that is started by the API', () =>
   })
 })
 
+describe('the first span of a trace, which a seam may drop before it has an id', () => {
+  const RATIOS = [0, 2 ** -58, 2 ** -56, 2 ** -33, 0.01, 1 / 3, 0.5, 1 - 2 ** -24, 1]
+  const begun = (given: Parameters<typeof engine>[0]) => {
+    const { tracer } = engine(given)
+    return tracer.startDeferred(options(), root, SpanKind.SERVER)
+  }
+
+  test('is decided about as its id would be', () => {
+    // As 14 digits, each threshold and its neighbours among them.
+    const digits = (value: bigint) => BigInt.asUintN(56, value).toString(16).padStart(14, '0')
+    const near = RATIOS.flatMap((ratio) =>
+      [-1n, 0n, 1n].map((off) => digits(2n ** 56n - BigInt(Math.round(ratio * 2 ** 56)) + off)),
+    )
+    const rounded = ['fd70a', 'aaab', '8'].flatMap((th) =>
+      [-1n, 0n, 1n].map((off) => digits(BigInt(`0x${th.padEnd(14, '0')}`) + off)),
+    )
+    const random = Array.from({ length: 500 }, () => randomIds.generateTraceId().slice(-14))
+    for (const ratio of RATIOS) {
+      for (const sampler of [traceIdRatio(ratio), probability(ratio)].map(parentBased)) {
+        for (const last of [...near, ...rounded, ...random]) {
+          const byId = sampler.shouldSample(root, `${'a'.repeat(18)}${last}`, 'work', SpanKind.SERVER, {}, [])
+          const upper = Number.parseInt(last.slice(0, 6), 16)
+          const lower = Number.parseInt(last.slice(6), 16)
+          const byNumbers = rootDecisionOf(sampler)?.(upper, lower)
+          expect([ratio, last, byNumbers?.decision]).toEqual([ratio, last, byId.decision])
+          expect(byNumbers?.traceState?.serialize()).toBe(byId.traceState?.serialize())
+        }
+      }
+    }
+  })
+
+  test('has an id that its decision follows from, and says what every span of a new trace says', () => {
+    const seen = new Set<string>()
+    for (let count = 0; count < 400; count += 1) {
+      const sampler = parentBased(count % 2 === 0 ? traceIdRatio(0.5) : probability(0.5))
+      const flagsRandom = count % 4 < 2
+      const span = begun({ sampler, flagsRandom })
+      const { traceId, spanId, traceFlags, traceState } = span.spanContext()
+      expect(traceId).toMatch(/^(?!0+$)[0-9a-f]{32}$/)
+      expect(spanId).toMatch(/^(?!0+$)[0-9a-f]{16}$/)
+      expect([traceId, span.isRecording()]).toEqual([traceId, traceId.slice(-14) >= '8'])
+      expect(traceFlags).toBe((flagsRandom ? 2 : 0) + (span.isRecording() ? 1 : 0))
+      expect(traceState?.serialize()).toBe(span.isRecording() && count % 2 === 1 ? 'ot=th:8' : undefined)
+      seen.add(traceId).add(spanId)
+    }
+    expect(seen.size).toBe(800)
+  })
+
+  test('is compared by all bits of its id, as numbers without a sign', () => {
+    onTestFinished(() => void randomFillSync(randomWords))
+    randomWords.fill(0x80800000)
+    // Its last 14 digits are 80000080800000, no less than the threshold of a half.
+    for (const sampler of [traceIdRatio(0.5), probability(0.5)].map(parentBased))
+      expect(begun({ sampler }).isRecording()).toBe(true)
+    randomWords.fill(0x807fffff)
+    for (const sampler of [traceIdRatio(0.5), probability(0.5)].map(parentBased))
+      expect(begun({ sampler }).isRecording()).toBe(false)
+  })
+
+  test('goes on with its trace where it was dropped: the spans below it, and the headers', () => {
+    const { tracer } = engine({ sampler: parentBased(alwaysOff) })
+    const dropped = tracer.startDeferred(options(), root, SpanKind.SERVER)
+    const within = withSpan(root, dropped)
+    const { traceId } = dropped.spanContext()
+    for (const child of [
+      tracer.startSpan('child', {}, within),
+      tracer.startDeferred(options(), within, SpanKind.CLIENT),
+    ])
+      expect([child.spanContext().traceId, child.isRecording()]).toEqual([traceId, false])
+    expect(tracer.dropsUnder(dropped)).toBe(true)
+    const headers: Record<string, string> = {}
+    w3cPropagator.inject(within, headers, defaultTextMapSetter)
+    expect(headers).toEqual({ traceparent: `00-${traceId}-${dropped.spanContext().spanId}-02` })
+  })
+
+  test('is asked for neither name nor attributes where it is dropped, and for both where it is kept', () => {
+    const unasked = options(() => {
+      throw new Error('nobody has asked')
+    })
+    unasked.name = unasked.build as never
+    const { tracer } = engine({ sampler: parentBased(traceIdRatio(0)) })
+    expect(tracer.startDeferred(unasked, root, SpanKind.SERVER).constructor.name).toBe('DroppedSpan')
+    const { tracer: keeping, ended } = engine({ sampler: parentBased(traceIdRatio(1)) })
+    keeping.startDeferred(options(), root, SpanKind.SERVER).end()
+    expect(
+      ended.map(({ name, kind, attributes, parentSpanContext }) => [
+        name,
+        kind,
+        attributes,
+        parentSpanContext,
+      ]),
+    ).toEqual([['work', SpanKind.SERVER, ATTRIBUTES, undefined]])
+  })
+
+  test('takes its ids from the app’s generator, if there is one', () => {
+    const own = { generateTraceId: () => `${'a'.repeat(31)}f`, generateSpanId: () => 'b'.repeat(16) }
+    for (const sampler of [parentBased(alwaysOff), parentBased(alwaysOn)])
+      expect(begun({ sampler, idGenerator: own }).spanContext()).toMatchObject({
+        traceId: own.generateTraceId(),
+        spanId: own.generateSpanId(),
+      })
+  })
+})
+
 describe('a span’s id', () => {
   test('is the same for whoever asks, before and after, and for whoever exports it unasked', () => {
     const { tracer, ended } = engine()
@@ -260,6 +367,11 @@ describe('a span’s id', () => {
     expect(encodeJson(ended).toString()).toContain('"spanId":"0000000000000001"')
     const dropped = tracer.startDeferred(options(), within(0), SpanKind.SERVER)
     expect(dropped.spanContext().spanId).toBe('0000000000000001')
+    const first = `00000001${'0'.repeat(24)}`
+    expect(tracer.startSpan('first').spanContext().traceId).toBe(first)
+    expect(tracer.startDeferred(options(), root, SpanKind.SERVER).spanContext().traceId).toBe(first)
+    const { tracer: dropping } = engine({ sampler: parentBased(alwaysOff) })
+    expect(dropping.startDeferred(options(), root, SpanKind.SERVER).spanContext().traceId).toBe(first)
   })
 
   test('of a dropped span is the same by a view of it, and where it is frozen', () => {
@@ -271,9 +383,16 @@ describe('a span’s id', () => {
         withSpan(root, tracer.startDeferred(options(), within, SpanKind.SERVER)),
         SpanKind.SERVER,
       )
-    const deeplyFrozen = dropped()
-    for (const held of Object.values(deeplyFrozen)) if (typeof held === 'object') Object.freeze(held)
-    for (const span of [dropped(), Object.freeze(dropped()), Object.freeze(deeplyFrozen)]) {
+    const { tracer: dropping } = engine({ sampler: parentBased(alwaysOff) })
+    const first = () => dropping.startDeferred(options(), root, SpanKind.SERVER)
+    const deeplyFrozen = [dropped(), first()]
+    for (const span of deeplyFrozen)
+      for (const held of Object.values(span)) if (typeof held === 'object') Object.freeze(held)
+    for (const span of [
+      dropped(),
+      first(),
+      ...[dropped(), first(), ...deeplyFrozen].map(Object.freeze),
+    ] as ApiSpan[]) {
       const view = Object.create(span) as ApiSpan
       expect(view.spanContext()).toEqual(span.spanContext())
       expect(span.spanContext()).toEqual(span.spanContext())

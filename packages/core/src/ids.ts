@@ -1,5 +1,4 @@
 import {
-  INVALID_TRACEID,
   isSpanContextValid,
   isValidSpanId,
   isValidTraceId,
@@ -45,9 +44,18 @@ function digit(word: number): number {
 
 /** Reserves a fresh span id: two words, read with `wordAt` and `lowerAt`. */
 export function takeSpanId(): number {
-  if (used + SPAN_WORDS > POOL_WORDS) refill()
+  return take(SPAN_WORDS)
+}
+
+/** Reserves a fresh trace id: four words, read with `wordAt`, or made with `traceIdOf`. */
+export function takeTraceId(): number {
+  return take(TRACE_WORDS)
+}
+
+function take(words: number): number {
+  if (used + words > POOL_WORDS) refill()
   const at = used
-  used = at + SPAN_WORDS
+  used = at + words
   return at
 }
 
@@ -71,7 +79,9 @@ export function spanIdOf(upper: number, lower: number): string {
   )
 }
 
-function traceIdOf(a: number, b: number, c: number, d: number): string {
+/** The digits of a trace id of these words. Never all zeros, which is invalid. */
+export function traceIdOf(first: number, b: number, c: number, d: number): string {
+  const a = first || 1
   // prettier-ignore
   return String.fromCharCode(
     digit(a >>> 28), digit(a >>> 24), digit(a >>> 20), digit(a >>> 16), digit(a >>> 12), digit(a >>> 8), digit(a >>> 4), digit(a),
@@ -87,11 +97,8 @@ function traceIdOf(a: number, b: number, c: number, d: number): string {
  */
 export const randomIds: IdGenerator = {
   generateTraceId() {
-    if (used + TRACE_WORDS > POOL_WORDS) refill()
-    const at = used
-    used = at + TRACE_WORDS
-    const id = traceIdOf(wordAt(at), wordAt(at + 1), wordAt(at + 2), wordAt(at + 3))
-    return id === INVALID_TRACEID ? randomIds.generateTraceId() : id
+    const at = takeTraceId()
+    return traceIdOf(wordAt(at), wordAt(at + 1), wordAt(at + 2), wordAt(at + 3))
   },
   generateSpanId() {
     const at = takeSpanId()

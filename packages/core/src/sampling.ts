@@ -50,7 +50,15 @@ interface MarkedSampler extends Sampler {
   readonly setsThreshold?: boolean
   /** It follows the parent's decision, if there is one, for every span. */
   readonly followsParents?: boolean
+  /** What it decides about a new trace, where it goes by nothing but the id. */
+  readonly decideRoot?: RootDecision | undefined
 }
+
+/**
+ * Decides about a new trace by the randomness in its id, the last 56 bits, as a number of 24 and one of 32 bits: most traces of
+ * a small share are dropped, and nobody ever asks for their ids.
+ */
+export type RootDecision = (upper: number, lower: number) => SamplingResult
 
 // The verdicts are shared: a decision allocates nothing.
 const KEEP: SamplingResult = { decision: SamplingDecision.RECORD_AND_SAMPLED }
@@ -62,12 +70,14 @@ export const alwaysOn: MarkedSampler = {
     const parent = parentIn(context)
     return parent === undefined || isSampled(parent) ? KEEP : withoutThreshold(KEEP, parent.traceState)
   },
+  decideRoot: () => KEEP,
   toString: () => 'AlwaysOnSampler',
 }
 
 export const alwaysOff: MarkedSampler = {
   ignoresAttributes: true,
   shouldSample: (context) => dropped(trace.getSpanContext(context)?.traceState),
+  decideRoot: () => DROP,
   toString: () => 'AlwaysOffSampler',
 }
 
@@ -78,6 +88,7 @@ export const alwaysOff: MarkedSampler = {
  */
 export function traceIdRatio(ratio: number): MarkedSampler {
   const threshold = exactThreshold(ratio)
+  const keeps = keptBy(threshold)
   return {
     ignoresAttributes: true,
     shouldSample(context, traceId) {
@@ -92,6 +103,7 @@ export function traceIdRatio(ratio: number): MarkedSampler {
       const isKept = threshold !== undefined && randomnessOf(traceId) >= threshold
       return withoutThreshold(isKept ? KEEP : DROP, parent?.traceState)
     },
+    decideRoot: (upper, lower) => (keeps(upper, lower) ? KEEP : DROP),
     toString: () => `TraceIdRatioBased{${decimal(ratio)}}`,
   }
 }
@@ -103,6 +115,7 @@ export function traceIdRatio(ratio: number): MarkedSampler {
  */
 export function probability(ratio: number): MarkedSampler {
   const threshold = roundedThreshold(ratio)
+  const keeps = keptBy(threshold)
   const keptRoot: SamplingResult = {
     decision: SamplingDecision.RECORD_AND_SAMPLED,
     traceState: withThreshold(undefined, threshold),
@@ -118,6 +131,7 @@ export function probability(ratio: number): MarkedSampler {
       if (randomnessOf(traceId, otOf(state)) < threshold) return dropped(state)
       return state === undefined ? keptRoot : { ...keptRoot, traceState: withThreshold(state, threshold) }
     },
+    decideRoot: (upper, lower) => (keeps(upper, lower) ? keptRoot : DROP),
     toString: () => `ProbabilitySampler{${decimal(ratio)}}`,
   }
 }
@@ -153,6 +167,7 @@ export function parentBased(rootSampler: MarkedSampler): MarkedSampler {
         ? checked(verdict, traceId, parent.traceState)
         : verdict
     },
+    decideRoot: rootSampler.decideRoot,
     toString: () =>
       `ParentBased{root=${String(rootSampler)}, remoteParentSampled=AlwaysOnSampler, remoteParentNotSampled=AlwaysOffSampler, localParentSampled=AlwaysOnSampler, localParentNotSampled=AlwaysOffSampler}`,
   }
@@ -258,6 +273,11 @@ export function followsParents(sampler: MarkedSampler): boolean {
   return sampler.followsParents === true
 }
 
+/** Of a sampler that decides about new traces by their ids alone. */
+export function rootDecisionOf(sampler: MarkedSampler): RootDecision | undefined {
+  return sampler.decideRoot
+}
+
 export function ignoresAttributes(sampler: MarkedSampler): boolean {
   return sampler.ignoresAttributes === true
 }
@@ -310,6 +330,8 @@ function isDecision(given: unknown): boolean {
 
 const MEMBER = 'ot'
 const DIGITS = 14
+/** Of 24 bits; 32 follow. */
+const UPPER_DIGITS = 6
 const SPACE = 2 ** 56
 const BITS_OF_A_DIGIT = 4n
 
@@ -345,6 +367,15 @@ function roundedThreshold(share: number): string | undefined {
 /** As T is written: zeros at its end say nothing. */
 function hexOf(bits: bigint): string {
   return bits.toString(16).padStart(DIGITS, '0').replace(/0+$/, '') || '0'
+}
+
+/** A test of randomness, in two numbers as `RootDecision` has it, against this threshold. */
+function keptBy(threshold: string | undefined): (upper: number, lower: number) => boolean {
+  if (threshold === undefined) return () => false
+  const digits = threshold.padEnd(DIGITS, '0')
+  const first = Number.parseInt(digits.slice(0, UPPER_DIGITS), 16)
+  const rest = Number.parseInt(digits.slice(UPPER_DIGITS), 16)
+  return (upper, lower) => upper > first || (upper === first && lower >= rest)
 }
 
 /** The `ot` member of the tracestate; undefined also if the app's own tracestate misbehaves. */

@@ -23,7 +23,10 @@ import {
   isValid,
   randomIds,
   RANDOM_FLAG,
+  takeTraceId,
+  traceIdOf,
   validContextOf,
+  wordAt,
   type Checked,
   type IdGenerator,
 } from './ids.ts'
@@ -35,6 +38,8 @@ import {
   isDroppedWith,
   isKeptWith,
   looksAtAttributes,
+  rootDecisionOf,
+  type RootDecision,
   type Sampler,
 } from './sampling.ts'
 import * as semconv from './semconv.ts'
@@ -64,6 +69,9 @@ const MOST_TRACERS = 1000
 
 /** Up to 1,000 gaps (8 KB) are tolerated, above that up to half the list. */
 const MOST_GAPS = 1000
+
+/** The bits of a trace id's third word that count as random. */
+const LOWER_24 = 0xffffff
 
 const NO_LINKS: Link[] = []
 const NO_ATTRIBUTES: Attributes = {}
@@ -118,6 +126,8 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
   readonly hasRandomIds: boolean
   /** Whether the sampler follows a parent's decision. */
   readonly followsParents: boolean
+  /** What decides about new traces with random ids, where it follows parents and goes by ids alone. */
+  readonly decideRoot: RootDecision | undefined
   readonly #processors: readonly SpanProcessor[]
   /** The processors that want to know of a span that starts, or is about to end. */
   readonly #starting: readonly SpanProcessor[]
@@ -145,6 +155,7 @@ export class TracerProvider implements ApiTracerProvider, SpanHome {
     this.inheritedFlags = TraceFlags.SAMPLED | (config.hidesRandom === true ? TraceFlags.NONE : RANDOM_FLAG)
     this.hasRandomIds = config.idGenerator === randomIds
     this.followsParents = followsParents(config.sampler)
+    this.decideRoot = this.hasRandomIds && this.followsParents ? rootDecisionOf(config.sampler) : undefined
     // A copy: the app may change its list later.
     this.#processors = [...config.processors]
     this.#starting = this.#processors.filter(({ onStart }) => onStart !== ignoreStart)
@@ -300,7 +311,10 @@ export class Tracer implements ApiTracer, SpanMaker {
         return this.startSpan(options.name(), options, parentContext)
       const outer = spanIn(parentContext)
       const parent = validContextOf(outer)
-      if (parent === undefined) return this.startSpan(options.name(), options, parentContext)
+      if (parent === undefined)
+        return outer === undefined && provider.decideRoot !== undefined && options.links === NO_LINKS
+          ? this.#startRoot(provider.decideRoot, options, parentContext, kind)
+          : this.startSpan(options.name(), options, parentContext)
       if (!isKeptWith(parent)) {
         const keepsFlags = (parent.traceFlags & ~provider.inheritedFlags) === 0
         return provider.hasRandomIds && keepsFlags && isDroppedWith(parent)
@@ -325,6 +339,38 @@ export class Tracer implements ApiTracer, SpanMaker {
     } catch (error) {
       return unstarted(parentContext, error)
     }
+  }
+
+  /** The first span of a trace that nothing but its id decides about. */
+  #startRoot(
+    decide: RootDecision,
+    options: DeferredOptions,
+    parentContext: Context,
+    kind: SpanKind,
+  ): ApiSpan {
+    const provider = this.home
+    const at = takeTraceId()
+    const third = wordAt(at + 2)
+    const fourth = wordAt(at + 3)
+    const { decision, traceState } = decide(third & LOWER_24, fourth >>> 0)
+    const flags = provider.flagsRandom ? RANDOM_FLAG : TraceFlags.NONE
+    if (decision === SamplingDecision.NOT_RECORD)
+      return new DroppedSpan(new UnnamedTrace(third, fourth, flags)) as DroppedSpan & ApiSpan
+    const span = beginSpan(
+      this,
+      options.name(),
+      kind,
+      traceIdOf(wordAt(at), wordAt(at + 1), third, fourth),
+      undefined,
+      flags | TraceFlags.SAMPLED,
+      traceState,
+      undefined,
+      undefined,
+      options.build(),
+      options.mostAttributes,
+    )
+    provider.started(span, parentContext)
+    return span
   }
 
   /** Never throws: for arguments that break the API's types, the parent's context passes through. */
@@ -434,22 +480,47 @@ export class Tracer implements ApiTracer, SpanMaker {
 // The API does not export the class of its non-recording spans.
 const NON_RECORDING = Object.getPrototypeOf(trace.wrapSpanContext(INVALID_SPAN_CONTEXT)) as ApiSpan
 
+/** What a dropped span goes on with: the context of its parent, or a new trace. */
+type Origin = Omit<SpanContext, 'spanId'>
+
+/**
+ * A new trace that was dropped: of its id there is what the sampler went by, and the rest is made once somebody asks. Saves an
+ * unsampled request two texts and an object.
+ */
+class UnnamedTrace implements Origin {
+  private readonly third: number
+  private readonly fourth: number
+  readonly traceFlags: number
+
+  constructor(third: number, fourth: number, traceFlags: number) {
+    this.third = third
+    this.fourth = fourth
+    this.traceFlags = traceFlags
+  }
+
+  /** Another one each time. */
+  get traceId(): string {
+    const at = takeTraceId()
+    return traceIdOf(wordAt(at), wordAt(at + 1), this.third, this.fourth)
+  }
+}
+
 /** Where a dropped span keeps its context once that was asked for. */
 interface Kept {
   context: SpanContext | undefined
 }
 
 /**
- * A span dropped like its parent. Its id is made on demand, which saves 0.04 µs. It inherits what a non-recording span does without
+ * A span that was dropped, like its parent or as the first of its trace. Its id is made on demand, which saves 0.04 µs. It inherits what a non-recording span does without
  * extending its class, for V8 would look for that one's constructor with each span: a tenth of our own share of an unsampled request.
  */
 class DroppedSpan implements Checked, Pick<ApiSpan, 'spanContext'> {
-  private readonly parent: SpanContext
+  private readonly origin: Origin
   // A separate object, shared by views and shallow copies of the span, and writable where the span is frozen.
   private readonly kept: Kept
 
-  constructor(parent: SpanContext) {
-    this.parent = parent
+  constructor(origin: Origin) {
+    this.origin = origin
     this.kept = { context: undefined }
   }
 
@@ -458,7 +529,7 @@ class DroppedSpan implements Checked, Pick<ApiSpan, 'spanContext'> {
   }
 
   spanContext(): SpanContext {
-    return this.kept.context ?? contextUnder(this.parent, this.kept)
+    return this.kept.context ?? contextUnder(this.origin, this.kept)
   }
 }
 Object.setPrototypeOf(DroppedSpan.prototype, NON_RECORDING)
@@ -466,7 +537,7 @@ Object.setPrototypeOf(DroppedSpan.prototype, NON_RECORDING)
 /** The contexts of spans that are deeply frozen. */
 const unkept = new WeakMap<Kept, SpanContext>()
 
-function contextUnder({ traceId, traceFlags, traceState }: SpanContext, kept: Kept): SpanContext {
+function contextUnder({ traceId, traceFlags, traceState }: Origin, kept: Kept): SpanContext {
   const context = contextOf(traceId, randomIds.generateSpanId(), traceFlags & RANDOM_FLAG, traceState)
   // Not by `Reflect.set`, which does not throw but takes 0.3 µs.
   try {
