@@ -425,9 +425,11 @@ describe('serializeTracestate', () => {
     expect(serializeTracestate(parseTracestate(`${whole}v`)!)).toBe(list.join(','))
   })
 
-  test("sends 32 members of a state of the API's own, which lets in a 33rd", () => {
-    const foreign = createTraceState(numbered(32).join(',')).set('new', '9')
-    expect(foreign.serialize().split(',')).toHaveLength(33)
+  test("sends 32 members of a state that has 33, as the API's own may before its version 1.10", () => {
+    const foreign: TraceState = {
+      ...emptyTraceState,
+      serialize: () => ['new=9', ...numbered(32)].join(','),
+    } as TraceState
     expect(serializeTracestate(foreign)).toBe(['new=9', ...numbered(31)].join(','))
   })
 

@@ -1,4 +1,13 @@
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { onTestFinished } from 'vitest'
@@ -8,6 +17,16 @@ import { root } from '../source.ts'
 export type Api = 'shared' | 'own' | `${number}.${number}.${number}`
 
 const api = join(root, 'node_modules/@opentelemetry/api')
+const { version: installed } = JSON.parse(readFileSync(join(api, 'package.json'), 'utf8')) as {
+  version: string
+}
+const [major, minor] = installed.split('.').map(Number) as [number, number]
+/** Versions of the API: the one that is installed, another patch of it, and the minor after it. */
+export const API = {
+  installed,
+  otherPatch: `${major}.${minor}.99`,
+  nextMinor: `${major}.${minor + 1}.0`,
+} as const
 
 /**
  * Installs these packages once more, elsewhere, as npm would: what is published of them, and their peers beside them.
@@ -28,9 +47,13 @@ export function installedElsewhere(packages: readonly string[], given: Api): str
   if (given === 'shared') symlinkSync(api, apiHere, 'junction')
   else cpSync(api, apiHere, { recursive: true })
   if (given !== 'shared' && given !== 'own') {
-    const file = join(apiHere, 'build/src/version.js')
-    const { version } = JSON.parse(readFileSync(join(api, 'package.json'), 'utf8')) as { version: string }
-    writeFileSync(file, readFileSync(file, 'utf8').replace(version, given))
+    // Its build writes the version into more than one file.
+    for (const name of readdirSync(apiHere, { recursive: true, encoding: 'utf8' })) {
+      if (!/\.[cm]?js$/.test(name)) continue
+      const file = join(apiHere, name)
+      const code = readFileSync(file, 'utf8')
+      if (code.includes(installed)) writeFileSync(file, code.replaceAll(installed, given))
+    }
   }
   return folder
 }

@@ -1,7 +1,7 @@
 import { SpanStatusCode } from '@opentelemetry/api'
 import { describe, expect, test } from 'vitest'
 import { only, run, tree, type PlainSpan } from './child.ts'
-import { installedElsewhere, type Api } from './copy.ts'
+import { API, installedElsewhere, type Api } from './copy.ts'
 
 interface Told {
   areTwo: boolean
@@ -23,7 +23,7 @@ interface Versions {
 describe.each<[string, Api]>([
   ['which share a copy of the API', 'shared'],
   ['each with a copy of the API', 'own'],
-  ['each with a version of the API, of one minor', '1.9.99'],
+  ['each with a version of the API, of one minor', API.otherPatch],
 ])('two copies of our packages in one process, %s', (_title, api) => {
   test.each(['app', 'library'])(
     'are one engine and one trace, whichever is started: the %s’s',
@@ -62,7 +62,7 @@ SERVER GET /broken by @throughline/express ✗`.trim(),
 })
 
 test('an SDK of the same minor is used, whatever its patch', async () => {
-  const folder = installedElsewhere(['core'], '1.9.99')
+  const folder = installedElsewhere(['core'], API.otherPatch)
   const { results, theirs, said } = await run<Versions>('versions.mjs', { folder, first: 'sdk' })
   expect(results).toEqual([1, 2])
   expect(theirs).toEqual(['one', 'two', 'of the app'])
