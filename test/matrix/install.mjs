@@ -21,7 +21,8 @@ const BASE = 'tsconfig.base.json'
 /**
  * A folder below the root that has the row's packages, and a copy of the tests. What a file there imports it finds as Node
  * finds everything: first in the row's packages, and if it is not there in the root's, so nothing of the tests has to know of
- * the matrix. No part of its path begins with a dot, which what serves files takes for hidden. Our packages are the root's, for whom only the tests resolve a library.
+ * the matrix. No part of its path begins with a dot, which what serves files takes for hidden. Our packages are the root's, for
+ * whom only the tests resolve a library.
  *
  * @param {import('./table.mjs').Row} row
  * @returns {string}

@@ -195,7 +195,10 @@ export function isOrdinary(of: Context): boolean {
   return isSlotted(of) && of.others === undefined && of.suppressed === undefined
 }
 
-/** Whether nothing is current there any more: a root, ours or the API's own, or a span alone that has ended, as of the app's start. */
+/**
+ * Whether nothing is current there any more: a root, ours or the API's own, or a span alone that has ended, as of the app's
+ * start.
+ */
 export function isEmpty(of: Context): boolean {
   if (of === root || of === ROOT_CONTEXT) return true
   if (isSlotted(of) && !isBare(of)) return false

@@ -511,8 +511,9 @@ interface Kept {
 }
 
 /**
- * A span that was dropped, like its parent or as the first of its trace. Its id is made on demand, which saves 0.04 µs. It inherits what a non-recording span does without
- * extending its class, for V8 would look for that one's constructor with each span: a tenth of our own share of an unsampled request.
+ * A span that was dropped, like its parent or as the first of its trace. Its id is made on demand, which saves 0.04 µs. It
+ * inherits what a non-recording span does without extending its class, for V8 would look for that one's constructor with each
+ * span: a tenth of our own share of an unsampled request.
  */
 class DroppedSpan implements Checked, Pick<ApiSpan, 'spanContext'> {
   private readonly origin: Origin

@@ -1,4 +1,7 @@
-/** What the loops of workers are made of: commands that wait for jobs or ask for them, scripts, questions about the server, and QUIT. */
+/**
+ * What the loops of workers are made of: commands that wait for jobs or ask for them, scripts, questions about the server, and
+ * QUIT.
+ */
 const OF_LOOPS = new Set(
   `BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN CLIENT EVAL EVALSHA EVALSHA_RO EVAL_RO FCALL FCALL_RO
    INFO QUIT RPOPLPUSH`.split(/\s+/),

@@ -40,7 +40,8 @@ const OF_B3 = [
 /**
  * The changes to a request's headers for this context, so that there is one trace on the wire. With `replace` it is ours:
  * headers of the caller or another tracer are replaced, and a `tracestate` removed if we only send a `traceparent`, as is the other
- * form of B3 if we send one. With `keep` it is the request's own, if it has one; baggage, which is no part of a trace, is kept separately.
+ * form of B3 if we send one. With `keep` it is the request's own, if it has one; baggage, which is no part of a trace, is kept
+ * separately.
  */
 export function headerChanges<From>(
   within: Context,

@@ -56,7 +56,10 @@ export function readRefusal(body: Buffer, contentType: string | undefined, form:
   }
 }
 
-/** A server that sets no Content-Type leaves it to its library, which may call JSON a text. No protobuf message begins with a brace. */
+/**
+ * A server that sets no Content-Type leaves it to its library, which may call JSON a text. No protobuf message begins with a
+ * brace.
+ */
 function formOf(body: Buffer, type: string, form: Form): Form {
   return FORMS.get(type) ?? (body[0] === OPENING_BRACE ? 'JSON' : form)
 }
