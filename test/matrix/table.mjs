@@ -50,11 +50,6 @@ const OLD_KOA_2 = [
     titles: /^Koa 2 .* app\.currentContext is the context of the request$/,
     reason: 'Koa before 2.14 has no app.currentContext',
   },
-  {
-    titles:
-      /^Koa 2: a middleware that is called back runs as koa-compose has it where the app’s list has lists/,
-    reason: 'koa-compose before 4.2 takes no lists',
-  },
 ]
 
 /** @type {Gap} */
