@@ -48,10 +48,11 @@ const BUSIEST = 0.6
  * @param {string} options.install
  * @param {string} options.node
  * @param {number} options.processes of each contender, one after the other
- * @param {number} [options.mostSeconds] after which no further processes are begun; those that are far off have one alone then,
- *   since their rounds are the longest
+ * @param {number} [options.mostSeconds] no further processes are begun that may not end in this time; those that are far off have
+ *   one alone then, since their rounds are the longest
  * @param {number} options.warmUpRounds before them: V8 compiles until then
  * @param {number} options.rounds of each process
+ * @param {number} [options.leastRounds] how many there are where `mostSeconds` have passed, and of those that are far off
  * @param {number} options.requests per round
  * @param {number} options.latencyRounds of the first process
  * @param {number} options.latencySeconds of each of them
@@ -69,13 +70,16 @@ export async function endToEnd(options) {
     rss: [],
     lost: [],
   }))
-  const began = performance.now()
+  const ends = performance.now() + mostSeconds * 1000
+  const isLate = () => performance.now() > ends
   const isShort = mostSeconds < Infinity
   for (let process = 1; process <= processes; process++) {
     const isFirst = process === 1
     const left = alive(rows).filter(({ contender }) => isFirst || !(isShort && contender.isFarOff))
-    if (left.length > 0) await generation(left, { ...options, isFirst })
-    if ((performance.now() - began) / 1000 > mostSeconds) break
+    const begins = performance.now()
+    if (left.length > 0) await generation(left, { ...options, isFirst, isLate })
+    // The next one may take as long as this one did.
+    if (2 * performance.now() - begins > ends) break
   }
   for (const { result, cpu, added, rss, lost } of rows) {
     if (result.error !== undefined) continue
@@ -90,6 +94,7 @@ export async function endToEnd(options) {
 /** A process for each contender, from its start to its end. */
 async function generation(rows, options) {
   const { framework, urls, install, node, warmUpRounds, rounds, requests, load } = options
+  const { leastRounds = rounds, isLate } = options
   const { isFirst, latencyRounds, latencySeconds } = options
   const withClients = urls !== undefined
   const sink = await startSink(node)
@@ -109,7 +114,9 @@ async function generation(rows, options) {
     for (const server of servers) await attempt(server, begin)
     // In those before the first V8 compiles the code: they do not count.
     for (let round = -warmUpRounds; round < rounds; round++) {
-      for (const server of shuffled(alive(servers))) await attempt(server, () => measure(server, round >= 0))
+      if (round >= leastRounds && isLate()) break
+      const taking = alive(servers).filter(({ isFarOff }) => !isFarOff || round < leastRounds)
+      for (const server of shuffled(taking)) await attempt(server, () => measure(server, round >= 0))
     }
     for (const server of alive(servers)) await attempt(server, settle)
     const bare = alive(servers).find(({ name }) => name === 'bare')

@@ -21,8 +21,13 @@ import { stage } from './staging.mjs'
  * clients as well as without; after 20,000 that still takes 3 µs of each.
  */
 const WARM_UP_REQUESTS = 32_000
-/** For each framework: the quick run is to take less than two minutes, on a slow machine with one process of each. */
-const QUICK_SECONDS = 24
+/** What the quick run has time for, on a slow machine too. */
+const QUICK_WARM_UP_REQUESTS = 24_000
+/**
+ * For each framework: the quick run is to take less than two minutes, on a slow machine with one process of each and half of
+ * the rounds.
+ */
+const QUICK_SECONDS = 28
 
 /** @param {string[]} args */
 export async function run(args) {
@@ -120,7 +125,7 @@ async function bench(options) {
           continue
         }
         const requests = withClients ? 1500 : quick ? 2000 : 4000
-        const warmUpRounds = Math.ceil(WARM_UP_REQUESTS / requests)
+        const warmUpRounds = Math.ceil((quick ? QUICK_WARM_UP_REQUESTS : WARM_UP_REQUESTS) / requests)
         if (options.profile) {
           const rows = await profile({
             ...measured,
@@ -138,10 +143,11 @@ async function bench(options) {
           mostSeconds: quick && options.processes === undefined ? QUICK_SECONDS : undefined,
           warmUpRounds,
           // With clients one is far from the next, and what warms up takes the most of the time.
-          rounds: options.rounds ?? (quick ? 5 : withClients ? 16 : 8),
+          rounds: options.rounds ?? (quick ? 10 : withClients ? 16 : 8),
+          leastRounds: options.rounds ?? (quick ? 5 : undefined),
           requests,
           // Many and short: a stall of the machine then spoils few. With clients a third of what can be done is few requests.
-          latencyRounds: options.latency ? (quick ? 11 : withClients ? 15 : 45) : 0,
+          latencyRounds: options.latency ? (quick ? 9 : withClients ? 15 : 45) : 0,
           latencySeconds: withClients ? 0.3 : 0.1,
         })
         results.endToEnd.push(...rows)
