@@ -21,8 +21,8 @@ import { stage } from './staging.mjs'
  * clients as well as without; after 20,000 that still takes 3 µs of each.
  */
 const WARM_UP_REQUESTS = 32_000
-/** What the quick run has time for, on a slow machine too. */
-const QUICK_WARM_UP_REQUESTS = 24_000
+/** What there is time for in two minutes: some of the compiling is counted then, which after 20,000 takes 3 µs of each. */
+const SHORT_WARM_UP_REQUESTS = 24_000
 /**
  * For each framework: the quick run is to take less than two minutes, on a slow machine with one process of each and half of
  * the rounds.
@@ -125,7 +125,8 @@ async function bench(options) {
           continue
         }
         const requests = withClients ? 1500 : quick ? 2000 : 4000
-        const warmUpRounds = Math.ceil((quick ? QUICK_WARM_UP_REQUESTS : WARM_UP_REQUESTS) / requests)
+        const isShort = quick && options.processes === undefined && !options.profile
+        const warmUpRounds = Math.ceil((isShort ? SHORT_WARM_UP_REQUESTS : WARM_UP_REQUESTS) / requests)
         if (options.profile) {
           const rows = await profile({
             ...measured,
@@ -140,7 +141,7 @@ async function bench(options) {
         const rows = await endToEnd({
           ...measured,
           processes: options.processes ?? (quick ? 3 : 5),
-          mostSeconds: quick && options.processes === undefined ? QUICK_SECONDS : undefined,
+          mostSeconds: isShort ? QUICK_SECONDS : undefined,
           warmUpRounds,
           // With clients one is far from the next, and what warms up takes the most of the time.
           rounds: options.rounds ?? (quick ? 10 : withClients ? 16 : 8),

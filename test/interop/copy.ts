@@ -47,13 +47,17 @@ export function installedElsewhere(packages: readonly string[], given: Api): str
   if (given === 'shared') symlinkSync(api, apiHere, 'junction')
   else cpSync(api, apiHere, { recursive: true })
   if (given !== 'shared' && given !== 'own') {
+    let changed = 0
     // Its build writes the version into more than one file.
     for (const name of readdirSync(apiHere, { recursive: true, encoding: 'utf8' })) {
       if (!/\.[cm]?js$/.test(name)) continue
       const file = join(apiHere, name)
       const code = readFileSync(file, 'utf8')
-      if (code.includes(installed)) writeFileSync(file, code.replaceAll(installed, given))
+      if (!code.includes(installed)) continue
+      writeFileSync(file, code.replaceAll(installed, given))
+      changed += 1
     }
+    if (changed === 0) throw new Error(`no file of the API says its version, ${installed}`)
   }
   return folder
 }

@@ -90,7 +90,7 @@ describe.each(applications)('%s: a middleware that is called back', (_name, Appl
     expect(seen).toEqual(['first', 'second', 'third'])
   })
 
-  // koa-compose 4.2 takes them; 4.1, which npm gives to whoever has no lockfile, refuses the app.
+  // koa-compose 4.2 takes them; 4.1 refuses the app. Either is installed with Koa.
   test('runs as koa-compose has it where the app’s list has lists in it', async () => {
     record()
     const outcomes: unknown[] = []
