@@ -27,7 +27,7 @@ const SHORT_WARM_UP_REQUESTS = 24_000
  * For each framework: the quick run is to take less than two minutes, on a slow machine with one process of each and half of
  * the rounds.
  */
-const QUICK_SECONDS = 28
+const QUICK_SECONDS = 22
 
 /** @param {string[]} args */
 export async function run(args) {
@@ -148,7 +148,7 @@ async function bench(options) {
           leastRounds: options.rounds ?? (quick ? 5 : undefined),
           requests,
           // Many and short: a stall of the machine then spoils few. With clients a third of what can be done is few requests.
-          latencyRounds: options.latency ? (quick ? 9 : withClients ? 15 : 45) : 0,
+          latencyRounds: options.latency ? (quick ? 7 : withClients ? 15 : 45) : 0,
           latencySeconds: withClients ? 0.3 : 0.1,
         })
         results.endToEnd.push(...rows)
