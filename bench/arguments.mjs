@@ -8,7 +8,7 @@ export const HELP = `What tracing costs, side by side in one run.
 
   node main.mjs [options]
 
-  --quick               bare, floor, ours and OpenTelemetry only, without clients; under two minutes
+  --quick               bare, floor, ours and OpenTelemetry only, without clients; about two minutes
   --framework <name>    ${FRAMEWORKS.join(', ')}; may be given several times (default: all)
   --contender <name>    only those whose name begins so, beside bare and floor; may be given several times
   --only <part>         ${PARTS.join(', ')} (default: the first two)

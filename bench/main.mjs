@@ -24,7 +24,7 @@ const WARM_UP_REQUESTS = 32_000
 /** What there is time for in two minutes: some of the compiling is counted then, which after 20,000 takes 3 µs of each. */
 const SHORT_WARM_UP_REQUESTS = 24_000
 /**
- * For each framework: the quick run is to take less than two minutes, on a slow machine with one process of each and half of
+ * For each framework: the quick run is to take two minutes, on a slow machine with one process of each and half of
  * the rounds.
  */
 const QUICK_SECONDS = 22
